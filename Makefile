@@ -1,0 +1,42 @@
+# make run: run Intray here · make test: test it · make check: everything that must hold before a commit
+.POSIX:
+.SILENT:
+.PHONY: run test check requirements
+
+PYTHON ?= python3
+BIN = .venv/bin
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --only-binary :all:
+
+run: .venv/run.stamp
+	exec $(BIN)/python manage.py run
+
+test: .venv/test.stamp
+	exec $(BIN)/python -m pytest
+
+check: .venv/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+requirements: .venv/test.stamp
+	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+
+.venv/run.stamp: requirements.txt .venv/bin/python
+	echo "Installing what Intray needs into .venv (once, about half a minute) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
+	touch $@
+
+.venv/test.stamp: requirements-dev.txt .venv/bin/python
+	echo "Installing what the tests need into .venv (once, about half a minute) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
+	touch $@ .venv/run.stamp
+
+.venv/bin/python:
+	command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv)."; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is older: install one and say PYTHON=python3.11 make run."; exit 1; }
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "Python's venv is missing: install it (Debian: apt-get install python3-venv)."; exit 1; }
+	$(PYTHON) -m venv .venv

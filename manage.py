@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Intray's command line. `manage.py COMMAND --help` says more of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from monolith import logs
+from monolith.config import BadSetting
+from monolith.errors import Problem
+
+
+class Commands(click.Group):
+    """Commands whose expected troubles are one line on standard error and exit code 1, never a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (BadSetting, Problem) as error:
+            raise click.ClickException(str(error)) from error
+        except Exception as error:
+            line = _outside_trouble(error)
+            if line is None:
+                raise
+            raise click.ClickException(logs.mask(line)) from error
+
+
+def _outside_trouble(error: Exception) -> str | None:
+    """One line when the database, Redis or the disk failed us; None when the fault is ours."""
+    from redis import RedisError
+    from sqlalchemy.exc import DBAPIError
+
+    if isinstance(error, DBAPIError):
+        return f"The database said: {str(error.orig).strip().splitlines()[0]}. Run `manage.py db upgrade` if its tables are old; `manage.py doctor` says more."
+    if isinstance(error, RedisError):
+        return f"Redis said: {error}. `manage.py doctor` says what to mend."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be used: {error.strerror}. Mend the setting that names it, or its rights."
+    return None
+
+
+@click.group(cls=Commands, help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    pass
+
+
+@main.command()
+def run() -> None:
+    """Run everything on this machine until Ctrl-C: Redis if need be, web, workers and clock."""
+    from monolith import launch
+
+    logs.configure("run")
+    launch.run(click.echo)
+
+
+@main.command()
+def web() -> None:
+    """Answer HTTP on HOST:PORT."""
+    from monolith import processes
+    from monolith.web import serve
+
+    logs.configure("web")
+    processes.forks_die_with_us()
+    serve()
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """Run one `rq worker` on every queue. ARGUMENTS are RQ's own, as --burst or --name."""
+    from monolith import launch, processes
+    from monolith.runner import stock_worker
+
+    logs.configure("worker")
+    launch.require_redis()
+    processes.forks_die_with_us()
+    stock_worker.work(arguments)
+
+
+@main.command()
+def clock() -> None:
+    """Move what is due and repair what fell between, until SIGTERM."""
+    from monolith.processes import StopSignal
+    from monolith.runner import clock
+
+    logs.configure("clock")
+    stop = StopSignal()
+    clock.run(stop.is_asked, stop.wait)
+
+
+@main.group()
+def db() -> None:
+    """The database."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the tables to the newest version."""
+    from monolith import database
+
+    logs.configure("db")
+    database.upgrade()
+    click.echo("The tables are up to date.")
+
+
+@main.group()
+def user() -> None:
+    """The people who may sign in."""
+
+
+@user.command("create")
+@click.option("--email", required=True)
+@click.option("--password", required=True)
+@click.option("--admin", is_flag=True, help="May see and steer everything.")
+def create_user(email: str, password: str, admin: bool) -> None:
+    """Make a user."""
+    from monolith.auth import accounts
+
+    made = accounts.create_user(email, password, is_admin=admin)
+    click.echo(f"Made the {'admin' if admin else 'user'} {made.email}")
+
+
+@main.group()
+def token() -> None:
+    """Tokens for the API."""
+
+
+@token.command("create")
+@click.option("--email", required=True, help="Whose token it is.")
+@click.option("--name", default="command line", show_default=True, help="What its owner knows it by.")
+def create_token(email: str, name: str) -> None:
+    """Make an API token; it is shown this once, as the last word."""
+    from monolith.auth import accounts
+
+    owner = accounts.find_user(email)
+    if owner is None:
+        raise click.ClickException(f"There is no user {email}. Make one with `manage.py user create`.")
+    _, secret = accounts.create_token(owner.id, name)
+    click.echo(f"The token of {owner.email}, shown this once: {secret}")
+
+
+@main.command()
+def doctor() -> None:
+    """Check this deployment; exit 1 on trouble. Each finding says the mend."""
+    from monolith import doctor
+
+    findings = []
+    for finding in doctor.examine():
+        click.echo(str(finding))
+        findings.append(finding)
+    if any(finding.is_trouble for finding in findings):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Intray: a document job runner in one Flask application."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+
+def create_app() -> Flask:
+    """The application: settings, job types, blueprints; nothing else."""
+    from monolith import logs, problems, security
+    from monolith.config import settings
+    from monolith.runner import registry
+
+    logs.configure("web")
+    app = Flask(__name__, template_folder="../templates")
+    app.config.update(
+        SECRET_KEY=settings().secret_key,
+        MAX_CONTENT_LENGTH=settings().max_request_bytes,
+        MAX_FORM_MEMORY_SIZE=2 * settings().max_upload_bytes,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_SSL_STRICT=False,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    registry.discover()
+    security.init_app(app)
+    problems.register(app)
+    _register_blueprints(app)
+    return app
+
+
+def _register_blueprints(app: Flask) -> None:
+    from monolith import health
+    from monolith.auth import api as auth_api
+    from monolith.auth import pages as auth_pages
+    from monolith.jobs import api as jobs_api
+    from monolith.jobs import pages as jobs_pages
+    from monolith.openapi import make_api
+    from monolith.queue_admin import pages as admin_pages
+
+    for blueprint in (health.blueprint, auth_pages.blueprint, jobs_pages.blueprint, admin_pages.blueprint):
+        app.register_blueprint(blueprint)
+    api = make_api(app)
+    for blueprint in (jobs_api.documents, jobs_api.jobs, jobs_api.job_types, auth_api.blueprint):
+        api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))

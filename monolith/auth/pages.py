@@ -1,0 +1,47 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask_login import current_user, login_user, logout_user
+from werkzeug.wrappers import Response
+
+from monolith.auth import accounts
+from monolith.config import settings
+from monolith.security import limiter
+
+blueprint = Blueprint("auth", __name__)
+WRONG = "The e-mail address or the password is wrong. Mend it and try again."
+
+
+@blueprint.get("/sign-in")
+@blueprint.post("/sign-in")
+@limiter.limit(lambda: settings().sign_in_rate, methods=["POST"])
+def sign_in() -> Response | str | tuple[str, int]:
+    """Show the form, or sign in and go where the person wanted to go."""
+    wanted = own_path(request.values.get("next", ""))
+    if current_user.is_authenticated:
+        return redirect(wanted, 303)
+    if request.method == "GET":
+        return render_template("auth/sign_in.html", next=wanted, email="", error=None)
+    email = request.form.get("email", "")
+    user = accounts.check_password(email, request.form.get("password", ""))
+    if user is None:
+        return render_template("auth/sign_in.html", next=wanted, email=email, error=WRONG), 401
+    session.clear()
+    login_user(user)
+    return redirect(wanted, 303)
+
+
+@blueprint.post("/sign-out")
+def sign_out() -> Response:
+    """Sign out."""
+    logout_user()
+    session.clear()
+    return redirect(url_for("auth.sign_in"), 303)
+
+
+def own_path(target: str) -> str:
+    """The path when it is one of ours, else the first page: nobody is led to another site."""
+    is_own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if is_own else "/"

@@ -1,0 +1,144 @@
+"""Every setting, read from the environment once, in one place. docs/operations.md says what each is for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from environs import Env, EnvError
+
+MEGABYTE = 1024 * 1024
+LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used. The message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    home: Path
+    port: int
+    host: str
+    database_url: str
+    redis_url: str
+    redis_is_ours: bool  # no REDIS_URL: `manage.py run` starts one under the home
+    secret_key: str
+    job_packages: list[str]
+    worker_class: str
+    worker_concurrency: int
+    web_threads: int
+    max_upload_bytes: int
+    max_request_bytes: int
+    sign_in_rate: str
+    log_level: str
+    openai_api_key: str | None
+    openai_base_url: str | None
+    openai_model: str
+    openai_timeout: float
+    fetch_allow_loopback: bool
+
+    def overrides_of(self, job_type: str) -> dict[str, Any]:
+        """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
+        return {name: value for name in ("max_attempts", "timeout", "backoff") if (value := _override(job_type, name))}
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process. Raises `BadSetting` for one that cannot be used."""
+    try:
+        return _read(Env())
+    except EnvError as error:
+        raise BadSetting(f"{error}. Mend or unset it in the environment.") from error
+
+
+def _read(env: Env) -> Settings:
+    home = Path(env.str("INTRAY_HOME", "instance")).resolve()
+    return Settings(
+        home=home,
+        port=env.int("PORT", 8000),
+        host=env.str("HOST", "0.0.0.0" if "DYNO" in os.environ else "127.0.0.1"),
+        database_url=_database_url(env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"),
+        redis_url=env.str("REDIS_URL", "") or f"unix://{quote(str(redis_socket(home)))}",
+        redis_is_ours=not env.str("REDIS_URL", ""),
+        secret_key=env.str("SECRET_KEY", "") or _kept_secret(home),
+        job_packages=env.list("JOB_PACKAGES", ["jobs"]),
+        worker_class=env.str("WORKER_CLASS", "rq.worker.Worker"),
+        worker_concurrency=env.int("WORKER_CONCURRENCY", 5),
+        web_threads=env.int("WEB_THREADS", 8),
+        max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
+        max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
+        sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
+        log_level=env.str("LOG_LEVEL", "INFO").upper(),
+        openai_api_key=env.str("OPENAI_API_KEY", "") or None,
+        openai_base_url=env.str("OPENAI_BASE_URL", "") or None,
+        openai_model=env.str("OPENAI_MODEL", "gpt-5-mini"),
+        openai_timeout=env.float("OPENAI_TIMEOUT", 60.0),
+        fetch_allow_loopback=env.bool("FETCH_ALLOW_LOOPBACK", False),
+    )
+
+
+def redis_socket(home: Path) -> Path:
+    """Where our own Redis listens: under the home, or in the temp directory when the home's path is longer than a socket's may be."""
+    socket = home / "redis.sock"
+    if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+        return socket
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"intray-{os.getuid()}-{digest}", "redis.sock")
+
+
+def _database_url(url: str) -> str:
+    """The URL as SQLAlchemy wants it: hosts hand out `postgres://`, and the driver here is psycopg."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+
+def _kept_secret(home: Path) -> str:
+    """The secret that signs sessions, made once and kept under the home. A host with a throw-away disk must set it."""
+    if "DYNO" in os.environ:
+        raise BadSetting("SECRET_KEY is not set: on a host whose disk is thrown away, set it to a long random text.")
+    path = home / "secret_key"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _write_privately(path, secrets.token_urlsafe(48))
+        return path.read_text()
+    except OSError as error:
+        raise BadSetting(f"The home {home} cannot be written ({error.strerror}). Set INTRAY_HOME to a folder you own.") from error
+
+
+def _write_privately(path: Path, text: str) -> None:
+    """Write the whole file or nothing, readable by its owner alone; the first of several processes wins."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+_OVERRIDE_KINDS: dict[str, type[int] | type[float]] = {"max_attempts": int, "timeout": int, "backoff": float}
+
+
+def _override(job_type: str, name: str) -> int | float | None:
+    variable = f"{job_type}_{name}".upper()
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    try:
+        value = _OVERRIDE_KINDS[name](text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise BadSetting(f"{variable} is {text!r}: give a number above 0, or unset it.")
+    return value

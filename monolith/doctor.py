@@ -1,0 +1,98 @@
+"""`manage.py doctor`: what is wrong with this deployment, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from redis import RedisError
+from rq.utils import import_attribute
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from monolith import database, launch, logs
+from monolith.config import BadSetting, settings
+from monolith.runner import clock, queues
+
+
+class Trouble(Exception):
+    """A finding: what is wrong, and the mend."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    subject: str
+    is_trouble: bool
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'TROUBLE' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
+
+
+def examine() -> Iterator[Finding]:
+    """Every check, in the order in which to mend."""
+    for subject, check in CHECKS.items():
+        try:
+            yield Finding(subject, False, check())
+        except (Trouble, BadSetting) as trouble:
+            yield Finding(subject, True, str(trouble))
+        except RedisError:
+            yield Finding(subject, True, "Not known while Redis cannot be reached: mend that first.")
+        except SQLAlchemyError:
+            yield Finding(subject, True, "Not known while the database is in trouble: mend that first.")
+
+
+def _settings() -> str:
+    logs.configure("doctor")
+    try:
+        import_attribute(settings().worker_class)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Mend or unset it.") from error
+    return f"home {settings().home}"
+
+
+def _database() -> str:
+    try:
+        with database.engine().connect():
+            pass
+    except OperationalError as error:
+        reason = logs.mask(str(error.orig).strip().splitlines()[-1])
+        raise Trouble(f"It cannot be opened: {reason}. Check DATABASE_URL, and that the database runs.") from error
+    if not database.is_current():
+        raise Trouble("The tables are not up to date. Run `manage.py db upgrade`.")
+    return f"{database.engine().dialect.name}, tables up to date"
+
+
+def _redis() -> str:
+    launch.require_redis()
+    return logs.mask(settings().redis_url)
+
+
+def _eviction() -> str:
+    policy = str(queues.connection().info("memory").get("maxmemory_policy", "unknown"))
+    if policy != "noeviction":
+        raise Trouble(f"Redis may throw messages away: its maxmemory-policy is {policy}. Set it to noeviction.")
+    return policy
+
+
+def _workers() -> str:
+    missing = [name for name in queues.names() if name not in queues.listened()]
+    if missing:
+        raise Trouble(f"No worker listens to {', '.join(missing)}. Start one with `manage.py worker`.")
+    return f"every queue has a listener: {', '.join(queues.names())}"
+
+
+def _clock() -> str:
+    with database.reading() as session:
+        if not clock.is_ticking(session):
+            raise Trouble("No clock ticks: nothing scheduled or lost is moved. Start one with `manage.py clock`.")
+    return "ticking"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "settings": _settings,
+    "database": _database,
+    "redis": _redis,
+    "eviction": _eviction,
+    "workers": _workers,
+    "clock": _clock,
+}

@@ -1,0 +1,78 @@
+"""Everything that can be wrong with what a person asked, with the HTTP status it answers.
+
+The same table serves the API (as problem+json) and the pages; `problems.py` renders both. Job types raise `Permanent`
+and `Later`. Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing wrong with one field: what and how to mend it, and the JSON pointer to the field."""
+
+    detail: str
+    pointer: str
+
+
+class Problem(Exception):
+    """A request that cannot be done as asked. `detail` says what was wrong, where, and what to do."""
+
+    status = 400
+    code = "bad_request"
+    title = "The request cannot be understood"
+
+    def __init__(self, detail: str, *, errors: list[FieldError] | None = None, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+        self.retry_after = retry_after
+
+
+class Unauthorized(Problem):
+    status, code, title = 401, "unauthorized", "Sign in first"
+
+
+class Forbidden(Problem):
+    status, code, title = 403, "forbidden", "Not allowed"
+
+
+class NotFound(Problem):
+    status, code, title = 404, "not_found", "Nothing here"
+
+
+class Conflict(Problem):
+    status, code, title = 409, "conflict", "The state does not allow this"
+
+
+class TooLarge(Problem):
+    status, code, title = 413, "too_large", "Too large"
+
+
+class Invalid(Problem):
+    """Fields are wrong; each is named with what to do."""
+
+    status, code, title = 422, "invalid", "Some fields need mending"
+
+    @classmethod
+    def field(cls, pointer: str, detail: str) -> Invalid:
+        return cls(detail, errors=[FieldError(detail, pointer)])
+
+
+class Unavailable(Problem):
+    status, code, title = 503, "unavailable", "Not available right now"
+
+
+class Permanent(Exception):
+    """Raised by a job type: trying again cannot help. The message is read by the submitter: say what to do."""
+
+
+class Later(Exception):
+    """Raised by a job type: park this job for some seconds without spending an attempt."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(reason or f"parked for {seconds:g} s")
+        self.seconds = seconds
+        self.reason = reason

@@ -1,0 +1,276 @@
+"""Documents, jobs and job types as JSON."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, g, jsonify, request, url_for
+from flask.views import MethodView
+from flask_login import current_user
+from flask_smorest import Blueprint
+from marshmallow import Schema, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from monolith import strict_json
+from monolith.database import reading
+from monolith.errors import Conflict, Invalid, NotFound
+from monolith.jobs import finding, submission, uploads
+from monolith.jobs import schemas as s
+from monolith.jobs.downloads import download
+from monolith.jobs.watching import wait_until
+from monolith.models import OVER, Document, Job
+from monolith.openapi import ProblemSchema
+from monolith.runner import registry
+from monolith.runner.registry import field_errors
+from monolith.runner.waiting import waiting_reason
+
+ASK_AGAIN_S = "1"  # Retry-After of an accepted job
+documents = Blueprint("documents", __name__, url_prefix="/documents", description="What you hand in")
+jobs = Blueprint("jobs", __name__, url_prefix="/jobs", description="What is done with it")
+job_types = Blueprint("job-types", __name__, url_prefix="/job-types", description="What can be done")
+
+
+# ---- documents
+
+
+@documents.route("")
+class Documents(MethodView):
+    @documents.arguments(s.PageQuery, location="query")
+    @documents.response(200, s.DocumentListSchema)
+    def get(self, query: dict[str, Any]) -> Response:
+        """List your documents, the newest first."""
+        with reading() as session:
+            page = finding.documents(session, current_user, **query)
+            return _listed(page, s.DocumentSchema, [_document_view(session, one) for one in page.rows])
+
+    @documents.doc(
+        requestBody={
+            "required": True,
+            "content": {"application/json": {"schema": s.DocumentRequest}, "multipart/form-data": {"schema": s.DocumentUpload}},
+        }
+    )
+    @documents.response(201, s.SubmittedSchema)
+    @documents.alt_response(413, schema=ProblemSchema, description="Too large")
+    @documents.alt_response(422, schema=ProblemSchema, description="A field is wrong")
+    def post(self) -> dict[str, Any]:
+        """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
+        given, specs = _uploaded() if request.mimetype == "multipart/form-data" else _posted()
+        submitted = submission.submit_documents(current_user, given, specs, g.request_id)
+        return _submitted_view(submitted)
+
+
+def _posted() -> tuple[list[Document], list[Any]]:
+    fields = _load(s.DocumentRequest, request.get_json(silent=True) or {})
+    specs = fields.pop("jobs", [])
+    given = [name for name in ("text", "url") if fields.get(name)]
+    if len(given) != 1:
+        raise Invalid.field("/text", "Give either text or url, and not both; files are sent as multipart/form-data.")
+    text, url = fields.pop("text", None), fields.pop("url", None)
+    make = uploads.from_text if text else uploads.from_url
+    return [make(current_user.id, text or url, **fields)], specs
+
+
+def _uploaded() -> tuple[list[Document], list[Any]]:
+    files = [file for file in request.files.getlist("file") if file.filename]
+    if not files:
+        raise Invalid.field("/file", "There is no file. Send one or more in the form field 'file'.")
+    form = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
+    fields = _load(s.DocumentFields, form)
+    pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
+    given = [uploads.from_file(current_user.id, f.filename or "", f.read(), p, **fields) for f, p in zip(files, pointers, strict=True)]
+    return given, [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
+
+
+def _specs(text: str) -> list[Any]:
+    """A form's word for jobs: names joined by commas, a JSON object, or a JSON list."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        found = strict_json.loads(text.encode())
+    except ValueError as error:
+        raise Invalid.field("/jobs", f"This is neither the name of a job type nor JSON: {error}.") from error
+    return found if isinstance(found, list) else [found]
+
+
+def _load(schema: type[Schema], given: Any) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = schema().load(given)
+    except ValidationError as error:
+        raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
+    return loaded
+
+
+@documents.route("/<document_id>")
+class OneDocument(MethodView):
+    @documents.response(200, s.DocumentSchema)
+    @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    def get(self, document_id: str) -> dict[str, Any]:
+        """Show a document and its jobs."""
+        with reading() as session:
+            return _document_view(session, finding.document(session, current_user, document_id))
+
+    @documents.response(204)
+    @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
+    def delete(self, document_id: str) -> None:
+        """Delete a document with its jobs and their files."""
+        submission.delete_document(current_user, document_id)
+
+
+@documents.route("/<document_id>/content")
+class DocumentContent(MethodView):
+    @documents.response(200, content_type="application/octet-stream")
+    @documents.alt_response(409, schema=ProblemSchema, description="Not fetched yet")
+    def get(self, document_id: str) -> Response:
+        """Download the original."""
+        return original(document_id)
+
+
+def original(document_id: str) -> Response:
+    """The original of a document, as it was handed in or fetched."""
+    with reading() as session:
+        document = finding.document(session, current_user, document_id)
+        content = session.scalar(select(Document.content).where(Document.id == document_id))
+    if content is None:
+        raise Conflict("The page has not been fetched yet. It is when its first job has run.")
+    return download(content, document.media_type, uploads.filename_of(document))
+
+
+# ---- jobs
+
+
+@jobs.route("")
+class Jobs(MethodView):
+    @jobs.arguments(s.JobsQuery, location="query")
+    @jobs.response(200, s.JobListSchema)
+    def get(self, query: dict[str, Any]) -> Response:
+        """List your jobs, the newest first, without their results."""
+        with reading() as session:
+            page = finding.jobs(session, current_user, **query)
+            return _listed(page, s.JobSchema, [_job_view(session, one, with_result=False) for one in page.rows])
+
+    @jobs.arguments(s.JobRequest)
+    @jobs.response(202, s.JobSchema)
+    @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
+    @jobs.alt_response(422, schema=ProblemSchema, description="A field is wrong")
+    def post(self, spec: dict[str, Any]) -> Response:
+        """Submit a job. It is accepted at once and runs when a worker takes it."""
+        job = submission.submit_job(current_user, spec, g.request_id)
+        with reading() as session:
+            response = jsonify(s.JobSchema().dump(_job_view(session, finding.job(session, current_user, job.id))))
+        response.status_code = 202
+        response.headers["Location"] = url_for("jobs.OneJob", job_id=job.id)
+        response.headers["Retry-After"] = ASK_AGAIN_S
+        return response
+
+
+@jobs.route("/<job_id>")
+class OneJob(MethodView):
+    @jobs.arguments(s.WaitQuery, location="query")
+    @jobs.response(200, s.JobSchema)
+    @jobs.alt_response(304, description="It has not changed since the ETag in If-None-Match")
+    @jobs.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    def get(self, query: dict[str, Any], job_id: str) -> Response:
+        """Show a job. `wait` (or `Prefer: wait=20`) holds the answer until it is over, or has changed since `If-None-Match`."""
+        seconds = query.get("wait", _preferred_wait())
+        if seconds:
+            _get_job(job_id)  # what is not there is not waited for
+            wait_until(lambda: _is_enough(job_id), seconds)
+        response = _get_job(job_id)
+        response.make_conditional(request)
+        return response
+
+
+def _preferred_wait() -> int:
+    preferred = re.search(r"\bwait=(\d{1,3})\b", request.headers.get("Prefer", ""))
+    return int(preferred.group(1)) if preferred else 0
+
+
+def _is_enough(job_id: str) -> bool:
+    if request.if_none_match:
+        return not request.if_none_match.contains_weak(_get_job(job_id).get_etag()[0] or "")
+    with reading() as session:
+        return session.scalar(select(Job.status).where(Job.id == job_id)) in (*OVER, None)
+
+
+def _get_job(job_id: str) -> Response:
+    with reading() as session:
+        response = jsonify(s.JobSchema().dump(_job_view(session, finding.job(session, current_user, job_id))))
+    response.add_etag()
+    return response
+
+
+@jobs.route("/<job_id>/result")
+class JobResult(MethodView):
+    @jobs.response(200, description="The result, as the job type makes it")
+    @jobs.alt_response(409, schema=ProblemSchema, description="Not finished")
+    def get(self, job_id: str) -> Response:
+        """Read the result of a finished job."""
+        with reading() as session:
+            job = finding.job(session, current_user, job_id)
+        if job.status != "finished":
+            raise Conflict(f"The job has no result: it is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
+        return jsonify(job.result)
+
+
+@jobs.route("/<job_id>/artifacts/<name>")
+class JobArtefact(MethodView):
+    @jobs.response(200, content_type="application/octet-stream")
+    def get(self, job_id: str, name: str) -> Response:
+        """Download a file that the job made."""
+        with reading() as session:
+            file = finding.artefact(session, current_user, job_id, name)
+        return download(file.content, file.media_type, file.name)
+
+
+# ---- job types
+
+
+@job_types.route("")
+class JobTypes(MethodView):
+    @job_types.response(200, s.JobTypeListSchema)
+    def get(self) -> dict[str, Any]:
+        """List what can be done, with the JSON Schema of each one's params."""
+        found = [s.job_type_view(one) for one in registry.discover().values()]
+        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+
+
+@job_types.route("/<name>")
+class OneJobType(MethodView):
+    @job_types.response(200, s.JobTypeSchema)
+    @job_types.alt_response(404, schema=ProblemSchema, description="There is none of this name")
+    def get(self, name: str) -> dict[str, Any]:
+        """Show one job type."""
+        found = registry.discover().get(name)
+        if found is None:
+            raise NotFound(f"There is no job type {name[:60]!r}. GET /api/v1/job-types lists them.")
+        return s.job_type_view(found)
+
+
+# ---- views of rows
+
+
+def _job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[str, Any]:
+    return s.job_view(job, waiting_reason(session, job), with_result=with_result)
+
+
+def _document_view(session: Session, document: Document) -> dict[str, Any]:
+    return s.document_view(document, [_job_view(session, job, with_result=False) for job in document.jobs])
+
+
+def _submitted_view(submitted: submission.Submitted) -> dict[str, Any]:
+    with reading() as session:
+        found = [_document_view(session, finding.document(session, current_user, one.id)) for one in submitted.documents]
+    views = [job for one in found for job in one["jobs"]]
+    return {"document": found[0], "jobs": views} if len(found) == 1 else {"documents": found, "jobs": views}
+
+
+def _listed(page: finding.Page, schema: type[Schema], views: list[dict[str, Any]]) -> Response:
+    """A page as JSON, with the next one in the Link header."""
+    response = jsonify(object="list", data=schema().dump(views, many=True), has_more=page.has_more, url=request.path)
+    if page.has_more:
+        following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
+        response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
+    return response

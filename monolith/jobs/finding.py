@@ -1,0 +1,84 @@
+"""What a user may see: documents, jobs and files, one or a page of them. Every query is by owner; admins see all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, select, tuple_
+from sqlalchemy.orm import Session, defer, selectinload, undefer
+
+from monolith.errors import FieldError, Invalid, NotFound
+from monolith.models import STATUSES, Artefact, Document, Job, User
+
+Row = TypeVar("Row", Document, Job)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows, the newest first, and whether older ones follow."""
+
+    rows: list[Any]
+    has_more: bool
+
+
+def document(session: Session, user: User, document_id: str) -> Document:
+    """The document with its jobs. Raises `NotFound` also for somebody else's."""
+    row = session.scalar(
+        select(Document).where(Document.id == document_id).options(selectinload(Document.jobs).selectinload(Job.artefacts))
+    )
+    if row is None or not row.may_be_seen_by(user):
+        raise NotFound(f"You have no document {document_id[:60]!r}.")
+    return row
+
+
+def job(session: Session, user: User, job_id: str) -> Job:
+    """The job with its result and files. Raises `NotFound` also for somebody else's."""
+    row = session.scalar(
+        select(Job).where(Job.id == job_id).options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    )
+    if row is None or not row.may_be_seen_by(user):
+        raise NotFound(f"You have no job {job_id[:60]!r}.")
+    return row
+
+
+def artefact(session: Session, user: User, job_id: str, name: str) -> Artefact:
+    """One file of a job, with its content. Raises `NotFound`."""
+    job(session, user, job_id)
+    row = session.scalar(select(Artefact).where(Artefact.job_id == job_id, Artefact.name == name).options(undefer(Artefact.content)))
+    if row is None:
+        raise NotFound(f"The job has no file {name[:60]!r}.")
+    return row
+
+
+def documents(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
+    """A page of the user's documents."""
+    query = _owned(select(Document), Document, user).options(selectinload(Document.jobs).selectinload(Job.artefacts))
+    return _page(session, query, Document, limit, starting_after)
+
+
+def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:
+    """A page of the user's jobs, of one `status`, `type` or `document_id` where given. Results are left out."""
+    if filters.get("status") and filters["status"] not in STATUSES:
+        raise Invalid.field("/status", f"There is no status {filters['status']!r}. Choose one of: {', '.join(STATUSES)}.")
+    query = _owned(select(Job), Job, user).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    for name, value in filters.items():
+        if value:
+            query = query.where(getattr(Job, name) == value)
+    return _page(session, query, Job, limit, starting_after)
+
+
+def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
+    return query if user.is_admin else query.where(model.owner_id == user.id)
+
+
+def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None) -> Page:
+    """Paging by key: rows that come while a person pages neither repeat nor hide others."""
+    if starting_after:
+        last = session.execute(select(model.created_at, model.id).where(model.id == starting_after)).one_or_none()
+        if last is None:
+            detail = f"There is no {starting_after[:60]!r} to start after. Start at the first page."
+            raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])
+        query = query.where(tuple_(model.created_at, model.id) < tuple_(*last))
+    rows = list(session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit + 1)))
+    return Page(rows[:limit], len(rows) > limit)

@@ -1,0 +1,187 @@
+"""The pages people use: submit, my documents, my jobs, one job. Each view loads, calls one verb, and answers."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from flask import Blueprint, Response, current_app, flash, g, redirect, render_template, request, url_for
+from flask_login import current_user
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.config import settings
+from monolith.database import now, reading
+from monolith.errors import Invalid, Problem
+from monolith.jobs import finding, forms, submission, uploads, wording
+from monolith.models import STATUSES, Job, JobEvent
+from monolith.runner import registry
+from monolith.runner.queues import PRIORITIES
+from monolith.runner.waiting import waiting_reason
+
+PAGE_ROWS = 25
+SHOWN_BY_DEFAULT = ["analyze"]
+
+blueprint = Blueprint("pages", __name__)
+for _filter in wording.FILTERS:
+    blueprint.add_app_template_filter(_filter)
+
+Answer = str | AnyResponse | tuple[str, int]
+
+
+# ---- submit
+
+
+@blueprint.get("/")
+def submit_form() -> str:
+    """The page to submit documents on."""
+    return _submit_form(MultiDict([("job", name) for name in SHOWN_BY_DEFAULT]), {})
+
+
+@blueprint.post("/submit")
+def submit() -> Answer:
+    """Accept what was filled in and go to it, or show the form again with each error at its field."""
+    try:
+        documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
+        submitted = submission.submit_documents(current_user, documents, forms.read_specs(request.form), g.request_id)
+    except Invalid as problem:
+        return _submit_form(request.form, forms.errors_by_control(problem, request.form)), 422
+    return _go(_place_of(submitted))
+
+
+def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
+    limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
+    return render_template("jobs/submit.html", typed=typed, errors=errors, **limits, **_choices())
+
+
+def _choices() -> dict[str, Any]:
+    """The job types a document can be given to, with their controls, and the priorities."""
+    found = [job_type for job_type in registry.discover().values() if job_type.takes == "document"]
+    return {"job_types": [(one, forms.controls(one)) for one in found], "priorities": PRIORITIES}
+
+
+def _place_of(submitted: submission.Submitted) -> str:
+    """Where a person looks next: the one job, else the one document, else all of them."""
+    if len(submitted.jobs) == 1:
+        return url_for("pages.job", job_id=submitted.jobs[0].id)
+    if len(submitted.documents) == 1:
+        return url_for("pages.document", document_id=submitted.documents[0].id)
+    flash(f"{len(submitted.documents)} documents were accepted.")
+    return url_for("pages.documents")
+
+
+def _go(url: str) -> AnyResponse:
+    """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
+    return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)
+
+
+# ---- documents
+
+
+@blueprint.get("/documents")
+def documents() -> str:
+    """My documents, the newest first."""
+    with reading() as session:
+        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"))
+        return render_template("jobs/documents.html", page=page, now=_now(session))
+
+
+@blueprint.get("/documents/<document_id>")
+def document(document_id: str) -> str:
+    """One document, its jobs, and what else can be done with it."""
+    return _document(document_id, MultiDict(), {})
+
+
+def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
+    with reading() as session:
+        found = finding.document(session, current_user, document_id)
+        return render_template("jobs/document.html", document=found, typed=typed, errors=errors, now=_now(session), **_choices())
+
+
+@blueprint.post("/documents/<document_id>/jobs")
+def submit_job(document_id: str) -> Answer:
+    """Start another job on a document."""
+    try:
+        spec = next(iter(forms.read_specs(request.form)), None)
+        if spec is None:
+            raise Invalid.field("/type", "Choose what to do with the document.")
+        job = submission.submit_job(current_user, {**spec, "document_id": document_id}, g.request_id)
+    except Invalid as problem:
+        return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
+    return redirect(url_for("pages.job", job_id=job.id), 303)
+
+
+@blueprint.get("/documents/<document_id>/delete")
+def confirm_delete(document_id: str) -> str:
+    """Ask before a document is deleted."""
+    with reading() as session:
+        return render_template("jobs/delete.html", document=finding.document(session, current_user, document_id))
+
+
+@blueprint.post("/documents/<document_id>/delete")
+def delete_document(document_id: str) -> AnyResponse:
+    """Delete a document with its jobs."""
+    submission.delete_document(current_user, document_id)
+    flash("The document was deleted.")
+    return redirect(url_for("pages.documents"), 303)
+
+
+# ---- jobs
+
+
+@blueprint.get("/jobs")
+def jobs() -> str:
+    """My jobs, the newest first, of one status or type where the address says so."""
+    filters = {name: request.args.get(name) or None for name in ("status", "type")}
+    with reading() as session:
+        page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
+        choices = {"statuses": STATUSES, "type_names": list(registry.discover())}
+        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), words=wording.STATUS_WORDS, **choices)
+
+
+@blueprint.get("/jobs/<job_id>")
+def job(job_id: str) -> str:
+    """One job: how far it is, and its result."""
+    with reading() as session:
+        return render_template("jobs/job.html", **_story(session, job_id))
+
+
+@blueprint.get("/jobs/<job_id>/live")
+def job_live(job_id: str) -> AnyResponse | str:
+    """The moving part of the job's page; 204 when it is still as the page shows it."""
+    with reading() as session:
+        story = _story(session, job_id)
+        is_seen = request.args.get("seen") == story["version"]
+        return Response(status=204) if is_seen else render_template("jobs/_live.html", **story)
+
+
+def _story(session: Session, job_id: str) -> dict[str, Any]:
+    """What the page tells of a job. `version` changes with all that the moving part shows."""
+    job = finding.job(session, current_user, job_id)
+    reason = waiting_reason(session, job)
+    shown = (job.status, job.claims, job.progress, job.progress_note, reason, len(job.events))
+    version = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
+    return {"job": job, "reason": reason, "steps": _steps(job.events), "version": version, "now": _now(session)}
+
+
+def _steps(events: list[JobEvent]) -> list[JobEvent]:
+    """The steps of the newest attempt, in order."""
+    begun = max((place for place, event in enumerate(events) if event.name == "started"), default=len(events))
+    return [event for event in events[begun:] if event.name == "progress"]
+
+
+def _now(session: Session) -> float:
+    return session.scalar(select(now())) or 0.0
+
+
+# ---- the page of the API
+
+
+@blueprint.app_template_global()
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document, for the page that shows it."""
+    api = next(iter(current_app.extensions["flask-smorest"]["apis"].values()))
+    document: dict[str, Any] = api["ext_obj"].spec.to_dict()
+    return document

@@ -1,0 +1,250 @@
+"""The JSON of documents, jobs and job types, in both directions; OpenAPI is made from these."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import url_for
+from marshmallow import Schema, ValidationError, fields
+from marshmallow.validate import Length, OneOf, Range
+
+from monolith.errors import Invalid
+from monolith.jobs import submission
+from monolith.jobs.uploads import KINDS
+from monolith.models import STATUSES, Document, Job
+from monolith.runner.registry import JobType
+
+MAX_PAGE = 100
+MAX_BATCH = 50
+
+
+class Moment(fields.Field[float]):
+    """Seconds since 1970 in the ledger, RFC 3339 UTC outside."""
+
+    def _serialize(self, value: float | None, attr: str | None, obj: Any, **options: Any) -> str | None:
+        if value is None:
+            return None
+        return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Priority(fields.Field[str]):
+    """critical, high, normal, low, or 1..10."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        try:
+            return submission.priority(value)
+        except Invalid as error:
+            raise ValidationError(error.detail) from error
+
+
+class Tags(fields.List[str]):
+    """Short words to find a document by; in a form, separated by commas."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(fields.String(validate=Length(1, 50)), validate=Length(max=20), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> list[Any]:
+        if isinstance(value, str):
+            value = [tag.strip() for tag in value.split(",") if tag.strip()]
+        return super()._deserialize(value, attr, data, **options)
+
+
+# ---- what comes in
+
+
+class DocumentFields(Schema):
+    """What may be said of a document, however its content comes."""
+
+    title = fields.String(validate=Length(1, 300), metadata={"description": "Made from the content when left out"})
+    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "What it is: text, page, file, story, application or project"})
+    tags = Tags(metadata={"description": "Words to find it by"})
+
+
+class DocumentRequest(DocumentFields):
+    text = fields.String(metadata={"description": "The content as text"})
+    url = fields.String(metadata={"description": "The address of a page that a worker fetches"})
+    jobs = fields.List(
+        fields.Raw(), validate=Length(max=20), metadata={"description": "Names of job types, or {type, params, priority, delay}"}
+    )
+
+
+class DocumentUpload(DocumentFields):
+    """A form with one or more files."""
+
+    file = fields.List(
+        fields.Raw(metadata={"type": "string", "format": "binary"}), metadata={"description": "txt, md, html, pdf, docx, ..."}
+    )
+    jobs = fields.List(fields.String(), metadata={"description": "Names of job types, or JSON objects of type, params, priority, delay"})
+
+
+class JobRequest(Schema):
+    type = fields.String(required=True, metadata={"description": "The name of a job type"})
+    params = fields.Dict(metadata={"description": "Params of the job type; see GET /api/v1/job-types"})
+    document_id = fields.String(allow_none=True, metadata={"description": "The document to work on"})
+    priority = Priority(allow_none=True, metadata={"description": "critical, high, normal, low, or 1..10 (10 is critical)"})
+    delay = fields.Float(allow_none=True, metadata={"description": "Seconds to wait before it is queued"})
+
+
+class PageQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
+    starting_after = fields.String(metadata={"description": "The id of the last one of the page before"})
+
+
+class JobsQuery(PageQuery):
+    status = fields.String(validate=OneOf(STATUSES))
+    type = fields.String()
+    document_id = fields.String()
+
+
+class WaitQuery(Schema):
+    wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (at most 25 are waited)"})
+
+
+# ---- what goes out
+
+
+class ErrorSchema(Schema):
+    type = fields.String()
+    message = fields.String()
+
+
+class CostSchema(Schema):
+    input_tokens = fields.Integer()
+    output_tokens = fields.Integer()
+    usd = fields.Float()
+
+
+class ArtefactSchema(Schema):
+    name = fields.String()
+    media_type = fields.String()
+    size = fields.Integer(metadata={"description": "Bytes"})
+    url = fields.Function(lambda one: url_for("jobs.JobArtefact", job_id=one.job_id, name=one.name))
+
+
+class JobSchema(Schema):
+    """A job. `result` is there once it has finished, and only when one job is asked for."""
+
+    object = fields.Constant("job")
+    id = fields.String()
+    type = fields.String()
+    status = fields.String(validate=OneOf(STATUSES))
+    priority = fields.String()
+    queue = fields.String()
+    progress = fields.Float(allow_none=True, metadata={"description": "0..100, null when the total is unknown"})
+    progress_note = fields.String(allow_none=True)
+    attempt = fields.Integer()
+    max_attempts = fields.Integer()
+    interruptions = fields.Integer()
+    document_id = fields.String(allow_none=True)
+    params = fields.Dict()
+    result = fields.Dict(allow_none=True)
+    error = fields.Nested(ErrorSchema, allow_none=True)
+    waiting_reason = fields.String(allow_none=True, metadata={"description": "Why it does not run now"})
+    run_at = Moment(allow_none=True)
+    created_at = Moment()
+    started_at = Moment(allow_none=True)
+    ended_at = Moment(allow_none=True)
+    cost = fields.Nested(CostSchema)
+    artifacts = fields.List(fields.Nested(ArtefactSchema))
+    parent_id = fields.String(allow_none=True)
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class DocumentSchema(Schema):
+    object = fields.Constant("document")
+    id = fields.String()
+    title = fields.String()
+    kind = fields.String()
+    tags = fields.List(fields.String())
+    media_type = fields.String()
+    size = fields.Integer(metadata={"description": "Bytes"})
+    sha256 = fields.String(allow_none=True)
+    source_url = fields.String(allow_none=True)
+    created_at = Moment()
+    jobs = fields.List(fields.Nested(JobSchema))
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class SubmittedSchema(Schema):
+    """`document` when one was given, `documents` when several were."""
+
+    document = fields.Nested(DocumentSchema)
+    documents = fields.List(fields.Nested(DocumentSchema))
+    jobs = fields.List(fields.Nested(JobSchema))
+
+
+class ListSchema(Schema):
+    object = fields.Constant("list")
+    has_more = fields.Boolean()
+    url = fields.String()
+
+
+class JobListSchema(ListSchema):
+    data = fields.List(fields.Nested(JobSchema))
+
+
+class DocumentListSchema(ListSchema):
+    data = fields.List(fields.Nested(DocumentSchema))
+
+
+class JobTypeSchema(Schema):
+    name = fields.String()
+    title = fields.String()
+    description = fields.String()
+    queue = fields.String()
+    takes = fields.String(validate=OneOf(("document", "nothing")))
+    max_attempts = fields.Integer()
+    backoff = fields.String(metadata={"description": "exponential or fixed, with its seconds"})
+    timeout = fields.Integer(metadata={"description": "Seconds one attempt may run"})
+    schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
+    available = fields.Boolean()
+    unavailable_reason = fields.String(allow_none=True)
+
+
+class JobTypeListSchema(ListSchema):
+    data = fields.List(fields.Nested(JobTypeSchema))
+
+
+def job_view(job: Job, waiting_reason: str | None = None, *, with_result: bool = True) -> dict[str, Any]:
+    """A job as `JobSchema` writes it."""
+    names = ("id", "type", "status", "priority", "queue", "progress", "progress_note", "attempt", "max_attempts", "interruptions")
+    more = ("document_id", "params", "run_at", "created_at", "started_at", "ended_at", "parent_id")
+    error = {"type": job.error_type, "message": job.error_message} if job.error_type else None
+    own = url_for("jobs.OneJob", job_id=job.id)
+    return {
+        **{name: getattr(job, name) for name in names + more},
+        "result": job.result if with_result and job.status == "finished" else None,
+        "error": error,
+        "waiting_reason": waiting_reason,
+        "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": job.usd},
+        "artifacts": job.artefacts,
+        "links": {"self": own, "result": f"{own}/result"},
+    }
+
+
+def document_view(document: Document, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A document as `DocumentSchema` writes it."""
+    names = ("id", "title", "kind", "tags", "media_type", "size", "sha256", "source_url", "created_at")
+    own = url_for("documents.OneDocument", document_id=document.id)
+    links = {"self": own, "content": f"{own}/content"}
+    return {**{name: getattr(document, name) for name in names}, "jobs": jobs, "links": links}
+
+
+def job_type_view(job_type: JobType) -> dict[str, Any]:
+    """A job type as `JobTypeSchema` writes it."""
+    names = ("name", "title", "description", "queue", "takes", "max_attempts", "backoff", "timeout", "unavailable_reason")
+    view = {name: getattr(job_type, name) for name in names}
+    return {**view, "schema": params_schema(job_type), "available": view["unavailable_reason"] is None}
+
+
+def params_schema(job_type: JobType) -> dict[str, Any]:
+    """The JSON Schema of a job type's params; the form on the page is made from it too."""
+    plugin = MarshmallowPlugin()
+    APISpec(title="params", version="1", openapi_version="3.1.0", plugins=[plugin])
+    if plugin.converter is None:
+        raise RuntimeError("apispec did not set up its converter")
+    found: dict[str, Any] = plugin.converter.schema2jsonschema(job_type.params())
+    return {"type": "object", "properties": {}, **found, "additionalProperties": False}

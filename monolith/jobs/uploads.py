@@ -1,0 +1,155 @@
+"""New documents from what a person gave: text, a URL, or a file. Wrong input is refused here, with the field named."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import unicodedata
+import zipfile
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from monolith.config import settings
+from monolith.errors import Invalid, Problem, TooLarge
+from monolith.models import Document, new_id
+
+KINDS = ("text", "page", "file", "story", "application", "project")
+MAX_TITLE = 300
+MAX_URL = 2048
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+TEXT_TYPES = {
+    ".txt": "text/plain",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".rst": "text/x-rst",
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".html": "text/html",
+    ".htm": "text/html",
+}
+MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX}
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_MISLEADING = re.compile(r"[^\w. -]+")
+_BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16: its NULs are no sign of a binary file
+
+
+def from_text(owner_id: int, text: str, **given: Any) -> Document:
+    """A document of pasted text. Raises `Invalid` when there is none."""
+    if not text.strip():
+        raise Invalid.field("/text", "The text is empty. Paste some text, or give a URL or a file.")
+    content = text.encode()
+    check_size(len(content), "/text")
+    title = given.pop("title", None) or _first_line(text)
+    return _document(owner_id, content, title=title, media_type="text/plain; charset=utf-8", **{"kind": "text", **given})
+
+
+def from_url(owner_id: int, url: str, **given: Any) -> Document:
+    """A document for the page at a URL; a worker fetches it. Raises `Invalid` for what cannot be the URL of a page."""
+    check_url(url)
+    title = given.pop("title", None) or url
+    return _document(owner_id, None, title=title, media_type="text/html", source_url=url, **{"kind": "page", **given})
+
+
+def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/file", **given: Any) -> Document:
+    """A document of an uploaded file. Raises `Invalid` or `TooLarge` for one that cannot be read."""
+    name = safe_filename(filename)
+    check_size(len(content), pointer)
+    media_type = media_type_of(name, content, pointer)
+    title = given.pop("title", None) or name
+    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": "file", **given})
+
+
+def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
+    return Document(
+        id=new_id(),
+        owner_id=owner_id,
+        title=title[:MAX_TITLE],
+        content=content,
+        size=len(content or b""),
+        sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
+        **columns,
+    )
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().splitlines()[0].strip().lstrip("# ").strip() or "Text"
+    return line if len(line) <= 80 else f"{line[:79].rstrip()}…"
+
+
+def check_size(size: int, pointer: str) -> None:
+    """Raises `TooLarge` for more than `MAX_UPLOAD_BYTES`."""
+    limit = settings().max_upload_bytes
+    if size > limit:
+        error = f"It is {_megabytes(size)}, and the limit is {_megabytes(limit)}. Split it, or submit a part of it."
+        raise TooLarge(error, errors=Invalid.field(pointer, error).errors)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1024 / 1024:.3g} MB"
+
+
+def check_url(url: str, pointer: str = "/url") -> None:
+    """Raises `Invalid` for what is not the http(s) URL of a page. Nothing is looked up: the worker does that."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port  # raises ValueError for a port that is none
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+        raise Invalid.field(pointer, "This is not the address of a page. Give one that starts with http:// or https://.")
+    if parts.username is not None or parts.password is not None:
+        raise Invalid.field(pointer, "An address with a user name or password in it is not fetched. Leave them out.")
+    if len(url) > MAX_URL:
+        raise Invalid.field(pointer, f"The address has {len(url)} characters; at most {MAX_URL} are possible.")
+
+
+def safe_filename(filename: str) -> str:
+    """The last part of the name, without characters that mislead a person or a file system."""
+    name = PurePosixPath(unicodedata.normalize("NFC", filename).replace("\\", "/")).name
+    name = "".join(char for char in name if unicodedata.category(char)[0] != "C").strip(" .")
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem[:200]}{dot}{extension[:20]}" if name else "file"
+
+
+def media_type_of(name: str, content: bytes, pointer: str) -> str:
+    """The media type, when the name's ending and the content agree. Raises `Invalid` when they do not."""
+    extension = PurePosixPath(name).suffix.lower()
+    try:
+        if not content:
+            raise Invalid("The file is empty. Choose one with something in it.")
+        if extension not in MEDIA_TYPES:
+            raise Invalid(f"Files that end in {extension or 'nothing'} cannot be read. Choose one of: {' '.join(MEDIA_TYPES)}.")
+        _check_content(extension, content)
+    except Problem as problem:
+        raise Invalid.field(pointer, f"{name}: {problem.detail}") from None
+    return MEDIA_TYPES[extension]
+
+
+def _check_content(extension: str, content: bytes) -> None:
+    if extension == ".pdf" and b"%PDF-" not in content[:1024]:
+        raise Invalid("It is not a PDF, although its name says so. Export it as PDF again.")
+    if extension == ".docx" and not _is_docx(content):
+        raise Invalid("It is not a Word document (.docx), although its name says so. Save it as .docx again.")
+    if extension in TEXT_TYPES and not content.startswith(_BOMS) and _CONTROL.search(content):
+        raise Invalid("It is not text, although its name says so: it has binary characters. Choose the text file.")
+    if extension in TEXT_TYPES and not content.strip():
+        raise Invalid("The file has nothing but blank space. Choose one with text in it.")
+
+
+def _is_docx(content: bytes) -> bool:
+    try:
+        return "word/document.xml" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def filename_of(document: Document) -> str:
+    """The name a document is downloaded under: its own, or one made from its title."""
+    if document.filename:
+        return document.filename
+    extension = next((ending for ending, media in MEDIA_TYPES.items() if media == document.media_type.partition(";")[0]), ".txt")
+    stem = safe_filename(_MISLEADING.sub("_", document.title))[:80].strip(" ._")
+    return f"{stem or 'document'}{extension}"

@@ -1,0 +1,120 @@
+"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a filter of the templates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from monolith.models import Job, JobEvent
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+STATUS_WORDS = {
+    "queued": "Waiting",
+    "scheduled": "Scheduled",
+    "started": "Working",
+    "finished": "Done",
+    "failed": "Could not be done",
+    "stopped": "Stopped",
+    "canceled": "Cancelled",
+}
+EVENT_WORDS = {
+    "submitted": "Submitted",
+    "queued": "Put in line",
+    "started": "A worker took it",
+    "progress": "Step",
+    "finished": "Done",
+    "failed": "Gave up",
+    "retrying": "An attempt failed; it is tried again",
+    "parked": "Put on hold",
+    "interrupted": "The worker went away; back in line",
+    "stopped": "Stopped",
+    "canceled": "Cancelled",
+    "requeued": "Put in line again by a person",
+}
+MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
+
+
+def status_words(job: Job) -> str:
+    """What state the job is in, as a person would say it."""
+    if job.status == "scheduled" and job.parked_reason:
+        return "On hold"
+    if job.status == "scheduled" and job.error_message:
+        return "Will try again"
+    return STATUS_WORDS.get(job.status, job.status)
+
+
+def status_kind(job: Job) -> str:
+    """The name of the badge's colour and icon: as the status, but a retry looks different from a plain delay."""
+    return "retrying" if job.status == "scheduled" and job.error_message and not job.parked_reason else job.status
+
+
+def event_words(event: JobEvent) -> str:
+    """What happened, as a person would say it."""
+    return EVENT_WORDS.get(event.name, humanise(event.name))
+
+
+def humanise(name: str) -> str:
+    """`use_cases` as `Use cases`."""
+    words = name.replace("_", " ").replace(".", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def moment(seconds: float | None, style: str = "datetime") -> Markup:
+    """A time in UTC, which app.js rewrites in the reader's own zone. `style`: datetime or time."""
+    if seconds is None:
+        return Markup("")
+    at = datetime.fromtimestamp(seconds, UTC)
+    text = at.strftime("%H:%M:%S UTC" if style == "time" else "%-d %b %Y, %H:%M UTC")
+    return Markup('<time datetime="{}" data-style="{}">{}</time>').format(at.isoformat(timespec="seconds"), style, text)
+
+
+def ago(seconds: float | None, now: float) -> Markup:
+    """How long ago, with the exact time when pointed at."""
+    if seconds is None:
+        return Markup("")
+    at = datetime.fromtimestamp(seconds, UTC)
+    passed = max(now - seconds, 0)
+    text = "just now" if passed < 5 else f"{duration(passed, parts=1)} ago"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), at.strftime("%-d %b %Y, %H:%M UTC"), text)
+
+
+def duration(seconds: float | None, parts: int = 2) -> str:
+    """Seconds as `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`; at most so many parts."""
+    if seconds is None:
+        return ""
+    if seconds < 10 and parts > 1:
+        return f"{max(seconds, 0):.1f} s"
+    rest, words = round(seconds), []
+    for size, unit in UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count} {unit}")
+    if rest or not words:
+        words.append(f"{rest} s")
+    return " ".join(words[:parts])
+
+
+def size(count: int | None) -> str:
+    """Bytes as `812 B`, `14 kB`, `2.4 MB`."""
+    if count is None:
+        return ""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:.0f} kB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.1f} MB"
+
+
+def number(value: Any) -> str:
+    """A number as people write it: 12,345 or 0.734."""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
+
+
+def maturity_words(score: float) -> str:
+    """A maturity of 0..1 in one word."""
+    return next(word for limit, word in MATURITY if score < limit)
+
+
+FILTERS = (status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, maturity_words)

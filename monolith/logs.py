@@ -1,0 +1,92 @@
+"""Logs: one JSON line per event, or readable lines on a terminal; secrets are masked in both. They go to standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from monolith.config import BadSetting, settings
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+COLOURS = {"run": 36, "redis": 31, "web": 32, "worker": 33, "clock": 35}
+
+_MASKS = [
+    (re.compile(r"(authorization[\"'\\]*\s*[:=]\s*[\"'\\]*(?:(?:bearer|basic|digest)\s+)?)[^\s\"'\\,}]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),
+    (re.compile(r"\b(sk-)[\w-]{8,}"), r"\1***"),
+    (re.compile(r"\b(intray_)[\w-]{8,}"), r"\1***"),
+    (re.compile(r"(\w://[^\s:/@\"']*:)[^\s@\"']+@"), r"\1***@"),
+]
+
+
+def configure(process: str = "web") -> None:
+    """Set up the logs of this process, ours and the libraries', under its short name. Raises `BadSetting` for an unknown LOG_LEVEL."""
+    level = settings().log_level
+    if level not in LEVELS:
+        raise BadSetting(f"LOG_LEVEL is {level!r}: choose one of {', '.join(LEVELS)}, or unset it.")
+    before = _before(process)
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=before, processors=_rendering()))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    if level == "INFO":
+        logging.getLogger("alembic").setLevel("WARNING")  # two lines at every start that say nothing
+
+
+def mask(text: str) -> str:
+    """The text without the secrets that it may carry."""
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def is_readable() -> bool:
+    """Whether logs are for a person: standard error is a terminal, unless LOG_FORMAT says `json` or `text`."""
+    return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", ""), sys.stderr.isatty())
+
+
+def _before(process: str) -> list[Processor]:
+    def name_the_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        name_the_process,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+    ]
+
+
+def _rendering() -> list[Processor]:
+    first: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if is_readable():
+        return [*first, _put_the_process_first, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _masked]
+    return [*first, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str), _masked]
+
+
+def _put_the_process_first(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """`web    | the event`: who speaks, in a colour of its own."""
+    name = event.pop("process")
+    event["timestamp"] = event["timestamp"][11:19]
+    prefix = f"{name:<6} |"
+    colour = COLOURS.get(name, 37)
+    event["event"] = f"\x1b[{colour}m{prefix}\x1b[0m {event['event']}" if sys.stderr.isatty() else f"{prefix} {event['event']}"
+    return event
+
+
+def _masked(logger: WrappedLogger, method: str, rendered: Any) -> str:
+    return mask(rendered)

@@ -1,0 +1,189 @@
+"""The tables, and small questions about one row. Times are seconds since 1970 by the database's clock."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
+
+from monolith.database import now
+
+OVER = ("finished", "failed", "stopped", "canceled")
+STATUSES = ("queued", "scheduled", "started", *OVER)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON}
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(255))
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    # What Flask-Login asks of a user.
+    is_authenticated = True
+    is_active = True
+    is_anonymous = False
+
+    def get_id(self) -> str:
+        return str(self.id)
+
+
+class Token(Base):
+    """An API token. Only its hash is stored; the prefix lets its owner recognise it."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float] = mapped_column(default=now())
+    last_used_at: Mapped[float | None]
+
+    user: Mapped[User] = relationship(lazy="joined")
+
+
+class Document(Base):
+    """What a person submitted. `content` is empty for a page until a worker has fetched it."""
+
+    __tablename__ = "documents"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(300))
+    kind: Mapped[str] = mapped_column(String(20))
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    media_type: Mapped[str] = mapped_column(String(100))
+    filename: Mapped[str | None] = mapped_column(String(255))
+    size: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    source_url: Mapped[str | None] = mapped_column(String(2048))
+    content: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    jobs: Mapped[list[Job]] = relationship(back_populates="document", order_by="Job.created_at", passive_deletes=True)
+
+    __table_args__ = (Index("documents_of_owner", "owner_id", "created_at", "id"),)
+
+    def may_be_seen_by(self, user: User) -> bool:
+        return user.is_admin or self.owner_id == user.id
+
+
+class Job(Base):
+    """One row of the ledger: the truth about a job before, during and after it runs."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    type: Mapped[str] = mapped_column(String(60))
+    queue: Mapped[str] = mapped_column(String(60))
+    priority: Mapped[str] = mapped_column(String(10))
+    params: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(10))
+    progress: Mapped[float | None]
+    progress_note: Mapped[str | None] = mapped_column(String(200))
+    parked_reason: Mapped[str | None] = mapped_column(String(300))
+    result: Mapped[dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    error_type: Mapped[str | None] = mapped_column(String(100))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_trace: Mapped[str | None] = deferred(mapped_column(Text))
+    attempt: Mapped[int] = mapped_column(default=0)
+    claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
+    max_attempts: Mapped[int]
+    interruptions: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(String(120))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    input_tokens: Mapped[int] = mapped_column(default=0)
+    output_tokens: Mapped[int] = mapped_column(default=0)
+    usd: Mapped[float] = mapped_column(default=0.0)
+    created_at: Mapped[float] = mapped_column(default=now())
+    queued_at: Mapped[float | None]
+    run_at: Mapped[float | None]
+    started_at: Mapped[float | None]
+    heartbeat_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+    document: Mapped[Document | None] = relationship(back_populates="jobs")
+    artefacts: Mapped[list[Artefact]] = relationship(order_by="Artefact.name", passive_deletes=True)
+    events: Mapped[list[JobEvent]] = relationship(order_by="JobEvent.id", passive_deletes=True)
+
+    __table_args__ = (
+        Index("jobs_of_owner", "owner_id", "created_at", "id"),
+        Index("jobs_by_age", "created_at", "id"),
+        Index(
+            "jobs_waiting",
+            "queue",
+            "priority",
+            "queued_at",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("jobs_due", "run_at", sqlite_where=text("status = 'scheduled'"), postgresql_where=text("status = 'scheduled'")),
+        Index("jobs_running", "heartbeat_at", sqlite_where=text("status = 'started'"), postgresql_where=text("status = 'started'")),
+        Index("jobs_by_status", "status", "type", "ended_at"),
+    )
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in OVER
+
+    @property
+    def rq_queue(self) -> str:
+        return f"{self.queue}.{self.priority}"
+
+    def may_be_seen_by(self, user: User) -> bool:
+        return user.is_admin or self.owner_id == user.id
+
+
+class JobEvent(Base):
+    """One step in the life of a job: the timeline that its page shows."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    at: Mapped[float] = mapped_column(default=now())
+    name: Mapped[str] = mapped_column(String(20))
+    attempt: Mapped[int]
+    note: Mapped[str | None] = mapped_column(Text)
+
+
+class Artefact(Base):
+    """A file that a job made, in SQL because web and worker share no disk."""
+
+    __tablename__ = "artefacts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(200))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int]
+    content: Mapped[bytes] = deferred(mapped_column(LargeBinary, nullable=False))
+
+    __table_args__ = (Index("artefact_of_job", "job_id", "name", unique=True),)
+
+
+class Lease(Base):
+    """Who may do what only one process may do at a time, and until when."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(120))
+    expires_at: Mapped[float]

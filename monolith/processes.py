@@ -1,0 +1,166 @@
+"""Processes: how they start, how one that dies comes back, and how they all end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+PR_SET_PDEATHSIG = 1
+LONGEST_DELAY_S = 30.0
+STEADY_S = 60.0  # a process that lived so long starts again without delay
+POLL_S = 0.05
+
+log = structlog.get_logger()
+
+
+class StopSignal:
+    """Hears SIGTERM, SIGINT and SIGHUP; the first asks to stop, the others change nothing.
+
+    A pipe and not a `threading.Event`: setting an event within a signal can wait for ever for the lock of the very
+    `wait()` that the signal interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        with suppress(BlockingIOError):
+            os.write(self._writer, b"x")
+
+    def is_asked(self) -> bool:
+        return self.asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until the signal comes; whether it came."""
+        select.select([self._reader], [], [], seconds)
+        return self.asked
+
+
+class Child:
+    """One process that should live: started in a session of its own, and again with a growing delay when it dies."""
+
+    def __init__(self, name: str, command: list[str], env: Mapping[str, str], when_orphaned: signal.Signals = signal.SIGKILL) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._when_orphaned = when_orphaned
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._due_at = 0.0
+        self._delay = 0.0
+
+    def start(self) -> None:
+        """Raises OSError when the program cannot be started."""
+        self._started_at = time.monotonic()
+        self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            self._command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_dying_with(os.getpid(), self._when_orphaned),
+        )
+
+    def lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def keep_alive(self) -> None:
+        """Start it again when it died and its delay is over."""
+        if self.lives():
+            return
+        if self._process is not None:
+            self._bury(self._process)
+        if time.monotonic() >= self._due_at:
+            self.start()
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+        lived = time.monotonic() - self._started_at
+        self._delay = 1.0 if lived > STEADY_S else min(max(1.0, self._delay * 2), LONGEST_DELAY_S)
+        self._due_at = time.monotonic() + self._delay
+        self._process = None
+        _kill_session(process.pid)
+        log.error("process_ended", name=self.name, code=process.returncode, starts_again_in_s=self._delay)
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it and whatever is left of its session: jobs, and what jobs started."""
+        if self._process is not None:
+            _kill_session(self._process.pid)
+            self._process.wait()
+
+
+def end(children: Iterable[Child], grace_s: float) -> None:
+    """Ask all of them to end, wait so long, then kill what is left."""
+    children = list(children)
+    for child in children:
+        child.terminate()
+    give_up_at = time.monotonic() + grace_s
+    while any(child.lives() for child in children) and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+    for child in children:
+        if child.lives():
+            log.warning("process_killed", name=child.name, waited_s=grace_s)
+        child.kill()
+
+
+def forks_die_with_us() -> None:
+    """From now on, every forked child is killed with this process: an orphaned job would go on beside its second run."""
+
+    parent = os.getpid()
+
+    def before() -> None:
+        nonlocal parent
+        parent = os.getpid()
+
+    os.register_at_fork(before=before, after_in_child=lambda: _dying_with(parent, signal.SIGKILL)())
+
+
+def _dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+    """What a new process does to get this signal when its parent dies. Only Linux can; elsewhere nothing."""
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask_the_kernel() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask_the_kernel
+
+
+def _kill_session(leader: int) -> None:
+    for pid in _session(leader):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of the session: several groups, because each running job has its own."""
+    members = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _session_of(path) == leader]
+    return members if Path("/proc/self/stat").exists() else [leader]
+
+
+def _session_of(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
+    except OSError:  # it is gone already
+        return None

@@ -1,0 +1,234 @@
+"""The life of a job, top to bottom. Every change of status in the project is one guarded UPDATE in this file.
+
+A move names the status it leaves and, for a running job, the claim it belongs to. Zero rows changed means that somebody
+else moved the job first, and the mover stops. Every move appends a row to `job_events`. Commit first, push after: a push
+that fails leaves the row for the clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from monolith.database import now, writing
+from monolith.models import Artefact, Document, Job, JobEvent
+from monolith.runner import queues
+from monolith.runner.registry import Backoff, JobType, Permanent
+
+MAX_RESULT_BYTES = 1024 * 1024
+MAX_INTERRUPTIONS = 3  # a job that takes its worker down this often is poison
+MAX_MESSAGE = 2000  # characters of an error that are kept
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One job that somebody asks for, already validated. `delay` in seconds."""
+
+    type: JobType
+    params: dict[str, Any] = field(default_factory=dict)
+    priority: str = "normal"
+    delay: float = 0
+    document_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One run of one job. `number` fences: the outcome of an older claim changes nothing."""
+
+    job_id: str
+    number: int
+    attempt: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed: a short type, a message for the submitter, a trace for admins."""
+
+    type: str
+    message: str
+    trace: str | None = None
+    permanent: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a job's function gave: its result, its files (name, media type, content) and the jobs that follow."""
+
+    result: Any = None
+    files: list[tuple[str, str, bytes]] = field(default_factory=list)
+    follow_ups: list[Wanted] = field(default_factory=list)
+
+
+# ---- submit and push
+
+
+def submit(owner_id: int, wanted: Sequence[Wanted], *, documents: Sequence[Document] = (), request_id: str | None = None) -> list[Job]:
+    """Accept new documents and jobs in one transaction, then push the jobs."""
+    with writing() as session:
+        session.add_all(documents)
+        session.flush()
+        jobs = _add(session, owner_id, wanted, request_id=request_id)
+    queues.push(jobs)
+    return jobs
+
+
+def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[Job]:
+    jobs = [_row(owner_id, one, **columns) for one in wanted]
+    session.add_all(jobs)
+    session.flush()
+    _record(session, jobs, "submitted")
+    return jobs
+
+
+def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
+    later = wanted.delay > 0
+    return Job(
+        owner_id=owner_id,
+        document_id=wanted.document_id,
+        type=wanted.type.name,
+        queue=wanted.type.queue,
+        priority=wanted.priority,
+        params=wanted.params,
+        max_attempts=wanted.type.max_attempts,
+        status="scheduled" if later else "queued",
+        run_at=now() + wanted.delay if later else None,
+        queued_at=None if later else now(),
+        **columns,
+    )
+
+
+def queue_due(limit: int) -> list[Job]:
+    """Queue the scheduled jobs whose time has come, the longest overdue first, and push them."""
+    overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= now()).order_by(Job.run_at).limit(limit)
+    with writing() as session:
+        jobs = _move(session, "queued", Job.status == "scheduled", Job.id.in_(overdue), status="queued", **_QUEUED)
+    queues.push(jobs)
+    return jobs
+
+
+# ---- claim, and the ways an attempt ends
+
+
+def claim(job_id: str, worker: str) -> Claim | None:
+    """Take a queued job to run it. None when it is not queued: the message was a double, or the job was cancelled."""
+    start = {
+        "status": "started",
+        "attempt": Job.attempt + 1,
+        "claims": Job.claims + 1,
+        "worker": worker,
+        "started_at": now(),
+        "heartbeat_at": now(),
+        "progress": None,
+        "progress_note": None,
+    }
+    with writing() as session:
+        moved = _move(session, "started", Job.id == job_id, Job.status == "queued", note=worker, **start)
+    return Claim(job_id, moved[0].claims, moved[0].attempt, moved[0]) if moved else None
+
+
+def succeed(claim: Claim, outcome: Outcome) -> bool:
+    """Record the result, the files and the follow-ups in one transaction. Raises `Permanent` when the result cannot be kept."""
+    check_result(outcome.result)
+    values = {
+        "status": "finished",
+        "result": outcome.result,
+        "progress": 100.0,
+        "error_type": None,
+        "error_message": None,
+        "error_trace": None,
+    }
+    with writing() as session:
+        if not _move(session, "finished", *running(claim), **values, **_ENDED):
+            return False
+        _keep_files(session, claim.job_id, outcome.files)
+        inherited = {"parent_id": claim.job_id, "request_id": claim.job.request_id}
+        jobs = _add(session, claim.job.owner_id, outcome.follow_ups, **inherited)
+    queues.push(jobs)
+    return True
+
+
+def check_result(result: Any) -> None:
+    """Raises `Permanent` for a result that is not an object, that JSON cannot carry, or that is larger than 1 MB."""
+    if not isinstance(result, dict):
+        raise Permanent(f"The job gave {type(result).__name__} as its result, which must be a dict. Its developer must mend it.")
+    try:
+        size = len(json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Permanent(f"The job's result cannot be written as JSON ({error}). Its developer must mend it.") from error
+    if size > MAX_RESULT_BYTES:
+        raise Permanent(f"The job's result is {size:,} bytes, more than {MAX_RESULT_BYTES:,}. Its developer must attach it as a file.")
+
+
+def _keep_files(session: Session, job_id: str, files: list[tuple[str, str, bytes]]) -> None:
+    session.execute(delete(Artefact).where(Artefact.job_id == job_id))
+    rows = [
+        {"job_id": job_id, "name": name, "media_type": media, "size": len(content), "content": content} for name, media, content in files
+    ]
+    if rows:
+        session.execute(insert(Artefact), rows)
+
+
+def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
+    """End the attempt as failed: tried again after the backoff while attempts are left, else for good."""
+    error = {"error_type": failure.type, "error_message": failure.message[:MAX_MESSAGE], "error_trace": failure.trace}
+    with writing() as session:
+        if failure.permanent or claim.attempt >= claim.job.max_attempts:
+            return bool(_move(session, "failed", *running(claim), note=failure.message, status="failed", **error, **_ENDED))
+        due = now() + backoff.delay(claim.attempt)
+        return bool(_move(session, "retrying", *running(claim), note=failure.message, status="scheduled", run_at=due, **error, **_RELEASED))
+
+
+def park(claim: Claim, seconds: float, reason: str) -> bool:
+    """Put the job aside for some seconds and give its attempt back."""
+    values = {"status": "scheduled", "attempt": Job.attempt - 1, "run_at": now() + seconds, "parked_reason": reason[:300]}
+    with writing() as session:
+        return bool(_move(session, "parked", *running(claim), note=reason, **values, **_RELEASED))
+
+
+def interrupt(job_id: str, number: int, why: str) -> bool:
+    """Give a job back to its queue: its worker stopped or died, which is not the job's fault.
+
+    The attempt is given back. After MAX_INTERRUPTIONS the job is poison and fails: a job that kills its worker three
+    times would otherwise take the fleet down, one worker at a time.
+    """
+    ours = (Job.id == job_id, Job.status == "started", Job.claims == number)
+    last = Job.interruptions >= MAX_INTERRUPTIONS - 1
+    error = {"error_type": "poison", "error_message": f"Set aside after {MAX_INTERRUPTIONS} workers ended while running it: {why}."}
+    given_back = {"attempt": Job.attempt - 1, "interruptions": Job.interruptions + 1}
+    with writing() as session:
+        poison = _move(session, "failed", *ours, last, note=error["error_message"], status="failed", **error, **_ENDED)
+        jobs = _move(session, "interrupted", *ours, ~last, note=why, status="queued", **given_back, **_RELEASED, **_QUEUED)
+    queues.push(jobs)
+    return bool(poison or jobs)
+
+
+# ---- what every move shares
+
+_QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
+_RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
+_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None}
+
+
+def running(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The guard of a running job: still started, and by this claim."""
+    return (Job.id == claim.job_id, Job.status == "started", Job.claims == claim.number)
+
+
+def _move(session: Session, event: str, *guard: ColumnElement[bool], note: str | None = None, **values: Any) -> list[Job]:
+    """Change the jobs that the guard still fits; the rows as they are now, none when somebody else was faster."""
+    statement = update(Job).where(*guard).values(**values).returning(Job).execution_options(synchronize_session=False)
+    jobs = list(session.scalars(statement))
+    _record(session, jobs, event, note)
+    return jobs
+
+
+def _record(session: Session, jobs: Sequence[Job], event: str, note: str | None = None) -> None:
+    rows = [{"job_id": job.id, "name": event, "attempt": job.attempt, "note": note and note[:MAX_MESSAGE]} for job in jobs]
+    if rows:
+        session.execute(insert(JobEvent), rows)

@@ -1,0 +1,111 @@
+"""A running job as its function sees it: its document, its progress, its files, what follows it and what it spent."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import time
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import undefer
+
+from monolith.database import now, reading, writing
+from monolith.models import Document, Job, JobEvent
+from monolith.runner import registry
+from monolith.runner.lifecycle import Claim, Outcome, Wanted, running
+
+DOCUMENT_READER = "jobs.tools.extract:read_document"  # found by name: nothing here imports jobs
+QUIET_S = 0.2  # the same step is written down at most this often
+
+
+class Overtaken(BaseException):
+    """The job is not ours any more: it was stopped, or given to another worker. No `except Exception` may hold it back."""
+
+
+class RunningDocument:
+    """A document in the hands of a job."""
+
+    def __init__(self, row: Document) -> None:
+        self.id = row.id
+        self.title = row.title
+        self.kind = row.kind
+        self.media_type = row.media_type
+        self.filename = row.filename
+        self.source_url = row.source_url
+        self.content = row.content
+
+    @cached_property
+    def text(self) -> str:
+        """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
+        module, _, function = DOCUMENT_READER.partition(":")
+        text: str = getattr(importlib.import_module(module), function)(self)
+        return text
+
+    def keep(self, content: bytes, media_type: str, title: str | None) -> None:
+        """Store what was fetched from `source_url`; the first fetch stays, later ones change nothing."""
+        self.content, self.media_type = content, media_type
+        self.title = title or self.title
+        fetched = {"content": content, "media_type": media_type, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        if title:
+            fetched["title"] = title[:300]
+        with writing() as session:
+            session.execute(update(Document).where(Document.id == self.id, Document.content.is_(None)).values(**fetched))
+
+
+class RunningJob:
+    """What `@job_type` functions get as their first argument; see `registry.Job`."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.id = claim.job_id
+        self.type = claim.job.type
+        self.attempt = claim.attempt
+        self.outcome = Outcome()
+        self._claim = claim
+        self.step = ""
+        self._written_at = 0.0
+
+    @cached_property
+    def document(self) -> RunningDocument | None:
+        """The document this job was submitted for, read when first asked."""
+        if self._claim.job.document_id is None:
+            return None
+        with reading() as session:
+            row = session.scalar(select(Document).where(Document.id == self._claim.job.document_id).options(undefer(Document.content)))
+        return RunningDocument(row) if row else None
+
+    def progress(self, percent: float | None, note: str) -> None:
+        """Say how far the job is, 0..100 or None when unknown, and the name of the step. Raises `Overtaken`."""
+        is_new_step = note != self.step
+        if not is_new_step and time.monotonic() - self._written_at < QUIET_S:
+            return
+        self.step, self._written_at = note, time.monotonic()
+        percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
+        with writing() as session:
+            self._update(session, progress=percent, progress_note=note[:200], heartbeat_at=now())
+            if is_new_step:
+                session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note[:200]))
+
+    def attach(self, name: str, content: bytes, media_type: str) -> None:
+        """Keep a file with the job; a second one of the same name replaces the first."""
+        self.outcome.files = [file for file in self.outcome.files if file[0] != name]
+        self.outcome.files.append((name, media_type, content))
+
+    def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
+        """Submit another job for the same document when this one finishes, in the transaction of its result."""
+        job_type = registry.find(type)
+        document_id = self._claim.job.document_id
+        loaded = job_type.load_params(params, has_document=document_id is not None)
+        self.outcome.follow_ups.append(Wanted(job_type, loaded, priority, delay, document_id))
+
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
+        """Add to what this job cost at an LLM. Written at once: it was spent, whatever becomes of the attempt."""
+        with writing() as session:
+            self._update(
+                session, input_tokens=Job.input_tokens + input_tokens, output_tokens=Job.output_tokens + output_tokens, usd=Job.usd + usd
+            )
+
+    def _update(self, session: Any, **values: Any) -> None:
+        if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
+            raise Overtaken(f"job {self.id} was taken from this worker")

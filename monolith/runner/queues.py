@@ -1,0 +1,146 @@
+"""The one door to RQ and Redis. Redis holds only ids: losing all of it loses nothing, the ledger pushes again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import cache
+
+import structlog
+from redis import BlockingConnectionPool, Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue, Worker
+from rq.worker import BaseWorker
+from rq.serializers import JSONSerializer
+
+from monolith.config import settings
+from monolith.models import Job
+from monolith.runner import registry
+
+PRIORITIES = ("critical", "high", "normal", "low")
+FUNCTION = "monolith.runner.running.run"  # the only function that a message ever names
+REDIS_TIMEOUT_S = 0.5
+BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for this long
+MARGIN_S = 60  # RQ's own limit is only a second guard, this much behind the limit that `running` holds
+RESULT_TTL_S = 60
+FAILURE_TTL_S = 600
+
+log = structlog.get_logger()
+
+
+class Breaker:
+    """Opens when Redis failed: for BREAK_S nobody waits for it again."""
+
+    def __init__(self) -> None:
+        self._closes_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return time.monotonic() < self._closes_at
+
+    def open(self) -> None:
+        self._closes_at = time.monotonic() + BREAK_S
+
+    def close(self) -> None:
+        self._closes_at = 0.0
+
+
+breaker = Breaker()
+
+
+@cache
+def connection() -> Redis:
+    """This process's Redis client: short time-outs, no retries, so that a submission never waits for Redis."""
+    pool = BlockingConnectionPool.from_url(
+        settings().redis_url,
+        max_connections=4,
+        timeout=REDIS_TIMEOUT_S,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis(connection_pool=pool)
+
+
+@cache
+def queue(name: str) -> Queue:
+    return Queue(name, connection=connection(), serializer=JSONSerializer)
+
+
+def names() -> list[str]:
+    """Every RQ queue there is, the most urgent first: a worker takes from them in this order."""
+    queues = sorted({job_type.queue for job_type in registry.discover().values()})
+    return [f"{name}.{priority}" for priority in PRIORITIES for name in queues]
+
+
+def push(jobs: Iterable[Job]) -> bool:
+    """Push the ids of queued jobs in one round trip. False when Redis is away: the clock pushes them when it is back."""
+    queued = [job for job in jobs if job.status == "queued"]
+    if not queued:
+        return True
+    if breaker.is_open:
+        return False
+    try:
+        _push(queued)
+    except RedisError as error:
+        breaker.open()
+        log.warning("redis_away", error=str(error), waiting=len(queued))
+        return False
+    return True
+
+
+def _push(jobs: list[Job]) -> None:
+    with connection().pipeline(transaction=False) as pipeline:
+        for job in jobs:
+            queue(job.rq_queue).enqueue_call(
+                FUNCTION,
+                args=(job.id,),
+                job_id=job.id,
+                timeout=_timeout(job.type) + MARGIN_S,
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=FAILURE_TTL_S,
+                description="job",
+                pipeline=pipeline,
+            )
+        pipeline.execute()
+
+
+def _timeout(type_name: str) -> int:
+    job_type = registry.discover().get(type_name)
+    return job_type.timeout if job_type else MARGIN_S
+
+
+def is_reachable() -> bool:
+    """Whether Redis answers now."""
+    try:
+        return bool(connection().ping())
+    except RedisError:
+        return False
+
+
+def lengths(queue_names: list[str]) -> dict[str, int]:
+    """How many messages wait in each queue. Raises RedisError when Redis is away."""
+    with connection().pipeline(transaction=False) as pipeline:
+        for name in queue_names:
+            pipeline.llen(queue(name).key)
+        return dict(zip(queue_names, pipeline.execute(), strict=True))
+
+
+def waiting_ids(name: str) -> set[str]:
+    """The job ids whose message waits in the queue. Raises RedisError when Redis is away."""
+    return set(queue(name).get_job_ids())
+
+
+def listened() -> set[str]:
+    """The queues that some living worker listens to. Raises RedisError when Redis is away."""
+    return {name for worker in _living() for name in worker.queue_names()}
+
+
+def workers() -> list[dict[str, str]]:
+    """The name, state and current job of each living worker. Raises RedisError when Redis is away."""
+    return [{"name": one.name, "state": str(one.get_state()), "job_id": one.get_current_job_id() or ""} for one in _living()]
+
+
+def _living() -> list[BaseWorker]:
+    return Worker.all(connection=connection(), serializer=JSONSerializer)

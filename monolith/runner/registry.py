@@ -1,0 +1,224 @@
+"""Job types: what one declares, and how all of them are found.
+
+A job type is a plain function in one file of `jobs/`. `@job_type` writes its declaration down and hands the function
+back untouched; a wrong declaration fails at import. Everything else (form, API, validation, retries, docs) is derived.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Protocol
+
+from marshmallow import Schema, ValidationError
+
+from monolith.config import settings
+from monolith.errors import FieldError, Invalid, Later, Permanent
+
+__all__ = ["Document", "Job", "JobType", "Later", "Permanent", "exponential", "fixed", "job_type"]
+
+MAX_BACKOFF = 3600.0  # seconds: a job that may still succeed is tried at least hourly
+
+
+class Document(Protocol):
+    """The document a job works on, as its function sees it."""
+
+    id: str
+    title: str
+    kind: str
+    media_type: str
+    filename: str | None
+    source_url: str | None
+    content: bytes | None
+
+    @property
+    def text(self) -> str:
+        """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
+
+    def keep(self, content: bytes, media_type: str, title: str | None) -> None:
+        """Store what was fetched from `source_url`, so that it can be downloaded and is fetched once."""
+
+
+class Job(Protocol):
+    """A running job, as its function sees it."""
+
+    id: str
+    type: str
+    attempt: int
+    document: Document | None
+
+    def progress(self, percent: float | None, note: str) -> None:
+        """Say how far the job is: 0..100, or None when the total is unknown, and the name of the step."""
+
+    def attach(self, name: str, content: bytes, media_type: str) -> None:
+        """Keep a file with the job. It is stored with the result, in one transaction."""
+
+    def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
+        """Submit another job when this one finishes, in the same transaction as its result."""
+
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
+        """Add to what this job cost at an LLM."""
+
+
+JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before the next attempt, in seconds."""
+
+    kind: str
+    seconds: float
+
+    def delay(self, attempt: int) -> float:
+        """Seconds before the attempt after `attempt` (1 is the first), with up to 10 % of jitter."""
+        factor = 2 ** (attempt - 1) if self.kind == "exponential" else 1
+        return min(self.seconds * factor, MAX_BACKOFF) * random.uniform(1.0, 1.1)
+
+    def __str__(self) -> str:
+        return f"{self.kind}({self.seconds:g})"
+
+
+def exponential(seconds: float) -> Backoff:
+    """Wait `seconds`, then twice as long each time."""
+    return Backoff("exponential", seconds)
+
+
+def fixed(seconds: float) -> Backoff:
+    """Wait `seconds` each time."""
+    return Backoff("fixed", seconds)
+
+
+@dataclass(frozen=True)
+class JobType:
+    """One declared job type. `alternatives` are params of which one may stand in for the document."""
+
+    name: str
+    title: str
+    description: str
+    function: JobFunction
+    queue: str
+    params: type[Schema]
+    takes: str
+    alternatives: tuple[str, ...]
+    max_attempts: int
+    backoff: Backoff
+    timeout: int
+    available: Callable[[], str | None]
+
+    @property
+    def unavailable_reason(self) -> str | None:
+        return self.available()
+
+    def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
+        """The params, validated. Raises `Invalid` naming each wrong field."""
+        try:
+            loaded: dict[str, Any] = self.params().load({} if params is None else params)
+        except ValidationError as error:
+            raise Invalid("Some params are wrong.", errors=field_errors(error.messages, pointer)) from error
+        self._require_input(loaded, has_document, pointer)
+        return loaded
+
+    def _require_input(self, params: dict[str, Any], has_document: bool, pointer: str) -> None:
+        if self.takes != "document" or has_document or any(params.get(name) for name in self.alternatives):
+            return
+        choices = ["document_id", *(f"params.{name}" for name in self.alternatives)]
+        raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input: give {' or '.join(choices)}.")
+
+
+def field_errors(messages: Any, pointer: str) -> list[FieldError]:
+    """Marshmallow's nested messages as a flat list, each with the JSON pointer of its field."""
+    if isinstance(messages, dict):
+        return [error for key, value in messages.items() for error in field_errors(value, _step(pointer, key))]
+    return [FieldError(str(message), pointer) for message in (messages if isinstance(messages, list) else [messages])]
+
+
+def _step(pointer: str, key: Any) -> str:
+    return pointer if key == "_schema" else f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
+
+
+_declared: dict[str, JobType] = {}
+
+
+def job_type(
+    *,
+    params: type[Schema],
+    queue: str = "default",
+    takes: str = "document",
+    alternatives: tuple[str, ...] = (),
+    max_attempts: int = 3,
+    backoff: Backoff = exponential(2),
+    timeout: int = 60,
+    available: Callable[[], str | None] = lambda: None,
+) -> Callable[[JobFunction], JobFunction]:
+    """Declare the decorated function as a job type; it is handed back untouched.
+
+    takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
+    max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
+    The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
+    Raises ValueError when the declaration is wrong.
+    """
+
+    def declare(function: JobFunction) -> JobFunction:
+        title, description = _words(function)
+        declared = JobType(
+            function.__name__, title, description, function, queue, params, takes, alternatives, max_attempts, backoff, timeout, available
+        )
+        _check(declared)
+        _declared[declared.name] = replace(declared, **_overrides(declared))
+        return function
+
+    return declare
+
+
+def _words(function: JobFunction) -> tuple[str, str]:
+    description = inspect.getdoc(function) or ""
+    return description.partition("\n")[0].rstrip("."), description
+
+
+def _check(declared: JobType) -> None:
+    wrong = {
+        "its name must be lower case words joined by _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.name),
+        "its function needs a docstring: it is the documentation": not declared.title,
+        "its queue must be lower case letters, digits and _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.queue),
+        "takes must be 'document' or 'nothing'": declared.takes not in ("document", "nothing"),
+        "alternatives must be names of its params": not set(declared.alternatives) <= set(declared.params().fields),
+        "max_attempts must be 1 or more": declared.max_attempts < 1,
+        "timeout must be 1 second or more": declared.timeout < 1,
+        "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
+    }
+    for reason, is_wrong in wrong.items():
+        if is_wrong:
+            raise ValueError(f"job type {declared.name}: {reason}")
+
+
+def _overrides(declared: JobType) -> dict[str, Any]:
+    """What the environment says of this type: `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` (s), `<TYPE>_BACKOFF` (s)."""
+    found = settings().overrides_of(declared.name)
+    if "backoff" in found:
+        found["backoff"] = Backoff(declared.backoff.kind, found["backoff"])
+    return found
+
+
+@cache
+def discover() -> dict[str, JobType]:
+    """Import every file of the packages in `JOB_PACKAGES` once; the declared job types by name, in alphabetical order."""
+    for package in settings().job_packages:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if not module.ispkg:
+                importlib.import_module(f"{package}.{module.name}")
+    return dict(sorted(_declared.items()))
+
+
+def find(name: Any, pointer: str = "/type") -> JobType:
+    """The job type of this name. Raises `Invalid` with the names there are."""
+    types = discover()
+    if not isinstance(name, str) or name not in types:
+        raise Invalid.field(pointer, f"There is no job type {str(name)[:60]!r}. Choose one of: {', '.join(types)}.")
+    return types[name]

@@ -1,0 +1,136 @@
+"""What a worker does with a message: claim the job, run its function, record the outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
+
+from monolith.database import now, writing
+from monolith.errors import Invalid, Later, Permanent
+from monolith.models import Job
+from monolith.runner import lifecycle, registry
+from monolith.runner.lifecycle import Claim, Failure
+from monolith.runner.progress import Overtaken, RunningJob
+from monolith.runner.registry import JobType
+
+HEARTBEAT_S = 5.0
+RECORDING_S = 60.0  # how long an outcome waits for a database that is away
+Answer = TypeVar("Answer")
+log = structlog.get_logger()
+
+
+class TimedOut(BaseException):
+    """The attempt ran past its limit. No `except Exception` of a job type may hold it back."""
+
+
+def run(job_id: str) -> None:
+    """Run one job. The only function that a message ever names; a message that comes twice does nothing."""
+    claim = lifecycle.claim(job_id, worker=f"{socket.gethostname()}:{os.getpid()}")
+    if claim is None:
+        log.info("message_ignored", job_id=job_id)
+        return
+    known = {"job_id": job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
+    with structlog.contextvars.bound_contextvars(**known), heartbeat(claim):
+        _attempt(claim)
+
+
+def _attempt(claim: Claim) -> None:
+    log.info("job_started")
+    job_type = registry.discover().get(claim.job.type)
+    if job_type is None:
+        unknown = f"No worker knows the job type {claim.job.type!r} any more. Submit the document with another type."
+        _record(lambda: lifecycle.fail(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1)))
+        return
+    job = RunningJob(claim)
+    try:
+        with time_limit(job_type.timeout):
+            job.outcome.result = job_type.function(job, claim.job.params)
+        _record(lambda: lifecycle.succeed(claim, job.outcome))
+    except Later as later:
+        wait = later
+        log.info("job_parked", seconds=later.seconds, reason=str(later))
+        _record(lambda: lifecycle.park(claim, wait.seconds, str(wait)))
+    except Overtaken as overtaken:
+        log.warning("job_overtaken", reason=str(overtaken))
+    except (Exception, TimedOut) as error:
+        _fail(claim, job_type, error, job.step)
+
+
+def _fail(claim: Claim, job_type: JobType, error: BaseException, step: str) -> None:
+    failure = _failure(error, job_type, step)
+    log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
+    _record(lambda: lifecycle.fail(claim, failure, job_type.backoff))
+
+
+def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
+    trace = "".join(traceback.format_exception(error))[-20_000:]
+    if isinstance(error, TimedOut):
+        return Failure("timeout", f"It ran past its limit of {job_type.timeout} s while {step or 'starting'}.", trace)
+    if isinstance(error, Permanent):
+        return Failure("permanent", str(error), trace, permanent=True)
+    if isinstance(error, Invalid):
+        return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
+    return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
+
+
+def _record(move: Callable[[], Answer]) -> Answer:
+    """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
+    give_up_at = time.monotonic() + RECORDING_S
+    while True:
+        try:
+            return move()
+        except OperationalError as error:
+            if time.monotonic() > give_up_at:
+                raise
+            log.warning("database_away", error=str(error.orig))
+            time.sleep(1)
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise `TimedOut` in the block after so many seconds, and every second from then on, in case it is swallowed."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimedOut
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def heartbeat(claim: Claim) -> Iterator[None]:
+    """Say every HEARTBEAT_S seconds that this job's worker lives; a silent one is lost, and its job runs elsewhere."""
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(claim, over), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+
+
+def _beat(claim: Claim, over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT_S):
+        try:
+            with writing() as session:
+                session.execute(update(Job).where(*lifecycle.running(claim)).values(heartbeat_at=now()))
+        except OperationalError as error:
+            log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))

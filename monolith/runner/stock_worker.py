@@ -1,0 +1,31 @@
+"""RQ's own `rq worker`, with our settings. The job types are imported before it forks, so that no job pays for it."""
+
+from __future__ import annotations
+
+import structlog
+from rq.cli.cli import main
+
+from monolith.config import settings
+from monolith.runner import queues, registry
+
+WORKER_TTL_S = 30  # how long RQ takes to notice that a worker is gone; its default is seven minutes
+MONITORING_S = 10
+
+log = structlog.get_logger()
+
+
+def work(arguments: tuple[str, ...] = ()) -> None:
+    """Take jobs until SIGTERM. `arguments` are added to those of `rq worker`."""
+    import rq.cli.workers  # noqa: F401 - adds `worker` to RQ's commands
+
+    registry.discover()
+    log.info("worker_started", queues=queues.names())
+    main.main([*_options(), *arguments, *queues.names()], prog_name="rq")
+
+
+def _options() -> list[str]:
+    return [
+        *("worker", "--url", settings().redis_url, "--serializer", "json", "--worker-class", settings().worker_class),
+        *("--worker-ttl", str(WORKER_TTL_S), "--job-monitoring-interval", str(MONITORING_S), "--disable-job-desc-logging"),
+        *(() if settings().log_level == "DEBUG" else ("--quiet",)),  # what RQ says at every job and start, we say ourselves
+    ]

@@ -1,0 +1,130 @@
+"""What guards every request: who is asking, CSRF, sizes, rate limits, and the headers of every answer."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from flask_login import LoginManager, current_user
+from flask_wtf.csrf import CSRFError, CSRFProtect
+
+from monolith import strict_json
+from monolith.auth import accounts
+from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.models import User
+
+JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
+SAFE = ("GET", "HEAD", "OPTIONS")
+OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "api-docs.page")
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+
+csrf = CSRFProtect()
+limiter = Limiter(get_remote_address, storage_uri="memory://", headers_enabled=True)
+login_manager = LoginManager()
+log = structlog.get_logger()
+
+
+def init_app(app: Flask) -> None:
+    app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
+    for extension in (csrf, limiter, login_manager):
+        extension.init_app(app)
+    for step in (_name_request, _require_user, _check_csrf, _check_json):
+        app.before_request(step)
+    app.after_request(_add_headers)
+    app.teardown_request(_forget_request)
+
+
+@login_manager.user_loader
+def _user_of_session(user_id: str) -> User | None:
+    return accounts.user_by_id(user_id)
+
+
+@login_manager.request_loader
+def _user_of_token(_: object) -> User | None:
+    secret = _bearer()
+    g.by_token = secret is not None
+    return accounts.user_of_token(secret) if secret else None
+
+
+def _bearer() -> str | None:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
+def _name_request() -> None:
+    """Every request has an id, the caller's own where it is a sane one; logs, jobs and errors carry it."""
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _require_user() -> None:
+    """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
+    if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS or current_user.is_authenticated:
+        return
+    if _bearer() is not None:
+        raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+    raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
+
+
+def _check_csrf() -> None:
+    """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
+    if request.method in SAFE or _bearer() is not None or request.endpoint is None:
+        return
+    try:
+        csrf.protect()
+    except CSRFError as error:
+        raise Forbidden(f"{str(error.description).rstrip('.')}. Load the page again and repeat what you did.") from error
+
+
+def _check_json() -> None:
+    """Read a JSON body strictly before anything else does."""
+    if request.method in SAFE or not request.path.startswith("/api/"):
+        return
+    if not request.is_json:
+        if request.mimetype != "multipart/form-data" and request.content_length:
+            raise Problem("The body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
+        return
+    if request.endpoint != "documents.Documents":
+        request.max_content_length = JSON_LIMIT
+    try:
+        strict_json.loads(request.get_data() or b"{}")
+    except ValueError as error:
+        raise Problem(f"The body is not JSON that can be read: {error}. Mend it and send it again.") from error
+
+
+def require_admin() -> None:
+    """Raises `Forbidden` for a user who is no admin."""
+    if not current_user.is_admin:
+        raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
+    log.info("request", method=request.method, path=request.path, status=response.status_code)
+    return response
+
+
+def _forget_request(_: BaseException | None) -> None:
+    structlog.contextvars.clear_contextvars()

@@ -1,0 +1,67 @@
+"""Reading JSON from strangers: nothing that parses here can break something later.
+
+Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, doubled keys, numbers no
+database holds, and NUL or lone surrogates in texts (PostgreSQL and UTF-8 refuse them).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 32
+MAX_INTEGER = 2**63 - 1
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|([\]}])', re.DOTALL)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def loads(content: bytes) -> Any:
+    """The value, safe to store. Raises ValueError saying what is wrong."""
+    _check_depth(content)
+    value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object)
+    _check_texts(value)
+    return value
+
+
+def _check_depth(content: bytes) -> None:
+    depth = 0
+    for bracket in _BRACKETS.finditer(content):
+        depth += 1 if bracket.group(1) else -1 if bracket.group(2) else 0
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(value := int(digits)) > MAX_INTEGER:
+        raise ValueError("a number is too large")
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def _check_texts(value: Any) -> None:
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise ValueError("a text has a NUL or half a surrogate pair")
+    if isinstance(value, dict):
+        _check_texts(list(value))
+        _check_texts(list(value.values()))
+    if isinstance(value, list):
+        for one in value:
+            _check_texts(one)

@@ -1,0 +1,62 @@
+"""The web process: gunicorn with threads, in front of `create_app()`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gunicorn import glogging
+from gunicorn.app.base import BaseApplication
+
+from monolith.config import settings
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat must not wait for a disk
+
+
+def serve() -> None:
+    """Answer HTTP until SIGTERM."""
+    Server().run()
+
+
+class Server(BaseApplication):
+    def load_config(self) -> None:
+        for name, value in _options().items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        from monolith import create_app
+
+        return create_app()
+
+
+class Log(glogging.Logger):
+    """Gunicorn's own lines go where all the others go."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+def _options() -> dict[str, Any]:
+    host = settings().host
+    return {
+        "bind": f"{f'[{host}]' if ':' in host else host}:{settings().port}",
+        "worker_class": "gthread",
+        "workers": int(os.environ.get("WEB_CONCURRENCY") or 1),
+        "threads": settings().web_threads,
+        "preload_app": True,  # the workers share the memory of what is imported
+        "timeout": 30,
+        "graceful_timeout": 20,  # hosts kill after 30
+        "keepalive": 5,
+        "limit_request_line": 4094,
+        "limit_request_fields": 50,
+        "limit_request_field_size": 8190,
+        "accesslog": None,
+        "logger_class": Log,
+        "loglevel": "warning" if settings().log_level == "INFO" else settings().log_level.lower(),
+        "control_socket_disable": True,
+        "worker_tmp_dir": str(SHARED_MEMORY) if os.access(SHARED_MEMORY, os.W_OK) else None,
+        "proc_name": "intray-web",
+    }

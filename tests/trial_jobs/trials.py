@@ -1,0 +1,100 @@
+"""Job types that end in every way there is, for tests. Real workers load them with JOB_PACKAGES=jobs,tests.trial_jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from monolith.runner.registry import Job, Later, Permanent, exponential, fixed, job_type
+
+
+class Nothing(Schema):
+    pass
+
+
+class Echo(Schema):
+    value = fields.Raw(load_default=None)
+
+
+class Seconds(Schema):
+    seconds = fields.Float(load_default=1.0)
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=2, backoff=fixed(0.1), timeout=20)
+def trial_echo(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Give back its params, with a file and two steps."""
+    job.progress(10, "listening")
+    job.progress(90, "echoing")
+    job.attach("echo.txt", str(params["value"]).encode(), "text/plain")
+    return {"value": params["value"]}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=2, backoff=fixed(0.1), timeout=20)
+def trial_raise(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Raise each time."""
+    raise RuntimeError("the site answered 503")
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=3, backoff=exponential(0.1), timeout=20)
+def trial_second_time(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Raise the first time, succeed the second."""
+    if job.attempt == 1:
+        raise RuntimeError("not yet")
+    return {"attempt": job.attempt}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=20)
+def trial_permanent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail for good at once."""
+    raise Permanent("The file is broken. Export it again.")
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
+def trial_later(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask to be parked."""
+    raise Later(600, "OpenAI asked for a pause")
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=1)
+def trial_slow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Run past its limit, swallowing every exception it can."""
+    job.progress(None, "sleeping")
+    ends_at = time.monotonic() + params["seconds"]
+    while time.monotonic() < ends_at:
+        try:
+            time.sleep(0.05)
+        except Exception:  # noqa: S110 - that is the trial
+            pass
+    return {}
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=60)
+def trial_sleep(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Sleep."""
+    job.progress(None, "sleeping")
+    time.sleep(params["seconds"])
+    return {"slept": params["seconds"]}
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=3, timeout=20)
+def trial_bad_result(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Give a result that cannot be kept."""
+    return {"set": {"set": {1, 2}, "nan": float("nan"), "big": "x" * 2_000_000}[params["value"]]}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=20)
+def trial_crash(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Kill its own process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
+def trial_follow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Have another job follow."""
+    job.follow_up("trial_echo", {"value": job.id}, priority="high")
+    return {}
