@@ -23,20 +23,21 @@ requirements: .venv/test.stamp
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 
-.venv/run.stamp: requirements.txt .venv/bin/python
+.venv/run.stamp: requirements.txt .venv/created.stamp
 	echo "Installing what Intray needs into .venv (once, about half a minute) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
 	touch $@
 
-.venv/test.stamp: requirements-dev.txt .venv/bin/python
+.venv/test.stamp: requirements-dev.txt .venv/created.stamp
 	echo "Installing what the tests need into .venv (once, about half a minute) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
 	touch $@ .venv/run.stamp
 
-.venv/bin/python:
+.venv/created.stamp:
 	command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv)."; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed, $(PYTHON) is older: install one and say PYTHON=python3.11 make run."; exit 1; }
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "Python's venv is missing: install it (Debian: apt-get install python3-venv)."; exit 1; }
 	$(PYTHON) -m venv .venv
+	touch $@

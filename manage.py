@@ -33,7 +33,8 @@ def _outside_trouble(error: Exception) -> str | None:
     from sqlalchemy.exc import DBAPIError
 
     if isinstance(error, DBAPIError):
-        return f"The database said: {str(error.orig).strip().splitlines()[0]}. Run `manage.py db upgrade` if its tables are old; `manage.py doctor` says more."
+        said = str(error.orig).strip().splitlines()[0]
+        return f"The database said: {said}. Run `manage.py db upgrade` if its tables are old; `manage.py doctor` says more."
     if isinstance(error, RedisError):
         return f"Redis said: {error}. `manage.py doctor` says what to mend."
     if isinstance(error, OSError) and error.filename:
@@ -58,10 +59,10 @@ def run() -> None:
 @main.command()
 def web() -> None:
     """Answer HTTP on HOST:PORT."""
+    logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
     from monolith import processes
     from monolith.web import serve
 
-    logs.configure("web")
     processes.forks_die_with_us()
     serve()
 

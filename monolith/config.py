@@ -65,7 +65,7 @@ def _read(env: Env) -> Settings:
     return Settings(
         home=home,
         port=env.int("PORT", 8000),
-        host=env.str("HOST", "0.0.0.0" if "DYNO" in os.environ else "127.0.0.1"),
+        host=env.str("HOST", "0.0.0.0" if "DYNO" in os.environ else "127.0.0.1"),  # noqa: S104 - a dyno is reached from outside
         database_url=_database_url(env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"),
         redis_url=env.str("REDIS_URL", "") or f"unix://{quote(str(redis_socket(home)))}",
         redis_is_ours=not env.str("REDIS_URL", ""),

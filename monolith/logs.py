@@ -21,7 +21,7 @@ _MASKS = [
     (re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(sk-)[\w-]{8,}"), r"\1***"),
     (re.compile(r"\b(intray_)[\w-]{8,}"), r"\1***"),
-    (re.compile(r"(\w://[^\s:/@\"']*:)[^\s@\"']+@"), r"\1***@"),
+    (re.compile(r"(\w://[^\s:/@\"']*:)[^\s/@\"']+@"), r"\1***@"),
 ]
 
 

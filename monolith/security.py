@@ -19,7 +19,7 @@ from monolith.models import User
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 SAFE = ("GET", "HEAD", "OPTIONS")
-OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "api-docs.page")
+OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",

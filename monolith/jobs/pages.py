@@ -14,9 +14,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.config import settings
 from monolith.database import now, reading
-from monolith.errors import Invalid, Problem
+from monolith.errors import Invalid
 from monolith.jobs import finding, forms, submission, uploads, wording
-from monolith.models import STATUSES, Job, JobEvent
+from monolith.models import STATUSES, JobEvent
 from monolith.runner import registry
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.waiting import waiting_reason

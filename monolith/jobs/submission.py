@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,6 +93,30 @@ def delay(given: Any, pointer: str = "") -> float:
     if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= MAX_DELAY_S:
         return float(given)
     raise Invalid.field(f"{pointer}/delay", f"{str(given)[:40]!r} is no delay. Give seconds, from 0 to {MAX_DELAY_S} (30 days).")
+
+
+def cancel(user: User, job_id: str) -> None:
+    """End the user's job before it starts. Raises `Conflict` when it has started or is over."""
+    _steer(user, job_id, lifecycle.cancel, "Only a job that waits can be cancelled; one that runs can be stopped.")
+
+
+def stop(user: User, job_id: str) -> None:
+    """End the user's running job. Raises `Conflict` when it does not run."""
+    _steer(user, job_id, lifecycle.stop, "Only a job that runs can be stopped; one that waits can be cancelled.")
+
+
+def requeue(user: User, job_id: str) -> None:
+    """Start the user's failed, stopped or cancelled job again. Raises `Conflict` when it is none of these."""
+    _steer(user, job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be started again.")
+
+
+def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> None:
+    with reading() as session:
+        finding.job(session, user, job_id)
+    if not move(job_id):
+        with reading() as session:
+            status = session.scalar(select(Job.status).where(Job.id == job_id))
+        raise Conflict(f"The job is {status}. {rule}")
 
 
 def delete_document(user: User, document_id: str) -> None:

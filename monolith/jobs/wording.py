@@ -77,7 +77,9 @@ def ago(seconds: float | None, now: float) -> Markup:
     at = datetime.fromtimestamp(seconds, UTC)
     passed = max(now - seconds, 0)
     text = "just now" if passed < 5 else f"{duration(passed, parts=1)} ago"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), at.strftime("%-d %b %Y, %H:%M UTC"), text)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"), at.strftime("%-d %b %Y, %H:%M UTC"), text
+    )
 
 
 def duration(seconds: float | None, parts: int = 2) -> str:

@@ -208,11 +208,47 @@ def interrupt(job_id: str, number: int, why: str) -> bool:
     return bool(poison or jobs)
 
 
+# ---- what people do
+
+
+def cancel(job_id: str) -> bool:
+    """End a job that has not started. False when it has, or is over."""
+    with writing() as session:
+        return bool(_move(session, "canceled", Job.id == job_id, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED))
+
+
+def stop(job_id: str) -> bool:
+    """End a running job: from now on its outcome changes nothing, and its worker ends it. False when it does not run."""
+    with writing() as session:
+        stopped = _move(session, "stopped", Job.id == job_id, Job.status == "started", status="stopped", **_ENDED)
+    if stopped:
+        queues.stop(job_id)
+    return bool(stopped)
+
+
+def requeue(job_id: str) -> bool:
+    """Start a job again that failed, was stopped or was cancelled, with all its attempts. False when it is none of these."""
+    afresh = {
+        "attempt": 0,
+        "interruptions": 0,
+        "started_at": None,
+        "ended_at": None,
+        "error_type": None,
+        "error_message": None,
+        "error_trace": None,
+    }
+    over = Job.status.in_(("failed", "stopped", "canceled"))
+    with writing() as session:
+        jobs = _move(session, "requeued", Job.id == job_id, over, status="queued", **afresh, **_RELEASED, **_QUEUED)
+    queues.push(jobs)
+    return bool(jobs)
+
+
 # ---- what every move shares
 
 _QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
 _RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
-_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None}
+_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "parked_reason": None}
 
 
 def running(claim: Claim) -> tuple[ColumnElement[bool], ...]:

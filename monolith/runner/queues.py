@@ -11,8 +11,10 @@ from redis import BlockingConnectionPool, Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue, Worker
-from rq.worker import BaseWorker
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
 
 from monolith.config import settings
 from monolith.models import Job
@@ -140,6 +142,14 @@ def listened() -> set[str]:
 def workers() -> list[dict[str, str]]:
     """The name, state and current job of each living worker. Raises RedisError when Redis is away."""
     return [{"name": one.name, "state": str(one.get_state()), "job_id": one.get_current_job_id() or ""} for one in _living()]
+
+
+def stop(job_id: str) -> None:
+    """Ask the worker that runs the job to end it now. Where Redis is away, its heartbeat or its next step does."""
+    try:
+        send_stop_job_command(connection(), job_id, serializer=JSONSerializer)
+    except (RedisError, NoSuchJobError, InvalidJobOperation) as error:
+        log.warning("stop_not_sent", job_id=job_id, error=str(error))
 
 
 def _living() -> list[BaseWorker]:

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -135,6 +135,9 @@ class Intray:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for pid in self.processes():  # what a failed test has left
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def _log(self) -> Path:

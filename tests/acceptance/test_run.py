@@ -14,6 +14,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from rq import Queue, Worker
 
 from tests.acceptance.processes import ANNOUNCED, MANAGE, ROOT, VENV_ONLY, Intray, NewIntray, free_port, until
 
@@ -73,6 +75,25 @@ def test_killing_it_leaves_no_process_and_does_not_hinder_the_next_run(new_intra
     intray.run.wait()
     until(lambda: intray.processes() == {}, or_else=lambda: str(intray.processes()))
     assert intray.start().stop() == 0
+
+
+def test_ending_it_kills_a_job_that_does_not_end_and_what_the_job_started(new_intray: NewIntray) -> None:
+    intray = new_intray().start()
+    occupy_a_worker(intray, "subprocess.run", ["sleep", "300"])
+    intray.wait_until(lambda: "sleep 300 " in intray.processes().values())
+    assert intray.stop() == 0
+    assert intray.processes() == {}
+    assert "process_killed" in intray.output()
+
+
+def test_killing_it_ends_the_jobs_that_run(new_intray: NewIntray) -> None:
+    intray = new_intray().start()
+    before = len(intray.processes())
+    occupy_a_worker(intray, "time.sleep", 300)
+    intray.wait_until(lambda: len(intray.processes()) == before + 1)
+    assert intray.run
+    intray.run.kill()
+    until(lambda: intray.processes() == {}, or_else=lambda: str(intray.processes()))
 
 
 def test_a_socket_left_by_a_crash_does_not_hinder_the_next_run(new_intray: NewIntray) -> None:
@@ -194,6 +215,7 @@ def test_doctor_finds_a_redis_that_evicts(new_intray: NewIntray, redis_server: s
         (("user", "create", "--email", "taken@example.org", "--password", "x"), "taken@example.org already"),
         (("token", "create", "--email", "unknown@example.org"), "There is no user unknown@example.org"),
         (("worker",), "make run"),
+        (("worker", "--burst"), "make run"),
     ],
 )
 def test_a_command_that_cannot_be_done_says_why_in_one_line(new_intray: NewIntray, words: tuple[str, ...], said: str) -> None:
@@ -223,6 +245,14 @@ def test_on_a_terminal_each_line_says_who_speaks(new_intray: NewIntray) -> None:
     os.close(master)  # as a closed window does: whoever writes now gets an error
     assert intray.run.wait(40) == 0
     assert intray.processes() == {}
+
+
+def occupy_a_worker(intray: Intray, function: str, argument: object) -> None:
+    """Have some worker run a function for long, as a job that hangs would."""
+    with Redis(unix_socket_path=str(intray.home / "redis.sock")) as connection:
+        until(lambda: bool(Worker.all(connection=connection)))
+        queue = Worker.all(connection=connection)[0].queue_names()[0]
+        Queue(queue, connection=connection, serializer="json").enqueue_call(function, args=(argument,), timeout=600)
 
 
 def one_line(intray: Intray, *words: str) -> str:

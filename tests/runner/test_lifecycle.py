@@ -26,7 +26,9 @@ def submit(alice: Caller) -> Callable[..., Job]:
 
 def ledger(job: Job) -> Job:
     with reading() as session:
-        return session.scalar(select(Job).where(Job.id == job.id).options(undefer(Job.result), selectinload(Job.events), selectinload(Job.artefacts)))
+        return session.scalar(
+            select(Job).where(Job.id == job.id).options(undefer(Job.result), selectinload(Job.events), selectinload(Job.artefacts))
+        )
 
 
 def make_due(job: Job) -> None:
@@ -212,3 +214,31 @@ def test_a_type_that_no_worker_knows_fails_with_what_to_do(submit):
         session.execute(update(Job).values(type="gone"))
     running.run(job.id)
     assert (ledger(job).status, ledger(job).error_type) == ("failed", "unknown_type")
+
+
+def test_a_job_that_waits_is_cancelled_and_one_that_runs_is_not(submit):
+    waiting, later, running_one = submit("trial_echo"), submit("trial_echo", delay=60), submit("trial_echo")
+    lifecycle.claim(running_one.id, "w")
+    assert [lifecycle.cancel(job.id) for job in (waiting, later, running_one)] == [True, True, False]
+    assert [ledger(job).status for job in (waiting, later, running_one)] == ["canceled", "canceled", "started"]
+    running.run(waiting.id)  # its message comes all the same
+    assert ledger(waiting).status == "canceled"
+
+
+def test_the_outcome_of_a_stopped_job_changes_nothing(submit):
+    job = submit("trial_echo")
+    claim = lifecycle.claim(job.id, "w")
+    assert lifecycle.stop(job.id)
+    assert not lifecycle.succeed(claim, Outcome({}))
+    assert (ledger(job).status, ledger(job).result) == ("stopped", None)
+    assert not lifecycle.stop(job.id)
+
+
+def test_a_requeued_job_starts_afresh_with_all_its_attempts(submit):
+    job = submit("trial_permanent")
+    running.run(job.id)
+    assert lifecycle.requeue(job.id)
+    row = ledger(job)
+    assert (row.status, row.attempt, row.error_type, row.ended_at) == ("queued", 0, None, None)
+    assert queues.waiting_ids("default.normal") >= {job.id}
+    assert not lifecycle.requeue(job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 from marshmallow import Schema, fields
@@ -65,10 +66,8 @@ def trial_slow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(None, "sleeping")
     ends_at = time.monotonic() + params["seconds"]
     while time.monotonic() < ends_at:
-        try:
+        with suppress(Exception):
             time.sleep(0.05)
-        except Exception:  # noqa: S110 - that is the trial
-            pass
     return {}
 
 

@@ -1,0 +1,60 @@
+"""Write docs/job-types.md from the declarations in jobs/: python docs/job_types.py"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from monolith.jobs.schemas import params_schema  # noqa: E402
+from monolith.runner import registry  # noqa: E402
+from monolith.runner.registry import JobType  # noqa: E402
+
+HEAD = """# Job types
+
+Made from the declarations in `jobs/` by `python docs/job_types.py`; do not edit. Each figure can be changed by the environment:
+`<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` (seconds), such as `ANALYZE_MAX_ATTEMPTS=5`.
+"""
+
+
+def markdown() -> str:
+    """All job types that stand in jobs/, in alphabetical order."""
+    found = [one for one in registry.discover().values() if one.function.__module__.startswith("jobs.")]
+    return "\n".join([HEAD, *(_section(one) for one in found)])
+
+
+def _section(job_type: JobType) -> str:
+    facts = [
+        ("Queue", f"`{job_type.queue}`"),
+        ("Takes", _takes(job_type)),
+        ("Attempts", f"{job_type.max_attempts}, backoff {job_type.backoff} s"),
+        ("Timeout", f"{job_type.timeout} s an attempt"),
+    ]
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
+    return f"## `{job_type.name}`\n\n{job_type.description}\n\n{table}\n\n{_params(job_type)}\n"
+
+
+def _takes(job_type: JobType) -> str:
+    return " or ".join(
+        [f"a {job_type.takes}" if job_type.takes == "document" else job_type.takes, *(f"`{name}`" for name in job_type.alternatives)]
+    )
+
+
+def _params(job_type: JobType) -> str:
+    schema = params_schema(job_type)
+    rows = []
+    for name, one in schema["properties"].items():
+        needed = "required" if name in schema.get("required", []) else f"default `{one['default']}`" if "default" in one else "optional"
+        rows.append(f"| `{name}` | {_type(one)} | {needed} | {one.get('description', '')} |")
+    return "\n".join(["| Param | Type | | Meaning |", "|---|---|---|---|", *rows]) if rows else "No params."
+
+
+def _type(schema: dict[str, object]) -> str:
+    given = schema.get("type", "any")
+    return " or ".join(str(one) for one in given) if isinstance(given, list) else str(given)
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "job-types.md").write_text(markdown())

@@ -1,0 +1,150 @@
+"""Make the pictures of docs/images: start Intray in a home of its own, hand in real documents, photograph the pages.
+
+Run it from the project's folder: `.venv/bin/python -m docs.screenshots`. It needs Chromium (`apt-get install chromium`).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from fpdf import FPDF
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.acceptance.processes import Intray
+from tests.browser.starting import LAUNCH
+
+IMAGES = Path(__file__).resolve().parent / "images"
+LOOKS = {
+    "light": {"viewport": {"width": 1200, "height": 820}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1200, "height": 820}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True},
+}
+GUIDE = """# Marlin: a queue for small teams
+
+Marlin is a command line tool that keeps a shared list of tasks in one SQLite file. It is fast to install, works offline and
+has been used in production by twelve teams since 2021. It is released under the MIT licence.
+
+## Features
+
+Marlin supports priorities, due dates and recurring tasks. It is easy to script: every command prints plain text or JSON.
+Backups are simple, because everything is in one file. The test suite covers 94 % of the code.
+
+## Getting started
+
+Install it with pip and run `marlin init` in a folder that your team shares. You can use it to plan releases, to hand over
+support shifts, or to keep a reading list.
+
+## Limitations
+
+Marlin does not support Windows network drives. Two people who edit at the same moment must retry, and there is no mobile app
+yet. Lists of more than 50,000 tasks are slow. Attachments are not encrypted.
+"""
+
+
+def main(names: list[str]) -> None:
+    """Write the pictures whose names begin with one of `names`; all of them when there are none."""
+    IMAGES.mkdir(exist_ok=True)
+    with running() as intray, slow_site() as slow, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**LAUNCH)
+        places = hand_in(browser, intray, slow)
+        for name, path in {"sign-in": "/sign-in", **places}.items():
+            for look in LOOKS:
+                if not names or f"{name}-{look}".startswith(tuple(names)):
+                    photograph(browser, intray, name, path, look)
+        browser.close()
+
+
+@contextmanager
+def running() -> Iterator[Intray]:
+    with tempfile.TemporaryDirectory(prefix="intray-pictures-") as folder:
+        intray = Intray(Path(folder) / "home", {"FETCH_ALLOW_LOOPBACK": "true", "SIGN_IN_RATE": "1000 per minute"})
+        try:
+            yield intray.start()
+        finally:
+            intray.end()
+
+
+@contextmanager
+def slow_site() -> Iterator[str]:
+    """The address of a page that is long in coming, so that a job can be seen at work."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(18)
+            self.send_error(503)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/handbook"
+    server.shutdown()
+
+
+def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
+    """Submit the examples; the path of each page to photograph, the one at work last before it is over."""
+    page = signed_in(browser, intray, "light")
+    failed = submit(page, files=[{"name": "scan-0412.pdf", "mimeType": "application/pdf", "buffer": pdf(None)}])
+    submit(page, files=[{"name": "annual-report.pdf", "mimeType": "application/pdf", "buffer": pdf(GUIDE)}])
+    done = submit(page, text=GUIDE)
+    page.locator(".result").wait_for()
+    working = submit(page, url=slow, title="Handbook of the city archive")
+    page.context.close()
+    document = {"submit": "/", "documents": "/documents", "jobs": "/jobs", "admin": "/admin/", "api": "/api/docs"}
+    return {"job-working": working, **document, "job-done": done, "job-failed": failed}
+
+
+def submit(page: Page, *, files: list[dict[str, object]] | None = None, title: str = "", **fields: str) -> str:
+    """Fill the form in as a person does; the path of the page it leads to."""
+    page.goto("/")
+    if files:
+        page.locator("#file").set_input_files(files)
+    if title:
+        page.get_by_text("Title and kind").click()
+        page.get_by_label("Title", exact=True).fill(title)
+    for name, value in fields.items():
+        page.locator(f"[name={name}]").fill(value)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/*")
+    return "/" + page.url.split("/", 3)[3]
+
+
+def pdf(text: str | None) -> bytes:
+    document = FPDF()
+    document.add_page()
+    if text:
+        document.set_font("Helvetica", size=11)
+        document.multi_cell(0, 6, text)
+    else:
+        document.rect(20, 20, 100, 60)
+    return bytes(document.output())
+
+
+def signed_in(browser: Browser, intray: Intray, look: str) -> Page:
+    page = browser.new_context(base_url=intray.base_url, **LOOKS[look]).new_page()
+    page.goto("/")
+    page.get_by_label("E-mail").fill(intray.email)
+    page.get_by_label("Password").fill(intray.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.locator("nav.tabs").wait_for()
+    return page
+
+
+def photograph(browser: Browser, intray: Intray, name: str, path: str, look: str) -> None:
+    is_gate = name == "sign-in"
+    page = browser.new_context(base_url=intray.base_url, **LOOKS[look]).new_page() if is_gate else signed_in(browser, intray, look)
+    page.goto(path)
+    page.wait_for_function("document.readyState === 'complete'")
+    page.screenshot(
+        path=IMAGES / f"{name}-{look}.png", full_page=look == "phone", animations="disabled" if name != "job-working" else "allow"
+    )
+    page.context.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

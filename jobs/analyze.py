@@ -1,0 +1,168 @@
+"""Analyse a document or a tool: what it is, what speaks for it, what against, what it is for, how mature it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, pre_load, validate
+
+from jobs.tools import ai, judging, reading, signs
+from jobs.tools.extract import text_of, title_of
+from jobs.tools.fetch import fetch, why_unfit
+from monolith.config import settings
+from monolith.runner.registry import Job, Permanent, exponential, job_type
+
+INSTRUCTIONS = """
+You assess a document and the tool, product or matter it is about, for a reader who has to decide whether to use it.
+Be specific and sober. Rely on the document alone; where it is silent, say so rather than guess.
+Write plain English. Give each strength, limitation and use case as one sentence. The maturity score says how ready for
+serious use the subject shows itself to be: 0 is an idea, 0.5 works but is young or thinly documented, 1 is proven,
+documented and supported.
+"""
+
+
+def _check_url(url: str) -> None:
+    if reason := why_unfit(url):
+        raise ValidationError(reason)
+
+
+class Params(Schema):
+    url = fields.String(
+        validate=_check_url,
+        metadata={"title": "Address", "description": "The page to read, when no document is given. Starts with http:// or https://."},
+    )
+    text = fields.String(
+        validate=validate.Length(max=1_000_000),
+        metadata={"title": "Text", "description": "The text to analyse, when no document is given."},
+    )
+    name = fields.String(
+        validate=validate.Length(max=200),
+        metadata={
+            "title": "Name of the tool",
+            "description": "What the document is about. Needs a document, an address, a text or a description.",
+        },
+    )
+    description = fields.String(
+        validate=validate.Length(max=10_000),
+        metadata={"title": "Description", "description": "What you know of it. It is read together with the document, or alone."},
+    )
+
+    @pre_load
+    def without_blanks(self, data: Any, **_: Any) -> Any:
+        """A field of a form that was left blank was not given."""
+        return {key: value for key, value in data.items() if not _is_blank(value)} if isinstance(data, dict) else data
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or isinstance(value, str) and not value.strip()
+
+
+class Verdict(Schema):
+    """What the LLM answers."""
+
+    summary = fields.String(
+        required=True, validate=validate.Length(1, 3000), metadata={"description": "What it is, in two to five sentences."}
+    )
+    strengths = fields.List(fields.String(validate=validate.Length(max=600)), required=True, validate=validate.Length(max=12))
+    limitations = fields.List(fields.String(validate=validate.Length(max=600)), required=True, validate=validate.Length(max=12))
+    use_cases = fields.List(fields.String(validate=validate.Length(max=600)), required=True, validate=validate.Length(max=12))
+    maturity_score = fields.Float(required=True, validate=validate.Range(0, 1))
+
+
+@job_type(
+    queue="default",
+    params=Params,
+    takes="document",
+    alternatives=("url", "text", "description"),
+    max_attempts=3,
+    backoff=exponential(2),
+    timeout=120,
+)
+def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Analyse a document or a tool.
+
+    Reads a document, a web page or a text and gives a summary, strengths, limitations, use cases and a maturity score
+    from 0 to 1, with key sentences, key terms, sections, readability and what is missing. With an LLM configured, the
+    LLM judges; without one, everything is quoted from the document itself and the result is marked `engine: local`.
+    """
+    job.progress(5, "reading")
+    source = _read(job, params)
+    job.progress(40, "analysing")
+    found = reading.read(source.text)
+    kind = signs.kind_of(found)
+    shown = signs.signs_of(found, kind)
+    verdict = _ask(job, source, params) if ai.configured() else _judge(found, kind, shown)
+    job.progress(90, "writing")
+    return {
+        **verdict,
+        "document_type": kind,
+        "language": found.language,
+        "key_sentences": [one.text for one in reading.key_sentences(found)],
+        "key_terms": reading.key_terms(found),
+        "sections": found.sections[:100],
+        "readability": reading.reading_ease(found),
+        "signs": [{"name": sign["name"], "found": sign["found"]} for sign in shown],
+        "missing": [sign["lacking"] for sign in shown if not sign["found"]],
+        "source": {**source.facts, "characters": len(source.text), "words": len(found.words)},
+    }
+
+
+@dataclass(frozen=True)
+class _Source:
+    text: str
+    facts: dict[str, str | None]
+
+
+def _read(job: Job, params: dict[str, Any]) -> _Source:
+    """What was given, as one text: the description first, then the document, or else the page, or else the text."""
+    main = _main_source(job, params)
+    text = "\n\n".join(part for part in (params.get("description"), main.text) if part)
+    if not text.strip():
+        raise Permanent("There is nothing to analyse. Give a document, an address, a text or a description.")
+    title = params.get("name") or main.facts["title"]
+    return _Source(text, {**main.facts, "title": title})
+
+
+def _main_source(job: Job, params: dict[str, Any]) -> _Source:
+    document = job.document
+    if document is not None:
+        text = document.text  # first: a page gets its title and media type when it is fetched
+        return _Source(text, _facts(document.title, document.source_url, document.id, document.media_type))
+    if url := params.get("url"):
+        page = fetch(url)
+        title = title_of(page.content, page.media_type)
+        return _Source(text_of(page.content, page.media_type), _facts(title, page.url, None, page.media_type))
+    return _Source(params.get("text", ""), _facts(None, None, None, "text/plain"))
+
+
+def _facts(title: str | None, url: str | None, document_id: str | None, media_type: str) -> dict[str, str | None]:
+    return {"title": title, "url": url, "document_id": document_id, "media_type": media_type.partition(";")[0]}
+
+
+def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
+    named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
+    verdict = ai.ask(job, instructions=INSTRUCTIONS, document_text=named + source.text, schema=Verdict)
+    read = min(len(source.text), ai.MAX_DOCUMENT)
+    part = "the whole document" if read == len(source.text) else f"the first {read:,} of its {len(source.text):,} characters"
+    model = settings().openai_model
+    return {**verdict, "engine": f"openai:{model}", "basis": f"Judged by {model}, which read {part}."}
+
+
+def _judge(found: reading.Reading, kind: str, shown: list[dict[str, str | bool]]) -> dict[str, Any]:
+    has = sum(bool(sign["found"]) for sign in shown)
+    basis = f"Quoted from the document by cue words; the maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
+    if found.language != "en":
+        basis += " The cue words are English and the document does not seem to be, so little may have been found."
+    return {
+        "summary": judging.summary(found),
+        "strengths": judging.strengths(found),
+        "limitations": judging.limitations(found),
+        "use_cases": judging.use_cases(found),
+        "maturity_score": round(has / len(shown), 2),
+        "engine": "local",
+        "basis": basis,
+    }
+
+
+_NOUNS = {"software": "description of software", "report": "report", "text": "text"}

@@ -1,0 +1,321 @@
+"""Fetching from real servers on this machine, kind and hostile ones; and the addresses that must never be fetched."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import time
+
+import pytest
+
+from jobs.tools import fetch as fetching
+from jobs.tools.fetch import FetchFailed, fetch
+from monolith.config import settings
+from monolith.runner.registry import Later, Permanent
+
+PAGE = b"<html><head><title>A page</title></head><body><p>Hello.</p></body></html>"
+HTML = {"Content-Type": "text/html"}
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Site:
+    """A web site of fixed answers by path; it counts the requests and keeps their headers."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {"/": (200, HTML, PAGE)}
+        self.asked: list[dict[str, str]] = []
+        site = self
+
+        class Pages(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append(dict(self.headers))
+                code, headers, body = site.answers.get(self.path, (404, HTML, b"none"))
+                self.send_response(code)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except ConnectionError:
+                    return
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SECRET_KEY", "for tests")
+    monkeypatch.setenv("FETCH_ALLOW_LOOPBACK", "1")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in production: loopback addresses are refused like all private ones."""
+    monkeypatch.delenv("FETCH_ALLOW_LOOPBACK")
+    settings.cache_clear()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    thread = threading.Thread(target=site.http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield site
+    site.http.shutdown()
+    thread.join()
+    site.http.server_close()
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[[Callable[[socket.socket, threading.Event], None]], str]]:
+    """Start a server that treats one connection as it is told; gives its URL."""
+    over, threads, listening = threading.Event(), [], socket.create_server(("127.0.0.1", 0))
+
+    def start(treat: Callable[[socket.socket, threading.Event], None]) -> str:
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                try:
+                    connection.recv(65536)
+                    treat(connection, over)
+                except OSError:
+                    return  # it hung up, as it should
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
+    listening.close()
+
+
+def test_a_page_comes_with_its_type_and_address(site: Site) -> None:
+    page = fetch(f"{site.url}/")
+    assert (page.url, page.content, page.media_type) == (f"{site.url}/", PAGE, "text/html")
+    assert "Cookie" not in site.asked[0] and "Authorization" not in site.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "declared", "kept"),
+    [
+        ("/a", "text/html; charset=UTF-8", "text/html"),
+        ("/a", "Text/HTML; Charset='ISO-8859-1'", "text/html; charset=iso-8859-1"),
+        ("/a.pdf", "application/octet-stream", "application/pdf"),
+        ("/a.md?x=1", "application/octet-stream", "text/markdown"),
+        ("/a", "", "text/html"),
+        ("/a", "application/json", "application/json"),
+    ],
+)
+def test_the_media_type_is_the_declared_one_or_that_of_the_ending(site: Site, path: str, declared: str, kept: str) -> None:
+    site.answers[path] = (200, {"Content-Type": declared} if declared else {}, b"something")
+    assert fetch(site.url + path).media_type == kept
+
+
+@pytest.mark.parametrize("declared", ["image/png", "video/mp4", "application/octet-stream", "application/zip", "text/<script>"])
+def test_what_cannot_be_read_is_refused(site: Site, declared: str) -> None:
+    site.answers["/a"] = (200, {"Content-Type": declared}, b"something")
+    with pytest.raises(Permanent, match="cannot be read"):
+        fetch(f"{site.url}/a")
+
+
+def test_a_compressed_page_is_unpacked(site: Site) -> None:
+    site.answers["/"] = (200, {**HTML, "Content-Encoding": "gzip"}, gzip.compress(PAGE))
+    assert fetch(site.url).content == PAGE
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_over_the_limit_is_refused_however_small_it_travels(site: Site, packed: bool) -> None:
+    body = b"x" * (fetching.MAX_BODY + 1)
+    site.answers["/"] = (200, {**HTML, "Content-Encoding": "gzip"}, gzip.compress(body)) if packed else (200, HTML, body)
+    with pytest.raises(Permanent, match="larger than 10 MB"):
+        fetch(site.url)
+
+
+def test_a_body_of_the_limit_is_taken(site: Site) -> None:
+    site.answers["/"] = (200, HTML, b"x" * fetching.MAX_BODY)
+    assert len(fetch(site.url).content) == fetching.MAX_BODY
+
+
+def test_an_empty_page_is_refused(site: Site) -> None:
+    site.answers["/"] = (200, HTML, b"\n")
+    with pytest.raises(Permanent, match="empty"):
+        fetch(site.url)
+
+
+def _redirects(site: Site, count: int) -> None:
+    site.answers |= {f"/{number}": (302, {"Location": f"/{number + 1}"}, b"") for number in range(count)}
+    site.answers[f"/{count}"] = (200, HTML, PAGE)
+
+
+def test_three_redirects_are_followed(site: Site) -> None:
+    _redirects(site, 3)
+    assert fetch(f"{site.url}/0").url == f"{site.url}/3"
+
+
+def test_a_fourth_redirect_is_not(site: Site) -> None:
+    _redirects(site, 4)
+    with pytest.raises(Permanent, match="more than 3 times"):
+        fetch(f"{site.url}/0")
+    assert len(site.asked) == 4
+
+
+@pytest.mark.parametrize("to", ["http://169.254.169.254/latest", "http://10.0.0.1/", "http://[::ffff:10.0.0.1]/", "http://192.168.1.1:80/"])
+def test_a_redirect_to_a_private_address_is_refused(site: Site, to: str) -> None:
+    site.answers["/"] = (302, {"Location": to}, b"")
+    with pytest.raises(Permanent, match="not a public site"):
+        fetch(site.url)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "gopher://127.0.0.1/", "//user:pass@127.0.0.1/", "http://127.0.0.1\\@example.com/"])
+def test_a_redirect_to_something_else_is_refused(site: Site, to: str) -> None:
+    site.answers["/"] = (302, {"Location": to}, b"")
+    with pytest.raises(Permanent):
+        fetch(site.url)
+    assert len(site.asked) == 1
+
+
+def test_a_large_body_under_a_redirect_is_not_read(site: Site) -> None:
+    site.answers["/0"] = (302, {"Location": "/", "Content-Encoding": "gzip"}, b"not gzip at all" * 1_000_000)
+    assert fetch(f"{site.url}/0").content == PAGE
+
+
+PRIVATE = """
+127.0.0.1 localhost localhost. 127.0.0.1. 127.1 2130706433 0x7f000001 0x7f.1 0177.0.0.1 0 0.0.0.0 [::1] [::] [::ffff:127.0.0.1] [::127.0.0.1]
+[::ffff:10.0.0.1] [64:ff9b::7f00:1] [64:ff9b::a00:1] [64:ff9b:1::1] [2002:7f00:1::] [2002:a00:1::] [2001::1] [fec0::1] [fe80::1] [fc00::1] [ff02::1]
+[3fff::1] [100::1] [5f00::1] 10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 168.63.129.16 100.64.0.1 100.100.100.200 192.0.0.192 192.0.0.8
+192.88.99.1 198.18.0.1 192.0.2.1 224.0.0.1 240.0.0.1 255.255.255.255 ①②⑦.0.0.1 127。0。0。1 ⓛocalhost nosuchname.invalid a..b
+"""
+
+
+@pytest.mark.parametrize("host", PRIVATE.split())
+def test_no_address_that_is_not_public_is_fetched(guarded: None, host: str) -> None:
+    with pytest.raises((Permanent, FetchFailed)) as refused:
+        fetch(f"http://{host}/")
+    assert isinstance(refused.value, Permanent) or "looked up" in str(refused.value)  # a machine without a name server
+
+
+def test_no_packet_reaches_this_machine(guarded: None, site: Site) -> None:
+    with pytest.raises(Permanent, match="not a public site"):
+        fetch(site.url)
+    assert site.asked == []
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "2a00:1450::1"])
+def test_public_addresses_are_allowed(guarded: None, address: str) -> None:
+    assert fetching._is_allowed(fetching._address(address))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.com/a",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "example.com",
+        "http://",
+        "http:///a",
+        "http://user@example.com/",
+        "http://user:pass@example.com/",
+        "http://127.0.0.1:80\\@example.com/",
+        "http://example.com/a b",
+        "http://example.com/\r\nHost: x",
+        " http://example.com/",
+        "http://[fe80::1%25eth0]/",
+        "http://example.com:99999/",
+        "http://example.com:x/",
+        "http://[::1/",
+        f"http://example.com/{'x' * 2048}",
+    ],
+)
+def test_what_is_no_address_of_a_page_is_refused_without_looking(url: str) -> None:
+    assert fetching.why_unfit(url)
+    with pytest.raises(Permanent):
+        fetch(url)
+
+
+def test_other_ports_than_the_webs_are_refused(guarded: None) -> None:
+    with pytest.raises(Permanent, match="port 6379"):
+        fetch("http://8.8.8.8:6379/")
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 418, 304])
+def test_a_refusal_fails_for_good(site: Site, code: int) -> None:
+    site.answers["/"] = (code, HTML, b"")
+    with pytest.raises(Permanent, match=str(code)):
+        fetch(site.url)
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
+def test_trouble_at_the_server_may_be_tried_again(site: Site, code: int) -> None:
+    site.answers["/"] = (code, HTML, b"")
+    with pytest.raises(FetchFailed, match=str(code)):
+        fetch(site.url)
+
+
+@pytest.mark.parametrize(("code", "asked", "seconds"), [(429, "7", 7), (503, "30", 30), (429, "99999", 3600), (429, "0", 1)])
+def test_a_server_that_asks_to_wait_parks_the_job(site: Site, code: int, asked: str, seconds: float) -> None:
+    site.answers["/"] = (code, {**HTML, "Retry-After": asked}, b"")
+    with pytest.raises(Later) as parked:
+        fetch(site.url)
+    assert parked.value.seconds == seconds
+
+
+def test_a_server_may_ask_to_wait_until_a_date(site: Site) -> None:
+    site.answers["/"] = (429, {**HTML, "Retry-After": formatdate(time() + 100, usegmt=True)}, b"")
+    with pytest.raises(Later) as parked:
+        fetch(site.url)
+    assert 90 < parked.value.seconds <= 100
+
+
+def _drip(start: bytes) -> Callable[[socket.socket, threading.Event], None]:
+    def treat(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(start)
+        while not over.wait(0.05):
+            connection.sendall(b"x")
+
+    return treat
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n\r\n"])
+def test_a_server_that_drips_is_cut_off_at_the_deadline(raw: Callable[..., str], start: bytes) -> None:
+    with pytest.raises(FetchFailed, match="longer than 0.5 s"):
+        fetch(raw(_drip(start)), within=0.5)
+
+
+def test_nothing_is_left_reading_after_the_deadline(raw: Callable[..., str]) -> None:
+    hung_up = threading.Event()
+
+    def treat(connection: socket.socket, over: threading.Event) -> None:
+        if connection.recv(1) == b"":
+            hung_up.set()
+
+    with pytest.raises(FetchFailed):
+        fetch(raw(treat), within=0.3)
+    assert hung_up.wait(5)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"not http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\nhalf"]
+)
+def test_a_server_that_breaks_off_may_be_tried_again(raw: Callable[..., str], sent: bytes) -> None:
+    with pytest.raises(FetchFailed, match="broke off"):
+        fetch(raw(lambda connection, over: connection.sendall(sent)))
+
+
+def test_a_server_that_is_not_there_may_be_tried_again() -> None:
+    with pytest.raises(FetchFailed, match="could not be reached"):
+        fetch("http://127.0.0.1:9/")
