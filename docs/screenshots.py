@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,14 +74,19 @@ def running() -> Iterator[Intray]:
 def slow_site() -> Iterator[str]:
     """The address of a page that is long in coming, so that a job can be seen at work."""
 
+    over = threading.Event()
+
     class Slow(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            time.sleep(18)
-            self.send_error(503)
+            over.wait(30)
+
+        def log_message(self, *_: object) -> None:
+            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/handbook"
+    over.set()
     server.shutdown()
 
 
@@ -140,9 +144,7 @@ def photograph(browser: Browser, intray: Intray, name: str, path: str, look: str
     page = browser.new_context(base_url=intray.base_url, **LOOKS[look]).new_page() if is_gate else signed_in(browser, intray, look)
     page.goto(path)
     page.wait_for_function("document.readyState === 'complete'")
-    page.screenshot(
-        path=IMAGES / f"{name}-{look}.png", full_page=look == "phone", animations="disabled" if name != "job-working" else "allow"
-    )
+    page.screenshot(path=IMAGES / f"{name}-{look}.png", animations="disabled" if name != "job-working" else "allow")
     page.context.close()
 
 

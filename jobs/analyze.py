@@ -100,7 +100,7 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "language": found.language,
         "key_sentences": [one.text for one in reading.key_sentences(found)],
         "key_terms": reading.key_terms(found),
-        "sections": found.sections[:100],
+        "sections": list(dict.fromkeys(found.sections))[:100],
         "readability": reading.reading_ease(found),
         "signs": [{"name": sign["name"], "found": sign["found"]} for sign in shown],
         "missing": [sign["lacking"] for sign in shown if not sign["found"]],

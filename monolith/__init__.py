@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 
 def create_app() -> Flask:
     """The application: settings, job types, blueprints; nothing else."""
-    from monolith import logs, problems, security
+    from flask import Flask
+
+    from monolith import problems, security
     from monolith.config import settings
     from monolith.runner import registry
 
-    logs.configure("web")
     app = Flask(__name__, template_folder="../templates")
     app.config.update(
         SECRET_KEY=settings().secret_key,

@@ -36,6 +36,7 @@ class Settings:
     worker_class: str
     worker_concurrency: int
     web_threads: int
+    web_concurrency: int
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
@@ -74,6 +75,7 @@ def _read(env: Env) -> Settings:
         worker_class=env.str("WORKER_CLASS", "rq.worker.Worker"),
         worker_concurrency=env.int("WORKER_CONCURRENCY", 5),
         web_threads=env.int("WEB_THREADS", 8),
+        web_concurrency=env.int("WEB_CONCURRENCY", 1),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),

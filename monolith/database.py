@@ -64,11 +64,20 @@ def engine() -> Engine:
 def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
     if path and path != ":memory:":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(path).parent)
     made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(made, "connect", _set_up_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     return made
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"The folder {folder} of the database cannot be made ({error.strerror}). Mend DATABASE_URL or INTRAY_HOME."
+        ) from error
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

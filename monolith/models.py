@@ -107,6 +107,7 @@ class Job(Base):
     claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
     max_attempts: Mapped[int]
     interruptions: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)  # the interruptions that may be the job's own doing
     worker: Mapped[str | None] = mapped_column(String(120))
     request_id: Mapped[str | None] = mapped_column(String(64))
     input_tokens: Mapped[int] = mapped_column(default=0)

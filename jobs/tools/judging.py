@@ -101,10 +101,10 @@ _AGAINST = _Cues(
 _USE = _Cues(
     heading=_any(r"use cases? | uses | applications? | when to use | who | audience | purpose"),
     words=_any(
-        r"use[ -]cases? | can be used | (?:is|are) used (?:to|for|by|in) | used (?:to|for) | useful (?:for|when|to|in) | you can | users can",
-        r"designed (?:for|to) | intended (?:for|to) | aimed at | ideal for | suitable for | suited (?:for|to) | teams?",
+        r"use[ -]cases? | can be used | (?:is|are) used (?:to|for|by|in) | used (?:to|for) | useful (?:for|when|to|in) | for example",
+        r"designed (?:for|to) | intended (?:for|to) | aimed at | ideal for | suitable for | suited (?:for|to) | applications? (?:in|of|to)",
         r"allows? you | lets | helps? | enables? | makes it (?:easy|possible) | whether you | (?:if|when) you (?:need|want)",
-        r"developers | for example | applications? (?:in|of|to)",
+        r"you can | users can | teams? | developers",
     ),
 )
 _DEFINES = re.compile(

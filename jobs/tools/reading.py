@@ -18,8 +18,10 @@ from jobs.tools.words import ABBREVIATIONS, SECTIONS, STOP_WORDS
 
 MAX_SENTENCE = 400  # characters: longer ones are tables and lists that lost their shape
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+OUTLINE = re.compile(r"\d{1,2}\.\d{1,2}\.?(?:\d{1,2}\.?)*[ \t]")
 MARKED = re.compile(r"#{1,6}[ \t]+(\S.*)")
 NUMBERED = re.compile(r"(?:\d{1,2}\.)*\d{1,2}\.?[ \t]+(?=[^\W\d_])[^\Wa-zß-ÿ][^.!?:;]{2,70}")
+CODE = re.compile(r"[{}<>|\\]|[=(]=|\w_\w|\w\(\)|\.{4}")
 UNDERLINE = re.compile(r"(=+|-+)\s*")
 LIST_ITEM = re.compile(r"\s*(?:[-*+•–▪◦]|\(?\d{1,2}[.)])\s+(?=\S)")
 TABLE_ROW = re.compile(r"\|.*\||[-|:+ ]{5,}")
@@ -39,9 +41,10 @@ class Sentence:
     @property
     def is_prose(self) -> bool:
         """Whether it reads as a sentence by itself: no title, no table, no line of code or of metadata."""
+        begins = not self.text[0].islower() or self.listed
         ends = self.listed or self.text.endswith((".", "!", "?", "。", "！", "？", "…", '."', ".)", ".”"))
         letters = sum(map(len, self.words))
-        return ends and 4 <= len(self.words) <= 60 and letters * 10 > len(self.text) * 6
+        return begins and ends and 4 <= len(self.words) <= 60 and letters * 10 > len(self.text) * 7 and not CODE.search(self.text)
 
 
 @dataclass
@@ -210,9 +213,9 @@ def _heading(line: str, after: str, pending: _Pending) -> str:
         return _plain(marked[1]).rstrip("# ")
     if words.lower() in SECTIONS:
         return words
-    if len(words) > 80 or words.endswith((".", ",", ";", ":", "!", "?")) or not pending.is_settled:
+    if len(words) > 80 or words.endswith((".", ",", ";", ":", "!", "?")) or not (pending.is_settled or OUTLINE.match(words)):
         return ""
-    if NUMBERED.fullmatch(words):
+    if NUMBERED.fullmatch(words) and not CODE.search(words):
         return "" if LIST_ITEM.match(after) else words
     underlined = pending.is_empty and len(after.strip()) >= 3 and UNDERLINE.fullmatch(after) is not None
     capitals = words.isupper() and len(WORD.findall(words)) >= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from functools import cache
 
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +16,6 @@ from monolith.errors import Invalid, NotFound
 from monolith.models import Token, User
 
 USED_EVERY_S = 60  # a token's last use is written down at most this often
-_NOBODY = generate_password_hash(secrets.token_hex(16))  # unknown accounts take as long as wrong passwords
 
 
 def create_user(email: str, password: str, *, is_admin: bool = False) -> User:
@@ -52,8 +52,14 @@ def has_users() -> bool:
 def check_password(email: str, password: str) -> User | None:
     """The user, when the password is theirs. As slow for an unknown e-mail as for a wrong password."""
     user = find_user(email)
-    fits = check_password_hash(user.password_hash if user else _NOBODY, password)
+    fits = check_password_hash(user.password_hash if user else _nobody(), password)
     return user if fits else None
+
+
+@cache
+def _nobody() -> str:
+    """A hash that no password fits, for accounts that are not there."""
+    return generate_password_hash(secrets.token_hex(16))
 
 
 def create_token(user_id: int, name: str) -> tuple[Token, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import request
 from marshmallow import Schema, ValidationError
+from werkzeug.datastructures import FileStorage
 
 from monolith import strict_json
 from monolith.errors import Invalid
@@ -29,14 +30,21 @@ def of_json(owner_id: int) -> tuple[list[Document], list[Any]]:
 
 def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
     """The documents of a form with files, and the jobs asked for. Raises `Invalid` or `TooLarge` naming the field."""
-    files = [file for file in request.files.getlist("file") if file.filename]
+    files = [(file.filename, _read(file)) for file in request.files.getlist("file") if file.filename]
     if not files:
         raise Invalid.field("/file", "There is no file. Send one or more in the form field 'file'.")
     form = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
     fields = _load(s.DocumentFields, form)
     pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
-    given = [uploads.from_file(owner_id, f.filename or "", f.read(), p, **fields) for f, p in zip(files, pointers, strict=True)]
+    given = [uploads.from_file(owner_id, name, content, p, **fields) for (name, content), p in zip(files, pointers, strict=True)]
     return given, [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
+
+
+def _read(file: FileStorage) -> bytes:
+    """The content; what was spooled to disk for it is let go at once."""
+    with file.stream as stream:
+        content: bytes = stream.read()
+    return content
 
 
 def _specs(text: str) -> list[Any]:

@@ -87,7 +87,7 @@ def duration(seconds: float | None, parts: int = 2) -> str:
     if seconds is None:
         return ""
     if seconds < 10 and parts > 1:
-        return f"{max(seconds, 0):.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
     rest, words = round(seconds), []
     for size, unit in UNITS:
         count, rest = divmod(rest, size)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, false, insert, select, update
 from sqlalchemy.orm import Session
 
 from monolith.database import now, writing
@@ -21,7 +21,7 @@ from monolith.runner import queues
 from monolith.runner.registry import Backoff, JobType, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
-MAX_INTERRUPTIONS = 3  # a job that takes its worker down this often is poison
+MAX_CRASHES = 3  # a job that takes its worker down this often is poison
 MAX_MESSAGE = 2000  # characters of an error that are kept
 
 
@@ -191,16 +191,16 @@ def park(claim: Claim, seconds: float, reason: str) -> bool:
         return bool(_move(session, "parked", *running(claim), note=reason, **values, **_RELEASED))
 
 
-def interrupt(job_id: str, number: int, why: str) -> bool:
+def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bool:
     """Give a job back to its queue: its worker stopped or died, which is not the job's fault.
 
-    The attempt is given back. After MAX_INTERRUPTIONS the job is poison and fails: a job that kills its worker three
-    times would otherwise take the fleet down, one worker at a time.
+    The attempt is given back. After MAX_CRASHES the job is poison and fails: a job that kills its worker three times
+    would otherwise take the fleet down, one worker at a time. A worker that stops on request has not crashed.
     """
     ours = (Job.id == job_id, Job.status == "started", Job.claims == number)
-    last = Job.interruptions >= MAX_INTERRUPTIONS - 1
-    error = {"error_type": "poison", "error_message": f"Set aside after {MAX_INTERRUPTIONS} workers ended while running it: {why}."}
-    given_back = {"attempt": Job.attempt - 1, "interruptions": Job.interruptions + 1}
+    last = Job.crashes >= MAX_CRASHES - 1 if crashed else false()
+    error = {"error_type": "poison", "error_message": f"Set aside after {MAX_CRASHES} workers ended while running it: {why}."}
+    given_back = {"attempt": Job.attempt - 1, "interruptions": Job.interruptions + 1, "crashes": Job.crashes + int(crashed)}
     with writing() as session:
         poison = _move(session, "failed", *ours, last, note=error["error_message"], status="failed", **error, **_ENDED)
         jobs = _move(session, "interrupted", *ours, ~last, note=why, status="queued", **given_back, **_RELEASED, **_QUEUED)
@@ -228,9 +228,10 @@ def stop(job_id: str) -> bool:
 
 def requeue(job_id: str) -> bool:
     """Start a job again that failed, was stopped or was cancelled, with all its attempts. False when it is none of these."""
-    afresh = {
+    afresh: dict[str, Any] = {
         "attempt": 0,
         "interruptions": 0,
+        "crashes": 0,
         "started_at": None,
         "ended_at": None,
         "error_type": None,

@@ -102,13 +102,19 @@ def _record(move: Callable[[], Answer]) -> Answer:
 def time_limit(seconds: int) -> Iterator[None]:
     """Raise `TimedOut` in the block after so many seconds, and every second from then on, in case it is swallowed."""
 
+    is_armed = True
+
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimedOut
+        if is_armed:
+            raise TimedOut
 
     previous = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
-        yield
+        try:
+            yield
+        finally:
+            is_armed = False  # a ring between the block's end and the next line must not leave the timer running
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

@@ -10,7 +10,7 @@ function localiseTimes(root) {
   for (const time of root.querySelectorAll("time[data-style]")) {
     const at = new Date(time.dateTime);
     time.title = at.toUTCString();
-    time.textContent = new Intl.DateTimeFormat(document.documentElement.lang, FORMATS[time.dataset.style]).format(at);
+    time.textContent = new Intl.DateTimeFormat(undefined, FORMATS[time.dataset.style]).format(at);
     delete time.dataset.style;
   }
 }

@@ -98,6 +98,11 @@ def test_a_document_that_cannot_be_read_fails_and_says_what_to_do(
     assert word in job["error"]["message"]
 
 
+def test_a_file_of_11_megabytes_is_refused_with_the_field_named(api: Callable[..., requests.Response]) -> None:
+    answer = api("post", "/api/v1/documents", files={"file": ("large.txt", b"x" * (11 * 1024 * 1024))})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (413, "/file")
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """A real web site on this machine."""

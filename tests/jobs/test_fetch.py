@@ -194,10 +194,12 @@ def test_a_large_body_under_a_redirect_is_not_read(site: Site) -> None:
 
 
 PRIVATE = """
-127.0.0.1 localhost localhost. 127.0.0.1. 127.1 2130706433 0x7f000001 0x7f.1 0177.0.0.1 0 0.0.0.0 [::1] [::] [::ffff:127.0.0.1] [::127.0.0.1]
-[::ffff:10.0.0.1] [64:ff9b::7f00:1] [64:ff9b::a00:1] [64:ff9b:1::1] [2002:7f00:1::] [2002:a00:1::] [2001::1] [fec0::1] [fe80::1] [fc00::1] [ff02::1]
-[3fff::1] [100::1] [5f00::1] 10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 168.63.129.16 100.64.0.1 100.100.100.200 192.0.0.192 192.0.0.8
-192.88.99.1 198.18.0.1 192.0.2.1 224.0.0.1 240.0.0.1 255.255.255.255 ①②⑦.0.0.1 127。0。0。1 ⓛocalhost nosuchname.invalid a..b
+127.0.0.1 localhost localhost. 127.0.0.1. 127.1 2130706433 0x7f000001 0x7f.1 0177.0.0.1 0 0.0.0.0 [::1] [::]
+[::ffff:127.0.0.1] [::127.0.0.1] [::ffff:10.0.0.1] [64:ff9b::7f00:1] [64:ff9b::a00:1] [64:ff9b:1::1]
+[2002:7f00:1::] [2002:a00:1::] [2001::1] [fec0::1] [fe80::1] [fc00::1] [ff02::1] [3fff::1] [100::1] [5f00::1]
+10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 168.63.129.16 100.64.0.1 100.100.100.200 192.0.0.192 192.0.0.8
+192.88.99.1 198.18.0.1 192.0.2.1 224.0.0.1 240.0.0.1 255.255.255.255 ①②⑦.0.0.1 127。0。0。1 ⓛocalhost
+nosuchname.invalid a..b
 """
 
 
@@ -290,7 +292,9 @@ def _drip(start: bytes) -> Callable[[socket.socket, threading.Event], None]:
     return treat
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n\r\n"])
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n\r\n"]
+)
 def test_a_server_that_drips_is_cut_off_at_the_deadline(raw: Callable[..., str], start: bytes) -> None:
     with pytest.raises(FetchFailed, match="longer than 0.5 s"):
         fetch(raw(_drip(start)), within=0.5)

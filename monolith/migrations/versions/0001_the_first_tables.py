@@ -17,6 +17,7 @@ def upgrade() -> None:
     sa.Column('expires_at', sa.Double(), nullable=False),
     sa.PrimaryKeyConstraint('name')
     )
+    op.execute("INSERT INTO leases (name, holder, expires_at) VALUES ('clock', '', 0)")
     op.create_table('users',
     sa.Column('id', sa.Integer(), nullable=False),
     sa.Column('email', sa.String(length=254), nullable=False),
@@ -81,6 +82,7 @@ def upgrade() -> None:
     sa.Column('claims', sa.Integer(), nullable=False),
     sa.Column('max_attempts', sa.Integer(), nullable=False),
     sa.Column('interruptions', sa.Integer(), nullable=False),
+    sa.Column('crashes', sa.Integer(), nullable=False),
     sa.Column('worker', sa.String(length=120), nullable=True),
     sa.Column('request_id', sa.String(length=64), nullable=True),
     sa.Column('input_tokens', sa.Integer(), nullable=False),

@@ -1,0 +1,81 @@
+"""A running Intray with a user who is no admin, and pages of a real Chromium that may not complain of anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.acceptance.processes import Intray
+from tests.browser.starting import CHROMIUM, LAUNCH
+
+EMAIL, PASSWORD = "ada@example.org", "a long password"
+EXPECTED = ("status of 401", "status of 403", "status of 404", "status of 422")  # Chromium writes every 4xx to its console
+NewPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def intray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
+    one = Intray(tmp_path_factory.mktemp("browser") / "home", {"SIGN_IN_RATE": "1000 per minute"})
+    try:
+        one.start()
+        one.user(EMAIL, PASSWORD)
+        yield one
+    finally:
+        one.end()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(**LAUNCH)
+
+
+@pytest.fixture
+def new_page(browser: Browser, intray: Intray) -> Iterator[NewPage]:
+    """Make a page in a browser profile of its own: `new_page(java_script_enabled=False)`. It must stay free of complaints."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def make(**options: Any) -> Page:
+        context = browser.new_context(base_url=intray.base_url, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert [one for one in complaints if not any(word in one for word in EXPECTED)] == []
+
+
+@pytest.fixture(scope="session")
+def cookies(browser: Browser, intray: Intray) -> Any:
+    """The cookies of the user, signed in."""
+    context = browser.new_context(base_url=intray.base_url)
+    sign_in(context.new_page()).wait_for_url("**/")
+    found = context.storage_state()
+    context.close()
+    return found
+
+
+@pytest.fixture
+def page(new_page: NewPage, cookies: Any) -> Page:
+    """A page on which the user is signed in."""
+    return new_page(storage_state=cookies)
+
+
+def sign_in(page: Page, password: str = PASSWORD) -> Page:
+    page.goto("/sign-in")
+    page.get_by_label("E-mail").fill(EMAIL)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    return page
