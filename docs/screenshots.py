@@ -21,8 +21,8 @@ from tests.browser.starting import LAUNCH
 
 IMAGES = Path(__file__).resolve().parent / "images"
 LOOKS = {
-    "light": {"viewport": {"width": 1200, "height": 820}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1200, "height": 820}, "color_scheme": "dark"},
+    "light": {"viewport": {"width": 1200, "height": 760}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1200, "height": 760}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True},
 }
 GUIDE = """# Marlin: a queue for small teams

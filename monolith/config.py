@@ -35,6 +35,7 @@ class Settings:
     job_packages: list[str]
     worker_class: str
     worker_concurrency: int
+    shutdown_grace: float
     web_threads: int
     web_concurrency: int
     max_upload_bytes: int
@@ -72,8 +73,9 @@ def _read(env: Env) -> Settings:
         redis_is_ours=not env.str("REDIS_URL", ""),
         secret_key=env.str("SECRET_KEY", "") or _kept_secret(home),
         job_packages=env.list("JOB_PACKAGES", ["jobs"]),
-        worker_class=env.str("WORKER_CLASS", "rq.worker.Worker"),
+        worker_class=env.str("WORKER_CLASS", "monolith.runner.worker.LedgerWorker"),
         worker_concurrency=env.int("WORKER_CONCURRENCY", 5),
+        shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
         web_threads=env.int("WEB_THREADS", 8),
         web_concurrency=env.int("WEB_CONCURRENCY", 1),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),

@@ -73,7 +73,7 @@ class Child:
             env=self._env,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_dying_with(os.getpid(), self._when_orphaned),
+            preexec_fn=dying_with(os.getpid(), self._when_orphaned),
         )
 
     def lives(self) -> bool:
@@ -130,10 +130,10 @@ def forks_die_with_us() -> None:
         nonlocal parent
         parent = os.getpid()
 
-    os.register_at_fork(before=before, after_in_child=lambda: _dying_with(parent, signal.SIGKILL)())
+    os.register_at_fork(before=before, after_in_child=lambda: dying_with(parent, signal.SIGKILL)())
 
 
-def _dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
+def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
     """What a new process does to get this signal when its parent dies. Only Linux can; elsewhere nothing."""
     if sys.platform != "linux":
         return lambda: None
@@ -145,6 +145,14 @@ def _dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
             os._exit(1)
 
     return ask_the_kernel
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that was started with this `NAME=value` in its environment, whatever session it went to."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(path.name) != os.getpid() and mark.encode() in (path / "environ").read_bytes().split(b"\0"):
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 def _kill_session(leader: int) -> None:

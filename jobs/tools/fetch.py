@@ -210,9 +210,7 @@ def _lookup(host: str, port: int) -> list[str]:
 
 
 def _address(text: str) -> Address:
-    address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+    return ipaddress.ip_address(text.strip("[]").partition("%")[0])
 
 
 def _is_allowed(address: Address) -> bool:
@@ -233,7 +231,7 @@ def _adapter(url: str, wire: _Wire) -> Any:
     """requests-hardened's adapter, with its pinned address checked by our rules and its connections on our wire."""
     from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
-    class Guarded(IPFilterAdapter):  # type: ignore[misc]
+    class Guarded(IPFilterAdapter):
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
             pool = super().get_connection_with_tls_context(*args, **kwargs)
             if not _is_allowed(_address(pool.host)):
@@ -245,7 +243,7 @@ def _adapter(url: str, wire: _Wire) -> Any:
 
 
 def _watched(connection: Any, wire: _Wire) -> Any:
-    class Watched(connection):  # type: ignore[misc]
+    class Watched(connection):
         def connect(self) -> None:
             super().connect()
             wire.add(self.sock)

@@ -213,9 +213,14 @@ def _heading(line: str, after: str, pending: _Pending) -> str:
         return _plain(marked[1]).rstrip("# ")
     if words.lower() in SECTIONS:
         return words
-    if len(words) > 80 or words.endswith((".", ",", ";", ":", "!", "?")) or not (pending.is_settled or OUTLINE.match(words)):
+    if (
+        len(words) > 80
+        or words.endswith((".", ",", ";", ":", "!", "?"))
+        or CODE.search(words)
+        or not (pending.is_settled or OUTLINE.match(words))
+    ):
         return ""
-    if NUMBERED.fullmatch(words) and not CODE.search(words):
+    if NUMBERED.fullmatch(words):
         return "" if LIST_ITEM.match(after) else words
     underlined = pending.is_empty and len(after.strip()) >= 3 and UNDERLINE.fullmatch(after) is not None
     capitals = words.isupper() and len(WORD.findall(words)) >= 2

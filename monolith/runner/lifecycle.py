@@ -217,11 +217,11 @@ def cancel(job_id: str) -> bool:
         return bool(_move(session, "canceled", Job.id == job_id, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED))
 
 
-def stop(job_id: str) -> bool:
+def stop(job_id: str, *, tell_worker: bool = True) -> bool:
     """End a running job: from now on its outcome changes nothing, and its worker ends it. False when it does not run."""
     with writing() as session:
         stopped = _move(session, "stopped", Job.id == job_id, Job.status == "started", status="stopped", **_ENDED)
-    if stopped:
+    if stopped and tell_worker:
         queues.stop(job_id)
     return bool(stopped)
 

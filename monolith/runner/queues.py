@@ -24,7 +24,7 @@ PRIORITIES = ("critical", "high", "normal", "low")
 FUNCTION = "monolith.runner.running.run"  # the only function that a message ever names
 REDIS_TIMEOUT_S = 0.5
 BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for this long
-MARGIN_S = 60  # RQ's own limit is only a second guard, this much behind the limit that `running` holds
+MARGIN_S = 3  # the worker kills a job this much behind the limit that the job's own process holds
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
 

@@ -125,5 +125,13 @@ function toggleSending(event, isShown) {
   if (sending && event.target.id === "submit-form") sending.hidden = !isShown;
 }
 
+// A link to a part that is folded up unfolds it.
+function unfold() {
+  const part = document.getElementById(location.hash.slice(1));
+  if (part && part.tagName === "DETAILS") part.open = true;
+}
+
+addEventListener("hashchange", unfold);
+unfold();
 localiseTimes(document);
 watchFiles();

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -96,4 +99,20 @@ def trial_crash(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def trial_follow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Have another job follow."""
     job.follow_up("trial_echo", {"value": job.id}, priority="high")
+    return {}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1)
+def trial_c_loop(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Stay in C code that holds the interpreter: no signal handler of Python runs meanwhile."""
+    job.progress(None, "matching")
+    re.match(r"(a+)+$", "a" * 64 + "b")
+    return {}
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=1, timeout=1)
+def trial_grandchild(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Start a process that is deaf to signals and leaves for a session of its own, and wait for it."""
+    script = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)  # {params['value']}"
+    subprocess.run([sys.executable, "-c", script], check=False, start_new_session=True)
     return {}
