@@ -51,7 +51,7 @@ class Params(Schema):
     @pre_load
     def without_blanks(self, data: Any, **_: Any) -> Any:
         """A field of a form that was left blank was not given."""
-        return {key: value for key, value in data.items() } if isinstance(data, dict) else data
+        return {key: value for key, value in data.items() if not _is_blank(value)} if isinstance(data, dict) else data
 
 
 def _is_blank(value: Any) -> bool:

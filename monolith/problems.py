@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask_login import AnonymousUserMixin
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
@@ -46,6 +47,7 @@ def register(app: Flask) -> None:
 
 def _database_away(error: OperationalError) -> AnyResponse:
     log.error("database_away", error=str(error.orig))
+    g._login_user = AnonymousUserMixin()  # the page asks who is signed in: asking the database again would fail again
     return answer(Unavailable("The database does not answer. Nothing was accepted; try again.", retry_after=DATABASE_RETRY_S))
 
 

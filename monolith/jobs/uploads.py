@@ -55,7 +55,7 @@ def from_url(owner_id: int, url: str, **given: Any) -> Document:
 def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/file", **given: Any) -> Document:
     """A document of an uploaded file. Raises `Invalid` or `TooLarge` for one that cannot be read."""
     name = safe_filename(filename)
-    check_size(len(content), pointer)
+    check_size(len(content), pointer, f"{name}: ")
     media_type = media_type_of(name, content, pointer)
     title = given.pop("title", None) or name
     return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": "file", **given})
@@ -78,11 +78,11 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 80 else f"{line[:79].rstrip()}…"
 
 
-def check_size(size: int, pointer: str) -> None:
+def check_size(size: int, pointer: str, whose: str = "") -> None:
     """Raises `TooLarge` for more than `MAX_UPLOAD_BYTES`."""
     limit = settings().max_upload_bytes
     if size > limit:
-        error = f"It is {_megabytes(size)}, and the limit is {_megabytes(limit)}. Split it, or submit a part of it."
+        error = f"{whose}It is {_megabytes(size)}, and the limit is {_megabytes(limit)}. Split it, or submit a part of it."
         raise TooLarge(error, errors=Invalid.field(pointer, error).errors)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import structlog
 from redis import RedisError
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 from rq.worker import Worker
-from rq.exceptions import StopRequested
 from sqlalchemy.exc import OperationalError
 
 from monolith.config import settings
@@ -124,10 +124,11 @@ class LedgerWorker(Worker):
         self._ended_because = why
         self.kill_horse()
 
-    def request_stop_execution(self, execution_id: str) -> None:
-        """RQ's stop command, heard by the thread that listens for commands."""
-        self._ended_because = "stopped"
-        super().request_stop_execution(execution_id)
+    def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **options: Any) -> None:
+        """RQ's own, which forgets that its stop command was the reason."""
+        if self._stopped_job_id == job.id:
+            self._ended_because = "stopped"
+        super().handle_job_failure(job, queue, *args, **options)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         number = os.WTERMSIG(ret_val) if ret_val and os.WIFSIGNALED(ret_val) else 0

@@ -90,7 +90,8 @@ def test_a_job_that_ends_within_the_grace_is_finished(yard: Yard) -> None:
 
 def test_two_signals_at_once_end_an_idle_worker(yard: Yard) -> None:
     workers = [yard.intray.spawn("worker") for _ in range(3)]
-    until(lambda: yard.intray.output().count("Listening on") >= 3, or_else=yard.intray.output)
+    connection = redis.Redis.from_url(yard.redis_url)
+    until(lambda: [connection.hget(key, "state") for key in connection.smembers("rq:workers")] == [b"idle"] * 3)
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
         worker.send_signal(signal.SIGINT)

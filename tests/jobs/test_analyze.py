@@ -156,6 +156,17 @@ def test_everything_quoted_stands_in_the_document() -> None:
         assert quote in words
 
 
+def test_what_speaks_against_it_is_no_strength() -> None:
+    found = run(text="The store is fast and simple to run. It does not support secure connections, and it fails on slow disks.")
+    assert found["strengths"] == ["The store is fast and simple to run."]
+    assert found["limitations"] == ["It does not support secure connections, and it fails on slow disks."]
+
+
+def test_a_line_that_was_wrapped_before_a_number_is_no_heading() -> None:
+    assert reading.read("The work was done in\n12 Stages that took a year\nand then it was over.").sections == []
+    assert reading.read("It was over.\n2 Results\nThey were good.").sections == ["2 Results"]
+
+
 def test_a_report_of_twenty_pages_is_read_from_its_pdf() -> None:
     filler = "The crew measured the hull on day {n} and wrote the figures into table {n} of the log. Nothing else of note was seen there."
     pages = ["Abstract\nThis report presents how salt water reduces the strength of oak hulls.\n"]
