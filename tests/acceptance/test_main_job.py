@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -155,13 +156,16 @@ def test_the_readme_words_for_curl_work_as_they_stand(intray: Intray, tmp_path: 
     assert words
     script = words[1].replace("localhost:8000", f"127.0.0.1:{intray.port}").replace(".venv/bin/python", sys.executable)
     script = script.replace("accepted.json", str(tmp_path / "accepted.json"))
-    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, env=intray.env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, env={**intray.env, "PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.strip().splitlines()[-1])["engine"] == "local"
 
 
 def test_a_stock_rq_worker_drains_the_same_queues(new_intray: Callable[..., Intray], redis_server: str) -> None:
-    one = new_intray(REDIS_URL=redis_server, JOB_PACKAGES="jobs,tests.trial_jobs")
+    redis_url = redis_server.replace("/0", "/1")  # the other tests' workers listen on 0
+    one = new_intray(REDIS_URL=redis_url, JOB_PACKAGES="jobs,tests.trial_jobs")
     one.checked("db", "upgrade")
     one.checked("user", "create", "--email", "a@example.org", "--password", "a long password")
     token = one.token("a@example.org")
@@ -172,7 +176,7 @@ def test_a_stock_rq_worker_drains_the_same_queues(new_intray: Callable[..., Intr
     accepted = requests.post(f"{one.base_url}/api/v1/jobs", json={"type": "trial_second_time"}, headers=headers, timeout=10).json()
     assert accepted["waiting_reason"] == "No worker is listening to default.normal."
     queues = [f"default.{priority}" for priority in ("critical", "high", "normal", "low")]
-    rq = [str(Path(sys.executable).with_name("rq")), "worker", "-u", redis_server, "-S", "json", *queues]
+    rq = [str(Path(sys.executable).with_name("rq")), "worker", "-u", redis_url, "-S", "json", *queues]
     with subprocess.Popen(
         rq, cwd=ROOT, env={**one.env, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as worker:
