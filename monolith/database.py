@@ -18,14 +18,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import BadSetting, settings
 
 BUSY_TIMEOUT_S = 15
 
 
-class now(ColumnElement[float]):
+class now(FunctionElement[float]):
     """The database's clock: seconds since 1970 (UTC), as it is at this statement.
 
     Never a host's clock: a worker whose clock is an hour wrong then harms nobody. Seconds as a number, because both
@@ -33,7 +33,8 @@ class now(ColumnElement[float]):
     """
 
     type = Float()
-    inherit_cache = True
+    name = "now"
+    inherit_cache = True  # a statement with it is compiled once, not each time
 
 
 @compiles(now, "sqlite")

@@ -242,3 +242,7 @@ def test_a_requeued_job_starts_afresh_with_all_its_attempts(submit):
     assert (row.status, row.attempt, row.error_type, row.ended_at) == ("queued", 0, None, None)
     assert queues.waiting_ids("default.normal") >= {job.id}
     assert not lifecycle.requeue(job.id)
+
+
+def test_statements_with_the_databases_clock_are_compiled_once():
+    assert select(now())._generate_cache_key() is not None
