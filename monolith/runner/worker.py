@@ -1,7 +1,7 @@
 """The worker: RQ's own, with the mends that keep a job from being lost, run twice or left running.
 
-A plain SIGTERM does not fail or lose the job, the parent
-holds the time limit itself, and the job's whole process group ends with it. The four hooks of `holding` tell the ledger.
+A plain SIGTERM does not fail or lose the job, the parent holds the time limit itself, the job's whole process group ends
+with it, and a Redis that lost everything knows its workers again. The hooks in `holding` tell the ledger.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from redis import RedisError
+from redis.client import Pipeline
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
@@ -44,6 +45,17 @@ class LedgerWorker(Worker):
         self._started_at = 0.0
         self._beat_at = 0.0
         self._was_held = False
+
+    # ---- Redis
+
+    max_connection_wait_time = 2.0  # seconds between attempts to reach a Redis that is away: jobs start soon after its return
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """RQ's own; and where Redis has forgotten us, we register again, or nobody would know that we listen."""
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None and not self.connection.hexists(self.key, "queues"):
+            self.connection.delete(self.key)
+            self.register_birth()
 
     # ---- signals
 

@@ -68,8 +68,8 @@ class Intray:
 
     def spawn(self, *words: str) -> subprocess.Popen[bytes]:
         """Start one process, such as `run` or `worker`; what it prints is in `output()`."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
             process = subprocess.Popen([sys.executable, MANAGE, *words], cwd=ROOT, env=self.env, stdout=log, stderr=log)
         self.spawned.append(process)
         return process
@@ -89,7 +89,7 @@ class Intray:
             return False
 
     def output(self) -> str:
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
     def email(self) -> str:
@@ -140,7 +140,7 @@ class Intray:
                 os.kill(pid, signal.SIGKILL)
 
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
         return self.home.with_name(f"{self.home.name}.log")
 
     def _printed(self, label: str) -> str:
@@ -223,30 +223,48 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """The URL of a PostgreSQL cluster's first database; `new_database` makes others beside it."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not programs:
+    if not has_postgresql():
         pytest.skip("PostgreSQL is not installed")
+    with new_cluster() as cluster, _serving(cluster.command, cluster.answers, user=cluster.owner):
+        yield cluster.url
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL cluster with nothing in it, not yet running. `url` is that of its first database."""
+
+    command: list[str]
+    owner: str
+    url: str
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def has_postgresql() -> bool:
+    return bool(_initdb())
+
+
+def _initdb() -> list[Path]:
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@contextmanager
+def new_cluster() -> Iterator[Cluster]:
+    """Make a cluster in a folder of its own, which is removed afterwards."""
     owner = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name  # it refuses to run as root
-    folder, port = Path(tempfile.mkdtemp(prefix="intray-postgresql-")), free_port()
+    folder, port, program = Path(tempfile.mkdtemp(prefix="intray-postgresql-")), free_port(), _initdb()[-1]
     try:
         (folder / "password").write_text("secret")
         shutil.chown(folder, owner)
-        initdb = [
-            str(programs[-1]),
-            "-D",
-            str(folder / "data"),
-            "-U",
-            "intray",
-            "-A",
-            "scram-sha-256",
-            "--pwfile",
-            str(folder / "password"),
-        ]
+        initdb = [str(program), "-D", str(folder / "data"), "-U", "intray", "-A", "scram-sha-256", "--pwfile", str(folder / "password")]
         subprocess.run([*initdb, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, user=owner, cwd="/")
         options = ["-D", str(folder / "data"), "-k", str(folder), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-        url = f"postgresql://intray:secret@127.0.0.1:{port}/postgres"
-        with _serving([str(programs[-1].with_name("postgres")), *options], lambda: _connects(url), user=owner):
-            yield url
+        yield Cluster([str(program.with_name("postgres")), *options], owner, f"postgresql://intray:secret@127.0.0.1:{port}/postgres")
     finally:
         shutil.rmtree(folder)
 
@@ -279,11 +297,3 @@ def _serving(command: list[str], is_up: Callable[[], bool], user: str | None = N
 def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _connects(url: str) -> bool:
-    try:
-        psycopg.connect(url, connect_timeout=2).close()
-    except psycopg.OperationalError:
-        return False
-    return True

@@ -153,6 +153,7 @@ def test_a_worker_taken_by_surprise_by_redis_going_away_loses_nothing(yard: Yard
     redis.Redis.from_url(yard.redis_url).flushall()
     assert yard.wait_for(job, "finished")["attempt"] == 1
     assert yard.wait_for(waiting, "finished", within=30)["attempt"] == 1
+    until(lambda: redis.Redis.from_url(yard.redis_url).scard("rq:workers") == 1, 30)
 
 
 def _parent(pid: int) -> int:
