@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from environs import Env, EnvError
+from marshmallow.validate import OneOf
 
 MEGABYTE = 1024 * 1024
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
@@ -33,6 +34,7 @@ class Settings:
     redis_is_ours: bool  # no REDIS_URL: `manage.py run` starts one under the home
     secret_key: str
     job_packages: list[str]
+    queue_mode: str
     worker_class: str
     worker_concurrency: int
     shutdown_grace: float
@@ -73,6 +75,7 @@ def _read(env: Env) -> Settings:
         redis_is_ours=not env.str("REDIS_URL", ""),
         secret_key=env.str("SECRET_KEY", "") or _kept_secret(home),
         job_packages=env.list("JOB_PACKAGES", ["jobs"]),
+        queue_mode=env.str("QUEUE_MODE", "redis", validate=OneOf(("redis", "inline"))),
         worker_class=env.str("WORKER_CLASS", "monolith.runner.worker.LedgerWorker"),
         worker_concurrency=env.int("WORKER_CONCURRENCY", 5),
         shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),

@@ -87,6 +87,9 @@ def _another(port: int) -> int:
 @contextmanager
 def _redis() -> Iterator[list[Child]]:
     """Our own server, started and in the end ended; or nothing but the certainty that REDIS_URL answers."""
+    if settings().queue_mode == "inline":
+        yield []
+        return
     if not settings().redis_is_ours:
         require_redis()
         yield []
@@ -115,7 +118,8 @@ def require_redis() -> None:
 def _start_all() -> list[Child]:
     env = {**os.environ, "LOG_FORMAT": "text"} if is_readable() else dict(os.environ)
     workers = max(1, min(settings().worker_concurrency, MOST_WORKERS))
-    children = [Child(name, [sys.executable, str(MANAGE), name], env) for name in ["web", "clock", *["worker"] * workers]]
+    names = ["web"] if settings().queue_mode == "inline" else ["web", "clock", *["worker"] * workers]
+    children = [Child(name, [sys.executable, str(MANAGE), name], env) for name in names]
     for child in children:
         child.start()
     return children

@@ -10,6 +10,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
 from monolith.config import settings
+from monolith.runner import inline
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat must not wait for a disk
 
@@ -59,4 +60,6 @@ def _options() -> dict[str, Any]:
         "control_socket_disable": True,
         "worker_tmp_dir": str(SHARED_MEMORY) if os.access(SHARED_MEMORY, os.W_OK) else None,
         "proc_name": "intray-web",
+        "post_worker_init": lambda worker: inline.start(),
+        "worker_exit": lambda server, worker: inline.leave(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import cache
+from typing import Protocol
 
 import structlog
 from redis import BlockingConnectionPool, Redis, RedisError
@@ -70,6 +71,30 @@ def queue(name: str) -> Queue:
     return Queue(name, connection=connection(), serializer=JSONSerializer)
 
 
+class Pool(Protocol):
+    """What stands where Redis would when jobs run in this process; see `inline`."""
+
+    def push(self, jobs: Iterable[Job]) -> None: ...
+
+    def waiting_ids(self, queue: str) -> set[str]: ...
+
+
+_pools: list[Pool] = []
+
+
+def use_pool(pool: Pool) -> None:
+    """From now on, push to this pool of the same process."""
+    _pools[:] = [pool]
+
+
+def pool() -> Pool | None:
+    return _pools[0] if _pools else None
+
+
+def is_inline() -> bool:
+    return settings().queue_mode == "inline"
+
+
 def names() -> list[str]:
     """Every RQ queue there is, the most urgent first: a worker takes from them in this order."""
     queues = sorted({job_type.queue for job_type in registry.discover().values()})
@@ -81,6 +106,8 @@ def push(jobs: Iterable[Job]) -> bool:
     queued = [job for job in jobs if job.status == "queued"]
     if not queued:
         return True
+    if is_inline():
+        return _push_inline(queued)
     if breaker.is_open:
         return False
     try:
@@ -90,6 +117,13 @@ def push(jobs: Iterable[Job]) -> bool:
         log.warning("redis_away", error=str(error), waiting=len(queued))
         return False
     return True
+
+
+def _push_inline(jobs: list[Job]) -> bool:
+    """False in a process without a pool, such as a command's: the clock of the one that has it finds the rows."""
+    if (own := pool()) is not None:
+        own.push(jobs)
+    return own is not None
 
 
 def _push(jobs: list[Job]) -> None:
@@ -114,7 +148,9 @@ def _timeout(type_name: str) -> int:
 
 
 def is_reachable() -> bool:
-    """Whether Redis answers now."""
+    """Whether Redis answers now, or is not needed."""
+    if is_inline():
+        return True
     try:
         return bool(connection().ping())
     except RedisError:
@@ -123,6 +159,8 @@ def is_reachable() -> bool:
 
 def lengths(queue_names: list[str]) -> dict[str, int]:
     """How many messages wait in each queue. Raises RedisError when Redis is away."""
+    if is_inline():
+        return {name: len(waiting_ids(name)) for name in queue_names}
     with connection().pipeline(transaction=False) as pipeline:
         for name in queue_names:
             pipeline.llen(queue(name).key)
@@ -131,21 +169,30 @@ def lengths(queue_names: list[str]) -> dict[str, int]:
 
 def waiting_ids(name: str) -> set[str]:
     """The job ids whose message waits in the queue. Raises RedisError when Redis is away."""
+    if is_inline():
+        own = pool()
+        return own.waiting_ids(name) if own else set()
     return set(queue(name).get_job_ids())
 
 
 def listened() -> set[str]:
     """The queues that some living worker listens to. Raises RedisError when Redis is away."""
+    if is_inline():
+        return set(names())
     return {name for worker in _living() for name in worker.queue_names()}
 
 
 def workers() -> list[dict[str, str]]:
     """The name, state and current job of each living worker. Raises RedisError when Redis is away."""
+    if is_inline():
+        return []
     return [{"name": one.name, "state": str(one.get_state()), "job_id": one.get_current_job_id() or ""} for one in _living()]
 
 
 def stop(job_id: str) -> None:
     """Ask the worker that runs the job to end it now. Where Redis is away, its heartbeat or its next step does."""
+    if is_inline():
+        return
     try:
         send_stop_job_command(connection(), job_id, serializer=JSONSerializer)
     except (RedisError, NoSuchJobError, InvalidJobOperation) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -43,13 +44,18 @@ class TimedOut(BaseException):
 
 def run(job_id: str) -> None:
     """Run one job. The only function that a message ever names; a message that comes twice does nothing."""
-    claim = lifecycle.claim(job_id, worker=os.environ.get("RQ_WORKER_ID") or f"{socket.gethostname()}:{os.getpid()}")
+    claim = lifecycle.claim(job_id, worker=worker_name())
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return
     known = {"job_id": job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
     with structlog.contextvars.bound_contextvars(**known), heartbeat(claim):
         _attempt(claim)
+
+
+def worker_name() -> str:
+    """Who runs jobs here: RQ's name of the worker, or this process."""
+    return os.environ.get("RQ_WORKER_ID") or f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _attempt(claim: Claim) -> None:
@@ -109,6 +115,10 @@ def _record(move: Callable[[], Answer]) -> Answer:
 def time_limit(seconds: int) -> Iterator[None]:
     """Raise `TimedOut` in the block after so many seconds, and every second from then on, in case it is swallowed."""
 
+    if threading.current_thread() is not threading.main_thread():
+        with _time_limit_of_thread(seconds):
+            yield
+        return
     is_armed = True
 
     def ring(number: int, frame: FrameType | None) -> None:
@@ -125,6 +135,28 @@ def time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def _time_limit_of_thread(seconds: int) -> Iterator[None]:
+    """Signals reach the main thread only: another one gets the exception when it next runs Python code."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    guard = threading.Lock()
+    is_armed = True
+
+    def ring() -> None:
+        with guard:
+            if is_armed:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimedOut))
+
+    timer = threading.Timer(seconds, ring)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with guard:
+            is_armed = False
 
 
 @contextmanager
