@@ -157,6 +157,14 @@ def job_live(job_id: str) -> AnyResponse | str:
         return Response(status=204) if is_seen else render_template("jobs/_live.html", **story)
 
 
+@blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
+def steer(job_id: str, act: str) -> Answer:
+    """Cancel, stop or requeue a job, as its page offers."""
+    verbs = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
+    verbs[act](current_user, job_id)
+    return redirect(url_for("pages.job", job_id=job_id), 303)
+
+
 def _story(session: Session, job_id: str) -> dict[str, Any]:
     """What the page tells of a job. `version` changes with all that the moving part shows."""
     job = finding.job(session, current_user, job_id)

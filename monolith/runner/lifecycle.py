@@ -22,6 +22,7 @@ from monolith.runner.registry import Backoff, JobType, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison
+MAX_PARKED_S = 3 * 24 * 3600  # nothing waits for ever
 MAX_MESSAGE = 2000  # characters of an error that are kept
 
 
@@ -185,10 +186,12 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
 
 
 def park(claim: Claim, seconds: float, reason: str) -> bool:
-    """Put the job aside for some seconds and give its attempt back."""
+    """Put the job aside for some seconds and give its attempt back; three days after it was submitted that counts as failed."""
     values = {"status": "scheduled", "attempt": Job.attempt - 1, "run_at": now() + seconds, "parked_reason": reason[:300]}
     with writing() as session:
-        return bool(_move(session, "parked", *running(claim), note=reason, **values, **_RELEASED))
+        if _move(session, "parked", *running(claim), Job.created_at > now() - MAX_PARKED_S, note=reason, **values, **_RELEASED):
+            return True
+    return fail(claim, Failure("parked_too_long", f"It was put aside again and again for three days: {reason}"), Backoff("fixed", seconds))
 
 
 def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bool:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from fpdf import FPDF
 from playwright.sync_api import Page, expect
 
+from tests.acceptance.processes import Intray
 from tests.browser.conftest import EMAIL, NewPage, sign_in
 
 TEXT = "Marlin is a fast tool for shared lists. It supports priorities. It does not support Windows drives. " * 3
@@ -208,3 +210,14 @@ def test_a_person_who_is_no_admin_does_not_see_the_admin_pages(page: Page) -> No
     assert page.get_by_role("link", name="Admin").count() == 0
     page.goto("/admin/")
     expect(page.get_by_role("heading", name="Not allowed")).to_be_visible()
+
+
+def test_a_waiting_job_is_cancelled_and_started_again(page: Page, intray: Intray) -> None:
+    headers = {"Authorization": f"Bearer {intray.token(EMAIL)}"}
+    body = {"type": "analyze", "params": {"text": "Marlin keeps a list of tasks. It is fast to install."}, "delay": 3600}
+    job = requests.post(f"{intray.base_url}/api/v1/jobs", json=body, headers=headers, timeout=10).json()
+    page.goto(f"/jobs/{job['id']}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Start again")).to_be_visible()
+    page.get_by_role("button", name="Start again").click()
+    expect(page.get_by_role("heading", name="Summary")).to_be_visible()

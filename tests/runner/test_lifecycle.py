@@ -108,6 +108,14 @@ def test_later_parks_the_job_and_spends_no_attempt(submit):
         assert 590 < session.scalar(select(row.run_at - now())) <= 600
 
 
+def test_a_job_that_is_parked_for_days_fails_in_the_end(submit):
+    job = submit("trial_later")
+    with writing() as session:
+        session.execute(update(Job).values(created_at=now() - lifecycle.MAX_PARKED_S))
+    running.run(job.id)
+    assert (ledger(job).status, ledger(job).error_type) == ("failed", "parked_too_long")
+
+
 def test_a_job_past_its_limit_fails_as_timeout_although_it_swallows_exceptions(submit):
     job = submit("trial_slow", {"seconds": 30})
     running.run(job.id)
