@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from monolith.config import BadSetting, settings
 
 BUSY_TIMEOUT_S = 15
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class now(FunctionElement[float]):
@@ -90,6 +92,11 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """A writer takes the write lock at once: a read lock raised later fails at once when another writer was faster."""
     connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
+
+
+def storable(text: str, limit: int | None = None) -> str:
+    """The text without what a database or UTF-8 refuses (NUL, lone surrogates), and not longer than `limit` characters."""
+    return _UNSTORABLE.sub("\ufffd", text[:limit])
 
 
 @contextmanager

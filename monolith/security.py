@@ -43,7 +43,7 @@ def init_app(app: Flask) -> None:
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, limiter, login_manager):
         extension.init_app(app)
-    for step in (_name_request, _require_user, _check_csrf, _check_json):
+    for step in (_name_request, _require_user, _check_text, _check_csrf, _check_json):
         app.before_request(step)
     app.after_request(_add_headers)
     app.teardown_request(_forget_request)
@@ -71,6 +71,15 @@ def _name_request() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _check_text() -> None:
+    """No database keeps a NUL in a text: one in a path, a query or a form is refused before it gets there."""
+    texts = [request.path, *request.args.values()]
+    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        texts += request.form.values()
+    if any("\0" in text for text in texts):
+        raise Problem("There is a NUL character in the address or in a field. Leave it out.")
 
 
 def _require_user() -> None:

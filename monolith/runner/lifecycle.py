@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, false, insert, select, update
 from sqlalchemy.orm import Session
 
-from monolith.database import now, writing
+from monolith.database import now, storable, writing
 from monolith.models import Artefact, Document, Job, JobEvent
 from monolith.runner import queues
 from monolith.runner.registry import Backoff, JobType, Permanent
@@ -177,7 +177,11 @@ def _keep_files(session: Session, job_id: str, files: list[tuple[str, str, bytes
 
 def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
     """End the attempt as failed: tried again after the backoff while attempts are left, else for good."""
-    error = {"error_type": failure.type, "error_message": failure.message[:MAX_MESSAGE], "error_trace": failure.trace}
+    error = {
+        "error_type": failure.type,
+        "error_message": storable(failure.message, MAX_MESSAGE),
+        "error_trace": storable(failure.trace or ""),
+    }
     with writing() as session:
         if failure.permanent or claim.attempt >= claim.job.max_attempts:
             return bool(_move(session, "failed", *running(claim), note=failure.message, status="failed", **error, **_ENDED))
@@ -187,7 +191,7 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
 
 def park(claim: Claim, seconds: float, reason: str) -> bool:
     """Put the job aside for some seconds and give its attempt back; three days after it was submitted that counts as failed."""
-    values = {"status": "scheduled", "attempt": Job.attempt - 1, "run_at": now() + seconds, "parked_reason": reason[:300]}
+    values = {"status": "scheduled", "attempt": Job.attempt - 1, "run_at": now() + seconds, "parked_reason": storable(reason, 300)}
     with writing() as session:
         if _move(session, "parked", *running(claim), Job.created_at > now() - MAX_PARKED_S, note=reason, **values, **_RELEASED):
             return True
@@ -269,6 +273,6 @@ def _move(session: Session, event: str, *guard: ColumnElement[bool], note: str |
 
 
 def _record(session: Session, jobs: Sequence[Job], event: str, note: str | None = None) -> None:
-    rows = [{"job_id": job.id, "name": event, "attempt": job.attempt, "note": note and note[:MAX_MESSAGE]} for job in jobs]
+    rows = [{"job_id": job.id, "name": event, "attempt": job.attempt, "note": note and storable(note, MAX_MESSAGE)} for job in jobs]
     if rows:
         session.execute(insert(JobEvent), rows)

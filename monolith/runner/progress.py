@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import undefer
 
-from monolith.database import now, reading, writing
+from monolith.database import now, reading, storable, writing
 from monolith.models import Document, Job, JobEvent
 from monolith.runner import registry
 from monolith.runner.lifecycle import Claim, Outcome, Wanted, running
@@ -47,9 +47,9 @@ class RunningDocument:
         """Store what was fetched from `source_url`; the first fetch stays, later ones change nothing."""
         self.content, self.media_type = content, media_type
         self.title = title or self.title
-        fetched = {"content": content, "media_type": media_type, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        fetched = {"content": content, "media_type": media_type[:100], "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         if title:
-            fetched["title"] = title[:300]
+            fetched["title"] = storable(title, 300)
         with writing() as session:
             session.execute(update(Document).where(Document.id == self.id, Document.content.is_(None)).values(**fetched))
 
@@ -81,11 +81,12 @@ class RunningJob:
         if not is_new_step and time.monotonic() - self._written_at < QUIET_S:
             return
         self.step, self._written_at = note, time.monotonic()
+        note = storable(note, 200)
         percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
         with writing() as session:
-            self._update(session, progress=percent, progress_note=note[:200], heartbeat_at=now())
+            self._update(session, progress=percent, progress_note=note, heartbeat_at=now())
             if is_new_step:
-                session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note[:200]))
+                session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note))
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
         """Keep a file with the job; a second one of the same name replaces the first."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monolith.runner import lifecycle, running
+from monolith.runner import lifecycle, registry, running
 from monolith.runner.lifecycle import Outcome
 from tests.api.test_documents import pointers
 from tests.conftest import Caller
@@ -207,3 +207,15 @@ def test_a_person_cancels_stops_and_requeues_a_job_and_is_told_when_the_state_fo
     lifecycle.claim(job["id"], "tests")
     assert alice.post(f"{own}/stop").json["status"] == "stopped"
     assert alice.post(f"{own}/requeue").json["attempt"] == 0
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs/%00", "/api/v1/jobs?type=%00", "/api/v1/jobs?starting_after=%00", "/api/v1/documents/%00"])
+def test_a_nul_in_the_address_is_refused(alice: Caller, path: str) -> None:
+    assert alice.get(path).status_code == 400
+
+
+def test_an_error_with_characters_that_no_database_keeps_is_recorded_all_the_same(alice: Caller) -> None:
+    job = echo(alice)
+    claim = lifecycle.claim(job["id"], "tests")
+    assert lifecycle.fail(claim, lifecycle.Failure("x", "a\0b\ud800", "trace \0", permanent=True), registry.fixed(1))
+    assert alice.get(job["links"]["self"]).json["error"]["message"] == "a\ufffdb\ufffd"
