@@ -8,12 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Float, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -22,6 +18,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import BadSetting, settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -123,6 +122,8 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 
 def migrations() -> Config:
+    from alembic.config import Config  # only those that migrate pay for it
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
@@ -135,14 +136,24 @@ def upgrade() -> None:
             pass
     except OperationalError as error:
         raise BadSetting(f"The database cannot be opened: {_reason(error)}. Check DATABASE_URL and that it runs.") from error
+    from alembic import command
+
     command.upgrade(migrations(), "head")
 
 
 def is_current() -> bool:
     """Whether every migration has run."""
+    from alembic.runtime.migration import MigrationContext
+
     with engine().connect() as connection:
-        at = MigrationContext.configure(connection).get_current_revision()
-    return at == ScriptDirectory.from_config(migrations()).get_current_head()
+        return MigrationContext.configure(connection).get_current_revision() == _newest_revision()
+
+
+@cache
+def _newest_revision() -> str | None:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(migrations()).get_current_head()
 
 
 def _reason(error: OperationalError) -> str:

@@ -167,7 +167,7 @@ def until(
     while not is_so():
         if in_vain() or time.monotonic() > give_up_at:
             pytest.fail(f"not so within {within} s; {or_else()}")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def free_port() -> int:

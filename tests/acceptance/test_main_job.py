@@ -163,6 +163,21 @@ def test_the_readme_words_for_curl_work_as_they_stand(intray: Intray, tmp_path: 
     assert json.loads(done.stdout.strip().splitlines()[-1])["engine"] == "local"
 
 
+def test_a_printed_token_opens_the_api(intray: Intray) -> None:
+    printed = intray.checked("token", "create", "--email", intray.email)
+    secret = printed.split()[-1]
+    assert secret.startswith("intray_")
+    answer = requests.get(f"{intray.base_url}/api/v1/me", headers={"Authorization": f"Bearer {secret}"}, timeout=10)
+    assert answer.json()["email"] == "admin@localhost"
+
+
+def test_a_running_installation_has_nothing_to_mend(intray: Intray) -> None:
+    intray.wait_until(lambda: intray.manage("doctor").returncode == 0)
+    said = intray.manage("doctor").stdout
+    assert "TROUBLE" not in said
+    assert "secret" not in said
+
+
 def test_a_stock_rq_worker_drains_the_same_queues(new_intray: Callable[..., Intray], redis_server: str) -> None:
     redis_url = redis_server.replace("/0", "/1")  # the other tests' workers listen on 0
     one = new_intray(REDIS_URL=redis_url, JOB_PACKAGES="jobs,tests.trial_jobs")
