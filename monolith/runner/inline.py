@@ -17,7 +17,7 @@ from monolith.config import settings
 from monolith.models import Job
 from monolith.runner import clock, holding, queues, running
 
-LEAVING_S = 10.0  # what running jobs get when the process ends; gunicorn gives it 20
+LEAVING_S = 10.0  # the most that running jobs get when the process ends; gunicorn gives it 20
 log = structlog.get_logger()
 
 
@@ -44,7 +44,7 @@ class Pool:
     def leave(self) -> None:
         """Take nothing more, let what runs end, and give back what does not end in time."""
         self._leaving.set()
-        give_up_at = time.monotonic() + LEAVING_S
+        give_up_at = time.monotonic() + min(LEAVING_S, settings().shutdown_grace)
         while self._held and time.monotonic() < give_up_at:
             time.sleep(0.05)
         holding.interrupted(running.worker_name(), list(self._held))

@@ -11,7 +11,7 @@ from tests.acceptance.processes import VENV_ONLY, Intray, until
 
 
 def test_everything_runs_in_one_process_without_redis_and_a_restart_loses_nothing(new_intray: Callable[..., Intray]) -> None:
-    one = new_intray(QUEUE_MODE="inline", PATH=VENV_ONLY, JOB_PACKAGES="jobs,tests.trial_jobs").start()
+    one = new_intray(QUEUE_MODE="inline", PATH=VENV_ONLY, JOB_PACKAGES="jobs,tests.trial_jobs", SHUTDOWN_GRACE="1").start()
     assert not any("valkey" in line or "manage.py worker" in line or "manage.py clock" in line for line in one.processes().values())
     headers = {"Authorization": f"Bearer {one.token()}"}
 
@@ -24,7 +24,7 @@ def test_everything_runs_in_one_process_without_redis_and_a_restart_loses_nothin
         submit("trial_echo", value=1),
         submit("trial_second_time"),
         submit("trial_slow", seconds=30),
-        submit("trial_sleep", seconds=15),
+        submit("trial_sleep", seconds=8),
     )
     until(lambda: quick()["status"] == again()["status"] == "finished", 20, lambda: f"{quick()} {again()}")
     until(lambda: slow()["status"] == "failed", 20, lambda: str(slow()))
