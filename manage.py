@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import click
@@ -152,6 +153,51 @@ def doctor() -> None:
         click.echo(str(finding))
         findings.append(finding)
     if any(finding.is_trouble for finding in findings):
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def ledger(as_json: bool) -> None:
+    """Show where every job that was ever accepted is; exit 1 when one has vanished."""
+    from monolith.runner import accounting
+
+    balance = accounting.balance()
+    click.echo(balance.json() if as_json else str(balance))
+    if balance.imbalance:
+        raise SystemExit(1)
+
+
+@main.group()
+def bench() -> None:
+    """Measure."""
+
+
+@bench.command("clock")
+@click.option("--queued", default=100_000, show_default=True)
+@click.option("--finished", default=1_000_000, show_default=True)
+def bench_clock(queued: int, finished: int) -> None:
+    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, and time what the clock does in 20 rounds."""
+    from monolith.benchmarks import clock_rounds
+
+    logs.configure("bench")
+    clock_rounds.measure(queued, finished, click.echo)
+
+
+@main.command()
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=7, show_default=True, help="Decides the faults, their order and the mix of jobs.")
+@click.option("--jobs", type=int, help="How many are submitted over the time; 5 a second when not given.")
+@click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
+def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
+    """Kill, freeze and empty things under load in an installation of its own; exit 1 when a job was lost, stuck or done twice."""
+    try:
+        trial = importlib.import_module("tests.chaos.trial")
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is missing: chaos is for developers. Run `make test` in a checkout first.") from error
+    report = trial.run(trial.Plan(database, seed, minutes * 60, jobs or int(minutes * 60 * 5)), click.echo)
+    click.echo(str(report))
+    if report.wrong:
         raise SystemExit(1)
 
 

@@ -35,7 +35,7 @@ def create_app() -> Flask:
 
 
 def _register_blueprints(app: Flask) -> None:
-    from monolith import health
+    from monolith import health, metrics
     from monolith.auth import api as auth_api
     from monolith.auth import pages as auth_pages
     from monolith.jobs import api as jobs_api
@@ -43,7 +43,7 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.openapi import make_api
     from monolith.queue_admin import pages as admin_pages
 
-    for blueprint in (health.blueprint, auth_pages.blueprint, jobs_pages.blueprint, admin_pages.blueprint):
+    for blueprint in (health.blueprint, metrics.blueprint, auth_pages.blueprint, jobs_pages.blueprint, admin_pages.blueprint):
         app.register_blueprint(blueprint)
     api = make_api(app)
     for blueprint in (jobs_api.documents, jobs_api.jobs, jobs_api.job_types, auth_api.blueprint):

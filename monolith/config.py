@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from environs import Env, EnvError
-from marshmallow.validate import OneOf
+from marshmallow.validate import OneOf, Range
 
 MEGABYTE = 1024 * 1024
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
@@ -43,6 +43,11 @@ class Settings:
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
+    max_queued: int
+    max_queued_per_user: int
+    keep_finished_days: float
+    keep_failed_days: float
+    keep_per_type: int
     log_level: str
     openai_api_key: str | None
     openai_base_url: str | None
@@ -84,6 +89,11 @@ def _read(env: Env) -> Settings:
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
+        max_queued=env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
+        max_queued_per_user=env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
+        keep_finished_days=env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
+        keep_failed_days=env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
+        keep_per_type=env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
         log_level=env.str("LOG_LEVEL", "INFO").upper(),
         openai_api_key=env.str("OPENAI_API_KEY", "") or None,
         openai_base_url=env.str("OPENAI_BASE_URL", "") or None,

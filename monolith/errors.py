@@ -47,6 +47,10 @@ class Conflict(Problem):
     status, code, title = 409, "conflict", "The state does not allow this"
 
 
+class Gone(Problem):
+    status, code, title = 410, "gone", "It was there, and was deleted"
+
+
 class TooLarge(Problem):
     status, code, title = 413, "too_large", "Too large"
 
@@ -61,8 +65,16 @@ class Invalid(Problem):
         return cls(detail, errors=[FieldError(detail, pointer)])
 
 
+class TooManyJobs(Problem):
+    status, code, title = 429, "too_many_jobs", "You have too many jobs waiting"
+
+
 class Unavailable(Problem):
     status, code, title = 503, "unavailable", "Not available right now"
+
+
+class Busy(Problem):
+    status, code, title = 503, "busy", "Too much is waiting here"
 
 
 class Permanent(Exception):

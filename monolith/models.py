@@ -5,13 +5,15 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
 
 from monolith.database import now
 
 OVER = ("finished", "failed", "stopped", "canceled")
 STATUSES = ("queued", "scheduled", "started", *OVER)
+LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no partial index answers for it
+ONE_LIVE = text(f"is_unique AND {LIVE}")
 
 
 def new_id() -> str:
@@ -110,6 +112,8 @@ class Job(Base):
     crashes: Mapped[int] = mapped_column(default=0)  # the interruptions that may be the job's own doing
     worker: Mapped[str | None] = mapped_column(String(120))
     request_id: Mapped[str | None] = mapped_column(String(64))
+    content_key: Mapped[str | None] = mapped_column(String(64))  # the same for the same owner, type, params and content
+    is_unique: Mapped[bool] = mapped_column(default=False, server_default=false())
     input_tokens: Mapped[int] = mapped_column(default=0)
     output_tokens: Mapped[int] = mapped_column(default=0)
     usd: Mapped[float] = mapped_column(default=0.0)
@@ -132,12 +136,17 @@ class Job(Base):
             "queue",
             "priority",
             "queued_at",
+            "id",
+            "type",
             sqlite_where=text("status = 'queued'"),
             postgresql_where=text("status = 'queued'"),
         ),
         Index("jobs_due", "run_at", sqlite_where=text("status = 'scheduled'"), postgresql_where=text("status = 'scheduled'")),
         Index("jobs_running", "heartbeat_at", sqlite_where=text("status = 'started'"), postgresql_where=text("status = 'started'")),
         Index("jobs_by_status", "status", "type", "ended_at"),
+        Index("jobs_live", "owner_id", sqlite_where=LIVE, postgresql_where=LIVE),
+        Index("one_live_job_of_content", "content_key", unique=True, sqlite_where=ONE_LIVE, postgresql_where=ONE_LIVE),
+        Index("jobs_counted", "status", "queue", "type"),
     )
 
     @property
@@ -187,4 +196,63 @@ class Lease(Base):
 
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(120))
+    expires_at: Mapped[float]
+
+
+class Tally(Base):
+    """So many jobs accepted, or pruned, in one transaction. Rows are added and never changed: no submission waits for another.
+
+    What the ledger's rows are checked against, and so counted apart from them; see `runner.accounting`.
+    """
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(20))
+    amount: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[float] = mapped_column(default=now())
+
+
+class Sample(Base):
+    """One minute of one job type that had something to do: how many were in which state at its end, what ended in it, how long what finished took."""
+
+    __tablename__ = "samples"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    queue: Mapped[str] = mapped_column(String(60))
+    type: Mapped[str] = mapped_column(String(60))
+    queued: Mapped[int] = mapped_column(default=0)
+    scheduled: Mapped[int] = mapped_column(default=0)
+    started: Mapped[int] = mapped_column(default=0)
+    finished: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    oldest_waiting_s: Mapped[float | None]
+    mean_wait_s: Mapped[float | None]
+    mean_run_s: Mapped[float | None]
+
+
+class IdempotencyKey(Base):
+    """What one request of a user made, under the name the user gave that request. `ids` of documents and of jobs."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    ids: Mapped[dict[str, Any]]
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    __table_args__ = (Index("idempotency_keys_by_age", "created_at"),)
+
+
+class LlmAnswer(Base):
+    """An answer that was paid for, to be used again; while it is being made, no answer yet and who makes it."""
+
+    __tablename__ = "llm_answers"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    maker: Mapped[str] = mapped_column(String(36))
+    created_at: Mapped[float] = mapped_column(default=now())
     expires_at: Mapped[float]

@@ -28,6 +28,7 @@ EXPECTED = (
     "job-types",
     "api",
     "operations",
+    "performance",
     "security",
     "decisions",
     "changelog",

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Response, g, jsonify, request, url_for
+from flask import Response, g, jsonify, request
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
-from marshmallow import Schema
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from monolith.database import reading
 from monolith.errors import Conflict, NotFound
-from monolith.jobs import bodies, finding, submission, uploads
+from monolith.jobs import bodies, finding, idempotency, submission, uploads
 from monolith.jobs import schemas as s
+from monolith.jobs.answering import accepted, document_view, job_view, listed, submitted_view, tell_room
 from monolith.jobs.downloads import download
 from monolith.jobs.watching import wait_until
 from monolith.models import OVER, Document, Job
 from monolith.openapi import ProblemSchema
 from monolith.runner import registry
-from monolith.runner.waiting import waiting_reason
+from monolith.runner.replays import Key
 
 ASK_AGAIN_S = "1"  # Retry-After of an accepted job
+KEY_HEADER = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "Your name for this request: sent again with it, the request is answered as before and makes nothing new",
+}
 documents = Blueprint("documents", __name__, url_prefix="/documents", description="What you hand in")
 jobs = Blueprint("jobs", __name__, url_prefix="/jobs", description="What is done with it")
 job_types = Blueprint("job-types", __name__, url_prefix="/job-types", description="What can be done")
+for _blueprint in (documents, jobs):
+    _blueprint.after_request(tell_room)
 
 
 # ---- documents
@@ -42,22 +48,32 @@ class Documents(MethodView):
         """List your documents, the newest first."""
         with reading() as session:
             page = finding.documents(session, current_user, **query)
-            return _listed(page, s.DocumentSchema, [_document_view(session, one) for one in page.rows])
+            return listed(page, s.DocumentSchema, [document_view(session, one) for one in page.rows])
 
     @documents.doc(
         requestBody={
             "required": True,
             "content": {"application/json": {"schema": s.DocumentRequest}, "multipart/form-data": {"schema": s.DocumentUpload}},
-        }
+        },
+        parameters=[KEY_HEADER],
     )
     @documents.response(201, s.SubmittedSchema)
+    @documents.alt_response(200, schema=s.SubmittedSchema, description="As made earlier with the same Idempotency-Key")
+    @documents.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
     @documents.alt_response(413, schema=ProblemSchema, description="Too large")
-    @documents.alt_response(422, schema=ProblemSchema, description="A field is wrong")
-    def post(self) -> dict[str, Any]:
+    @documents.alt_response(422, schema=ProblemSchema, description="A field is wrong, or the Idempotency-Key is another request's")
+    @documents.alt_response(429, schema=ProblemSchema, description="Too many of your jobs wait; see Retry-After")
+    @documents.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
+    def post(self) -> Response:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
-        given, specs = bodies.of_form(current_user.id) if request.mimetype == "multipart/form-data" else bodies.of_json(current_user.id)
-        submitted = submission.submit_documents(current_user, given, specs, g.request_id)
-        return _submitted_view(submitted)
+        key = idempotency.of_call()
+        submitted = submission.earlier(current_user, key) or _submit_documents(key)
+        return accepted(submitted, s.SubmittedSchema().dump(submitted_view(submitted)), 201)
+
+
+def _submit_documents(key: Key | None) -> submission.Submitted:
+    read = bodies.of_form if request.mimetype == "multipart/form-data" else bodies.of_json
+    return submission.submit_documents(current_user, *read(current_user.id), g.request_id, key)
 
 
 @documents.route("/<document_id>")
@@ -67,7 +83,7 @@ class OneDocument(MethodView):
     def get(self, document_id: str) -> dict[str, Any]:
         """Show a document and its jobs."""
         with reading() as session:
-            return _document_view(session, finding.document(session, current_user, document_id))
+            return document_view(session, finding.document(session, current_user, document_id))
 
     @documents.response(204)
     @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
@@ -106,19 +122,25 @@ class Jobs(MethodView):
         """List your jobs, the newest first, without their results."""
         with reading() as session:
             page = finding.jobs(session, current_user, **query)
-            return _listed(page, s.JobSchema, [_job_view(session, one, with_result=False) for one in page.rows])
+            return listed(page, s.JobSchema, [job_view(session, one, with_result=False) for one in page.rows])
 
+    @jobs.doc(parameters=[KEY_HEADER])
     @jobs.arguments(s.JobRequest)
     @jobs.response(202, s.JobSchema)
+    @jobs.alt_response(200, schema=s.JobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
     @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
-    @jobs.alt_response(422, schema=ProblemSchema, description="A field is wrong")
+    @jobs.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
+    @jobs.alt_response(422, schema=ProblemSchema, description="A field is wrong, or the Idempotency-Key is another request's")
+    @jobs.alt_response(429, schema=ProblemSchema, description="Too many of your jobs wait; see Retry-After")
+    @jobs.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted at once and runs when a worker takes it."""
-        job = submission.submit_job(current_user, spec, g.request_id)
+        key = idempotency.of_call()
+        submitted = submission.earlier(current_user, key) or submission.submit_job(current_user, spec, g.request_id, key)
         with reading() as session:
-            response = jsonify(s.JobSchema().dump(_job_view(session, finding.job(session, current_user, job.id))))
-        response.status_code = 202
-        response.headers["Location"] = url_for("jobs.OneJob", job_id=job.id)
+            view = job_view(session, finding.job(session, current_user, submitted.job_ids[0]))
+        response = accepted(submitted, s.JobSchema().dump(view), 200 if submitted.is_deduplicated else 202)
+        response.headers["Location"] = view["links"]["self"]
         response.headers["Retry-After"] = ASK_AGAIN_S
         return response
 
@@ -154,7 +176,7 @@ def _is_enough(job_id: str) -> bool:
 
 def _get_job(job_id: str) -> Response:
     with reading() as session:
-        response = jsonify(s.JobSchema().dump(_job_view(session, finding.job(session, current_user, job_id))))
+        response = jsonify(s.JobSchema().dump(job_view(session, finding.job(session, current_user, job_id))))
     response.add_etag()
     return response
 
@@ -234,30 +256,3 @@ class OneJobType(MethodView):
         if found is None:
             raise NotFound(f"There is no job type {name[:60]!r}. GET /api/v1/job-types lists them.")
         return s.job_type_view(found)
-
-
-# ---- views of rows
-
-
-def _job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[str, Any]:
-    return s.job_view(job, waiting_reason(session, job), with_result=with_result)
-
-
-def _document_view(session: Session, document: Document) -> dict[str, Any]:
-    return s.document_view(document, [_job_view(session, job, with_result=False) for job in document.jobs])
-
-
-def _submitted_view(submitted: submission.Submitted) -> dict[str, Any]:
-    with reading() as session:
-        found = [_document_view(session, finding.document(session, current_user, one.id)) for one in submitted.documents]
-    views = [job for one in found for job in one["jobs"]]
-    return {"document": found[0], "jobs": views} if len(found) == 1 else {"documents": found, "jobs": views}
-
-
-def _listed(page: finding.Page, schema: type[Schema], views: list[dict[str, Any]]) -> Response:
-    """A page as JSON, with the next one in the Link header."""
-    response = jsonify(object="list", data=schema().dump(views, many=True), has_more=page.has_more, url=request.path)
-    if page.has_more:
-        following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
-        response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
-    return response

@@ -15,10 +15,11 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
-from monolith.jobs import finding, forms, submission, uploads, wording
-from monolith.models import STATUSES, JobEvent
+from monolith.jobs import finding, forms, idempotency, submission, uploads, wording
+from monolith.models import STATUSES, JobEvent, new_id
 from monolith.runner import registry
 from monolith.runner.queues import PRIORITIES
+from monolith.runner.replays import Key
 from monolith.runner.waiting import waiting_reason
 
 PAGE_ROWS = 25
@@ -43,17 +44,27 @@ def submit_form() -> str:
 @blueprint.post("/submit")
 def submit() -> Answer:
     """Accept what was filled in and go to it, or show the form again with each error at its field."""
+    key = idempotency.of_form()
     try:
-        documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
-        submitted = submission.submit_documents(current_user, documents, forms.read_specs(request.form), g.request_id)
+        submitted = submission.earlier(current_user, key) or _submit(key)
     except Invalid as problem:
         return _submit_form(request.form, forms.errors_by_control(problem, request.form)), 422
     return _go(_place_of(submitted))
 
 
+def _submit(key: Key | None) -> submission.Submitted:
+    documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
+    return submission.submit_documents(current_user, documents, forms.read_specs(request.form), g.request_id, key)
+
+
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
-    return render_template("jobs/submit.html", typed=typed, errors=errors, **limits, **_choices())
+    return render_template("jobs/submit.html", typed=typed, errors=errors, once=_once(typed), **limits, **_choices())
+
+
+def _once(typed: MultiDict[str, str]) -> str:
+    """What tells this form from all others, so that sending it twice makes one thing."""
+    return typed.get(idempotency.ONE_TIME) or new_id()
 
 
 def _choices() -> dict[str, Any]:
@@ -64,11 +75,11 @@ def _choices() -> dict[str, Any]:
 
 def _place_of(submitted: submission.Submitted) -> str:
     """Where a person looks next: the one job, else the one document, else all of them."""
-    if len(submitted.jobs) == 1:
-        return url_for("pages.job", job_id=submitted.jobs[0].id)
-    if len(submitted.documents) == 1:
-        return url_for("pages.document", document_id=submitted.documents[0].id)
-    flash(f"{len(submitted.documents)} documents were accepted.")
+    if len(submitted.job_ids) == 1:
+        return url_for("pages.job", job_id=submitted.job_ids[0])
+    if len(submitted.document_ids) == 1:
+        return url_for("pages.document", document_id=submitted.document_ids[0])
+    flash(f"{len(submitted.document_ids)} documents were accepted.")
     return url_for("pages.documents")
 
 
@@ -97,20 +108,26 @@ def document(document_id: str) -> str:
 def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         found = finding.document(session, current_user, document_id)
-        return render_template("jobs/document.html", document=found, typed=typed, errors=errors, now=_now(session), **_choices())
+        shown = {"typed": typed, "errors": errors, "once": _once(typed)}
+        return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
 
 
 @blueprint.post("/documents/<document_id>/jobs")
 def submit_job(document_id: str) -> Answer:
     """Start another job on a document."""
+    key = idempotency.of_form()
     try:
-        spec = next(iter(forms.read_specs(request.form)), None)
-        if spec is None:
-            raise Invalid.field("/type", "Choose what to do with the document.")
-        job = submission.submit_job(current_user, {**spec, "document_id": document_id}, g.request_id)
+        submitted = submission.earlier(current_user, key) or _submit_job(document_id, key)
     except Invalid as problem:
         return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
-    return redirect(url_for("pages.job", job_id=job.id), 303)
+    return redirect(url_for("pages.job", job_id=submitted.job_ids[0]), 303)
+
+
+def _submit_job(document_id: str, key: Key | None) -> submission.Submitted:
+    spec = next(iter(forms.read_specs(request.form)), None)
+    if spec is None:
+        raise Invalid.field("/type", "Choose what to do with the document.")
+    return submission.submit_job(current_user, {**spec, "document_id": document_id}, g.request_id, key)
 
 
 @blueprint.get("/documents/<document_id>/delete")

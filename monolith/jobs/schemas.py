@@ -67,7 +67,7 @@ class DocumentRequest(DocumentFields):
     text = fields.String(metadata={"description": "The content as text"})
     url = fields.String(metadata={"description": "The address of a page that a worker fetches"})
     jobs = fields.List(
-        fields.Raw(), validate=Length(max=20), metadata={"description": "Names of job types, or {type, params, priority, delay}"}
+        fields.Raw(), validate=Length(max=20), metadata={"description": "Names of job types, or {type, params, priority, delay, unique}"}
     )
 
 
@@ -77,7 +77,9 @@ class DocumentUpload(DocumentFields):
     file = fields.List(
         fields.Raw(metadata={"type": "string", "format": "binary"}), metadata={"description": "txt, md, html, pdf, docx, ..."}
     )
-    jobs = fields.List(fields.String(), metadata={"description": "Names of job types, or JSON objects of type, params, priority, delay"})
+    jobs = fields.List(
+        fields.String(), metadata={"description": "Names of job types, or JSON objects of type, params, priority, delay, unique"}
+    )
 
 
 class JobRequest(Schema):
@@ -86,6 +88,9 @@ class JobRequest(Schema):
     document_id = fields.String(allow_none=True, metadata={"description": "The document to work on"})
     priority = Priority(allow_none=True, metadata={"description": "critical, high, normal, low, or 1..10 (10 is critical)"})
     delay = fields.Float(allow_none=True, metadata={"description": "Seconds to wait before it is queued"})
+    unique = fields.Boolean(
+        allow_none=True, metadata={"description": "Take your job of the same type and content that waits or runs, if there is one"}
+    )
 
 
 class PageQuery(Schema):

@@ -2,54 +2,124 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from monolith.database import reading, writing
-from monolith.errors import Conflict, FieldError, Invalid, NotFound
+from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
-from monolith.models import Document, Job, User
-from monolith.runner import lifecycle, registry
+from monolith.models import LIVE, Document, Job, User, new_id
+from monolith.runner import accounting, lifecycle, limits, registry, replays
 from monolith.runner.lifecycle import Wanted
 from monolith.runner.queues import PRIORITIES
+from monolith.runner.replays import Key
 
 MAX_DELAY_S = 30 * 24 * 3600
+TRIES = 3  # a submission that loses a race finds what the winner made when it looks again
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was accepted."""
+    """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already."""
 
-    documents: list[Document]
-    jobs: list[Job]
+    document_ids: list[str]
+    job_ids: list[str]
+    is_replayed: bool = False
+    is_deduplicated: bool = False
 
 
-def submit_documents(user: User, documents: list[Document], specs: list[Any], request_id: str | None = None) -> Submitted:
+def earlier(user: User, key: Key | None) -> Submitted | None:
+    """What this request made when it came before. Raises `Gone` when that was deleted, `Invalid` for another request's key."""
+    ids = replays.find(user.id, key) if key else None
+    if ids is None:
+        return None
+    with reading() as session:
+        documents = set(session.scalars(select(Document.id).where(Document.id.in_(ids["documents"]))))
+        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]))))
+    if not (documents if ids["documents"] else jobs):
+        raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
+    return Submitted([one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs], is_replayed=True)
+
+
+def submit_documents(
+    user: User, documents: list[Document], specs: list[Any], request_id: str | None = None, key: Key | None = None
+) -> Submitted:
     """Accept new documents, each with the jobs that `specs` ask for, all or nothing.
 
-    A spec is the name of a job type, or {type, params?, priority?, delay?}. Raises `Invalid` naming the field.
+    A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Raises `Invalid` naming the field,
+    `TooManyJobs` and `Busy`.
     """
     wanted = [want(spec, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
-    each = [replace(one, document_id=document.id) for document in documents for one in wanted]
-    return Submitted(documents, lifecycle.submit(user.id, each, documents=documents, request_id=request_id))
+    each = [_aimed(one, user, document) for document in documents for one in wanted]
+    return _accept(user, each, documents, key, request_id)
 
 
-def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None) -> Job:
-    """Accept one job, for a document the user may see or for none. Raises `Invalid` or `NotFound` naming the field."""
+def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, key: Key | None = None) -> Submitted:
+    """Accept one job, for a document the user may see or for none.
+
+    Raises `Invalid` or `NotFound` naming the field, `TooManyJobs` and `Busy`.
+    """
     document_id = spec.pop("document_id", None)
-    if document_id is not None:
-        _check_document(user, document_id)
-    wanted = replace(want(spec, has_document=document_id is not None, pointer=""), document_id=document_id)
-    return lifecycle.submit(user.id, [wanted], request_id=request_id)[0]
+    document = None if document_id is None else _document(user, document_id)
+    wanted = _aimed(want(spec, has_document=document is not None, pointer=""), user, document)
+    return _accept(user, [wanted], [], key, request_id)
 
 
-def _check_document(user: User, document_id: str) -> None:
+def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
+    """The job for this document. A page that is not fetched yet has no content, and is like itself only."""
+    content = (document.sha256 or document.id) if document else None
+    said = json.dumps([user.id, wanted.type.name, wanted.params, content], sort_keys=True, default=str)
+    content_key = hashlib.sha256(said.encode()).hexdigest()
+    return replace(wanted, id=new_id(), document_id=document.id if document else None, content_key=content_key)
+
+
+def _accept(user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None) -> Submitted:
+    for _ in range(TRIES):
+        job_ids = _with_live_ones(user, wanted)
+        new = [one for one in wanted if one.id in job_ids]
+        made = Submitted([one.id for one in documents], job_ids, is_deduplicated=len(new) < len(wanted))
+        try:
+            lifecycle.submit(user.id, new, along=documents, may=partial(_may, user, key, made, len(new)), request_id=request_id)
+        except IntegrityError:  # another request was faster with the same key or content
+            if found := earlier(user, key):
+                return found
+            continue
+        return made
+    raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
+
+
+def _may(user: User, key: Key | None, made: Submitted, jobs: int, session: Session) -> None:
+    """The key first: the twin of a request that is being accepted waits here for that one, and takes up no room."""
+    limits.let_in(session, user, jobs); jobs = 0
+    if key:
+        session.add(key.row(user.id, {"documents": made.document_ids, "jobs": made.job_ids}))
+        session.flush()
+    limits.let_in(session, user, jobs)
+
+
+def _with_live_ones(user: User, wanted: list[Wanted]) -> list[str]:
+    """The ids of the jobs that are wanted; where one is to be unique and one of its content lives, that one's instead."""
+    keys = {one.content_key for one in wanted if one.is_unique}
+    live: dict[str | None, str] = {}
+    if keys:
+        of_content = select(Job.content_key, Job.id).where(Job.owner_id == user.id, LIVE, Job.content_key.in_(keys))
+        with reading() as session:
+            live = {row.content_key: row.id for row in session.execute(of_content)}
+    return list(dict.fromkeys(live.setdefault(one.content_key, one.id) if one.is_unique else one.id for one in wanted))
+
+
+def _document(user: User, document_id: str) -> Document:
     with reading() as session:
         try:
-            finding.document(session, user, document_id)
+            return finding.document(session, user, document_id)
         except NotFound:
             detail = f"You have no document {document_id[:60]!r}. Submit it first, or mend the id."
             raise NotFound(detail, errors=[FieldError(detail, "/document_id")]) from None
@@ -58,11 +128,12 @@ def _check_document(user: User, document_id: str) -> None:
 def want(spec: Any, *, has_document: bool, pointer: str) -> Wanted:
     """One job that is asked for, validated. Raises `Invalid` naming the field."""
     spec = {"type": spec} if isinstance(spec, str) else spec
-    if not isinstance(spec, dict) or set(spec) - {"type", "params", "priority", "delay"}:
-        raise Invalid.field(pointer, "Give the name of a job type, or an object of type, params, priority and delay.")
+    if not isinstance(spec, dict) or set(spec) - {"type", "params", "priority", "delay", "unique"}:
+        raise Invalid.field(pointer, "Give the name of a job type, or an object of type, params, priority, delay and unique.")
     job_type = _job_type(spec.get("type"), pointer)
     params = job_type.load_params(spec.get("params"), has_document, f"{pointer}/params")
-    return Wanted(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer))
+    is_unique = unique(spec.get("unique"), pointer)
+    return Wanted(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=is_unique)
 
 
 def _job_type(name: Any, pointer: str) -> registry.JobType:
@@ -95,6 +166,13 @@ def delay(given: Any, pointer: str = "") -> float:
     raise Invalid.field(f"{pointer}/delay", f"{str(given)[:40]!r} is no delay. Give seconds, from 0 to {MAX_DELAY_S} (30 days).")
 
 
+def unique(given: Any, pointer: str = "") -> bool:
+    """Whether a job of the same content that waits or runs will do."""
+    if given is None or isinstance(given, bool):
+        return bool(given)
+    raise Invalid.field(f"{pointer}/unique", f"{str(given)[:40]!r} is neither true nor false.")
+
+
 def cancel(user: User, job_id: str) -> None:
     """End the user's job before it starts. Raises `Conflict` when it has started or is over."""
     _steer(user, job_id, lifecycle.cancel, "Only a job that waits can be cancelled; one that runs can be stopped.")
@@ -113,7 +191,11 @@ def requeue(user: User, job_id: str) -> None:
 def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> None:
     with reading() as session:
         finding.job(session, user, job_id)
-    if not move(job_id):
+    try:
+        moved = move(job_id)
+    except IntegrityError:  # requeue is the one move that makes a job live again
+        raise Conflict("A job of the same type and content, asked for as unique, waits or runs already. Wait for that one.") from None
+    if not moved:
         with reading() as session:
             status = session.scalar(select(Job.status).where(Job.id == job_id))
         raise Conflict(f"The job is {status}. {rule}")
@@ -123,7 +205,10 @@ def delete_document(user: User, document_id: str) -> None:
     """Delete a document with its jobs and their files. Raises `Conflict` while a job works on it."""
     with writing() as session:
         finding.document(session, user, document_id)
-        running = session.scalar(select(Job.id).where(Job.document_id == document_id, Job.status == "started").limit(1))
-        if running:
-            raise Conflict(f"Job {running} is working on this document. Delete it when the job is over.")
+        session.execute(select(Document.id).where(Document.id == document_id).with_for_update())  # from now on it gets no new job
+        jobs = session.execute(select(Job.id, Job.status).where(Job.document_id == document_id).with_for_update()).all()
+        for job_id, status in jobs:
+            if status == "started":
+                raise Conflict(f"Job {job_id} is working on this document. Delete it when the job is over.")
         session.execute(delete(Document).where(Document.id == document_id))
+        accounting.record_pruned(session, len(jobs))

@@ -1,47 +1,154 @@
-"""The clock: moves what is due and repairs what fell between. One leader among any number of clocks, by a lease."""
+"""The clock: moves what is due, repairs what fell between, counts and prunes. One leader among any number of clocks, by a lease."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from redis import RedisError
-from sqlalchemy import ColumnElement, func, or_, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from monolith.database import now, reading, writing
-from monolith.models import Job, Lease
-from monolith.runner import lifecycle, queues
+from monolith.database import now, writing
+from monolith.models import Lease
+from monolith.runner import accounting, lifecycle, pruning, statistics
+from monolith.runner.repair import MissingMessages, interrupt_lost
 
 LEASE_S = 10.0
+RENEW_S = 3.0  # a lease this old is renewed before the next step
 TICK_S = 1.0
 REPAIR_S = 10.0
-LOST_AFTER_S = 30.0
+MINUTE_S = 60.0
+HOUR_S = 3600.0
+DUE_BUDGET_S = 1.0  # in one tick
+BUDGET_S = 0.1  # in one tick, for all the rest: a tick is short, and what is due never waits long
 BATCH = 1000
 
 log = structlog.get_logger()
 
 
 def run(stopped: Callable[[], bool], wait: Callable[[float], object] = time.sleep) -> None:
-    """Tick every second until `stopped()`. A database that is away is waited for; then the clock goes on."""
-    holder = f"{socket.gethostname()}:{os.getpid()}"
-    next_repair = 0.0
+    """Tick every second until `stopped()`. Nothing that goes wrong ends it: a database that is away is waited for."""
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    clock = Clock(stopped, holder)
     while not stopped():
+        clock.tick()
+        wait(0 if clock.is_behind() else TICK_S)
+    resign(holder)
+
+
+class Clock:
+    """One clock, and where it is in each of its duties. It does them only while it leads."""
+
+    def __init__(self, stopped: Callable[[], bool], holder: str) -> None:
+        self._holder = holder
+        self._stopped = stopped
+        self._renew_at = 0.0
+        self._due = Duty("queue_due", _queue_due, every_s=0)  # in each tick
+        self._repairs = (Duty("interrupt_lost", interrupt_lost, REPAIR_S), Duty("push_missing", MissingMessages().push, REPAIR_S))
+        self._chores = (
+            Duty("sample", statistics.sample, REPAIR_S),
+            Duty("fold_tallies", accounting.fold, REPAIR_S),
+            Duty("check_balance", accounting.check, MINUTE_S),
+            Duty("prune", pruning.prune, HOUR_S),
+        )
+
+    def tick(self) -> None:
+        """Do what is up now, for as long as this clock leads and is not stopped: what is due, and then a little of the rest."""
+        self._work(self._due, DUE_BUDGET_S)
+        rest_at = time.monotonic() + BUDGET_S
+        for duty in sorted((*self._repairs, *self._chores), key=lambda duty: duty.due_at):
+            self._work(duty, rest_at - time.monotonic())
+
+    def is_behind(self) -> bool:
+        """Whether something that people wait for is half done. Pruning is no such thing: it takes its time."""
+        return any(duty.steps is not None for duty in (self._due, *self._repairs))
+
+    def _work(self, duty: Duty, budget_s: float) -> None:
+        rest_at = time.monotonic() + budget_s
+        if budget_s > 0 and self._may_go_on():
+            duty.work(lambda: time.monotonic() < rest_at and self._may_go_on())
+
+    def _may_go_on(self) -> bool:
+        if self._stopped() or not self._leads():
+            for duty in (self._due, *self._repairs, *self._chores):
+                duty.abandon()
+            return False
+        return True
+
+    def _leads(self) -> bool:
+        """The lease is renewed between the steps of a duty too: a long one does not outlive it."""
+        asked_at = time.monotonic()
+        if asked_at < self._renew_at:
+            return True
         try:
-            if lead(holder):
-                lifecycle.queue_due(BATCH)
-                if time.monotonic() >= next_repair:
-                    next_repair = time.monotonic() + (REPAIR_S if repair() else TICK_S)
+            leads = lead(self._holder)
         except OperationalError as error:
             log.error("database_away", error=str(error.orig))
-        wait(TICK_S)
-    resign(holder)
+            return False
+        except SQLAlchemyError:
+            log.exception("lease_not_renewed")
+            return False
+        self._renew_at = asked_at + RENEW_S if leads else 0.0
+        return leads
+
+
+@dataclass
+class Duty:
+    """Work that comes up every so often, in steps. Between two of them the clock renews its lease, turns to other duties, or ends."""
+
+    name: str
+    begin: Callable[[], Iterator[None]]
+    every_s: float
+    due_at: float = 0.0
+    steps: Iterator[None] | None = None
+    _began_at: float = 0.0
+
+    def work(self, may_go_on: Callable[[], bool]) -> None:
+        """Do some of it, if it is up. What goes wrong is logged and tried again; it never holds up the other duties."""
+        if self.steps is None and time.monotonic() < self.due_at:
+            return
+        try:
+            self._work(may_go_on)
+        except RedisError as error:
+            log.warning("redis_away", error=str(error))
+            self._again_in(0)  # in the next tick
+        except OperationalError as error:
+            log.error("database_away", error=str(error.orig), duty=self.name)
+            self._again_in(REPAIR_S)
+        except Exception:  # a fault in one duty, such as pruning, must not stop due jobs
+            log.exception("duty_failed", duty=self.name)
+            self._again_in(MINUTE_S)
+
+    def _work(self, may_go_on: Callable[[], bool]) -> None:
+        if self.steps is None:
+            self._began_at = time.monotonic()
+            self.steps = self.begin()
+        for _ in self.steps:
+            if not may_go_on():
+                return
+        self.steps = None
+        self.due_at = self._began_at + self.every_s
+
+    def _again_in(self, seconds: float) -> None:
+        self.steps = None
+        self.due_at = time.monotonic() + min(self.every_s, seconds)
+
+    def abandon(self) -> None:
+        """Leave the rest of it to whoever leads next."""
+        self.steps = None
+
+
+def _queue_due() -> Iterator[None]:
+    while len(lifecycle.queue_due(BATCH)) == BATCH:
+        yield
 
 
 def lead(holder: str) -> bool:
@@ -54,7 +161,7 @@ def lead(holder: str) -> bool:
 
 def resign(holder: str) -> None:
     """Let another clock lead at once. Where the database is away, the lease runs out by itself."""
-    with suppress(OperationalError), writing() as session:
+    with suppress(SQLAlchemyError), writing() as session:
         session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == holder).values(expires_at=now()))
 
 
@@ -64,47 +171,12 @@ def is_ticking(session: Session) -> bool:
 
 
 def repair() -> bool:
-    """Interrupt what lost its worker, push what lost its message. False while Redis is away."""
-    _interrupt_lost()
+    """Interrupt what lost its worker and push what lost its message, now. False while Redis is away."""
     try:
-        _push_missing()
+        for duty in (interrupt_lost, MissingMessages().push):
+            for _ in duty():
+                pass
     except RedisError as error:
         log.warning("redis_away", error=str(error))
         return False
     return True
-
-
-def _interrupt_lost() -> None:
-    silent = select(Job.id, Job.claims, Job.worker).where(Job.status == "started", Job.heartbeat_at < now() - LOST_AFTER_S).limit(BATCH)
-    with reading() as session:
-        lost = session.execute(silent).all()
-    for job_id, claims, worker in lost:
-        log.warning("worker_lost", job_id=job_id, worker=worker)
-        lifecycle.interrupt(job_id, claims, f"worker {worker} was silent for {LOST_AFTER_S:g} s")
-
-
-def _push_missing() -> None:
-    """Compare the number of waiting rows and messages of each queue, and look closer only where they differ."""
-    with reading() as session:
-        waiting = session.execute(select(Job.queue, Job.priority, func.count()).where(*_waiting()).group_by(Job.queue, Job.priority)).all()
-    rows = Counter({f"{queue}.{priority}": count for queue, priority, count in waiting})
-    lengths = queues.lengths(sorted({*rows, *queues.names()}))
-    queues.breaker.close()
-    for name, messages in lengths.items():
-        if messages < rows[name]:
-            _push_missing_of(name)
-
-
-def _push_missing_of(name: str) -> None:
-    queue, _, priority = name.rpartition(".")
-    with reading() as session:
-        jobs = session.scalars(select(Job).where(*_waiting(), Job.queue == queue, Job.priority == priority).order_by(Job.queued_at)).all()
-    present = queues.waiting_ids(name)
-    missing = [job for job in jobs if job.id not in present]
-    if missing and queues.push(missing):
-        log.warning("messages_pushed_again", queue=name, jobs=len(missing))
-
-
-def _waiting() -> tuple[ColumnElement[bool], ...]:
-    """Queued rows whose message had time to arrive: a message that a worker just took is not missing."""
-    return (Job.status == "queued", Job.queued_at < now() - 2)

@@ -8,7 +8,7 @@ that fails leaves the row for the clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, false, insert, select, update
 from sqlalchemy.orm import Session
 
 from monolith.database import now, storable, writing
-from monolith.models import Artefact, Document, Job, JobEvent
+from monolith.models import Artefact, Base, Job, JobEvent, Tally, new_id
 from monolith.runner import queues
 from monolith.runner.registry import Backoff, JobType, Permanent
 
@@ -35,6 +35,9 @@ class Wanted:
     priority: str = "normal"
     delay: float = 0
     document_id: str | None = None
+    content_key: str | None = None
+    is_unique: bool = False
+    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,20 @@ class Outcome:
 
 # ---- submit and push
 
+May = Callable[[Session], None]
 
-def submit(owner_id: int, wanted: Sequence[Wanted], *, documents: Sequence[Document] = (), request_id: str | None = None) -> list[Job]:
-    """Accept new documents and jobs in one transaction, then push the jobs."""
+
+def submit(
+    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = lambda session: None, request_id: str | None = None
+) -> list[Job]:
+    """Accept jobs, and new rows that go along with them, in one transaction; then push the jobs.
+
+    `may` comes first in the transaction, and refuses all of it by raising. Raises IntegrityError, with nothing accepted,
+    for a second live unique job of one content.
+    """
     with writing() as session:
-        session.add_all(documents)
+        may(session)
+        session.add_all(along)
         session.flush()
         jobs = _add(session, owner_id, wanted, request_id=request_id)
     queues.push(jobs)
@@ -81,7 +93,8 @@ def submit(owner_id: int, wanted: Sequence[Wanted], *, documents: Sequence[Docum
 
 def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[Job]:
     jobs = [_row(owner_id, one, **columns) for one in wanted]
-    session.add_all(jobs)
+    if jobs:
+        session.add_all([*jobs, Tally(name="accepted", amount=len(jobs))])
     session.flush()
     _record(session, jobs, "submitted")
     return jobs
@@ -90,12 +103,15 @@ def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: A
 def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
     later = wanted.delay > 0
     return Job(
+        id=wanted.id,
         owner_id=owner_id,
         document_id=wanted.document_id,
         type=wanted.type.name,
         queue=wanted.type.queue,
         priority=wanted.priority,
         params=wanted.params,
+        content_key=wanted.content_key,
+        is_unique=wanted.is_unique,
         max_attempts=wanted.type.max_attempts,
         status="scheduled" if later else "queued",
         run_at=now() + wanted.delay if later else None,
@@ -106,7 +122,8 @@ def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
 
 def queue_due(limit: int) -> list[Job]:
     """Queue the scheduled jobs whose time has come, the longest overdue first, and push them."""
-    overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= now()).order_by(Job.run_at).limit(limit)
+    moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
+    overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= moment).order_by(Job.run_at).limit(limit)
     with writing() as session:
         jobs = _move(session, "queued", Job.status == "scheduled", Job.id.in_(overdue), status="queued", **_QUEUED)
     queues.push(jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import undefer
 
 from monolith.database import now, reading, storable, writing
 from monolith.models import Document, Job, JobEvent
-from monolith.runner import registry
+from monolith.runner import answers, registry
 from monolith.runner.lifecycle import Claim, Outcome, Wanted, running
 
 DOCUMENT_READER = "jobs.tools.extract:read_document"  # found by name: nothing here imports jobs
@@ -106,6 +107,10 @@ class RunningJob:
             self._update(
                 session, input_tokens=Job.input_tokens + input_tokens, output_tokens=Job.output_tokens + output_tokens, usd=Job.usd + usd
             )
+
+    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives for this key, or gave another job within the last `kept_s` seconds; see `answers`."""
+        return answers.once(key, kept_s, made_within_s, make)
 
     def _update(self, session: Any, **values: Any) -> None:
         if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:

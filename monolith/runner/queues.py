@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Protocol
 
@@ -28,6 +28,7 @@ BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for th
 MARGIN_S = 3  # the worker kills a job this much behind the limit that the job's own process holds
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
+IDS_AT_ONCE = 10_000  # read from Redis, which answers nobody else meanwhile
 
 log = structlog.get_logger()
 
@@ -169,10 +170,19 @@ def lengths(queue_names: list[str]) -> dict[str, int]:
 
 def waiting_ids(name: str) -> set[str]:
     """The job ids whose message waits in the queue. Raises RedisError when Redis is away."""
+    return {job_id for page in waiting_pages(name) for job_id in page}
+
+
+def waiting_pages(name: str) -> Iterator[Collection[str]]:
+    """The same, page by page from the end: workers take from the front, which moves no page. Some ids may come twice."""
     if is_inline():
-        own = pool()
-        return own.waiting_ids(name) if own else set()
-    return set(queue(name).get_job_ids())
+        yield own.waiting_ids(name) if (own := pool()) else ()
+        return
+    place, page = 0, [""] * IDS_AT_ONCE
+    while len(page) == IDS_AT_ONCE:
+        place -= IDS_AT_ONCE
+        page = queue(name).get_job_ids(place, IDS_AT_ONCE)
+        yield page
 
 
 def listened() -> set[str]:

@@ -65,6 +65,12 @@ class Job(Protocol):
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         """Add to what this job cost at an LLM."""
 
+    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
+
+        `made_within_s`: how long making it takes at most; a job waits no longer for another's.
+        """
+
 
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from monolith.database import now, writing
 from monolith.errors import Invalid, Later, Permanent
 from monolith.models import Job
+from monolith.processes import kill_marked
 from monolith.runner import lifecycle, registry
 from monolith.runner.lifecycle import Claim, Failure
 from monolith.runner.progress import Overtaken, RunningJob
@@ -48,6 +49,8 @@ def run(job_id: str) -> None:
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return
+    if claim.number > 1:
+        kill_marked(f"RQ_JOB_ID={job_id}")  # what an earlier run started here, when its worker died too suddenly to end it
     known = {"job_id": job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
     with structlog.contextvars.bound_contextvars(**known), heartbeat(claim):
         _attempt(claim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +25,9 @@ class Spender:
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         self.tokens.append((input_tokens, output_tokens))
+
+    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return make()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -89,6 +89,9 @@ class Work:
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         self.tokens += input_tokens + output_tokens
+
+    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return make()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,69 @@
+"""Rows as the API answers them: one, a page of them, and what came of a submission."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, jsonify, request
+from flask_login import current_user
+from marshmallow import Schema
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from monolith.database import reading
+from monolith.jobs import finding
+from monolith.jobs import schemas as s
+from monolith.jobs.submission import Submitted
+from monolith.models import Document, Job
+from monolith.runner import limits
+from monolith.runner.waiting import waiting_reason
+
+
+def job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[str, Any]:
+    return s.job_view(job, waiting_reason(session, job), with_result=with_result)
+
+
+def document_view(session: Session, document: Document) -> dict[str, Any]:
+    return s.document_view(document, [job_view(session, job, with_result=False) for job in document.jobs])
+
+
+def submitted_view(submitted: Submitted) -> dict[str, Any]:
+    """Documents and jobs of a submission; a job that it shares may belong to another document."""
+    with reading() as session:
+        found = [document_view(session, finding.document(session, current_user, one)) for one in submitted.document_ids]
+        known = {job["id"]: job for one in found for job in one["jobs"]}
+        elsewhere = [one for one in submitted.job_ids if one not in known]
+        known |= {one: job_view(session, finding.job(session, current_user, one), with_result=False) for one in elsewhere}
+    views = [known[one] for one in submitted.job_ids]
+    return {"document": found[0], "jobs": views} if len(found) == 1 else {"documents": found, "jobs": views}
+
+
+def accepted(submitted: Submitted, body: Any, status: int) -> Response:
+    """The answer to a submission, which says when nothing new was made."""
+    response = jsonify(body)
+    response.status_code = 200 if submitted.is_replayed else status
+    if submitted.is_replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    if submitted.is_deduplicated:
+        response.headers["Intray-Deduplicated"] = "true"
+    return response
+
+
+def tell_room(response: Response) -> Response:
+    """How many jobs the user may still submit, on each answer to a submission. A database that is away tells nothing."""
+    if request.method == "POST" and request.endpoint in ("documents.Documents", "jobs.Jobs") and current_user.is_authenticated:
+        with suppress(OperationalError):
+            room = limits.room(current_user)
+            response.headers.update(room.headers() if room else {})
+    return response
+
+
+def listed(page: finding.Page, schema: type[Schema], views: list[dict[str, Any]]) -> Response:
+    """A page as JSON, with the next one in the Link header."""
+    response = jsonify(object="list", data=schema().dump(views, many=True), has_more=page.has_more, url=request.path)
+    if page.has_more:
+        following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
+        response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
+    return response

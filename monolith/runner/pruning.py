@@ -1,0 +1,74 @@
+"""Deleting what is old: jobs that are over, with their events and files; samples, answers
+and idempotency keys. Documents stay, they are people's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from monolith.config import settings
+from monolith.database import now, reading, writing
+from monolith.models import OVER, Job, LlmAnswer, Sample
+from monolith.runner import accounting, replays, statistics
+
+BATCH = 500  # jobs in one transaction: a fraction of a second
+DAY_S = 24 * 3600.0
+KEEP_SAMPLES_DAYS = 8
+log = structlog.get_logger()
+
+
+def prune() -> Iterator[None]:
+    """Delete in small batches, a step each, what is older than the settings say or over the number to keep."""
+    with reading() as session:
+        moment = session.scalar(select(now())) or 0.0
+        kinds = [(status, type_name) for status in OVER for type_name in statistics.types(session, status)]
+    for status, type_name in kinds:
+        yield from _prune_jobs(status, type_name, moment)
+    yield from _prune_rows(Sample.id, Sample.at, moment - KEEP_SAMPLES_DAYS * DAY_S)
+    yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
+    with writing() as session:
+        replays.forget_old(session)
+
+
+def _prune_jobs(status: str, type_name: str, moment: float) -> Iterator[None]:
+    days = settings().keep_finished_days if status == "finished" else settings().keep_failed_days
+    until = max(moment - days * DAY_S, _surplus_until(status, type_name))
+    deleted, batch = 0, BATCH
+    while batch == BATCH:
+        batch = _prune_batch(status, type_name, until)
+        deleted += batch
+        yield
+    if deleted:
+        log.info("jobs_pruned", type=type_name, status=status, jobs=deleted)
+
+
+def _surplus_until(status: str, type_name: str) -> float:
+    """When the newest job ended that is one too many."""
+    newest = select(Job.ended_at).where(Job.status == status, Job.type == type_name).order_by(Job.ended_at.desc())
+    with reading() as session:
+        return session.scalar(newest.offset(settings().keep_per_type).limit(1)) or 0.0
+
+
+def _prune_batch(status: str, type_name: str, until: float) -> int:
+    """The guard stands twice: a job that is started again meanwhile is no longer what the inner query found."""
+    guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until)
+    oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
+    gone = delete(Job).where(*guard, Job.id.in_(oldest)).returning(Job.id).execution_options(synchronize_session=False)
+    with writing() as session:
+        deleted = len(session.scalars(gone).all())
+        accounting.record_pruned(session, deleted)
+    return deleted
+
+
+def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[float], until: float) -> Iterator[None]:
+    batch = BATCH
+    while batch == BATCH:
+        with writing() as session:
+            old = select(key).where(at < until).limit(BATCH)
+            gone = delete(key.class_).where(key.in_(old)).returning(key).execution_options(synchronize_session=False)
+            batch = len(session.scalars(gone).all())
+        yield

@@ -1,0 +1,45 @@
+"""What was made under which `Idempotency-Key`: a request that is sent again is answered as before and makes nothing new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from monolith.database import now, reading
+from monolith.errors import Invalid
+from monolith.models import IdempotencyKey
+
+KEPT_S = 24 * 3600  # at least
+
+
+@dataclass(frozen=True)
+class Key:
+    """The name a user gave to one request, and the fingerprint of what that request says."""
+
+    text: str
+    fingerprint: str
+
+    def row(self, owner_id: int, ids: dict[str, Any]) -> IdempotencyKey:
+        """What is to be stored in the same transaction as the rows of these `ids`."""
+        return IdempotencyKey(owner_id=owner_id, key=self.text, fingerprint=self.fingerprint, ids=ids)
+
+
+def find(owner_id: int, key: Key) -> dict[str, Any] | None:
+    """The ids of what this request made earlier. Raises `Invalid` when the key stands for another request."""
+    with reading() as session:
+        row = session.get(IdempotencyKey, (owner_id, key.text))
+    if row is None:
+        return None
+    if row.fingerprint != key.fingerprint:
+        detail = "You sent another request with this Idempotency-Key. Send a new key with a new request, or the same request again."
+        raise Invalid.field("/Idempotency-Key", detail)
+    return row.ids
+
+
+def forget_old(session: Session, older_than_s: float = KEPT_S) -> int:
+    """Delete the keys older than so many seconds; how many they were. For the clock."""
+    old = delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - older_than_s).returning(IdempotencyKey.key)
+    return len(session.scalars(old).all())
