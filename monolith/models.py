@@ -214,7 +214,8 @@ class Tally(Base):
 
 
 class Sample(Base):
-    """One minute of one job type that had something to do: how many were in which state at its end, what ended in it, how long what finished took."""
+    """One minute of one job type that had something to do: how many were in which state at its end, what ended in it, and
+    how long what finished took."""
 
     __tablename__ = "samples"
 

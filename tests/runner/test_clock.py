@@ -160,15 +160,20 @@ def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
     assert {line["duty"] for line in logged if line["log_level"] == "error"} == {"sample", "fold_tallies", "check_balance", "prune"}
 
 
-def test_redis_away_stops_no_other_duty(submit, intray_settings):
-    jobs, silent = submit(1, delay=60), submit(1)
+def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_tick(submit, intray_settings, redis_url):
+    jobs, silent, waiting = submit(1, delay=60), submit(1), submit(1)
+    lose(*silent, *waiting)
     lifecycle.claim(silent[0], "a worker that died")
     with writing() as session:
         session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
     make_due(jobs)
+    one = Clock(lambda: False, "a")
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
-    Clock(lambda: False, "a").tick()
+    one.tick()
     assert statuses([*jobs, *silent]) == {"queued"}
+    intray_settings(REDIS_URL=redis_url)
+    one.tick()
+    assert waiting[0] in messages()
 
 
 def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():

@@ -23,8 +23,8 @@ def end(alice: Caller) -> Callable[..., str]:
     def one(status: str, days: float, name: str = "trial_echo", **wanted: object) -> str:
         job = lifecycle.submit(alice.user.id, [Wanted(registry.find(name), {}, **wanted)])[0]
         with writing() as session:
-            ended = None if status in ("queued", "scheduled", "started") else now() - days * DAY_S
-            session.execute(update(Job).where(Job.id == job.id).values(status=status, ended_at=ended, created_at=now() - days * DAY_S))
+            ended = now() - days * DAY_S  # also of a live job, which has no such time: its status alone must save it
+            session.execute(update(Job).where(Job.id == job.id).values(status=status, ended_at=ended, created_at=ended))
         return job.id
 
     return one
