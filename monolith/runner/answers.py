@@ -56,6 +56,7 @@ def _claim(key: str, maker: str, seconds: float) -> bool:
     """Put the row without an answer, where there is none or one that has run out. False when another has it."""
     try:
         with writing() as session:
+            session.execute(delete(LlmAnswer).where(LlmAnswer.key == key, LlmAnswer.expires_at <= now()))
             session.execute(insert(LlmAnswer).values(key=key, maker=maker, expires_at=now() + seconds))
     except IntegrityError:
         return False
