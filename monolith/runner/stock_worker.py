@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import structlog
 from rq.cli.cli import main
 
@@ -10,6 +12,7 @@ from monolith.runner import queues, registry
 
 WORKER_TTL_S = 30  # how long RQ takes to notice that a worker is gone; its default is seven minutes
 MONITORING_S = 10
+NICER = 10  # beside a web process on the same cores, jobs step back: whoever submits is answered at once
 
 log = structlog.get_logger()
 
@@ -18,6 +21,7 @@ def work(arguments: tuple[str, ...] = ()) -> None:
     """Take jobs until SIGTERM. `arguments` are added to those of `rq worker`."""
     import rq.cli.workers  # noqa: F401 - adds `worker` to RQ's commands
 
+    os.nice(NICER)
     registry.discover()
     log.info("worker_started", queues=queues.names())
     main.main([*_options(), *arguments, *queues.names()], prog_name="rq")
