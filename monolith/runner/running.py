@@ -29,6 +29,7 @@ from monolith.runner.progress import Overtaken, RunningJob
 from monolith.runner.registry import JobType
 
 HEARTBEAT_S = 5.0
+DATABASE_AWAY_S = 5.0  # until a job is tried again that missed the database
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
 WORKING, RECORDING = 0, 1
 Answer = TypeVar("Answer")
@@ -79,6 +80,9 @@ def _attempt(claim: Claim) -> None:
         _record(lambda: lifecycle.park(claim, wait.seconds, str(wait)))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
+    except OperationalError as error:  # not the job's fault: it may have read its document, or said how far it is
+        log.warning("database_away", error=str(error.orig))
+        _record(lambda: lifecycle.park(claim, DATABASE_AWAY_S, "The database was away"))
     except (Exception, TimedOut) as error:
         _fail(claim, job_type, error, job.step)
 

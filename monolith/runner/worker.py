@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -24,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from monolith.config import settings
 from monolith.processes import dying_with, kill_marked
-from monolith.runner import holding, running
+from monolith.runner import holding, queues, running
 
 CHECK_S = 1  # how often the parent looks at the job it runs
 HEARTBEAT_S = 5.0
@@ -52,10 +53,24 @@ class LedgerWorker(Worker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """RQ's own; and where Redis has forgotten us, we register again, or nobody would know that we listen."""
-        super().heartbeat(timeout, pipeline)
-        if pipeline is None and not self.connection.hexists(self.key, "queues"):
-            self.connection.delete(self.key)
-            self.register_birth()
+        with _redis_may_be_away():
+            super().heartbeat(timeout, pipeline)
+            if pipeline is None and not self.connection.hexists(self.key, "queues"):
+                self.connection.delete(self.key)
+                self.register_birth()
+
+    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
+        with _redis_may_be_away():
+            super().set_state(state, pipeline)
+
+    def check_for_suspension(self, burst: bool) -> None:
+        with _redis_may_be_away():
+            super().check_for_suspension(burst)
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """RQ's own; a message lost in it is pushed again by the clock."""
+        with _redis_may_be_away():
+            super().execute_job(job, queue)
 
     # ---- signals
 
@@ -126,10 +141,9 @@ class LedgerWorker(Worker):
             self._was_held = is_held
         except OperationalError as error:
             log.warning("heartbeat_failed", job_id=job.id, error=str(error.orig))
-        try:
-            super().maintain_heartbeats(job, execution)
-        except RedisError as error:
-            log.warning("redis_away", error=str(error))
+        with _redis_may_be_away():
+            if queues.is_reachable():  # a frozen Redis would keep us from the ledger and from our limits
+                super().maintain_heartbeats(job, execution)
 
     def _end_child(self, why: str) -> None:
         log.warning("child_killed", why=why, pid=self.horse_pid)
@@ -142,17 +156,19 @@ class LedgerWorker(Worker):
             self._ended_because = "stopped"
         super().handle_job_failure(job, queue, *args, **options)
 
-    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        number = os.WTERMSIG(ret_val) if ret_val and os.WIFSIGNALED(ret_val) else 0
-        self._ended_because = self._ended_because or (f"its process got {signal.Signals(number).name}" if number else None)
+    def wait_for_horse(self) -> Any:
+        """RQ's own, which asks Redis before it tells anybody how the child ended."""
+        found = super().wait_for_horse()
+        status = found[1]
+        if status and os.WIFSIGNALED(status) and not self._ended_because:
+            self._ended_because = f"its process got {signal.Signals(os.WTERMSIG(status)).name}"
+        return found
 
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
         """RQ's own; then whatever the job left behind ends, and the ledger hears how it went."""
         child = self.horse_pid
-        try:
+        with _redis_may_be_away():
             super().monitor_work_horse(job, queue, execution)
-        except RedisError as error:
-            log.warning("redis_away", error=str(error))
         self._end_group(child, job.id)
         try:
             self._tell_ledger(job.id)
@@ -176,3 +192,12 @@ class LedgerWorker(Worker):
             holding.interrupted(self.name, [job_id])
         else:
             holding.lost(self.name, job_id, self._ended_because or "its process ended without a word")
+
+
+@contextmanager
+def _redis_may_be_away() -> Iterator[None]:
+    """What Redis does not hear ends no worker: hosts start again ever more slowly what dies often."""
+    try:
+        yield
+    except RedisError as error:
+        log.warning("redis_away", error=str(error))

@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep")
+SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep", "chaos_steps")
 FAILS = {  # by the type of error that it must fail with
     "chaos_raise": "RuntimeError",
     "chaos_slow": "timeout",
@@ -24,7 +24,7 @@ FAILS = {  # by the type of error that it must fail with
     "chaos_big": "permanent",
     "chaos_strange": "permanent",
 }
-MIX = {"chaos_quick": 70, "chaos_second_time": 10, "chaos_sleep": 6, "chaos_raise": 4, "chaos_big": 2, "chaos_strange": 2}
+MIX = {"chaos_quick": 70, "chaos_second_time": 10, "chaos_sleep": 6, "chaos_steps": 4, "chaos_raise": 4, "chaos_big": 2, "chaos_strange": 2}
 RARE = 1  # weight of every other kind
 WAIT_S = 0.3
 SUBMITTERS = 4
@@ -87,4 +87,4 @@ class Load:
 def _params(kind: str, rng: random.Random) -> dict[str, Any]:
     if kind == "chaos_quick":
         return {"seconds": round(rng.choice([0, 0, 0.1, 0.5]), 1)}
-    return {"seconds": round(rng.uniform(2, 8), 1)} if kind == "chaos_sleep" else {}
+    return {"seconds": round(rng.uniform(2, 8), 1)} if kind in ("chaos_sleep", "chaos_steps") else {}

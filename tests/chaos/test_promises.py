@@ -52,9 +52,8 @@ def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_r
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_sigterm_of_everything_with_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet, database: str) -> None:
-    fleet = _on(fleet_of, database, workers=6, SHUTDOWN_GRACE="3")
+def test_sigterm_of_everything_with_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
+    fleet = fleet_of("sqlite", workers=6, SHUTDOWN_GRACE="3")
     ids = [_submit(fleet, "chaos_sleep", seconds=8) for _ in range(6)]
     until(lambda: _count(fleet, "started") == 6, 60)
     assert fleet.deploy() < EXIT_S
@@ -64,8 +63,11 @@ def test_sigterm_of_everything_with_running_jobs_ends_all_in_time_and_spends_no_
 
 @pytest.mark.timeout(300)
 def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_once(fleet_of: NewFleet, tmp_path: Path) -> None:
-    fleet = _on(fleet_of, "postgresql", workers=3)
-    ids = [_submit(fleet, "chaos_sleep", seconds=4) for _ in range(3)]
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=3)
+    ids = [_submit(fleet, "chaos_sleep", seconds=4) for _ in range(2)]
+    talkative = _submit(fleet, "chaos_steps", seconds=4)
     until(lambda: _count(fleet, "started") == 3, 60)
     fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
     until(lambda: not fleet.posts["postgresql"].pid, 20)
@@ -74,6 +76,20 @@ def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_onc
     until(lambda: bool(fleet.cluster and fleet.cluster.answers()), 60)
     jobs = _when_over(fleet, 60)
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert (jobs[talkative].status, jobs[talkative].attempt, jobs[talkative].crashes) == ("finished", 1, 0)
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_and_its_job_outlive_redis_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    worker = fleet.posts["worker-0"].pid
+    ids = [_submit(fleet, "chaos_sleep", seconds=3), _submit(fleet, "chaos_quick")]
+    until(lambda: _count(fleet, "started") == 1, 60)
+    fleet.keep_away(fleet.posts["redis"], signal.SIGKILL, 6)
+    jobs = _when_over(fleet, 90)
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert fleet.posts["worker-0"].pid == worker
     assert set(runs_in(tmp_path / "runs").values()) == {1}
 
 
@@ -94,12 +110,6 @@ def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fl
     assert (pages.follow_ups[job_id], pages.files[job_id]) == (1, 1)
     assert [name for _, name, _, _ in pages.events[job_id]].count("finished") == 1
     assert set(runs_in(tmp_path / "runs").values()) == {1}
-
-
-def _on(fleet_of: NewFleet, database: str, **options: Any) -> Fleet:
-    if database == "postgresql" and not has_postgresql():
-        pytest.skip("PostgreSQL is not installed")
-    return fleet_of(database, **options)
 
 
 def _headers(fleet: Fleet) -> dict[str, str]:

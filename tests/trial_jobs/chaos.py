@@ -65,6 +65,17 @@ def chaos_sleep(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return _apply_effects(job)
 
 
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=LONG)
+def chaos_steps(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Say every half second how far it is, then succeed."""
+    _note_run(job)
+    steps = int(params["seconds"] * 2) + 1
+    for step in range(steps):
+        job.progress(100 * step / steps, f"step {step}")
+        time.sleep(0.5)
+    return _apply_effects(job)
+
+
 @job_type(params=Parent, takes="nothing", max_attempts=1, timeout=LONG)
 def chaos_effect(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """The effect of a job that succeeded."""
