@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,16 @@ def writing() -> Iterator[Session]:
     """A session in one transaction: committed at the end of the block, rolled back when it raises."""
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def transaction() -> AbstractContextManager[Connection]:
+    """What `writing` gives, without what a session costs: for what is done a thousand times a second."""
+    return engine().begin()
+
+
+def one_statement() -> AbstractContextManager[Connection]:
+    """A connection for a single statement: it is a transaction by itself where the database spares two round trips by that."""
+    return engine().execution_options(isolation_level="AUTOCOMMIT").connect() if engine().dialect.name == "postgresql" else transaction()
 
 
 @contextmanager

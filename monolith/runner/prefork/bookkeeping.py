@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from redis import Redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -236,8 +237,7 @@ class Bookkeeping:
         return sorted(found - known)
 
 
-def _task(queue: Queue, found: list[object], moment: datetime) -> Task:
+def _task(queue: Queue, found: list[Any], moment: datetime) -> Task:
     _, job_id, execution_id, waits, has_dependents, flat = found
-    assert isinstance(flat, list)
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Task(as_text(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(waits))

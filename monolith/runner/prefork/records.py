@@ -15,7 +15,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.utils import now
+from rq.utils import as_text, now
 from rq.worker import Worker
 
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
@@ -72,7 +72,7 @@ class Records:
     # ---- the connection
 
     def connect(self, known: Sequence[Task]) -> bool:
-        """Whether Redis can be talked to; connects when it is time to. What Redis thinks we run and we do not goes back. Raises RedisError."""
+        """Whether Redis can be talked to; connects when it is time to, and gives back what Redis alone thinks we run. Raises RedisError."""
         if not self.is_away:
             return True
         if time.monotonic() < self._try_at:
@@ -83,12 +83,13 @@ class Records:
         return True
 
     def _return_strays(self, known: Sequence[Task]) -> None:
-        ours = {task.composite_key for task in (*known, *(one.task for one in (*self._endings, *self._failures)))}
+        unwritten = [*(ending.task for ending in self._endings), *(failure.task for failure in self._failures)]
+        ours = {task.composite_key for task in (*known, *unwritten)}
         for stray in self._books.strays(self._worker.executions_key, ours):
             job_id, _, execution_id = stray.rpartition(":")
             job = Job(job_id, connection=self._wire.client, serializer=self._worker.serializer)
-            origin = self._wire.client.hget(job.key, "origin") or b""
-            queue = Queue(origin.decode(), connection=self._worker.connection, serializer=self._worker.serializer)
+            origin = as_text(self._wire.client.hget(job.key, "origin") or "")
+            queue = Queue(origin, connection=self._worker.connection, serializer=self._worker.serializer)
             self.end("back", Task(job_id, execution_id, queue, {}, now(), False, False))
 
     def lose(self, error: RedisError) -> None:
