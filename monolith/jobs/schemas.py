@@ -18,7 +18,7 @@ from monolith.models import STATUSES, Document, Job
 from monolith.runner.registry import JobType
 
 MAX_PAGE = 100
-MAX_BATCH = 50
+MAX_BATCH = 500  # jobs for one document
 
 
 class Moment(fields.Field[float]):
@@ -67,7 +67,7 @@ class DocumentRequest(DocumentFields):
     text = fields.String(metadata={"description": "The content as text"})
     url = fields.String(metadata={"description": "The address of a page that a worker fetches"})
     jobs = fields.List(
-        fields.Raw(), validate=Length(max=20), metadata={"description": "Names of job types, or {type, params, priority, delay, unique}"}
+        fields.Raw(), validate=Length(max=MAX_BATCH), metadata={"description": "Names of job types, or {type, params, priority, delay, unique}"}
     )
 
 
