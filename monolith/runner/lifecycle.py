@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, false, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, false, insert, select, update
 from sqlalchemy.orm import Session
 
-from monolith.database import now, storable, writing
-from monolith.models import Artefact, Base, Job, JobEvent, Tally, new_id
-from monolith.runner import queues
+from monolith.database import now, storable, transaction, writing
+from monolith.models import AnyJob, Artefact, Base, Job, JobEvent, new_id
+from monolith.runner import accepting, queues
 from monolith.runner.registry import Backoff, JobType, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
@@ -71,53 +72,53 @@ class Outcome:
 
 # ---- submit and push
 
-May = Callable[[Session], None]
+May = Callable[[Connection], AbstractContextManager[object]]
 
 
 def submit(
-    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = lambda session: None, request_id: str | None = None
-) -> list[Job]:
+    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = nullcontext, request_id: str | None = None
+) -> list[AnyJob]:
     """Accept jobs, and new rows that go along with them, in one transaction; then push the jobs.
 
-    `may` comes first in the transaction, and refuses all of it by raising. Raises IntegrityError, with nothing accepted,
-    for a second live unique job of one content.
+    `may` comes first in the transaction, and refuses all of it by raising; it is left before the end of the transaction.
+    Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
     """
-    with writing() as session:
-        may(session)
-        session.add_all(along)
-        session.flush()
-        jobs = _add(session, owner_id, wanted, request_id=request_id)
+    with transaction() as connection, may(connection):
+        if along:
+            _keep(connection, along)
+        jobs = _insert(connection, owner_id, wanted, request_id=request_id)
     queues.push(jobs)
     return jobs
 
 
-def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[Job]:
-    jobs = [_row(owner_id, one, **columns) for one in wanted]
-    if jobs:
-        session.add_all([*jobs, Tally(name="accepted", amount=len(jobs))])
-    session.flush()
-    _record(session, jobs, "submitted")
-    return jobs
+def _keep(connection: Connection, along: Sequence[Base]) -> None:
+    with Session(connection, expire_on_commit=False) as session:
+        session.add_all(along)
+        session.flush()
 
 
-def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
-    later = wanted.delay > 0
-    return Job(
-        id=wanted.id,
-        owner_id=owner_id,
-        document_id=wanted.document_id,
-        type=wanted.type.name,
-        queue=wanted.type.queue,
-        priority=wanted.priority,
-        params=wanted.params,
-        content_key=wanted.content_key,
-        is_unique=wanted.is_unique,
-        max_attempts=wanted.type.max_attempts,
-        status="scheduled" if later else "queued",
-        run_at=now() + wanted.delay if later else None,
-        queued_at=None if later else now(),
-        **columns,
-    )
+def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[AnyJob]:
+    return _insert(session.connection(), owner_id, wanted, **columns)
+
+
+def _insert(connection: Connection, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[AnyJob]:
+    return list(accepting.add(connection, [_row(one) for one in wanted], owner_id=owner_id, **columns))
+
+
+def _row(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "id": wanted.id,
+        "document_id": wanted.document_id,
+        "type": wanted.type.name,
+        "queue": wanted.type.queue,
+        "priority": wanted.priority,
+        "params": wanted.params,
+        "content_key": wanted.content_key,
+        "is_unique": wanted.is_unique,
+        "max_attempts": wanted.type.max_attempts,
+        "status": "scheduled" if wanted.delay > 0 else "queued",
+        "delay": wanted.delay,
+    }
 
 
 def queue_due(limit: int) -> list[Job]:
