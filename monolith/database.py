@@ -138,6 +138,11 @@ def transaction() -> AbstractContextManager[Connection]:
     return engine().begin()
 
 
+def one_statement() -> AbstractContextManager[Connection]:
+    """A connection for a single statement: it is a transaction by itself where the database spares two round trips by that."""
+    return looking() if engine().dialect.name == "postgresql" else transaction()
+
+
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that only reads; nothing it changes is kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, Row, String, Text, false, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
 
 from monolith.database import now
@@ -156,13 +156,9 @@ class Job(Base):
     def may_be_seen_by(self, user: User) -> bool:
         return user.is_admin or self.owner_id == user.id
 
-
-AnyJob = Job | Row[Any]  # a row without a session reads alike, but for what is related to it; it costs a tenth
-
-
-def rq_queue(job: AnyJob) -> str:
-    """The RQ queue of its queue and priority."""
-    return f"{job.queue}.{job.priority}"
+    @property
+    def rq_queue(self) -> str:
+        return f"{self.queue}.{self.priority}"
 
 
 class JobEvent(Base):

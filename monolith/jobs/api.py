@@ -42,7 +42,7 @@ for _blueprint in (documents, jobs):
 
 @documents.route("")
 class Documents(MethodView):
-    @documents.arguments(s.PageQuery, location="query")
+    @documents.arguments(s.PageQuery(), location="query")
     @documents.response(200, s.DocumentListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List your documents, the newest first."""
@@ -116,7 +116,7 @@ def original(document_id: str) -> Response:
 
 @jobs.route("")
 class Jobs(MethodView):
-    @jobs.arguments(s.JobsQuery, location="query")
+    @jobs.arguments(s.JobsQuery(), location="query")
     @jobs.response(200, s.JobListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List your jobs, the newest first, without their results."""
@@ -125,7 +125,7 @@ class Jobs(MethodView):
             return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
 
     @jobs.doc(parameters=[KEY_HEADER])
-    @jobs.arguments(s.JobRequest)
+    @jobs.arguments(s.JobRequest())
     @jobs.response(202, s.JobSchema)
     @jobs.alt_response(200, schema=s.JobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
     @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
@@ -146,7 +146,7 @@ class Jobs(MethodView):
 
 @jobs.route("/<job_id>")
 class OneJob(MethodView):
-    @jobs.arguments(s.WaitQuery, location="query")
+    @jobs.arguments(s.WaitQuery(), location="query")
     @jobs.response(200, s.JobSchema)
     @jobs.alt_response(304, description="It has not changed since the ETag in If-None-Match")
     @jobs.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")

@@ -15,7 +15,8 @@ from marshmallow.validate import Length, OneOf, Range
 from monolith.errors import Invalid
 from monolith.jobs import submission
 from monolith.jobs.uploads import KINDS
-from monolith.models import STATUSES, AnyJob, Artefact, Document
+from monolith.models import STATUSES, Artefact, Document
+from monolith.runner.accepting import AnyJob
 from monolith.runner.registry import JobType
 
 MAX_PAGE = 100

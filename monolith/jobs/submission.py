@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from monolith.database import reading, writing
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
-from monolith.models import LIVE, AnyJob, Document, Job, User, new_id
+from monolith.models import LIVE, Document, Job, User, new_id
 from monolith.runner import accounting, lifecycle, limits, registry, replays
-from monolith.runner.lifecycle import Wanted
+from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 
@@ -38,7 +37,7 @@ class Submitted:
     is_replayed: bool = False
     is_deduplicated: bool = False
     documents: list[Document] = field(default_factory=list)
-    jobs: list[AnyJob] = field(default_factory=list)
+    jobs: list[NewJob] = field(default_factory=list)
 
     @property
     def is_all_new(self) -> bool:
@@ -91,29 +90,22 @@ def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
 
 
 def _accept(user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None) -> Submitted:
+    """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
     for _ in range(TRIES):
         job_ids = _with_live_ones(user, wanted)
         known = set(job_ids)
         new = [one for one in wanted if one.id in known]
         document_ids = [one.id for one in documents]
-        may = partial(_let_in, user, key, {"documents": document_ids, "jobs": job_ids}, len(new))
+        first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
+        may = partial(limits.let_in, user=user, jobs=len(new))
         try:
-            jobs = lifecycle.submit(user.id, new, along=documents, may=may, request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=documents, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
             continue
         return Submitted(document_ids, job_ids, is_deduplicated=len(new) < len(wanted), documents=documents, jobs=jobs)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
-
-
-@contextmanager
-def _let_in(user: User, key: Key | None, ids: dict[str, list[str]], jobs: int, connection: Connection) -> Iterator[None]:
-    """The key first: the twin of a request that is being accepted waits here for that one, and takes up no room."""
-    if key:
-        key.keep(connection, user.id, ids)
-    with limits.let_in(connection, user, jobs):
-        yield
 
 
 def _with_live_ones(user: User, wanted: list[Wanted]) -> list[str]:

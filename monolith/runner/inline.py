@@ -14,8 +14,8 @@ from queue import PriorityQueue
 import structlog
 
 from monolith.config import settings
-from monolith.models import AnyJob, rq_queue
 from monolith.runner import clock, holding, queues, running
+from monolith.runner.accepting import AnyJob
 
 LEAVING_S = 10.0  # the most that running jobs get when the process ends; gunicorn gives it 20
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class Pool:
 
     def push(self, jobs: Iterable[AnyJob]) -> None:
         for job in jobs:
-            self._waiting.put((queues.PRIORITIES.index(job.priority), next(self._numbers), rq_queue(job), job.id))
+            self._waiting.put((queues.PRIORITIES.index(job.priority), next(self._numbers), job.rq_queue, job.id))
 
     def waiting_ids(self, queue: str) -> set[str]:
         return {job_id for _, _, name, job_id in list(self._waiting.queue) if name == queue}

@@ -16,29 +16,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, false, insert, select, update
 from sqlalchemy.orm import Session
 
-from monolith.database import now, storable, transaction, writing
-from monolith.models import AnyJob, Artefact, Base, Job, JobEvent, new_id
+from monolith.database import now, one_statement, storable, transaction, writing
+from monolith.models import Artefact, Base, Job, JobEvent
 from monolith.runner import accepting, queues
-from monolith.runner.registry import Backoff, JobType, Permanent
+from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner.registry import Backoff, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison
 MAX_PARKED_S = 3 * 24 * 3600  # nothing waits for ever
 MAX_MESSAGE = 2000  # characters of an error that are kept
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One job that somebody asks for, already validated. `delay` in seconds."""
-
-    type: JobType
-    params: dict[str, Any] = field(default_factory=dict)
-    priority: str = "normal"
-    delay: float = 0
-    document_id: str | None = None
-    content_key: str | None = None
-    is_unique: bool = False
-    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True)
@@ -72,53 +59,45 @@ class Outcome:
 
 # ---- submit and push
 
-May = Callable[[Connection], AbstractContextManager[object]]
-
 
 def submit(
-    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = nullcontext, request_id: str | None = None
-) -> list[AnyJob]:
-    """Accept jobs, and new rows that go along with them, in one transaction; then push the jobs.
+    owner_id: int,
+    wanted: Sequence[Wanted],
+    *,
+    first: Callable[[Connection], None] | None = None,
+    may: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    along: Sequence[Base] = (),
+    request_id: str | None = None,
+) -> list[NewJob]:
+    """Accept jobs in one transaction; then push them.
 
-    `may` comes first in the transaction, and refuses all of it by raising; it is left before the end of the transaction.
-    Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
+    In the transaction comes `first`, then `may`, which refuses all of it by raising and is left when all is written, then the
+    new rows that go `along` with the jobs. Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
     """
-    with transaction() as connection, may(connection):
-        if along:
+    is_alone = not first and not along
+    with one_statement() if is_alone else transaction() as connection:
+        if first:
+            first(connection)
+        with may(connection):
             _keep(connection, along)
-        jobs = _insert(connection, owner_id, wanted, request_id=request_id)
+            jobs = _insert(connection, owner_id, wanted, request_id=request_id)
     queues.push(jobs)
     return jobs
 
 
 def _keep(connection: Connection, along: Sequence[Base]) -> None:
-    with Session(connection, expire_on_commit=False) as session:
-        session.add_all(along)
-        session.flush()
+    if along:
+        with Session(connection, expire_on_commit=False) as session:
+            session.add_all(along)
+            session.flush()
 
 
-def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[AnyJob]:
+def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[NewJob]:
     return _insert(session.connection(), owner_id, wanted, **columns)
 
 
-def _insert(connection: Connection, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[AnyJob]:
-    return list(accepting.add(connection, [_row(one) for one in wanted], owner_id=owner_id, **columns))
-
-
-def _row(wanted: Wanted) -> dict[str, Any]:
-    return {
-        "id": wanted.id,
-        "document_id": wanted.document_id,
-        "type": wanted.type.name,
-        "queue": wanted.type.queue,
-        "priority": wanted.priority,
-        "params": wanted.params,
-        "content_key": wanted.content_key,
-        "is_unique": wanted.is_unique,
-        "max_attempts": wanted.type.max_attempts,
-        "status": "scheduled" if wanted.delay > 0 else "queued",
-        "delay": wanted.delay,
-    }
+def _insert(connection: Connection, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[NewJob]:
+    return accepting.add(connection, wanted, owner_id=owner_id, **columns)
 
 
 def queue_due(limit: int) -> list[Job]:

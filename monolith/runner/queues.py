@@ -23,8 +23,8 @@ from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from monolith.config import settings
-from monolith.models import AnyJob, rq_queue
 from monolith.runner import registry
+from monolith.runner.accepting import AnyJob
 
 PRIORITIES = ("critical", "high", "normal", "low")
 FUNCTION = "monolith.runner.running.run"  # the only function that a message ever names
@@ -147,7 +147,7 @@ def _by_queue(jobs: list[AnyJob]) -> dict[str, list[str]]:
     """The ids, by the RQ queue they go to."""
     found: dict[str, list[str]] = {}
     for job in jobs:
-        found.setdefault(rq_queue(job), []).append(job.id)
+        found.setdefault(job.rq_queue, []).append(job.id)
     return found
 
 
@@ -156,7 +156,7 @@ def _message(job: AnyJob) -> dict[Any, Any]:
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
     own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call))}
-    return {**_alike(rq_queue(job), _timeout(job.type)), **own}
+    return {**_alike(job.rq_queue, _timeout(job.type)), **own}
 
 
 @cache

@@ -15,8 +15,9 @@ from sqlalchemy import func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from monolith.database import looking, reading
-from monolith.models import AnyJob, Job, rq_queue
+from monolith.models import Job
 from monolith.runner import clock, queues
+from monolith.runner.accepting import AnyJob
 
 COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
 COUNTED_FOR_S = 1.0  # how long a count of the line is good enough
@@ -49,8 +50,8 @@ def _why_none_takes_it(job: AnyJob) -> str | None:
     listened = _listened_queues()
     if listened is None:
         return "Redis is away. The job is kept safely, and starts when Redis is back."
-    if rq_queue(job) not in listened:
-        return f"No worker is listening to {rq_queue(job)}."
+    if job.rq_queue not in listened:
+        return f"No worker is listening to {job.rq_queue}."
     return None
 
 
