@@ -8,37 +8,25 @@ that fails leaves the row for the clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, insert, select
 from sqlalchemy.orm import Session
 
-from monolith.database import now, one_statement, storable, transaction, writing
-from monolith.models import Artefact, Base, Job, JobEvent, Tally, new_id
-from monolith.runner import queues
+from monolith.database import now, one_statement, storable, transaction
+from monolith.models import Artefact, Base, Job
+from monolith.runner import accepting, queues
+from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.moves import Move, Moved, given
-from monolith.runner.registry import Backoff, JobType, Permanent
+from monolith.runner.registry import Backoff, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison
 MAX_PARKED_S = 3 * 24 * 3600  # nothing waits for ever
 MAX_MESSAGE = 2000  # characters of an error that are kept
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One job that somebody asks for, already validated. `delay` in seconds."""
-
-    type: JobType
-    params: dict[str, Any] = field(default_factory=dict)
-    priority: str = "normal"
-    delay: float = 0
-    document_id: str | None = None
-    content_key: str | None = None
-    is_unique: bool = False
-    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True)
@@ -72,54 +60,37 @@ class Outcome:
 
 # ---- submit and push
 
-May = Callable[[Session], None]
-
 
 def submit(
-    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = lambda session: None, request_id: str | None = None
-) -> list[Job]:
-    """Accept jobs, and new rows that go along with them, in one transaction; then push the jobs.
+    owner_id: int,
+    wanted: Sequence[Wanted],
+    *,
+    first: Callable[[Connection], None] | None = None,
+    may: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    along: Sequence[Base] = (),
+    request_id: str | None = None,
+) -> list[NewJob]:
+    """Accept jobs in one transaction; then push them.
 
-    `may` comes first in the transaction, and refuses all of it by raising. Raises IntegrityError, with nothing accepted,
-    for a second live unique job of one content.
+    In the transaction comes `first`, then `may`, which refuses all of it by raising and is left when all is written, then the
+    new rows that go `along` with the jobs. Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
     """
-    with writing() as session:
-        may(session)
-        session.add_all(along)
-        session.flush()
-        jobs = _insert(session.connection(), owner_id, wanted, request_id=request_id)
+    is_alone = not first and not along
+    with one_statement() if is_alone else transaction() as connection:
+        if first:
+            first(connection)
+        with may(connection):
+            _keep(connection, along)
+            jobs = accepting.add(connection, wanted, owner_id=owner_id, request_id=request_id)
     queues.push(jobs)
     return jobs
 
 
-def _insert(connection: Connection, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[Job]:
-    with Session(connection, expire_on_commit=False) as session:
-        jobs = [_row(owner_id, one, **columns) for one in wanted]
-        if jobs:
-            session.add_all([*jobs, Tally(name="accepted", amount=len(jobs))])
+def _keep(connection: Connection, along: Sequence[Base]) -> None:
+    if along:
+        with Session(connection, expire_on_commit=False) as session:
+            session.add_all(along)
             session.flush()
-            session.execute(insert(JobEvent), [{"job_id": job.id, "name": "submitted", "attempt": 0} for job in jobs])
-        return jobs
-
-
-def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
-    later = wanted.delay > 0
-    return Job(
-        id=wanted.id,
-        owner_id=owner_id,
-        document_id=wanted.document_id,
-        type=wanted.type.name,
-        queue=wanted.type.queue,
-        priority=wanted.priority,
-        params=wanted.params,
-        content_key=wanted.content_key,
-        is_unique=wanted.is_unique,
-        max_attempts=wanted.type.max_attempts,
-        status="scheduled" if later else "queued",
-        run_at=now() + wanted.delay if later else None,
-        queued_at=None if later else now(),
-        **columns,
-    )
 
 
 _ONE = Job.id == given("job_id", Job.id)
@@ -179,7 +150,7 @@ def succeed(claim: Claim, outcome: Outcome) -> bool:
         _keep_files(connection, claim.job_id, outcome.files)
         if outcome.follow_ups:
             inherited = {"parent_id": claim.job_id, "request_id": claim.job.request_id}
-            jobs = _insert(connection, claim.job.owner_id, outcome.follow_ups, **inherited)
+            jobs = accepting.add(connection, outcome.follow_ups, owner_id=claim.job.owner_id, **inherited)
     queues.push(jobs)
     return True
 

@@ -20,7 +20,7 @@ from typing import Any
 from redis import RedisError
 from rq.worker import DequeueStrategy, Worker
 
-from monolith import kernel
+from monolith.kernel import end_children, forks_die_with_us, inherit_orphans
 from monolith.runner.prefork import options
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
 from monolith.runner.prefork.crew import Crew
@@ -102,8 +102,8 @@ class PreforkWorker(Worker):
             signal.signal(number, self.request_stop)
 
     def _start_children(self) -> None:
-        kernel.inherit_orphans()
-        kernel.forks_die_with_us()
+        inherit_orphans()
+        forks_die_with_us()
         os.environ["RQ_WORKER_ID"] = self.name
         self.preload()
         self.connection.connection_pool.disconnect()  # children must not inherit it
@@ -177,7 +177,7 @@ class PreforkWorker(Worker):
     def _crew_leaves(self) -> None:
         for child in self._crew.children:
             child.kill()
-        kernel.end_children(but=self._other_children())
+        end_children(but=self._other_children())
 
     # ---- Redis
 

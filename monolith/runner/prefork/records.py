@@ -23,6 +23,7 @@ from monolith.runner.prefork.task import Ending, Task
 from monolith.runner.prefork.wire import Command, Wire
 
 FLUSH_S = 0.005  # endings are collected for so long while there is other work
+LOOK_S = 0.05  # between two looks for waiting jobs behind ordinary ones that have no room, or the other way round
 AGAIN_S = 0.5  # after Redis failed
 ASKED_EVERY_S = 1.0  # where nobody tells us of new jobs: an old server, or suspended workers
 
@@ -48,7 +49,9 @@ class Records:
         self._first_ended_at = 0.0
         self._try_at = 0.0
         self._ask_at = 0.0
+        self._look_at = 0.0
         self._more = self._more_waiting = True
+        self._unseen = False
         self.is_away = True
         self.is_suspended = False
 
@@ -59,7 +62,7 @@ class Records:
     @property
     def may_be_more(self) -> bool:
         """Whether the queues may hold something that was not taken."""
-        return self._more or self._more_waiting
+        return self._more or self._more_waiting or self._unseen
 
     def end(self, how: str, task: Task, result: bytes = b"") -> None:
         if not self._endings:
@@ -114,6 +117,8 @@ class Records:
         moments = [self._try_at] if self.is_away else []
         if self._endings and not self.is_away:
             moments.append(self._first_ended_at + FLUSH_S)
+        if self._unseen and not self.is_away:
+            moments.append(self._look_at)
         if self.is_suspended or not self._wire.is_told:
             moments.append(self._ask_at)
         return min(moments, default=float("inf"))
@@ -124,19 +129,24 @@ class Records:
         """Whether it is worth a round trip now. While children have work left, endings are collected."""
         if self._endings and (is_idle or time.monotonic() > self._first_ended_at + FLUSH_S):
             return True
+        if self._unseen and room and time.monotonic() >= self._look_at:
+            return True
         may_take = (self._more and room.ordinary > 0 and is_low) or (self._more_waiting and room.waiting > 0)
         return may_take or (bool(self._endings) and is_low)
 
     def turn(self, queues: Sequence[Queue], room: Room, *, will_idle: bool, in_a_row: int = EVERYTHING) -> list[Task]:
         """Write down what has ended, take what there is room for. Raises RedisError, and then keeps the endings."""
+        looks_past = time.monotonic() >= self._look_at
+        if looks_past:
+            self._look_at = time.monotonic() + LOOK_S
         state = "suspended" if self.is_suspended else ("idle" if will_idle else "")
         endings = list(self._endings)
         try:
-            turn = self._books.turn(endings, queues, room, state, in_a_row=in_a_row)
+            turn = self._books.turn(endings, queues, room, state, looks_past=looks_past, in_a_row=in_a_row)
         except NoScriptError:  # Redis has forgotten it
-            turn = self._books.turn(endings, queues, room, state, in_a_row=in_a_row)
+            turn = self._books.turn(endings, queues, room, state, looks_past=looks_past, in_a_row=in_a_row)
         del self._endings[: len(endings)]
-        self._more, self._more_waiting, self.is_suspended = turn.more, turn.more_waiting, turn.is_suspended
+        self._more, self._more_waiting, self._unseen, self.is_suspended = turn.more, turn.more_waiting, turn.unseen, turn.is_suspended
         if turn.late:
             self._finish_late([one for one in endings if one.task.execution_id in turn.late])
         if not turn.is_known:
