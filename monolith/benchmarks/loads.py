@@ -9,10 +9,10 @@ from typing import Protocol
 from redis import Redis
 from rq import Queue
 from rq.registry import FinishedJobRegistry
-from sqlalchemy import func, select, text
+from sqlalchemy import func, inspect, select, text
 
 from monolith import database
-from monolith.config import BadSetting, settings
+from monolith.config import settings
 from monolith.database import reading, writing
 from monolith.models import Base, Job, User
 from monolith.runner import lifecycle, registry
@@ -79,15 +79,25 @@ class LedgerJobs:
 
 
 def ledger(say: Callable[[str], object]) -> LedgerJobs | None:
-    """The ledger of DATABASE_URL, or None and a line that says why it is left out."""
+    """The ledger of DATABASE_URL; or None, and a line that says why it is left out."""
     if not settings().database_url.startswith("postgresql"):
         say("The ledger is left out: DATABASE_URL names no PostgreSQL. Set it to an empty database to measure claims and outcomes in SQL.")
         return None
+    if not _is_empty():
+        say("The ledger is left out: something is in the database of DATABASE_URL, and its tables are emptied here. Name an empty one.")
+        return None
     database.upgrade()
-    with reading() as session:
-        if session.scalar(select(User.id).limit(1)) or session.scalar(select(Job.id).limit(1)):
-            raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this empties it in the end.")
     return LedgerJobs()
+
+
+def _is_empty() -> bool:
+    """Whether there are no tables at all, or those of an Intray that nobody has used yet."""
+    if not inspect(database.engine()).get_table_names():
+        return True
+    if not database.is_current():
+        return False
+    with reading() as session:
+        return session.scalar(select(func.count()).select_from(User)) == 0
 
 
 def _batches(count: int) -> Iterator[int]:
