@@ -22,9 +22,10 @@ from monolith.benchmarks import loads
 from monolith.benchmarks.measuring import Records, Usage, tree, until, usage
 from monolith.benchmarks.work import RECORDS
 from monolith.config import BadSetting
-from monolith.processes import Child, end, kill_marked
+from monolith.kernel import kill_marked
+from monolith.processes import Child, end
 
-ENGINE = "rq.SimpleWorker"
+ENGINE = "monolith.runner.worker.PreforkWorker"
 REDIS_TIMEOUT_S = 10
 STARTING_S = 40.0
 RUNNING_S = 180.0

@@ -36,8 +36,9 @@ def _cell(figure: float, stock: float) -> str:
 
 
 def _short(number: float) -> str:
-    digits = 0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2
-    return f"{number:,.{digits}f}"
+    if abs(number) < 1:
+        return f"{number:.2g}"
+    return f"{number:,.{0 if abs(number) >= 100 else 1}f}"
 
 
 def _line(cells: list[str]) -> str:
