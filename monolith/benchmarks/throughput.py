@@ -14,7 +14,7 @@ from monolith.benchmarks.work import nap, noop
 STOCK_JOBS = 200  # of 20 ms each, or more
 POOL_JOBS = 2000
 SIMPLE = ("--worker-class", "rq.SimpleWorker")
-POOL_AT_MOST = 48  # workers of a stock pool within 512 MB
+POOL_AT_MOST = 45  # workers of a stock pool within 512 MB
 SETTLING_S = 30.0
 CHILDREN, WAITING = 4, 50  # what we hold in less
 
@@ -40,12 +40,12 @@ def _doing_nothing(rig: Rig, jobs: int, concurrency: int) -> list[Contender]:
 
 
 def _waiting(rig: Rig, jobs: int) -> list[Contender]:
-    workers = min(POOL_AT_MOST, jobs)
+    fewer = min(jobs, POOL_JOBS)
+    workers = min(POOL_AT_MOST, fewer)
+    pool = rig.pool(workers, *SIMPLE)
     env = concurrent(CHILDREN, WAITING)
     return [
-        Contender(
-            f"stock rq worker-pool, {workers} SimpleWorkers", rig.pool(workers, *SIMPLE), RqJobs(rig.redis, nap), jobs=jobs, workers=workers
-        ),
+        Contender(f"stock rq worker-pool, {workers} SimpleWorkers", pool, RqJobs(rig.redis, nap), jobs=fewer, workers=workers),
         Contender(f"our engine, {CHILDREN} children x {WAITING}", rig.engine(), RqJobs(rig.redis, nap, WAITS), env, jobs),
     ]
 
