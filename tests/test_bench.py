@@ -25,7 +25,7 @@ def test_it_prints_a_table_with_stock_rq_first(new_intray: NewIntray, command: s
     done = new_intray().manage("bench", command, "--passes", "1", *COMMANDS[command])
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert rows[2].startswith("| stock rq worker") and "(1.00x)" in rows[2]
+    assert rows[2].startswith("| stock rq worker") and "(1.0x)" in rows[2]
     assert any("our engine" in row for row in rows)
     assert "The ledger is left out: DATABASE_URL names no PostgreSQL" in done.stdout
 
