@@ -74,6 +74,10 @@ class Child:
             preexec_fn=dying_with(os.getpid(), self._when_orphaned),
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
     def lives(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
