@@ -13,18 +13,30 @@ from typing import Any
 
 import requests
 
-SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep", "chaos_steps")
+SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep", "chaos_steps", "chaos_wait")
 FAILS = {  # by the type of error that it must fail with
     "chaos_raise": "RuntimeError",
     "chaos_slow": "timeout",
     "chaos_c_loop": "timeout",
     "chaos_grandchild": "timeout",
     "chaos_segfault": "poison",
+    "chaos_wait_late": "timeout",
+    "chaos_wait_stuck": "timeout",
+    "chaos_wait_segfault": "poison",
     "chaos_allocate": "MemoryError",
     "chaos_big": "permanent",
     "chaos_strange": "permanent",
 }
-MIX = {"chaos_quick": 70, "chaos_second_time": 10, "chaos_sleep": 6, "chaos_steps": 4, "chaos_raise": 4, "chaos_big": 2, "chaos_strange": 2}
+MIX = {
+    "chaos_quick": 70,
+    "chaos_second_time": 10,
+    "chaos_sleep": 6,
+    "chaos_steps": 4,
+    "chaos_wait": 10,
+    "chaos_raise": 4,
+    "chaos_big": 2,
+    "chaos_strange": 2,
+}
 RARE = 1  # weight of every other kind
 WAIT_S = 0.3
 SUBMITTERS = 4
@@ -87,4 +99,4 @@ class Load:
 def _params(kind: str, rng: random.Random) -> dict[str, Any]:
     if kind == "chaos_quick":
         return {"seconds": round(rng.choice([0, 0, 0.1, 0.5]), 1)}
-    return {"seconds": round(rng.uniform(2, 8), 1)} if kind in ("chaos_sleep", "chaos_steps") else {}
+    return {"seconds": round(rng.uniform(2, 8), 1)} if kind in ("chaos_sleep", "chaos_steps", "chaos_wait") else {}

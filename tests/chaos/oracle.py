@@ -11,6 +11,7 @@ from tests.chaos.ledger import Pages
 from tests.chaos.load import FAILS
 
 ATTEMPTS = {"chaos_second_time": 2, "chaos_raise": 2}  # all others: 1; no fault may spend one
+CRASHES = ("chaos_segfault", "chaos_wait_segfault")
 EVENTS_OF_THE_END = ("finished", "failed")
 
 
@@ -47,11 +48,11 @@ def _wrongs(pages: Pages, job_id: str, verdict: Verdict) -> Iterator[str]:
         return
     if sum(name in EVENTS_OF_THE_END for name in events) != 1:
         yield "ended more than once"
-    if job.error_type == "poison" and job.type != "chaos_segfault" and job.crashes == 2:
+    if job.error_type == "poison" and job.type not in CRASHES and job.crashes == 2:
         verdict.poisoned_by_us.append(job_id)
     elif (job.status, job.error_type) != (("failed", FAILS[job.type]) if job.type in FAILS else ("finished", None)):
         yield f"{job.type} is {job.status}, {job.error_type}"
-    elif job.type != "chaos_segfault" and job.attempt != ATTEMPTS.get(job.type, 1):
+    elif job.type not in CRASHES and job.attempt != ATTEMPTS.get(job.type, 1):
         yield f"{job.type} ended in attempt {job.attempt}"
     yield from _effects_wrong(pages, job_id)
 

@@ -128,6 +128,43 @@ def chaos_segfault(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=LONG, waits=True)
+def chaos_wait(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait, beside others, then succeed."""
+    _note_run(job)
+    job.progress(None, "waiting")
+    time.sleep(params["seconds"])
+    return _apply_effects(job)
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, waits=True)
+def chaos_wait_late(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Run past its limit beside others, swallowing every exception it can."""
+    _note_run(job)
+    _apply_effects(job)
+    while True:
+        with suppress(Exception):
+            time.sleep(0.05)
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, waits=True)
+def chaos_wait_stuck(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Run past its limit beside others, in C code that holds the interpreter of all of them."""
+    _note_run(job)
+    _apply_effects(job)
+    re.match(r"(a+)+$", "a" * 64 + "b")
+    return {}
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=LONG, waits=True)
+def chaos_wait_segfault(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Take the process down, and what waits beside it."""
+    _note_run(job)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+    return {}
+
+
 @job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=LONG)
 def chaos_allocate(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Ask for 2 GB where 1 GB is left, as on a small host."""
