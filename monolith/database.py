@@ -67,10 +67,18 @@ def engine() -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    made = create_engine(url, pool_size=5, max_overflow=10, connect_args={"connect_timeout": 5})
+    arguments = {"connect_timeout": 5, "autocommit": True}  # the driver must not begin transactions by itself: _begin_postgresql does
+    made = create_engine(url, pool_size=5, max_overflow=10, connect_args=arguments)
+    event.listen(made, "begin", _begin_postgresql)
     event.listen(made, "checkin", _note_idle)
     event.listen(made, "checkout", _try_idle)
     return made
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Who reads is spared BEGIN and ROLLBACK: at this isolation each statement sees a state of its own all the same."""
+    if not connection.get_execution_options().get("reading"):
+        connection.exec_driver_sql("BEGIN")
 
 
 def _note_idle(connection: Any, record: Any) -> None:
@@ -157,9 +165,7 @@ def looking() -> AbstractContextManager[Connection]:
 
 @lru_cache(maxsize=1)
 def _for_reading(engine: Engine) -> Engine:
-    """PostgreSQL is spared BEGIN and ROLLBACK: at its isolation each statement sees a state of its own all the same."""
-    own = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
-    return engine.execution_options(reading=True, **own)
+    return engine.execution_options(reading=True)
 
 
 def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -> FromClause:
