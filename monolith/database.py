@@ -67,8 +67,8 @@ def engine() -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    arguments = {"connect_timeout": 5, "autocommit": True}  # the driver must not begin transactions by itself: _begin_postgresql does
-    made = create_engine(url, pool_size=5, max_overflow=10, connect_args=arguments)
+    # the driver must not begin transactions by itself: _begin_postgresql does
+    made = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args={"connect_timeout": 5})
     event.listen(made, "begin", _begin_postgresql)
     event.listen(made, "checkin", _note_idle)
     event.listen(made, "checkout", _try_idle)
@@ -76,8 +76,11 @@ def _postgresql_engine(url: str) -> Engine:
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    """Who reads is spared BEGIN and ROLLBACK: at this isolation each statement sees a state of its own all the same."""
-    if not connection.get_execution_options().get("reading"):
+    """Who reads is spared BEGIN and ROLLBACK: at this isolation each statement sees a state of its own all the same.
+
+    For who asks for another isolation, the driver does begin.
+    """
+    if not {"reading", "isolation_level"} & set(connection.get_execution_options()):
         connection.exec_driver_sql("BEGIN")
 
 
@@ -147,8 +150,8 @@ def transaction() -> AbstractContextManager[Connection]:
 
 
 def one_statement() -> AbstractContextManager[Connection]:
-    """A connection for a single statement: it is a transaction by itself where the database spares two round trips by that."""
-    return looking() if engine().dialect.name == "postgresql" else transaction()
+    """A transaction of a single statement. On PostgreSQL that is one by itself, which spares two round trips."""
+    return (_for_reading(engine()) if engine().dialect.name == "postgresql" else engine()).begin()
 
 
 @contextmanager
