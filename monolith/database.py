@@ -67,10 +67,21 @@ def engine() -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    made = create_engine(url, pool_size=5, max_overflow=10, connect_args={"connect_timeout": 5})
+    # the driver must not begin transactions by itself: _begin_postgresql does
+    made = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args={"connect_timeout": 5})
+    event.listen(made, "begin", _begin_postgresql)
     event.listen(made, "checkin", _note_idle)
     event.listen(made, "checkout", _try_idle)
     return made
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Who reads is spared BEGIN and ROLLBACK: at this isolation each statement sees a state of its own all the same.
+
+    For who asks for another isolation, the driver does begin.
+    """
+    if not {"reading", "isolation_level"} & set(connection.get_execution_options()):
+        connection.exec_driver_sql("BEGIN")
 
 
 def _note_idle(connection: Any, record: Any) -> None:
@@ -139,8 +150,8 @@ def transaction() -> AbstractContextManager[Connection]:
 
 
 def one_statement() -> AbstractContextManager[Connection]:
-    """A connection for a single statement: it is a transaction by itself where the database spares two round trips by that."""
-    return looking() if engine().dialect.name == "postgresql" else transaction()
+    """A transaction of a single statement. On PostgreSQL that is one by itself, which spares two round trips."""
+    return (_for_reading(engine()) if engine().dialect.name == "postgresql" else engine()).begin()
 
 
 @contextmanager
@@ -157,9 +168,7 @@ def looking() -> AbstractContextManager[Connection]:
 
 @lru_cache(maxsize=1)
 def _for_reading(engine: Engine) -> Engine:
-    """PostgreSQL is spared BEGIN and ROLLBACK: at its isolation each statement sees a state of its own all the same."""
-    own = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
-    return engine.execution_options(reading=True, **own)
+    return engine.execution_options(reading=True)
 
 
 def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -> FromClause:

@@ -69,6 +69,10 @@ class TooManyJobs(Problem):
     status, code, title = 429, "too_many_jobs", "You have too many jobs waiting"
 
 
+class TooManyRequests(Problem):
+    status, code, title = 429, "too_many_requests", "Too many requests"
+
+
 class Unavailable(Problem):
     status, code, title = 503, "unavailable", "Not available right now"
 

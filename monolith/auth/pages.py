@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 
 from monolith.auth import accounts
 from monolith.config import settings
-from monolith.security import limiter
+from monolith.security import limit
 
 blueprint = Blueprint("auth", __name__)
 WRONG = "The e-mail address or the password is wrong. Mend it and try again."
@@ -16,7 +16,6 @@ WRONG = "The e-mail address or the password is wrong. Mend it and try again."
 
 @blueprint.get("/sign-in")
 @blueprint.post("/sign-in")
-@limiter.limit(lambda: settings().sign_in_rate, methods=["POST"])
 def sign_in() -> Response | str | tuple[str, int]:
     """Show the form, or sign in and go where the person wanted to go."""
     wanted = own_path(request.values.get("next", ""))
@@ -24,6 +23,7 @@ def sign_in() -> Response | str | tuple[str, int]:
         return redirect(wanted, 303)
     if request.method == "GET":
         return render_template("auth/sign_in.html", next=wanted, email="", error=None)
+    limit(settings().sign_in_rate, "sign in")
     email = request.form.get("email", "")
     user = accounts.check_password(email, request.form.get("password", ""))
     if user is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Executable, Float, Insert, String, bindparam, case, func, insert, literal, select
+from sqlalchemy import Column, Connection, Executable, Float, Insert, Integer, String, bindparam, case, func, insert, literal, select
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
@@ -20,6 +20,7 @@ from monolith.database import now, rows_of_json
 from monolith.models import Base, Job, new_id
 from monolith.runner.registry import JobType
 
+APART_S = 1e-6  # jobs of one submission stand in line in their order, although SQLite's clock stands still in a statement
 _JOBS, _EVENTS, _TALLIES = (Base.metadata.tables[name] for name in ("jobs", "job_events", "tallies"))
 _SAID = ("id", "document_id", "type", "queue", "priority", "params", "content_key", "is_unique", "max_attempts", "status")
 _SHARED = ("owner_id", "parent_id", "request_id")
@@ -105,7 +106,7 @@ def add(connection: Connection, wanted: Iterable[Wanted], **shared: Any) -> list
     if not rows:
         return []
     shared = {**dict.fromkeys(_SHARED), **shared}
-    said = {**shared, "new": json.dumps(rows, allow_nan=False)}
+    said = {**shared, "new": json.dumps([{**row, "place": place} for place, row in enumerate(rows)], allow_nan=False)}
     first, *others = _statements(connection.dialect.name)
     told = {job_id: rest for job_id, *rest in connection.execute(first, said)}
     for statement in others:
@@ -129,13 +130,15 @@ def _statements(dialect: str) -> list[Executable]:
 
 
 def _jobs(dialect: str) -> ReturningInsert[Any]:
-    new = rows_of_json("new", [*(_JOBS.c[name] for name in _SAID), Column("delay", Float)], dialect)
+    new = rows_of_json("new", [*(_JOBS.c[name] for name in _SAID), Column("delay", Float), Column("place", Integer)], dialect)
     values: dict[str, Any] = {
         column.key: literal(column.default.arg) for column in _JOBS.c if isinstance(column.default, ScalarElementColumnDefault)
     }
     values |= {name: new.c[name] for name in _SAID}
     values |= {name: bindparam(name, type_=_JOBS.c[name].type) for name in _SHARED}
-    values["queued_at"] = case((new.c.delay <= 0, now()))
+    moment = now() + new.c.place * APART_S
+    values["created_at"] = moment
+    values["queued_at"] = case((new.c.delay <= 0, moment))
     values["run_at"] = case((new.c.delay > 0, now() + new.c.delay))
     return insert(_JOBS).from_select(list(values), select(*values.values())).returning(*(_JOBS.c[name] for name in _TOLD))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import psycopg
 import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from monolith import database
 from monolith.database import reading
 from monolith.models import Token
 from tests.conftest import Caller
@@ -94,6 +96,24 @@ def test_sign_in_is_limited(app: Flask, alice: Caller, intray_settings) -> None:
     data = {"email": "x@example.org", "password": "x", "csrf_token": token}
     statuses = [client.post("/sign-in", data=data).status_code for _ in range(4)]
     assert statuses == [401, 401, 401, 429]
+
+
+def test_a_token_is_asked_and_not_the_session_that_comes_with_it(app: Flask, alice: Caller, bob: Caller) -> None:
+    client, _, _ = sign_in(app)
+    assert client.get("/api/v1/me", headers={"Authorization": f"Bearer {bob.token}"}).json["email"] == bob.user.email
+    assert client.get("/api/v1/me", headers={"Authorization": "Bearer intray_wrong"}).status_code == 401
+
+
+def test_connections_that_died_while_idle_are_not_noticed(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    if database.engine().dialect.name != "postgresql":
+        return
+    monkeypatch.setattr(database, "IDLE_S", 0)
+    assert alice.get("/api/v1/me").status_code == 200
+    url = database.engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+    with psycopg.connect(url) as connection:
+        connection.execute(others)
+    assert alice.post("/api/v1/jobs", json={"type": "trial_echo"}).status_code == 202
 
 
 def test_only_admins_see_the_admin_page(app: Flask, alice: Caller, admin: Caller) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from monolith.runner import lifecycle, registry, running
+from monolith.jobs import schemas
+from monolith.runner import lifecycle, queues, registry, running, waiting
 from monolith.runner.lifecycle import Outcome
 from tests.api.test_documents import pointers
 from tests.conftest import Caller
@@ -219,3 +220,37 @@ def test_an_error_with_characters_that_no_database_keeps_is_recorded_all_the_sam
     claim = lifecycle.claim(job["id"], "tests")
     assert lifecycle.fail(claim, lifecycle.Failure("x", "a\0b\ud800", "trace \0", permanent=True), registry.fixed(1))
     assert alice.get(job["links"]["self"]).json["error"]["message"] == "a\ufffdb\ufffd"
+
+
+def test_the_answer_to_a_submission_is_what_is_read_later(alice: Caller) -> None:
+    for wanted in ({}, {"priority": 10}, {"delay": 60}):
+        job = echo(alice, {"a": [1, "ü", None]}, **wanted)
+        assert job == alice.get(job["links"]["self"]).json
+
+
+def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
+    answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"]}).json
+    running.run(answer["jobs"][0]["id"])
+    done = alice.get(answer["jobs"][0]["links"]["self"]).json
+    assert list(done) == list(schemas.JobSchema().fields)
+    assert list(done["artifacts"][0]) == list(schemas.ArtefactSchema().fields)
+    assert list(done["cost"]) == list(schemas.CostSchema().fields)
+    assert list(answer["document"]) == list(schemas.DocumentSchema().fields)
+
+
+def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the_other(alice: Caller, monkeypatch) -> None:
+    monkeypatch.setattr(queues, "listened", lambda: set(queues.names()))
+    waiting.listened_queues.cache_clear()
+    answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 500})
+    assert answer.status_code == 201
+    jobs = answer.json["jobs"]
+    assert [jobs[place]["waiting_reason"] for place in (0, 1, 499)] == [
+        "It is next in line.",
+        "It is number 2 in line.",
+        "It is number 500 in line.",
+    ]
+    assert queues.queue("default.normal").get_job_ids() == [job["id"] for job in jobs]
+    assert echo(alice)["waiting_reason"] == "It is number 501 in line."
+    assert echo(alice, priority=10)["waiting_reason"] == "It is next in line."
+    assert alice.get(jobs[1]["links"]["self"]).json["waiting_reason"] == "It is number 3 in line."
+    assert alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 501}).status_code == 422
