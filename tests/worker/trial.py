@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,27 @@ class Trial:
         job = self.queue(on, options.pop("serializer", None)).enqueue_call(function, args, job_id=next(self._ids), **options)
         return str(job.id)
 
+    def push_many(self, number: int, function: Callable[..., Any], *args: Any, on: tuple[str, ...] = ("default",)) -> list[str]:
+        """Enqueue so many jobs at once, on the queues in turn."""
+        with self.connection.pipeline() as pipeline:
+            pushed = [self.push(function, *args, on=on[index % len(on)], pipeline=pipeline) for index in range(number)]
+            pipeline.execute()
+        return pushed
+
     def job(self, job_id: str) -> Job:
         return Job.fetch(job_id, connection=self.connection)
 
     def status(self, job_id: str) -> str:
-        return (self.connection.hget(f"rq:job:{job_id}", "status") or b"gone").decode()
+        return self.statuses([job_id])[job_id]
+
+    def statuses(self, job_ids: Iterable[str]) -> dict[str, str]:
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for one in job_ids:
+                pipeline.hget(f"rq:job:{one}", "status")
+            return {one: (found or b"gone").decode() for one, found in zip(job_ids, pipeline.execute(), strict=True)}
 
     def wait_for(self, status: str, *job_ids: str, within: float = 30) -> None:
-        until(lambda: all(self.status(one) == status for one in job_ids), within, lambda: self._story(job_ids))
+        until(lambda: set(self.statuses(job_ids).values()) == {status}, within, lambda: self._story(job_ids))
 
     def failure(self, job_id: str) -> str:
         result = self.job(job_id).latest_result()
@@ -162,8 +175,7 @@ class Trial:
 
     def _story(self, job_ids: tuple[str, ...]) -> str:
         """What to know when it went wrong."""
-        statuses = {one: self.status(one) for one in job_ids}
-        return f"{statuses} {self.effects()[-20:]}\n{self.log.read_text(errors='replace')[-3000:]}"
+        return f"{self.statuses(job_ids)} {self.effects()[-20:]}\n{self.log.read_text(errors='replace')[-3000:]}"
 
 
 def _environments() -> Iterator[tuple[int, list[str]]]:
