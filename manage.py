@@ -61,10 +61,10 @@ def run() -> None:
 def web() -> None:
     """Answer HTTP on HOST:PORT."""
     logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
-    from monolith import processes
+    from monolith import kernel
     from monolith.web import serve
 
-    processes.forks_die_with_us()
+    kernel.forks_die_with_us()
     serve()
 
 
@@ -72,13 +72,12 @@ def web() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
     """Run one `rq worker` on every queue. ARGUMENTS are RQ's own, as --burst or --name."""
-    from monolith import launch, processes
-    from monolith.runner import stock_worker
+    from monolith import launch
+    from monolith.runner import rq_command
 
     logs.configure("worker")
     launch.require_redis()
-    processes.forks_die_with_us()
-    stock_worker.work(arguments)
+    rq_command.work(arguments)
 
 
 @main.command()

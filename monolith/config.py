@@ -37,6 +37,9 @@ class Settings:
     queue_mode: str
     worker_class: str
     worker_concurrency: int
+    waiting_per_child: int
+    child_max_jobs: int
+    child_max_growth_mb: int
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
@@ -81,8 +84,11 @@ def _read(env: Env) -> Settings:
         secret_key=env.str("SECRET_KEY", "") or _kept_secret(home),
         job_packages=env.list("JOB_PACKAGES", ["jobs"]),
         queue_mode=env.str("QUEUE_MODE", "redis", validate=OneOf(("redis", "inline"))),
-        worker_class=env.str("WORKER_CLASS", "monolith.runner.worker.LedgerWorker"),
-        worker_concurrency=env.int("WORKER_CONCURRENCY", 5),
+        worker_class=env.str("WORKER_CLASS", "monolith.runner.ledger_worker.LedgerWorker"),
+        worker_concurrency=env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
+        waiting_per_child=env.int("WAITING_PER_CHILD", 16, validate=Range(min=1)),
+        child_max_jobs=env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
+        child_max_growth_mb=env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
         shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
         web_threads=env.int("WEB_THREADS", 8),
         web_concurrency=env.int("WEB_CONCURRENCY", 1),

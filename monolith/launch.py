@@ -22,7 +22,6 @@ from monolith.processes import Child, StopSignal, end
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 ADMIN = "admin@localhost"
-MOST_WORKERS = 2  # stock workers at WORKER_CONCURRENCY > 1: light enough for a laptop
 GRACE_S = 25.0
 REDIS_GRACE_S = 5.0
 READY_S = 60.0
@@ -117,8 +116,7 @@ def require_redis() -> None:
 
 def _start_all() -> list[Child]:
     env = {**os.environ, "LOG_FORMAT": "text"} if is_readable() else dict(os.environ)
-    workers = max(1, min(settings().worker_concurrency, MOST_WORKERS))
-    names = ["web"] if settings().queue_mode == "inline" else ["web", "clock", *["worker"] * workers]
+    names = ["web"] if settings().queue_mode == "inline" else ["web", "clock", "worker"]
     children = [Child(name, [sys.executable, str(MANAGE), name], env) for name in names]
     for child in children:
         child.start()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
 import structlog
 
-PR_SET_PDEATHSIG = 1
+from monolith import kernel
+
 LONGEST_DELAY_S = 30.0
 STEADY_S = 60.0  # a process that lived so long starts again without delay
 POLL_S = 0.05
@@ -73,7 +71,7 @@ class Child:
             env=self._env,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=dying_with(os.getpid(), self._when_orphaned),
+            preexec_fn=kernel.dying_with(os.getpid(), self._when_orphaned),
         )
 
     def lives(self) -> bool:
@@ -121,54 +119,7 @@ def end(children: Iterable[Child], grace_s: float) -> None:
         child.kill()
 
 
-def forks_die_with_us() -> None:
-    """From now on, every forked child is killed with this process: an orphaned job would go on beside its second run."""
-
-    parent = os.getpid()
-
-    def before() -> None:
-        nonlocal parent
-        parent = os.getpid()
-
-    os.register_at_fork(before=before, after_in_child=lambda: dying_with(parent, signal.SIGKILL)())
-
-
-def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
-    """What a new process does to get this signal when its parent dies. Only Linux can; elsewhere nothing."""
-    if sys.platform != "linux":
-        return lambda: None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask_the_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask_the_kernel
-
-
-def kill_marked(mark: str) -> None:
-    """Kill every process that was started with this `NAME=value` in its environment, whatever session it went to."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if int(path.name) != os.getpid() and mark.encode() in (path / "environ").read_bytes().split(b"\0"):
-                os.kill(int(path.name), signal.SIGKILL)
-
-
 def _kill_session(leader: int) -> None:
-    for pid in _session(leader):
+    for pid in kernel.session(leader):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _session(leader: int) -> list[int]:
-    """The processes of the session: several groups, because each running job has its own."""
-    members = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _session_of(path) == leader]
-    return members if Path("/proc/self/stat").exists() else [leader]
-
-
-def _session_of(process: Path) -> int | None:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
-    except OSError:  # it is gone already
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import signal
 import socket
@@ -21,20 +20,19 @@ from sqlalchemy.exc import OperationalError
 
 from monolith.database import now, writing
 from monolith.errors import Invalid, Later, Permanent
+from monolith.kernel import kill_marked
 from monolith.models import Job
-from monolith.processes import kill_marked
 from monolith.runner import lifecycle, registry
 from monolith.runner.lifecycle import Claim, Failure
+from monolith.runner.prefork.lane import suspend_limit
 from monolith.runner.progress import Overtaken, RunningJob
 from monolith.runner.registry import JobType
 
 HEARTBEAT_S = 5.0
 DATABASE_AWAY_S = 5.0  # until a job is tried again that missed the database
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
-WORKING, RECORDING = 0, 1
 Answer = TypeVar("Answer")
 
-phase = mmap.mmap(-1, 1)  # shared with the parent of this process: the time limit does not hold while an outcome is recorded
 beats_itself = True  # False where the parent says that its children live
 
 log = structlog.get_logger()
@@ -106,7 +104,7 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
 
 def _record(move: Callable[[], Answer]) -> Answer:
     """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
-    phase[0] = RECORDING
+    suspend_limit()
     give_up_at = time.monotonic() + RECORDING_S
     while True:
         try:

@@ -1,203 +1,359 @@
-"""The worker: RQ's own, with the mends that keep a job from being lost, run twice or left running.
+"""The worker for `rq worker --worker-class monolith.runner.worker.PreforkWorker`: RQ's queues and data, long-lived children.
 
-A plain SIGTERM does not fail or lose the job, the parent holds the time limit itself, the job's whole process group ends
-with it, and a Redis that lost everything knows its workers again. The hooks in `holding` tell the ledger.
+The parent alone talks to Redis, in one script for many jobs at once, and to the children over sockets. It waits for all of
+them in one `poll`, in one thread. It knows rq and redis only, and `Hooks` for whoever keeps other books; see docs/worker.md.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import random
+import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import structlog
 from redis import RedisError
-from redis.client import Pipeline
-from rq.exceptions import StopRequested
-from rq.executions import Execution
-from rq.job import Job
-from rq.queue import Queue
-from rq.worker import Worker
-from sqlalchemy.exc import OperationalError
+from rq.timeouts import JobTimeoutException
+from rq.worker import DequeueStrategy, Worker
 
-from monolith.config import settings
-from monolith.processes import dying_with, kill_marked
-from monolith.runner import holding, queues, running
+from monolith import kernel
+from monolith.runner.prefork import options
+from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
+from monolith.runner.prefork.crew import Crew
+from monolith.runner.prefork.dispatch import LATE_S, Dispatcher, Outcome
+from monolith.runner.prefork.hooks import Hooks, Teller
+from monolith.runner.prefork.records import Records
+from monolith.runner.prefork.wire import Command, Wire
 
-CHECK_S = 1  # how often the parent looks at the job it runs
-HEARTBEAT_S = 5.0
+WATCH_S = 0.1  # how often limits are looked at while something runs
+HOOKS_S = 5.0  # how often the hooks are told what runs
+IDLE_BEAT_S = 60
+LEAVING_S = 3.0  # what the hooks get to be told the last
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-log = structlog.get_logger()
 
 
-class LedgerWorker(Worker):
-    """One job at a time, in a forked child; see `holding` for what it tells the ledger."""
+class PreforkWorker(Worker):
+    """See the module. WORKER_CONCURRENCY children, each used for many jobs; `rq worker`'s own options all hold."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        options["job_monitoring_interval"] = CHECK_S
-        super().__init__(*args, **options)
-        running.beats_itself = False
-        self._drain_until: float | None = None
-        self._is_waiting = False
-        self._ended_because: str | None = None
-        self._started_at = 0.0
-        self._beat_at = 0.0
-        self._was_held = False
+    hooks: Hooks | None = None  # with them, the job's end in Redis is theirs to decide
 
-    # ---- Redis
+    def options(self) -> options.Options:
+        return options.from_environment()
 
-    max_connection_wait_time = 2.0  # seconds between attempts to reach a Redis that is away: jobs start soon after its return
+    def preload(self) -> None:
+        """Import what jobs need, once for all children."""
 
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """RQ's own; and where Redis has forgotten us, we register again, or nobody would know that we listen."""
-        with _redis_may_be_away():
-            super().heartbeat(timeout, pipeline)
-            if pipeline is None and not self.connection.hexists(self.key, "queues"):
-                self.connection.delete(self.key)
-                self.register_birth()
+    # ---- the life of the worker
 
-    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
-        with _redis_may_be_away():
-            super().set_state(state, pipeline)
+    def work(
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = "%H:%M:%S",
+        log_format: str = "%(asctime)s %(message)s",
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Take and run jobs until told to stop, or until `burst`, `max_jobs` or `max_idle_time` say so; whether any was run."""
+        self._burst, self._max_jobs, self._max_idle_time = burst, max_jobs, max_idle_time
+        self._dequeue_strategy = dequeue_strategy
+        self._begin()
+        try:
+            self._start_children()
+            if with_scheduler:
+                self._start_scheduler(burst, logging_level, date_format, log_format)
+            self.bootstrap(logging_level, date_format, log_format)
+            self.run_maintenance_tasks()
+            self.connection.connection_pool.disconnect()
+            while not self._is_over():
+                self._converse()
+                self._wait()
+                self._settle_all()
+                self._watch()
+        finally:
+            self._end()
+        return bool(self._taken)
 
-    def check_for_suspension(self, burst: bool) -> None:
-        with _redis_may_be_away():
-            super().check_for_suspension(burst)
+    def _begin(self) -> None:
+        self._options = self.options()
+        self._taken = 0
+        self._drain_until = 0.0
+        self._watch_at = self._beat_at = self._hooks_at = 0.0
+        self._idle_since = time.monotonic()
+        self._wire = Wire(self.connection, self.pubsub_channel_name)
+        books = Bookkeeping(self._wire.client, self.name, self.worker_ttl + 60, self.job_monitoring_interval, self.default_result_ttl)
+        self._records = Records(self, self._wire, books)
+        self._install_signal_handlers()
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """RQ's own; a message lost in it is pushed again by the clock."""
-        with _redis_may_be_away():
-            super().execute_job(job, queue)
+    def _install_signal_handlers(self) -> None:
+        """Each signal wakes the `poll`; nothing else is interrupted by one."""
+        self._awake, self._waking = socket.socketpair()
+        for end in (self._awake, self._waking):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in SIGNALS:
+            signal.signal(number, self.request_stop)
 
-    # ---- signals
+    def _start_children(self) -> None:
+        kernel.inherit_orphans()
+        kernel.forks_die_with_us()
+        os.environ["RQ_WORKER_ID"] = self.name
+        self.preload()
+        self.connection.connection_pool.disconnect()  # children must not inherit it
+        gc.collect()
+        gc.freeze()  # what is shared with the children is not written to by looking for garbage
+        self._teller = Teller(self.hooks) if self.hooks else None
+        if self._teller:
+            self._teller.start(self._close_inherited, self.log)
+        self._crew = Crew(self, self._options, self._close_and_prepare, self._other_children)
+        self._crew.fill()
+        self._jobs = Dispatcher(self._crew)
+
+    def _close_inherited(self) -> None:
+        self._wire.forget()
+        self._awake.close()
+        self._waking.close()
+
+    def _close_and_prepare(self) -> None:
+        self._close_inherited()
+        if self._teller:
+            self._teller.forget()
+        if self.hooks:
+            self.hooks.prepare()
+
+    def _other_children(self) -> set[int]:
+        scheduler = self.scheduler._process.pid if self.scheduler and self.scheduler._process else None
+        return {pid for pid in (scheduler, self._teller and self._teller.pid) if pid}
 
     def subscribe(self) -> None:
-        """Start the thread that hears commands with our signals blocked, or two of them at once are lost in it."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            super().subscribe()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        """RQ's own starts a thread, in which signals get lost. Ours hears RQ's commands in `poll`."""
+        self._records.connect([])
+
+    def unsubscribe(self) -> None:
+        self._wire.close()
+
+    # ---- stopping
 
     def request_stop(self, signum: int, frame: Any) -> None:
-        """Take nothing more; give what runs SHUTDOWN_GRACE seconds. A second signal changes nothing."""
-        self._stop_requested = True
-        if self._drain_until is None:
-            self._drain_until = time.monotonic() + settings().shutdown_grace
-            log.info("worker_stops", grace_s=settings().shutdown_grace, job_id=self.get_current_job_id())
-        if self._is_waiting:
-            raise StopRequested
+        """Take nothing more; what runs gets SHUTDOWN_GRACE seconds. A second signal changes nothing."""
+        if not self._stop_requested:
+            self._stop_requested = True
+            self._drain_until = time.monotonic() + self._options.grace_s
 
     request_force_stop = request_stop
 
-    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
-        """RQ's own; only while it waits may a signal end it at once."""
-        self._is_waiting = True
+    def _is_over(self) -> bool:
+        if self._stop_requested:
+            self._return_unbegun()
+            return self._jobs.is_empty and (self._records.is_written or self._records.is_away)
+        if not self._jobs.is_empty or not self._records.is_written:
+            self._idle_since = time.monotonic()
+            return False
+        may_be_more = self._records.may_be_more or self._records.is_away
+        return (
+            (self._burst and not may_be_more)
+            or (self._burst and self._records.is_suspended)
+            or (self._max_jobs is not None and self._taken >= self._max_jobs)
+            or (self._max_idle_time is not None and time.monotonic() - self._idle_since > self._max_idle_time)
+        )
+
+    def _return_unbegun(self) -> None:
+        for task in reversed(self._jobs.return_unbegun()):
+            self._records.end("back", task)
+        if time.monotonic() > self._drain_until:
+            self._jobs.kill_running("shutdown")
+
+    def _end(self) -> None:
+        self._crew_leaves()
+        if self._teller:
+            self._teller_leaves(self._teller)
+        with suppress(RedisError):
+            self.teardown()
+        signal.set_wakeup_fd(-1)
+
+    def _crew_leaves(self) -> None:
+        for child in self._crew.children:
+            child.kill()
+        kernel.end_children(but=self._other_children())
+
+    def _teller_leaves(self, teller: Teller) -> None:
+        teller.leave()
+        give_up_at = time.monotonic() + LEAVING_S
+        while not teller.has_died() and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        teller.kill()
+
+    # ---- Redis
+
+    def _converse(self) -> None:
         try:
-            return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-        finally:
-            self._is_waiting = False
+            if self._records.connect(self._jobs.tasks):
+                self._beat_when_due()
+                for command in self._records.hear():
+                    self._obey(command)
+                self._records.write_failures()
+                self._take_turns()
+        except RedisError as error:
+            self._records.lose(error)
 
-    # ---- the child
+    def _take_turns(self) -> None:
+        while self._records.wants_turn(room := self._room(), self._jobs.is_low(), self._jobs.is_empty):
+            tasks = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
+            self._taken += len(tasks)
+            for task in tasks:
+                self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
+            self._jobs.take_in(tasks)
 
-    def setup_work_horse_signals(self) -> None:
-        """Hosts signal every process of a dyno: the child leaves it to the parent, whose death ends it."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    def _room(self) -> Room:
+        room = Room() if self._stop_requested else self._jobs.room()
+        if self._max_jobs is None:
+            return room
+        ordinary = min(max(0, room.ordinary), self._max_jobs - self._taken)
+        return Room(ordinary, min(room.waiting, self._max_jobs - self._taken - ordinary))
 
-    def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        self._ended_because, self._was_held = None, False
-        self._started_at = self._beat_at = time.monotonic()
-        self._die_with_parent = dying_with(os.getpid(), signal.SIGKILL)
-        running.phase[0] = running.WORKING
-        super().fork_work_horse(job, queue)
+    def _queues_in_order(self) -> list[Any]:
+        if self._dequeue_strategy == DequeueStrategy.RANDOM:
+            random.shuffle(self._ordered_queues)
+        elif self._dequeue_strategy == DequeueStrategy.ROUND_ROBIN:
+            self._ordered_queues.append(self._ordered_queues.pop(0))
+        return self._ordered_queues
 
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        self._die_with_parent()
-        super().main_work_horse(job, queue)
+    def _in_a_row(self) -> int:
+        return EVERYTHING if self._dequeue_strategy == DequeueStrategy.DEFAULT else 1
 
-    # ---- the parent, while the child works
+    def _beat_when_due(self) -> None:
+        if time.monotonic() < self._beat_at:
+            return
+        running = [task for _, task in self._jobs.running()]
+        self._records.beat(running)
+        at_most = self.job_monitoring_interval if running else IDLE_BEAT_S
+        self._beat_at = time.monotonic() + max(1, min(at_most, self.worker_ttl - 15))
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()
+            self.connection.connection_pool.disconnect()
 
-    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Called every CHECK_S: hold the limits, tell the ledger that the job lives, then Redis."""
-        elapsed = time.monotonic() - self._started_at
-        is_working = running.phase[0] == running.WORKING
-        if is_working and job.timeout and elapsed > float(job.timeout):
-            self._end_child("timeout")
-        elif self._drain_until is not None and time.monotonic() > self._drain_until:
-            self._end_child("shutdown")
-        elif time.monotonic() - self._beat_at >= HEARTBEAT_S:
-            self._beat_at = time.monotonic()
-            self._beat(job, execution)
+    def _obey(self, command: Command) -> None:
+        """RQ's commands: `stop-job`, `stop-execution`, `kill-horse`, `shutdown`."""
+        match command.get("command"):
+            case "stop-job" | "stop-execution" as verb:
+                for task in self._jobs.stop(str(command.get("job_id" if verb == "stop-job" else "execution_id"))):
+                    self._settle(Outcome("stopped", task))
+            case "kill-horse":
+                self._jobs.kill_running("crashed")
+            case "shutdown":
+                self.request_stop(signal.SIGINT, None)
 
-    def _beat(self, job: Job, execution: Execution) -> None:
-        try:
-            is_held = job.id in holding.heartbeat(self.name, [job.id])
-            if self._was_held and not is_held and running.phase[0] == running.WORKING:
-                self._end_child("taken")
-            self._was_held = is_held
-        except OperationalError as error:
-            log.warning("heartbeat_failed", job_id=job.id, error=str(error.orig))
-        with _redis_may_be_away():
-            if queues.is_reachable():  # a frozen Redis would keep us from the ledger and from our limits
-                super().maintain_heartbeats(job, execution)
+    # ---- children
 
-    def _end_child(self, why: str) -> None:
-        log.warning("child_killed", why=why, pid=self.horse_pid)
-        self._ended_because = why
-        self.kill_horse()
+    def _wait(self) -> None:
+        """Until somebody says something, or something is due."""
+        poll = select.poll()
+        for fileno in self._filenos():
+            poll.register(fileno, select.POLLIN)
+        wait = min(self._moments()) - time.monotonic()
+        poll.poll(None if wait == float("inf") else max(0.0, wait * 1000))
+        with suppress(BlockingIOError):
+            self._awake.recv(4096)
 
-    def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **options: Any) -> None:
-        """RQ's own, which forgets that its stop command was the reason."""
-        if self._stopped_job_id == job.id:
-            self._ended_because = "stopped"
-        super().handle_job_failure(job, queue, *args, **options)
+    def _filenos(self) -> Iterator[int]:
+        yield self._awake.fileno()
+        yield from (child.reports.fileno() for child in self._crew.children)
+        if self._teller:
+            yield self._teller.fileno()
+        if not self._records.is_away:
+            yield from self._wire.filenos()
 
-    def wait_for_horse(self) -> Any:
-        """RQ's own, which asks Redis before it tells anybody how the child ended."""
-        found = super().wait_for_horse()
-        status = found[1]
-        if status and os.WIFSIGNALED(status) and not self._ended_because:
-            self._ended_because = f"its process got {signal.Signals(os.WTERMSIG(status)).name}"
-        return found
+    def _moments(self) -> Iterator[float]:
+        """When to look again without being woken."""
+        yield self._records.next_at()
+        yield self._beat_at if not self._records.is_away else float("inf")
+        if not self._jobs.is_empty:
+            yield self._watch_at
+        if self._max_idle_time is not None:
+            yield self._idle_since + self._max_idle_time
+        if self._burst and self._jobs.is_empty:
+            yield 0.0
 
-    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
-        """RQ's own; then whatever the job left behind ends, and the ledger hears how it went."""
-        child = self.horse_pid
-        with _redis_may_be_away():
-            super().monitor_work_horse(job, queue, execution)
-        self._end_group(child, job.id)
-        try:
-            self._tell_ledger(job.id)
-        except OperationalError as error:  # the clock finds out by the silence
-            log.error("database_away", error=str(error.orig))
+    def _settle_all(self) -> None:
+        for outcome in self._jobs.outcomes():
+            self._settle(outcome)
+        if self._teller:
+            self._hear_teller(self._teller)
 
-    def _end_group(self, child: int, job_id: str) -> None:
-        """Nothing that the job started outlives it: not its process group, nor what left the group but bears its mark."""
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        if self._ended_because:
-            kill_marked(f"RQ_JOB_ID={job_id}")
+    def _settle(self, outcome: Outcome) -> None:
+        """Write down how a task ended. Whoever keeps other books is told what the job itself could not say."""
+        task, how = outcome.task, outcome.how
+        match how:
+            case "done":
+                self._records.end("done", task, bytes(outcome.payload))
+                self.log.info("Worker %s: %s: Job OK (%s)", self.name, task.queue.name, task.job_id)
+            case "failed":
+                self._records.fail(task, str(outcome.payload))
+            case "handled":
+                pass
+            case _:
+                self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
+                self._settle_by_hooks(outcome) if self.hooks else self._settle_as_rq(outcome)
 
-    def _tell_ledger(self, job_id: str) -> None:
-        """Says nothing new when the child recorded its outcome: the ledger's guard sees to that."""
-        if self._ended_because == "stopped":
-            holding.stopped(self.name, job_id)
-        elif self._ended_because == "timeout":
-            holding.timed_out(self.name, job_id)
-        elif self._ended_because == "shutdown":
-            holding.interrupted(self.name, [job_id])
-        else:
-            holding.lost(self.name, job_id, self._ended_because or "its process ended without a word")
+    def _settle_by_hooks(self, outcome: Outcome) -> None:
+        assert self._teller
+        self._records.end("dropped", outcome.task)
+        match outcome.how:
+            case "stopped":
+                self._teller.tell("stopped", outcome.task.job_id)
+            case "timeout":
+                self._teller.tell("lost", outcome.task.job_id, "timeout")
+            case "crashed" | "suspect":
+                self._teller.tell("lost", outcome.task.job_id, f"its process ended: {outcome.payload!s}")
+            case "shutdown" | "innocent":
+                self._teller.tell("interrupted", [outcome.task.job_id])
 
+    def _settle_as_rq(self, outcome: Outcome) -> None:
+        task = outcome.task
+        match outcome.how:
+            case "stopped":
+                self._records.fail(task, "Job stopped by user, work-horse terminated.", is_stopped=True)
+            case "timeout":
+                said = f"Task exceeded maximum timeout value ({task.limit:g} seconds) and was killed {LATE_S:g} s later"
+                self._records.fail(task, f"{JobTimeoutException.__module__}.{JobTimeoutException.__name__}: {said}\n")
+            case "crashed":
+                signalled = f" (signal {os.WTERMSIG(outcome.status)})" if os.WIFSIGNALED(outcome.status) else ""
+                self._records.fail(task, f"Work-horse terminated unexpectedly; waitpid returned {outcome.status}{signalled}; ")
+            case _:
+                self._records.end("back", task)
 
-@contextmanager
-def _redis_may_be_away() -> Iterator[None]:
-    """What Redis does not hear ends no worker: hosts start again ever more slowly what dies often."""
-    try:
-        yield
-    except RedisError as error:
-        log.warning("redis_away", error=str(error))
+    def _hear_teller(self, teller: Teller) -> None:
+        teller.flush()
+        held = teller.held()
+        if held is not None:
+            self._end_what_is_taken(held)
+        if teller.has_died():
+            self.log.error("Worker %s: the process that tells the hooks died", self.name)
+            self._teller = teller.replaced()
+            self._teller.start(self._close_inherited, self.log)
+
+    def _end_what_is_taken(self, held: set[str]) -> None:
+        """A job that was ours and is not any more runs elsewhere, or was stopped."""
+        for child, task in self._jobs.running():
+            if task.job_id in held:
+                task.was_held = True
+            elif task.was_held and not child.is_writing_down(task):
+                self._jobs.kill(child, task, "taken")
+
+    def _watch(self) -> None:
+        if time.monotonic() < self._watch_at:
+            return
+        self._watch_at = time.monotonic() + WATCH_S
+        for task in reversed(self._jobs.watch()):
+            self._records.end("back", task)
+        if self._teller and time.monotonic() >= self._hooks_at and (running := self._jobs.running()):
+            self._hooks_at = time.monotonic() + HOOKS_S
+            self._teller.beat([task.job_id for _, task in running])

@@ -1,4 +1,4 @@
-"""RQ's own `rq worker`, with our settings. The job types are imported before it forks, so that no job pays for it."""
+"""RQ's own command, `rq worker`, with our settings and our worker."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import structlog
 from rq.cli.cli import main
 
 from monolith.config import settings
-from monolith.runner import queues, registry
+from monolith.runner import queues
 
 WORKER_TTL_S = 30  # how long RQ takes to notice that a worker is gone; its default is seven minutes
-MONITORING_S = 10
+MONITORING_S = 10  # between two heartbeats in Redis of what runs
 NICER = 10  # beside a web process on the same cores, jobs step back: whoever submits is answered at once
 
 log = structlog.get_logger()
@@ -22,7 +22,6 @@ def work(arguments: tuple[str, ...] = ()) -> None:
     import rq.cli.workers  # noqa: F401 - adds `worker` to RQ's commands
 
     os.nice(NICER)
-    registry.discover()
     log.info("worker_started", queues=queues.names())
     main.main([*_options(), *arguments, *queues.names()], prog_name="rq")
 

@@ -1,0 +1,67 @@
+"""The worker of Intray: `PreforkWorker`, whose jobs are rows of the ledger. `manage.py worker` starts it."""
+
+from __future__ import annotations
+
+import importlib
+
+from sqlalchemy.orm import configure_mappers
+
+from monolith import database
+from monolith.config import settings
+from monolith.runner import holding, queues, registry, running
+from monolith.runner.prefork import options
+from monolith.runner.worker import PreforkWorker
+
+# What job types import when they run: loaded once, shared by all children.
+PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
+
+
+class Holding:
+    """The hooks: what happens to a job whose process could not say it itself goes to the ledger, under the worker's name."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+
+    def prepare(self) -> None:
+        """In every forked process: connections of its own, and no heartbeat, for the worker sends it for all."""
+        if database.engine.cache_info().currsize:
+            database.engine().dispose(close=False)
+        database.engine.cache_clear()
+        queues.connection.cache_clear()
+        queues.queue.cache_clear()
+        running.beats_itself = False
+
+    def heartbeat(self, job_ids: list[str]) -> set[str]:
+        return holding.heartbeat(self._worker, job_ids)
+
+    def lost(self, job_id: str, why: str) -> None:
+        if why == "timeout":
+            holding.timed_out(self._worker, job_id)
+        else:
+            holding.lost(self._worker, job_id, why)
+
+    def interrupted(self, job_ids: list[str]) -> None:
+        holding.interrupted(self._worker, job_ids)
+
+    def stopped(self, job_id: str) -> None:
+        holding.stopped(self._worker, job_id)
+
+
+class LedgerWorker(PreforkWorker):
+    """Several jobs at once, in children that have the whole application loaded."""
+
+    def options(self) -> options.Options:
+        self.hooks = Holding(self.name)
+        return options.Options(
+            concurrency=settings().worker_concurrency,
+            waiting_per_child=settings().waiting_per_child,
+            grace_s=settings().shutdown_grace,
+            child_max_jobs=settings().child_max_jobs,
+            child_max_growth=settings().child_max_growth_mb * options.MEGABYTE,
+        )
+
+    def preload(self) -> None:
+        registry.discover()
+        configure_mappers()
+        for name in PRELOADED:
+            importlib.import_module(name)
