@@ -9,10 +9,12 @@ import pytest
 from tests.worker import scenarios
 from tests.worker.observation import observe
 from tests.worker.scenarios import Scenario
+from tests.worker.snapshot import differences
 from tests.worker.trial import CLASS_UNDER_TEST, STOCK
 
 
 @pytest.mark.parametrize("scenario", scenarios.ALL, ids=lambda scenario: scenario.name)
 def test_what_is_left_in_redis_is_what_stock_leaves(redis_server: str, tmp_path: Path, scenario: Scenario) -> None:
     expected = observe(scenario, redis_server, tmp_path, STOCK)
-    assert observe(scenario, redis_server, tmp_path, CLASS_UNDER_TEST) == expected
+    different = differences(expected, observe(scenario, redis_server, tmp_path, CLASS_UNDER_TEST))
+    assert not different, "\n".join(different)
