@@ -47,7 +47,7 @@ def _value(connection: redis.Redis, name: str) -> tuple[str, Any, Any]:
     kind = connection.type(name).decode()
     read = READERS.get(kind)
     seconds = connection.ttl(name)
-    if kind == "hash" and ":worker:" in name:
+    if ":worker:" in name:
         seconds = min(seconds, SOME)  # how long it may be silent is a matter of how it beats
     return kind, seconds if seconds < 0 else About(seconds), read(connection, name) if read else None
 

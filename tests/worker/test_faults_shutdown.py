@@ -77,7 +77,6 @@ def test_a_job_that_ends_within_the_grace_is_finished(trial: Trial, whom: str) -
     trial.begun(job)
     for pid in [worker.pid] if whom == "the worker" else trial.processes():
         os.kill(pid, signal.SIGTERM)
-    until(lambda: trial.connection.hexists("rq:worker:w1", "shutdown_requested_date"))
     trial.open()
     assert _exit_code(worker, within=20) == 0
     assert trial.status(job) == "finished"
