@@ -105,6 +105,28 @@ def _seen(trial: Trial) -> Any:
 
 
 @driven
+def dependent_added_while_its_job_runs(trial: Trial) -> Any:
+    job = trial.push(jobs.wait_for)
+    worker = trial.start()
+    trial.begun(job)
+    dependent = trial.push(jobs.add, 1, depends_on=job)
+    trial.open()
+    trial.wait_for("finished", job, dependent)
+    return _quit(trial, worker)
+
+
+@driven
+def job_canceled_while_it_runs(trial: Trial) -> Any:
+    job = trial.push(jobs.wait_for)
+    worker = trial.start()
+    trial.begun(job)
+    trial.job(job).cancel()
+    trial.open()
+    trial.wait_for("finished", trial.push(jobs.add, 1))
+    return _quit(trial, worker)
+
+
+@driven
 def suspended_and_resumed(trial: Trial) -> Any:
     """While it is busy: an idle stock worker notices nothing until it has taken one more job."""
     job = trial.push(jobs.wait_for)

@@ -57,6 +57,7 @@ def success(trial: Trial) -> None:
     trial.push(jobs.nothing)
     trial.push(jobs.origin)
     trial.push("operator.add", 1, 2)
+    trial.push(jobs.add, 1, timeout=-1)
 
 
 @burst()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rq.command import send_stop_job_command
 
 from tests.acceptance.processes import accepts, free_port, until
 from tests.worker import jobs_for_workers as jobs
@@ -109,8 +110,6 @@ def _goes_on(trial: Trial, worker: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_worker_hears_commands_again_after_redis_hung_up(trial: Trial, server: RedisServer) -> None:
-    from rq.command import send_stop_job_command
-
     trial.start()
     hangs_up(server, trial)
     job = trial.push(jobs.sleep_loop)
@@ -118,3 +117,16 @@ def test_a_worker_hears_commands_again_after_redis_hung_up(trial: Trial, server:
     until(lambda: trial.connection.pubsub_numsub("rq:pubsub:w1") == [(b"rq:pubsub:w1", 1)], BACK_S)
     send_stop_job_command(trial.connection, job)
     trial.wait_for("stopped", job)
+
+
+def test_a_job_that_is_deleted_while_it_runs_stays_deleted(trial: Trial) -> None:
+    """Stock writes it anew when it ends."""
+    trial.start()
+    job = trial.push(jobs.wait_for)
+    trial.begun(job)
+    trial.job(job).delete()
+    trial.open()
+    trial.wait_for("finished", trial.push(jobs.nap, 0))
+    until(lambda: trial.state() == "idle")
+    assert trial.status(job) == "gone"
+    assert job not in trial.places()
