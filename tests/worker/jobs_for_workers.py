@@ -181,19 +181,19 @@ def leave_behind() -> None:
     record("end", _me().id)
 
 
-# ---- callbacks
+# ---- callbacks, which use the connection they are given
 
 
 def on_success(job: Job, connection: Redis, result: Any) -> None:
-    connection.rpush("heard", f"success {job.id} {result}")
+    connection.hincrby("heard", f"success {job.id} {result}", 1)
 
 
 def on_failure(job: Job, connection: Redis, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    connection.rpush("heard", f"failure {job.id} {kind.__name__} {error}")
+    connection.hincrby("heard", f"failure {job.id} {kind.__name__} {error}", 1)
 
 
 def on_stopped(job: Job, connection: Redis) -> None:
-    connection.rpush("heard", f"stopped {job.id}")
+    connection.hincrby("heard", f"stopped {job.id}", 1)
 
 
 def on_any_raise(job: Job, connection: Redis, *rest: Any) -> None:

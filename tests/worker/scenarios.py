@@ -73,14 +73,11 @@ def exception(trial: Trial) -> None:
 
 
 @burst()
-def retry_at_once(trial: Trial) -> None:
+def retries(trial: Trial) -> None:
     trial.push(jobs.fail_first, 1, retry=Retry(max=2))
     trial.push(jobs.fail, retry=Retry(max=2))
-
-
-@burst()
-def retry_after_an_interval(trial: Trial) -> None:
     trial.push(jobs.fail, retry=Retry(max=2, interval=[60, 120]))
+    trial.push(jobs.crash, retry=Retry(max=1))
 
 
 @burst(in_any_order=False)
@@ -97,20 +94,12 @@ def retry_that_the_job_returned(trial: Trial) -> None:
 @burst()
 def timeout(trial: Trial) -> None:
     trial.push(jobs.sleep_loop, timeout=1)
+    trial.push(jobs.sleep_loop, timeout=1, on_failure=Callback(jobs.on_failure))
 
 
 @burst()
 def crash(trial: Trial) -> None:
     trial.push(jobs.crash)
-
-
-@burst()
-def crash_with_retry(trial: Trial) -> None:
-    trial.push(jobs.crash, retry=Retry(max=1))
-
-
-@burst()
-def crash_with_callback_and_dependent(trial: Trial) -> None:
     first = trial.push(jobs.crash, on_failure=Callback(jobs.on_failure))
     trial.push(jobs.add, 1, depends_on=Dependency([first], allow_failure=True))
 
@@ -126,16 +115,7 @@ def callbacks(trial: Trial) -> None:
 @burst()
 def failure_callback(trial: Trial) -> None:
     trial.push(jobs.fail, on_success=Callback(jobs.on_success), on_failure=Callback(jobs.on_failure))
-
-
-@burst()
-def failure_callback_with_retries(trial: Trial) -> None:
     trial.push(jobs.fail, retry=Retry(max=1), on_failure=Callback(jobs.on_failure))
-
-
-@burst()
-def timeout_with_callback(trial: Trial) -> None:
-    trial.push(jobs.sleep_loop, timeout=1, on_failure=Callback(jobs.on_failure))
 
 
 @burst()
@@ -231,7 +211,7 @@ def lifetime_given_to_the_worker(trial: Trial) -> None:
 
 
 @burst()
-def large(trial: Trial) -> None:
+def large_arguments_and_results(trial: Trial) -> None:
     trial.push(jobs.blob, 300_000)
     trial.push(jobs.length, "y" * 300_000)
 
