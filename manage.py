@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from monolith import logs
+from monolith.benchmarks.commands import bench
 from monolith.config import BadSetting
 from monolith.errors import Problem
 
@@ -167,20 +168,7 @@ def ledger(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@main.group()
-def bench() -> None:
-    """Measure."""
-
-
-@bench.command("clock")
-@click.option("--queued", default=100_000, show_default=True)
-@click.option("--finished", default=1_000_000, show_default=True)
-def bench_clock(queued: int, finished: int) -> None:
-    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, and time what the clock does in 20 rounds."""
-    from monolith.benchmarks import clock_rounds
-
-    logs.configure("bench")
-    clock_rounds.measure(queued, finished, click.echo)
+main.add_command(bench)
 
 
 @main.command()

@@ -153,12 +153,12 @@ class Job(Base):
     def is_over(self) -> bool:
         return self.status in OVER
 
+    def may_be_seen_by(self, user: User) -> bool:
+        return user.is_admin or self.owner_id == user.id
+
     @property
     def rq_queue(self) -> str:
         return f"{self.queue}.{self.priority}"
-
-    def may_be_seen_by(self, user: User) -> bool:
-        return user.is_admin or self.owner_id == user.id
 
 
 class JobEvent(Base):

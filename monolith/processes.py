@@ -13,7 +13,7 @@ from types import FrameType
 
 import structlog
 
-from monolith import kernel
+from monolith.kernel import dying_with, session
 
 LONGEST_DELAY_S = 30.0
 STEADY_S = 60.0  # a process that lived so long starts again without delay
@@ -71,8 +71,12 @@ class Child:
             env=self._env,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=kernel.dying_with(os.getpid(), self._when_orphaned),
+            preexec_fn=dying_with(os.getpid(), self._when_orphaned),
         )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
 
     def lives(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -120,6 +124,6 @@ def end(children: Iterable[Child], grace_s: float) -> None:
 
 
 def _kill_session(leader: int) -> None:
-    for pid in kernel.session(leader):
+    for pid in session(leader):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -24,10 +24,10 @@ def prepare(env: Mapping[str, str]) -> Child:
     """The server as a child, not yet started. Raises `BadSetting` when its place is taken or not ours."""
     socket = redis_socket(settings().home)
     _make_room(socket)
-    program = _program()
-    folder = settings().home / ("valkey" if "valkey" in program.name else "redis")  # they do not read each other's files
+    server = program()
+    folder = settings().home / ("valkey" if "valkey" in server.name else "redis")  # they do not read each other's files
     folder.mkdir(parents=True, exist_ok=True)
-    return Child("redis", [str(program), *_options(socket, folder)], env, when_orphaned=signal.SIGTERM)
+    return Child("redis", [str(server), *_options(socket, folder)], env, when_orphaned=signal.SIGTERM)
 
 
 def wait_until_ready(child: Child) -> None:
@@ -67,7 +67,8 @@ def _make_room(socket: Path) -> None:
         time.sleep(0.1)
 
 
-def _program() -> Path:
+def program() -> Path:
+    """The server there is. Raises `BadSetting` where there is none."""
     found = shutil.which("redis-server")
     if found:
         return Path(found)

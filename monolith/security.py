@@ -9,7 +9,7 @@ import structlog
 from flask import Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
-from flask_login import LoginManager, current_user
+from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
 from monolith import strict_json
@@ -54,13 +54,6 @@ def _user_of_session(user_id: str) -> User | None:
     return accounts.user_by_id(user_id)
 
 
-@login_manager.request_loader
-def _user_of_token(_: object) -> User | None:
-    secret = _bearer()
-    g.by_token = secret is not None
-    return accounts.user_of_token(secret) if secret else None
-
-
 def _bearer() -> str | None:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
@@ -84,11 +77,20 @@ def _check_text() -> None:
 
 def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
-    if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS or current_user.is_authenticated:
+    if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
         return
-    if _bearer() is not None:
+    secret = _bearer()
+    if secret is None and not current_user.is_authenticated:
+        raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
+    if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
-    raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
+
+
+def _sign_in_by(secret: str) -> bool:
+    """For this request, the user is the token's: a session that comes with it says nothing."""
+    user = accounts.user_of_token(secret) if secret else None
+    g._login_user = user or AnonymousUserMixin()
+    return user is not None
 
 
 def _check_csrf() -> None:

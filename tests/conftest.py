@@ -119,7 +119,7 @@ def _forget() -> None:
         database.engine().dispose()
     if queues.connection.cache_info().currsize:
         queues.connection().connection_pool.disconnect()
-    for cached in (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues):
+    for cached in (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues, waiting.line):
         cached.cache_clear()
     queues.breaker.close()
 

@@ -61,7 +61,7 @@ class Tokens(MethodView):
         """List your tokens."""
         return {"object": "list", "data": accounts.tokens_of(current_user), "has_more": False, "url": request.path}
 
-    @blueprint.arguments(TokenRequest)
+    @blueprint.arguments(TokenRequest())
     @blueprint.response(201, TokenSchema)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
         """Create a token. It is shown this once: only its hash is stored."""

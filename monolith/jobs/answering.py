@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from flask import Response, jsonify, request
 from flask_login import current_user
-from marshmallow import Schema
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -18,26 +17,50 @@ from monolith.jobs import schemas as s
 from monolith.jobs.submission import Submitted
 from monolith.models import Document, Job
 from monolith.runner import limits
-from monolith.runner.waiting import waiting_reason
+from monolith.runner.waiting import reasons_of_new, waiting_reason
 
 
 def job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[str, Any]:
-    return s.job_view(job, waiting_reason(session, job), with_result=with_result)
+    result = job.result if with_result and job.status == "finished" else None
+    return s.job_view(job, waiting_reason(session, job), job.artefacts, result)
 
 
 def document_view(session: Session, document: Document) -> dict[str, Any]:
     return s.document_view(document, [job_view(session, job, with_result=False) for job in document.jobs])
 
 
+def submitted_job_view(submitted: Submitted) -> dict[str, Any]:
+    """The one job of a submission; one that it made is not read again."""
+    if submitted.is_all_new:
+        return _new_views(submitted)[0]
+    with reading() as session:
+        return job_view(session, finding.job(session, current_user, submitted.job_ids[0]))
+
+
 def submitted_view(submitted: Submitted) -> dict[str, Any]:
-    """Documents and jobs of a submission; a job that it shares may belong to another document."""
+    """Documents and jobs of a submission."""
+    documents, jobs = _all_new(submitted) if submitted.is_all_new else _as_they_are(submitted)
+    return {"document": documents[0], "jobs": jobs} if len(documents) == 1 else {"documents": documents, "jobs": jobs}
+
+
+def _all_new(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    views = _new_views(submitted)
+    return [s.document_view(one, [job for job in views if job["document_id"] == one.id]) for one in submitted.documents], views
+
+
+def _new_views(submitted: Submitted) -> list[dict[str, Any]]:
+    reasons = reasons_of_new(submitted.jobs)
+    return [s.job_view(job, reason) for job, reason in zip(submitted.jobs, reasons, strict=True)]
+
+
+def _as_they_are(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A job that it shares may belong to another document."""
     with reading() as session:
         found = [document_view(session, finding.document(session, current_user, one)) for one in submitted.document_ids]
         known = {job["id"]: job for one in found for job in one["jobs"]}
         elsewhere = [one for one in submitted.job_ids if one not in known]
         known |= {one: job_view(session, finding.job(session, current_user, one), with_result=False) for one in elsewhere}
-    views = [known[one] for one in submitted.job_ids]
-    return {"document": found[0], "jobs": views} if len(found) == 1 else {"documents": found, "jobs": views}
+    return found, [known[one] for one in submitted.job_ids]
 
 
 def accepted(submitted: Submitted, body: Any, status: int) -> Response:
@@ -60,9 +83,9 @@ def tell_room(response: Response) -> Response:
     return response
 
 
-def listed(page: finding.Page, schema: type[Schema], views: list[dict[str, Any]]) -> Response:
+def listed(page: finding.Page, views: list[dict[str, Any]]) -> Response:
     """A page as JSON, with the next one in the Link header."""
-    response = jsonify(object="list", data=schema().dump(views, many=True), has_more=page.has_more, url=request.path)
+    response = jsonify(object="list", data=views, has_more=page.has_more, url=request.path)
     if page.has_more:
         following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
         response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'

@@ -15,7 +15,7 @@ from monolith.database import reading
 from monolith.errors import Conflict, NotFound
 from monolith.jobs import bodies, finding, idempotency, submission, uploads
 from monolith.jobs import schemas as s
-from monolith.jobs.answering import accepted, document_view, job_view, listed, submitted_view, tell_room
+from monolith.jobs.answering import accepted, document_view, job_view, listed, submitted_job_view, submitted_view, tell_room
 from monolith.jobs.downloads import download
 from monolith.jobs.watching import wait_until
 from monolith.models import OVER, Document, Job
@@ -42,13 +42,13 @@ for _blueprint in (documents, jobs):
 
 @documents.route("")
 class Documents(MethodView):
-    @documents.arguments(s.PageQuery, location="query")
+    @documents.arguments(s.PageQuery(), location="query")
     @documents.response(200, s.DocumentListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List your documents, the newest first."""
         with reading() as session:
             page = finding.documents(session, current_user, **query)
-            return listed(page, s.DocumentSchema, [document_view(session, one) for one in page.rows])
+            return listed(page, [document_view(session, one) for one in page.rows])
 
     @documents.doc(
         requestBody={
@@ -68,7 +68,7 @@ class Documents(MethodView):
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
         key = idempotency.of_call()
         submitted = submission.earlier(current_user, key) or _submit_documents(key)
-        return accepted(submitted, s.SubmittedSchema().dump(submitted_view(submitted)), 201)
+        return accepted(submitted, submitted_view(submitted), 201)
 
 
 def _submit_documents(key: Key | None) -> submission.Submitted:
@@ -80,10 +80,10 @@ def _submit_documents(key: Key | None) -> submission.Submitted:
 class OneDocument(MethodView):
     @documents.response(200, s.DocumentSchema)
     @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
-    def get(self, document_id: str) -> dict[str, Any]:
+    def get(self, document_id: str) -> Response:
         """Show a document and its jobs."""
         with reading() as session:
-            return document_view(session, finding.document(session, current_user, document_id))
+            return jsonify(document_view(session, finding.document(session, current_user, document_id)))
 
     @documents.response(204)
     @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
@@ -116,16 +116,16 @@ def original(document_id: str) -> Response:
 
 @jobs.route("")
 class Jobs(MethodView):
-    @jobs.arguments(s.JobsQuery, location="query")
+    @jobs.arguments(s.JobsQuery(), location="query")
     @jobs.response(200, s.JobListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List your jobs, the newest first, without their results."""
         with reading() as session:
             page = finding.jobs(session, current_user, **query)
-            return listed(page, s.JobSchema, [job_view(session, one, with_result=False) for one in page.rows])
+            return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
 
     @jobs.doc(parameters=[KEY_HEADER])
-    @jobs.arguments(s.JobRequest)
+    @jobs.arguments(s.JobRequest())
     @jobs.response(202, s.JobSchema)
     @jobs.alt_response(200, schema=s.JobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
     @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
@@ -137,9 +137,8 @@ class Jobs(MethodView):
         """Submit a job. It is accepted at once and runs when a worker takes it."""
         key = idempotency.of_call()
         submitted = submission.earlier(current_user, key) or submission.submit_job(current_user, spec, g.request_id, key)
-        with reading() as session:
-            view = job_view(session, finding.job(session, current_user, submitted.job_ids[0]))
-        response = accepted(submitted, s.JobSchema().dump(view), 200 if submitted.is_deduplicated else 202)
+        view = submitted_job_view(submitted)
+        response = accepted(submitted, view, 200 if submitted.is_deduplicated else 202)
         response.headers["Location"] = view["links"]["self"]
         response.headers["Retry-After"] = ASK_AGAIN_S
         return response
@@ -147,7 +146,7 @@ class Jobs(MethodView):
 
 @jobs.route("/<job_id>")
 class OneJob(MethodView):
-    @jobs.arguments(s.WaitQuery, location="query")
+    @jobs.arguments(s.WaitQuery(), location="query")
     @jobs.response(200, s.JobSchema)
     @jobs.alt_response(304, description="It has not changed since the ETag in If-None-Match")
     @jobs.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
@@ -176,7 +175,7 @@ def _is_enough(job_id: str) -> bool:
 
 def _get_job(job_id: str) -> Response:
     with reading() as session:
-        response = jsonify(s.JobSchema().dump(job_view(session, finding.job(session, current_user, job_id))))
+        response = jsonify(job_view(session, finding.job(session, current_user, job_id)))
     response.add_etag()
     return response
 

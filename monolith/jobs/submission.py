@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from monolith.database import reading, writing
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
 from monolith.models import LIVE, Document, Job, User, new_id
 from monolith.runner import accounting, lifecycle, limits, registry, replays
-from monolith.runner.lifecycle import Wanted
+from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 
@@ -28,12 +27,21 @@ TRIES = 3  # a submission that loses a race finds what the winner made when it l
 
 @dataclass(frozen=True)
 class Submitted:
-    """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already."""
+    """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already.
+
+    `documents` and `jobs` are what was made by it, as it was then.
+    """
 
     document_ids: list[str]
     job_ids: list[str]
     is_replayed: bool = False
     is_deduplicated: bool = False
+    documents: list[Document] = field(default_factory=list)
+    jobs: list[NewJob] = field(default_factory=list)
+
+    @property
+    def is_all_new(self) -> bool:
+        return not (self.is_replayed or self.is_deduplicated)
 
 
 def earlier(user: User, key: Key | None) -> Submitted | None:
@@ -82,26 +90,22 @@ def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
 
 
 def _accept(user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None) -> Submitted:
+    """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
     for _ in range(TRIES):
         job_ids = _with_live_ones(user, wanted)
-        new = [one for one in wanted if one.id in job_ids]
-        made = Submitted([one.id for one in documents], job_ids, is_deduplicated=len(new) < len(wanted))
+        known = set(job_ids)
+        new = [one for one in wanted if one.id in known]
+        document_ids = [one.id for one in documents]
+        first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
+        may = partial(limits.let_in, user=user, jobs=len(new))
         try:
-            lifecycle.submit(user.id, new, along=documents, may=partial(_may, user, key, made, len(new)), request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=documents, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
             continue
-        return made
+        return Submitted(document_ids, job_ids, is_deduplicated=len(new) < len(wanted), documents=documents, jobs=jobs)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
-
-
-def _may(user: User, key: Key | None, made: Submitted, jobs: int, session: Session) -> None:
-    """The key first: the twin of a request that is being accepted waits here for that one, and takes up no room."""
-    if key:
-        session.add(key.row(user.id, {"documents": made.document_ids, "jobs": made.job_ids}))
-        session.flush()
-    limits.let_in(session, user, jobs)
 
 
 def _with_live_ones(user: User, wanted: list[Wanted]) -> list[str]:

@@ -13,6 +13,7 @@ from monolith.database import now, reading, writing
 from monolith.models import Job
 from monolith.runner import lifecycle, registry
 from monolith.runner.lifecycle import Claim, Failure
+from monolith.runner.moves import MOVED, Moved
 
 
 def heartbeat(worker: str, job_ids: Sequence[str]) -> set[str]:
@@ -46,13 +47,19 @@ def timed_out(worker: str, job_id: str) -> None:
     if claim := _claim(worker, job_id):
         job_type = registry.discover().get(claim.job.type)
         seconds = f"{job_type.timeout} s" if job_type else "time"
-        message = f"It ran past its limit of {seconds} while {claim.job.progress_note or 'starting'}, and was killed."
+        message = f"It ran past its limit of {seconds} while {_step(job_id) or 'starting'}, and was killed."
         lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else registry.fixed(1))
+
+
+def _step(job_id: str) -> str | None:
+    with reading() as session:
+        return session.scalar(select(Job.progress_note).where(Job.id == job_id))
 
 
 def _claim(worker: str, job_id: str) -> Claim | None:
     with reading() as session:
-        job = session.scalar(select(Job).where(*_held(worker, [job_id])))
+        row = session.execute(select(*MOVED).where(*_held(worker, [job_id]))).first()
+    job = row and Moved._make(row)
     return Claim(job_id, job.claims, job.attempt, job) if job else None
 
 

@@ -14,8 +14,8 @@ from queue import PriorityQueue
 import structlog
 
 from monolith.config import settings
-from monolith.models import Job
 from monolith.runner import clock, holding, queues, running
+from monolith.runner.queues import Pushed
 
 LEAVING_S = 10.0  # the most that running jobs get when the process ends; gunicorn gives it 20
 log = structlog.get_logger()
@@ -34,7 +34,7 @@ class Pool:
         for thread in (*works, ticks):
             thread.start()
 
-    def push(self, jobs: Iterable[Job]) -> None:
+    def push(self, jobs: Iterable[Pushed]) -> None:
         for job in jobs:
             self._waiting.put((queues.PRIORITIES.index(job.priority), next(self._numbers), job.rq_queue, job.id))
 

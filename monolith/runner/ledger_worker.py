@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
-from monolith import database
 from monolith.config import settings
-from monolith.runner import holding, queues, registry, running
+from monolith.database import engine
+from monolith.runner import holding, lifecycle, queues, registry, running
 from monolith.runner.prefork import options
 from monolith.runner.worker import PreforkWorker
 
@@ -24,9 +26,6 @@ class Holding:
 
     def prepare(self) -> None:
         """In every forked process: connections of its own, and no heartbeat, for the worker sends it for all."""
-        if database.engine.cache_info().currsize:
-            database.engine().dispose(close=False)
-        database.engine.cache_clear()
         queues.connection.cache_clear()
         queues.queue.cache_clear()
         running.beats_itself = False
@@ -65,3 +64,6 @@ class LedgerWorker(PreforkWorker):
         configure_mappers()
         for name in PRELOADED:
             importlib.import_module(name)
+        with suppress(SQLAlchemyError):  # away: then each child compiles for itself
+            lifecycle.claim("", self.name)
+            engine().dispose()

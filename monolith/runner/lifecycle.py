@@ -8,36 +8,25 @@ that fails leaves the row for the clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, false, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select
 from sqlalchemy.orm import Session
 
-from monolith.database import now, storable, writing
-from monolith.models import Artefact, Base, Job, JobEvent, Tally, new_id
-from monolith.runner import queues
-from monolith.runner.registry import Backoff, JobType, Permanent
+from monolith.database import now, one_statement, storable, transaction
+from monolith.models import Artefact, Base, Job
+from monolith.runner import accepting, queues
+from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner.moves import Move, Moved, given
+from monolith.runner.registry import Backoff, Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison
 MAX_PARKED_S = 3 * 24 * 3600  # nothing waits for ever
 MAX_MESSAGE = 2000  # characters of an error that are kept
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One job that somebody asks for, already validated. `delay` in seconds."""
-
-    type: JobType
-    params: dict[str, Any] = field(default_factory=dict)
-    priority: str = "normal"
-    delay: float = 0
-    document_id: str | None = None
-    content_key: str | None = None
-    is_unique: bool = False
-    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Claim:
     job_id: str
     number: int
     attempt: int
-    job: Job
+    job: Moved
 
 
 @dataclass(frozen=True)
@@ -71,102 +60,97 @@ class Outcome:
 
 # ---- submit and push
 
-May = Callable[[Session], None]
-
 
 def submit(
-    owner_id: int, wanted: Sequence[Wanted], *, along: Sequence[Base] = (), may: May = lambda session: None, request_id: str | None = None
-) -> list[Job]:
-    """Accept jobs, and new rows that go along with them, in one transaction; then push the jobs.
+    owner_id: int,
+    wanted: Sequence[Wanted],
+    *,
+    first: Callable[[Connection], None] | None = None,
+    may: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    along: Sequence[Base] = (),
+    request_id: str | None = None,
+) -> list[NewJob]:
+    """Accept jobs in one transaction; then push them.
 
-    `may` comes first in the transaction, and refuses all of it by raising. Raises IntegrityError, with nothing accepted,
-    for a second live unique job of one content.
+    In the transaction comes `first`, then `may`, which refuses all of it by raising and is left when all is written, then the
+    new rows that go `along` with the jobs. Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
     """
-    with writing() as session:
-        may(session)
-        session.add_all(along)
-        session.flush()
-        jobs = _add(session, owner_id, wanted, request_id=request_id)
+    is_alone = not first and not along
+    with one_statement() if is_alone else transaction() as connection:
+        if first:
+            first(connection)
+        with may(connection):
+            _keep(connection, along)
+            jobs = accepting.add(connection, wanted, owner_id=owner_id, request_id=request_id)
     queues.push(jobs)
     return jobs
 
 
-def _add(session: Session, owner_id: int, wanted: Iterable[Wanted], **columns: Any) -> list[Job]:
-    jobs = [_row(owner_id, one, **columns) for one in wanted]
-    if jobs:
-        session.add_all([*jobs, Tally(name="accepted", amount=len(jobs))])
-    session.flush()
-    _record(session, jobs, "submitted")
-    return jobs
+def _keep(connection: Connection, along: Sequence[Base]) -> None:
+    if along:
+        with Session(connection, expire_on_commit=False) as session:
+            session.add_all(along)
+            session.flush()
 
 
-def _row(owner_id: int, wanted: Wanted, **columns: Any) -> Job:
-    later = wanted.delay > 0
-    return Job(
-        id=wanted.id,
-        owner_id=owner_id,
-        document_id=wanted.document_id,
-        type=wanted.type.name,
-        queue=wanted.type.queue,
-        priority=wanted.priority,
-        params=wanted.params,
-        content_key=wanted.content_key,
-        is_unique=wanted.is_unique,
-        max_attempts=wanted.type.max_attempts,
-        status="scheduled" if later else "queued",
-        run_at=now() + wanted.delay if later else None,
-        queued_at=None if later else now(),
-        **columns,
-    )
+_ONE = Job.id == given("job_id", Job.id)
+_QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
+_RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
+_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "parked_reason": None}
+_NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None}
+_ERROR: dict[str, Any] = {name: given(name, getattr(Job, name)) for name in _NO_ERROR}
+
+_moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
+_overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= _moment).order_by(Job.run_at).limit(given("limit"))
+QUEUE_DUE = Move("queued", Job.status == "scheduled", Job.id.in_(_overdue), status="queued", **_QUEUED)
 
 
-def queue_due(limit: int) -> list[Job]:
+def queue_due(limit: int) -> list[Moved]:
     """Queue the scheduled jobs whose time has come, the longest overdue first, and push them."""
-    moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
-    overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= moment).order_by(Job.run_at).limit(limit)
-    with writing() as session:
-        jobs = _move(session, "queued", Job.status == "scheduled", Job.id.in_(overdue), status="queued", **_QUEUED)
+    jobs = QUEUE_DUE.make(limit=limit)
     queues.push(jobs)
     return jobs
 
 
 # ---- claim, and the ways an attempt ends
 
+CLAIM = Move(
+    "started",
+    _ONE,
+    Job.status == "queued",
+    status="started",
+    attempt=Job.attempt + 1,
+    claims=Job.claims + 1,
+    worker=given("worker", Job.worker),
+    started_at=now(),
+    heartbeat_at=now(),
+    progress=None,
+    progress_note=None,
+)
+
 
 def claim(job_id: str, worker: str) -> Claim | None:
     """Take a queued job to run it. None when it is not queued: the message was a double, or the job was cancelled."""
-    start = {
-        "status": "started",
-        "attempt": Job.attempt + 1,
-        "claims": Job.claims + 1,
-        "worker": worker,
-        "started_at": now(),
-        "heartbeat_at": now(),
-        "progress": None,
-        "progress_note": None,
-    }
-    with writing() as session:
-        moved = _move(session, "started", Job.id == job_id, Job.status == "queued", note=worker, **start)
+    moved = CLAIM.make(worker, job_id=job_id, worker=worker)
     return Claim(job_id, moved[0].claims, moved[0].attempt, moved[0]) if moved else None
+
+
+_RUNNING = (_ONE, Job.status == "started", Job.claims == given("claim", Job.claims))
+SUCCEED = Move("finished", *_RUNNING, status="finished", result=given("result", Job.result), progress=100.0, **_NO_ERROR, **_ENDED)
 
 
 def succeed(claim: Claim, outcome: Outcome) -> bool:
     """Record the result, the files and the follow-ups in one transaction. Raises `Permanent` when the result cannot be kept."""
     check_result(outcome.result)
-    values = {
-        "status": "finished",
-        "result": outcome.result,
-        "progress": 100.0,
-        "error_type": None,
-        "error_message": None,
-        "error_trace": None,
-    }
-    with writing() as session:
-        if not _move(session, "finished", *running(claim), **values, **_ENDED):
+    is_alone = not outcome.files and not outcome.follow_ups
+    jobs: list[Any] = []
+    with one_statement() if is_alone else transaction() as connection:
+        if not SUCCEED.on(connection, **_of(claim), result=outcome.result):
             return False
-        _keep_files(session, claim.job_id, outcome.files)
-        inherited = {"parent_id": claim.job_id, "request_id": claim.job.request_id}
-        jobs = _add(session, claim.job.owner_id, outcome.follow_ups, **inherited)
+        _keep_files(connection, claim.job_id, outcome.files)
+        if outcome.follow_ups:
+            inherited = {"parent_id": claim.job_id, "request_id": claim.job.request_id}
+            jobs = accepting.add(connection, outcome.follow_ups, owner_id=claim.job.owner_id, **inherited)
     queues.push(jobs)
     return True
 
@@ -183,13 +167,16 @@ def check_result(result: Any) -> None:
         raise Permanent(f"The job's result is {size:,} bytes, more than {MAX_RESULT_BYTES:,}. Its developer must attach it as a file.")
 
 
-def _keep_files(session: Session, job_id: str, files: list[tuple[str, str, bytes]]) -> None:
-    session.execute(delete(Artefact).where(Artefact.job_id == job_id))
+def _keep_files(connection: Connection, job_id: str, files: list[tuple[str, str, bytes]]) -> None:
     rows = [
         {"job_id": job_id, "name": name, "media_type": media, "size": len(content), "content": content} for name, media, content in files
     ]
     if rows:
-        session.execute(insert(Artefact), rows)
+        connection.execute(insert(Artefact), rows)
+
+
+FAIL = Move("failed", *_RUNNING, status="failed", **_ERROR, **_ENDED)
+RETRY = Move("retrying", *_RUNNING, status="scheduled", run_at=now() + given("seconds", Job.run_at), **_ERROR, **_RELEASED)
 
 
 def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
@@ -199,20 +186,42 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
         "error_message": storable(failure.message, MAX_MESSAGE),
         "error_trace": storable(failure.trace or ""),
     }
-    with writing() as session:
-        if failure.permanent or claim.attempt >= claim.job.max_attempts:
-            return bool(_move(session, "failed", *running(claim), note=failure.message, status="failed", **error, **_ENDED))
-        due = now() + backoff.delay(claim.attempt)
-        return bool(_move(session, "retrying", *running(claim), note=failure.message, status="scheduled", run_at=due, **error, **_RELEASED))
+    if failure.permanent or claim.attempt >= claim.job.max_attempts:
+        return bool(FAIL.make(failure.message, **_of(claim), **error))
+    return bool(RETRY.make(failure.message, **_of(claim), **error, seconds=backoff.delay(claim.attempt)))
+
+
+PARK = Move(
+    "parked",
+    *_RUNNING,
+    Job.created_at > now() - MAX_PARKED_S,
+    status="scheduled",
+    attempt=Job.attempt - 1,
+    run_at=now() + given("seconds", Job.run_at),
+    parked_reason=given("reason", Job.parked_reason),
+    **_RELEASED,
+)
 
 
 def park(claim: Claim, seconds: float, reason: str) -> bool:
     """Put the job aside for some seconds and give its attempt back; three days after it was submitted that counts as failed."""
-    values = {"status": "scheduled", "attempt": Job.attempt - 1, "run_at": now() + seconds, "parked_reason": storable(reason, 300)}
-    with writing() as session:
-        if _move(session, "parked", *running(claim), Job.created_at > now() - MAX_PARKED_S, note=reason, **values, **_RELEASED):
-            return True
+    if PARK.make(reason, **_of(claim), seconds=seconds, reason=storable(reason, 300)):
+        return True
     return fail(claim, Failure("parked_too_long", f"It was put aside again and again for three days: {reason}"), Backoff("fixed", seconds))
+
+
+_LAST = Job.crashes + given("crash", Job.crashes) >= MAX_CRASHES
+POISON = Move("failed", *_RUNNING, given("crash", Job.crashes) > 0, _LAST, status="failed", **_ERROR, **_ENDED)
+INTERRUPT = Move(
+    "interrupted",
+    *_RUNNING,
+    status="queued",
+    attempt=Job.attempt - 1,
+    interruptions=Job.interruptions + 1,
+    crashes=Job.crashes + given("crash", Job.crashes),
+    **_RELEASED,
+    **_QUEUED,
+)
 
 
 def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bool:
@@ -221,30 +230,43 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     The attempt is given back. After MAX_CRASHES the job is poison and fails: a job that kills its worker three times
     would otherwise take the fleet down, one worker at a time. A worker that stops on request has not crashed.
     """
-    ours = (Job.id == job_id, Job.status == "started", Job.claims == number)
-    last = Job.crashes >= MAX_CRASHES - 1 if crashed else false()
-    error = {"error_type": "poison", "error_message": f"Set aside after {MAX_CRASHES} workers ended while running it: {why}."}
-    given_back = {"attempt": Job.attempt - 1, "interruptions": Job.interruptions + 1, "crashes": Job.crashes + int(crashed)}
-    with writing() as session:
-        poison = _move(session, "failed", *ours, last, note=error["error_message"], status="failed", **error, **_ENDED)
-        jobs = _move(session, "interrupted", *ours, ~last, note=why, status="queued", **given_back, **_RELEASED, **_QUEUED)
+    said = {"job_id": job_id, "claim": number, "crash": int(crashed)}
+    message = storable(f"Set aside after {MAX_CRASHES} workers ended while running it: {why}.", MAX_MESSAGE)
+    with transaction() as connection:
+        poison = POISON.on(connection, message, **said, error_type="poison", error_message=message, error_trace=None)
+        jobs = INTERRUPT.on(connection, why, **said)
     queues.push(jobs)
     return bool(poison or jobs)
 
 
 # ---- what people do
 
+CANCEL = Move("canceled", _ONE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
+STOP = Move("stopped", _ONE, Job.status == "started", status="stopped", **_ENDED)
+REQUEUE = Move(
+    "requeued",
+    _ONE,
+    Job.status.in_(("failed", "stopped", "canceled")),
+    status="queued",
+    attempt=0,
+    interruptions=0,
+    crashes=0,
+    started_at=None,
+    ended_at=None,
+    **_NO_ERROR,
+    **_RELEASED,
+    **_QUEUED,
+)
+
 
 def cancel(job_id: str) -> bool:
     """End a job that has not started. False when it has, or is over."""
-    with writing() as session:
-        return bool(_move(session, "canceled", Job.id == job_id, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED))
+    return bool(CANCEL.make(job_id=job_id))
 
 
 def stop(job_id: str, *, tell_worker: bool = True) -> bool:
     """End a running job: from now on its outcome changes nothing, and its worker ends it. False when it does not run."""
-    with writing() as session:
-        stopped = _move(session, "stopped", Job.id == job_id, Job.status == "started", status="stopped", **_ENDED)
+    stopped = STOP.make(job_id=job_id)
     if stopped and tell_worker:
         queues.stop(job_id)
     return bool(stopped)
@@ -252,44 +274,16 @@ def stop(job_id: str, *, tell_worker: bool = True) -> bool:
 
 def requeue(job_id: str) -> bool:
     """Start a job again that failed, was stopped or was cancelled, with all its attempts. False when it is none of these."""
-    afresh: dict[str, Any] = {
-        "attempt": 0,
-        "interruptions": 0,
-        "crashes": 0,
-        "started_at": None,
-        "ended_at": None,
-        "error_type": None,
-        "error_message": None,
-        "error_trace": None,
-    }
-    over = Job.status.in_(("failed", "stopped", "canceled"))
-    with writing() as session:
-        jobs = _move(session, "requeued", Job.id == job_id, over, status="queued", **afresh, **_RELEASED, **_QUEUED)
+    jobs = REQUEUE.make(job_id=job_id)
     queues.push(jobs)
     return bool(jobs)
 
 
-# ---- what every move shares
-
-_QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
-_RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
-_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "parked_reason": None}
+def _of(claim: Claim) -> dict[str, Any]:
+    """What the guard of a running job asks for."""
+    return {"job_id": claim.job_id, "claim": claim.number}
 
 
 def running(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     """The guard of a running job: still started, and by this claim."""
     return (Job.id == claim.job_id, Job.status == "started", Job.claims == claim.number)
-
-
-def _move(session: Session, event: str, *guard: ColumnElement[bool], note: str | None = None, **values: Any) -> list[Job]:
-    """Change the jobs that the guard still fits; the rows as they are now, none when somebody else was faster."""
-    statement = update(Job).where(*guard).values(**values).returning(Job).execution_options(synchronize_session=False)
-    jobs = list(session.scalars(statement))
-    _record(session, jobs, event, note)
-    return jobs
-
-
-def _record(session: Session, jobs: Sequence[Job], event: str, note: str | None = None) -> None:
-    rows = [{"job_id": job.id, "name": event, "attempt": job.attempt, "note": note and storable(note, MAX_MESSAGE)} for job in jobs]
-    if rows:
-        session.execute(insert(JobEvent), rows)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Select, event, func, literal, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Select, func, literal, select
 
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import looking, now
 from monolith.errors import Busy, TooManyJobs
 from monolith.models import LIVE, Job, User
 
@@ -38,19 +39,25 @@ class Room:
         return {"RateLimit-Policy": f'"jobs";q={self.limit}', "RateLimit": f'"jobs";r={self.left};t={self.seconds}'}
 
 
-def let_in(session: Session, user: User, jobs: int) -> None:
-    """Count so many new jobs of the user in, until the session's transaction is rolled back.
+@contextmanager
+def let_in(connection: Connection, user: User, jobs: int) -> Iterator[None]:
+    """Count so many new jobs of the user in, and out again when the block raises.
 
     Raises `TooManyJobs` or `Busy` when they are too many. Admins are always let in.
     """
     if user.is_admin or not jobs:
+        yield
         return
     with _lock:
-        mine, all_of_them = _of_user(session, user.id), _in_all(session)
-        _check_own(session, mine.number, jobs)
-        _check_all(session, all_of_them.number, jobs)
+        mine, all_of_them = _of_user(connection, user.id), _in_all(connection)
+        _check_own(connection, mine.number, jobs)
+        _check_all(connection, all_of_them.number, jobs)
         _add(jobs, mine, all_of_them)
-    event.listen(session, "after_rollback", lambda _: _add(-jobs, mine, all_of_them), once=True)
+    try:
+        yield
+    except BaseException:
+        _add(-jobs, mine, all_of_them)
+        raise
 
 
 def room(user: User) -> Room | None:
@@ -58,34 +65,34 @@ def room(user: User) -> Room | None:
     limit, most = settings().max_queued_per_user, settings().max_queued
     if user.is_admin or not limit:
         return None
-    with reading() as session:
-        session.connection()  # before the lock: who has it must not wait for a connection of those who wait for it
-        with _lock:
-            mine = _of_user(session, user.id).number
-            left = min(limit - mine, most - _in_all(session).number) if most else limit - mine
-            return Room(limit, max(left, 0), wait(session, mine))
+    mine, all_of_them, ended = _counts_for(user.id)
+    left = min(limit - mine.number, most - all_of_them.number) if most else limit - mine.number
+    return Room(limit, max(left, 0), _seconds(mine.number, ended.number))
 
 
-def wait(session: Session, jobs: int) -> int:
+def wait(connection: Connection, jobs: int) -> int:
     """The seconds in which so many jobs end, at the rate of the last minute; at least SHORTEST_S, at most LONGEST_S."""
-    ended = _ended(session).number
+    return _seconds(jobs, _ended(connection).number)
+
+
+def _seconds(jobs: int, ended: int) -> int:
     seconds = jobs * DRAIN_S / ended if ended else LONGEST_S
     return min(max(math.ceil(seconds), SHORTEST_S), LONGEST_S)
 
 
-def _check_own(session: Session, live: int, jobs: int) -> None:
+def _check_own(connection: Connection, live: int, jobs: int) -> None:
     limit = settings().max_queued_per_user
     if limit and live + jobs > limit:
         asked = "one more" if jobs == 1 else f"{jobs} more"
         detail = f"{live:,} of your jobs wait or run, and with {asked} it would be over {limit:,}."
-        raise TooManyJobs(f"{detail} Nothing was accepted. Wait until some are done.", retry_after=wait(session, live + jobs - limit))
+        raise TooManyJobs(f"{detail} Nothing was accepted. Wait until some are done.", retry_after=wait(connection, live + jobs - limit))
 
 
-def _check_all(session: Session, live: int, jobs: int) -> None:
+def _check_all(connection: Connection, live: int, jobs: int) -> None:
     limit = settings().max_queued
     if limit and live + jobs > limit:
         detail = "So many jobs wait here that no more are taken just now. Nothing was accepted. Try again later."
-        raise Busy(detail, retry_after=wait(session, live + jobs - limit))
+        raise Busy(detail, retry_after=wait(connection, live + jobs - limit))
 
 
 # ---- counting
@@ -96,27 +103,48 @@ class Count:
     number: int = 0
     counted_at: float = -math.inf
 
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.counted_at <= FRESH_S
+
 
 _lock = threading.RLock()
 _counts: dict[tuple[str, str], Count] = {}
 
 
-def _of_user(session: Session, user_id: int) -> Count:
-    return _fresh(session, f"user {user_id}", _live_of(user_id))
+def _counts_for(user_id: int) -> tuple[Count, Count, Count]:
+    """Of the user, in all, and of what ended: without asking the database right after a submission, which has."""
+    known = _known(_name(user_id)), _known("all"), _known("ended")
+    if all(count.is_fresh for count in known):
+        return known
+    with looking() as connection, _lock:  # in this order: who has the lock must not wait for a connection of those who wait for it
+        return _of_user(connection, user_id), _in_all(connection), _ended(connection)
+
+
+def _name(user_id: int) -> str:
+    return f"user {user_id}"
+
+
+def _of_user(connection: Connection, user_id: int) -> Count:
+    return _fresh(connection, _name(user_id), lambda: _live_of(user_id))
 
 
 def _live_of(user_id: int) -> Select[int]:
     return select(func.count()).where(Job.owner_id == user_id, LIVE)
 
 
-def _in_all(session: Session) -> Count:
+def _in_all(connection: Connection) -> Count:
+    return _fresh(connection, "all", _live)
+
+
+def _live() -> Select[int]:
     """Counted up to the limit only: what is above it makes no difference."""
     some = select(literal(1)).select_from(Job).where(LIVE).limit(settings().max_queued + 1).subquery()
-    return _fresh(session, "all", select(func.count()).select_from(some))
+    return select(func.count()).select_from(some)
 
 
-def _ended(session: Session) -> Count:
-    return _fresh(session, "ended", select(func.count()).where(Job.ended_at > now() - DRAIN_S))
+def _ended(connection: Connection) -> Count:
+    return _fresh(connection, "ended", lambda: select(func.count()).where(Job.ended_at > now() - DRAIN_S))
 
 
 def _add(jobs: int, *counts: Count) -> None:
@@ -125,12 +153,18 @@ def _add(jobs: int, *counts: Count) -> None:
             count.number = max(count.number + jobs, 0)
 
 
-def _fresh(session: Session, name: str, query: Select[int]) -> Count:
+def _fresh(connection: Connection, name: str, query: Callable[[], Select[int]]) -> Count:
     """The count of this name, at most FRESH_S old."""
+    with _lock:
+        known = _known(name)
+        if not known.is_fresh:
+            known.number, known.counted_at = connection.scalar(query()) or 0, time.monotonic()
+        return known
+
+
+def _known(name: str) -> Count:
+    """The count of this name as it is known, fresh or not."""
     with _lock:
         if len(_counts) > MOST_COUNTS:
             _counts.clear()
-        known = _counts.setdefault((settings().database_url, name), Count())
-        if time.monotonic() - known.counted_at > FRESH_S:
-            known.number, known.counted_at = session.scalar(query) or 0, time.monotonic()
-        return known
+        return _counts.setdefault((settings().database_url, name), Count())

@@ -15,7 +15,8 @@ from sqlalchemy.orm import undefer
 from monolith.database import now, reading, storable, writing
 from monolith.models import Document, Job, JobEvent
 from monolith.runner import answers, registry
-from monolith.runner.lifecycle import Claim, Outcome, Wanted, running
+from monolith.runner.accepting import Wanted
+from monolith.runner.lifecycle import Claim, Outcome, running
 
 DOCUMENT_READER = "jobs.tools.extract:read_document"  # found by name: nothing here imports jobs
 QUIET_S = 0.2  # the same step is written down at most this often

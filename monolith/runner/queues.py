@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from redis import BlockingConnectionPool, Redis, RedisError
@@ -14,11 +15,14 @@ from redis.retry import Retry
 from rq import Queue, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job as RqJob
+from rq.job import JobStatus
 from rq.serializers import JSONSerializer
+from rq.utils import now as rq_now
+from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from monolith.config import settings
-from monolith.models import Job
 from monolith.runner import registry
 
 PRIORITIES = ("critical", "high", "normal", "low")
@@ -72,10 +76,32 @@ def queue(name: str) -> Queue:
     return Queue(name, connection=connection(), serializer=JSONSerializer)
 
 
+class Pushed(Protocol):
+    """What a message is made of: a row of the ledger, however it was read."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def priority(self) -> str: ...
+
+    @property
+    def rq_queue(self) -> str: ...
+
+    @property
+    def crashes(self) -> int: ...
+
+
 class Pool(Protocol):
     """What stands where Redis would when jobs run in this process; see `inline`."""
 
-    def push(self, jobs: Iterable[Job]) -> None: ...
+    def push(self, jobs: Iterable[Pushed]) -> None: ...
 
     def waiting_ids(self, queue: str) -> set[str]: ...
 
@@ -102,7 +128,7 @@ def names() -> list[str]:
     return [f"{name}.{priority}" for priority in PRIORITIES for name in queues]
 
 
-def push(jobs: Iterable[Job]) -> bool:
+def push(jobs: Iterable[Pushed]) -> bool:
     """Push the ids of queued jobs in one round trip. False when Redis is away: the clock pushes them when it is back."""
     queued = [job for job in jobs if job.status == "queued"]
     if not queued:
@@ -120,27 +146,60 @@ def push(jobs: Iterable[Job]) -> bool:
     return True
 
 
-def _push_inline(jobs: list[Job]) -> bool:
+def _push_inline(jobs: list[Pushed]) -> bool:
     """False in a process without a pool, such as a command's: the clock of the one that has it finds the rows."""
     if (own := pool()) is not None:
         own.push(jobs)
     return own is not None
 
 
-def _push(jobs: list[Job]) -> None:
+def _push(jobs: list[Pushed]) -> None:
+    """Leave in Redis what `Queue.enqueue_call` leaves for each, in one round trip and with a tenth of its work."""
     with connection().pipeline(transaction=False) as pipeline:
         for job in jobs:
-            queue(job.rq_queue).enqueue_call(
-                FUNCTION,
-                args=(job.id,),
-                job_id=job.id,
-                timeout=_timeout(job.type) + MARGIN_S,
-                result_ttl=RESULT_TTL_S,
-                failure_ttl=FAILURE_TTL_S,
-                description="job",
-                pipeline=pipeline,
-            )
+            pipeline.hset(RqJob.key_for(job.id), mapping=_message(job))
+        for name, of_one in _by_queue(jobs).items():
+            pipeline.sadd(Queue.redis_queues_keys, queue(name).key)
+            pipeline.rpush(queue(name).key, *of_one)
         pipeline.execute()
+
+
+def _by_queue(jobs: list[Pushed]) -> dict[str, list[str]]:
+    """The ids, by the RQ queue they go to."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        found.setdefault(job.rq_queue, []).append(job.id)
+    return found
+
+
+def _message(job: Pushed) -> dict[Any, Any]:
+    """The job as RQ keeps it in Redis."""
+    moment = utcformat(rq_now())
+    call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
+    own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call))}
+    return {**_alike(job.rq_queue, _timeout(job.type), _waits(job)), **own}
+
+
+@cache
+def _alike(queue_name: str, timeout: int, waits: bool) -> dict[str, Any]:
+    """What is the same in all messages of a queue and a time limit, as RQ itself writes it."""
+    message = queue(queue_name).create_job(
+        FUNCTION,
+        timeout=timeout + MARGIN_S,
+        result_ttl=RESULT_TTL_S,
+        failure_ttl=FAILURE_TTL_S,
+        description="job",
+        meta={"waits": True} if waits else None,
+        status=JobStatus.QUEUED,
+    )
+    written: dict[str, Any] = message.to_dict()
+    return written
+
+
+def _waits(job: Pushed) -> bool:
+    """Whether it may run in a thread beside others. One whose process died runs alone from then on: who did it then shows."""
+    job_type = registry.discover().get(job.type)
+    return job_type is not None and job_type.waits and not job.crashes
 
 
 def _timeout(type_name: str) -> int:

@@ -117,6 +117,7 @@ class JobType:
     backoff: Backoff
     timeout: int
     available: Callable[[], str | None]
+    waits: bool
 
     @property
     def unavailable_reason(self) -> str | None:
@@ -125,7 +126,7 @@ class JobType:
     def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
         """The params, validated. Raises `Invalid` naming each wrong field."""
         try:
-            loaded: dict[str, Any] = self.params().load({} if params is None else params)
+            loaded: dict[str, Any] = _schema(self.params).load({} if params is None else params)
         except ValidationError as error:
             raise Invalid("Some params are wrong.", errors=field_errors(error.messages, pointer)) from error
         self._require_input(loaded, has_document, pointer)
@@ -136,6 +137,12 @@ class JobType:
             return
         choices = ["document_id", *(f"params.{name}" for name in self.alternatives)]
         raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input: give {' or '.join(choices)}.")
+
+
+@cache
+def _schema(params: type[Schema]) -> Schema:
+    """Made once: making a schema takes longer than reading with it."""
+    return params()
 
 
 def field_errors(messages: Any, pointer: str) -> list[FieldError]:
@@ -162,11 +169,13 @@ def job_type(
     backoff: Backoff = exponential(2),
     timeout: int = 60,
     available: Callable[[], str | None] = lambda: None,
+    waits: bool = False,
 ) -> Callable[[JobFunction], JobFunction]:
     """Declare the decorated function as a job type; it is handed back untouched.
 
     takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
     max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
+    waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
     Raises ValueError when the declaration is wrong.
     """
@@ -174,7 +183,19 @@ def job_type(
     def declare(function: JobFunction) -> JobFunction:
         title, description = _words(function)
         declared = JobType(
-            function.__name__, title, description, function, queue, params, takes, alternatives, max_attempts, backoff, timeout, available
+            function.__name__,
+            title,
+            description,
+            function,
+            queue,
+            params,
+            takes,
+            alternatives,
+            max_attempts,
+            backoff,
+            timeout,
+            available,
+            waits,
         )
         _check(declared)
         _declared[declared.name] = replace(declared, **_overrides(declared))

@@ -114,7 +114,8 @@ def _pages(name: str, before: float) -> Iterator[list[str]]:
 def _push_again(job_ids: list[str], before: float) -> int:
     """Push those that still wait: a worker may just have claimed one, which then was not missing. How many were pushed."""
     with reading() as session:
-        jobs = session.scalars(select(Job).where(Job.id.in_(job_ids), Job.status == "queued", Job.queued_at < before)).all()
-    if not queues.push(sorted(jobs, key=lambda job: job.queued_at or 0.0)):
+        still = (Job.id.in_(job_ids), Job.status == "queued", Job.queued_at < before)
+        jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
+    if not queues.push(jobs):
         raise RedisAway("Redis went away while messages were pushed again")
     return len(jobs)

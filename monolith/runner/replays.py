@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
-from monolith.database import now, reading
+from monolith.database import looking, now
 from monolith.errors import Invalid
 from monolith.models import IdempotencyKey
 
 KEPT_S = 24 * 3600  # at least
+
+_insert = insert(IdempotencyKey.metadata.tables[IdempotencyKey.__tablename__])
+_made = select(IdempotencyKey.fingerprint, IdempotencyKey.ids).where(
+    IdempotencyKey.owner_id == bindparam("owner_id"), IdempotencyKey.key == bindparam("key")
+)
 
 
 @dataclass(frozen=True)
@@ -22,21 +27,22 @@ class Key:
     text: str
     fingerprint: str
 
-    def row(self, owner_id: int, ids: dict[str, Any]) -> IdempotencyKey:
-        """What is to be stored in the same transaction as the rows of these `ids`."""
-        return IdempotencyKey(owner_id=owner_id, key=self.text, fingerprint=self.fingerprint, ids=ids)
+    def keep(self, connection: Connection, owner_id: int, ids: dict[str, Any]) -> None:
+        """Store it in the same transaction as the rows of these `ids`. Raises IntegrityError when it is there."""
+        connection.execute(_insert, {"owner_id": owner_id, "key": self.text, "fingerprint": self.fingerprint, "ids": ids})
 
 
 def find(owner_id: int, key: Key) -> dict[str, Any] | None:
     """The ids of what this request made earlier. Raises `Invalid` when the key stands for another request."""
-    with reading() as session:
-        row = session.get(IdempotencyKey, (owner_id, key.text))
+    with looking() as connection:
+        row = connection.execute(_made, {"owner_id": owner_id, "key": key.text}).one_or_none()
     if row is None:
         return None
     if row.fingerprint != key.fingerprint:
         detail = "You sent another request with this Idempotency-Key. Send a new key with a new request, or the same request again."
         raise Invalid.field("/Idempotency-Key", detail)
-    return row.ids
+    made: dict[str, Any] = row.ids
+    return made
 
 
 def forget_old(session: Session, older_than_s: float = KEPT_S) -> int:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from redis import RedisError
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, literal, or_, select
 from sqlalchemy.orm import Session
 
+from monolith.database import looking, reading
 from monolith.models import Job
 from monolith.runner import clock, queues
+from monolith.runner.accepting import AnyJob
 
+COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
+COUNTED_FOR_S = 1.0  # how long a count of the line is good enough
 LISTENED_FOR_S = 2.0  # how long the answer of Redis about its workers is good enough
 
 
@@ -23,7 +31,7 @@ def waiting_reason(session: Session, job: Job) -> str | None:
     return _queued(session, job) if job.status == "queued" else None
 
 
-def _scheduled(session: Session, job: Job) -> str:
+def _scheduled(session: Session, job: AnyJob) -> str:
     at = datetime.fromtimestamp(job.run_at or 0, UTC).strftime("%H:%M:%S UTC")
     if not clock.is_ticking(session):
         return f"It is due at {at}, but no clock is running to queue it."
@@ -35,21 +43,87 @@ def _scheduled(session: Session, job: Job) -> str:
 
 
 def _queued(session: Session, job: Job) -> str:
+    return _why_none_takes_it(job) or _in_line(_place(session, job))
+
+
+def _why_none_takes_it(job: AnyJob) -> str | None:
     listened = _listened_queues()
     if listened is None:
         return "Redis is away. The job is kept safely, and starts when Redis is back."
     if job.rq_queue not in listened:
         return f"No worker is listening to {job.rq_queue}."
-    place = _place(session, job)
+    return None
+
+
+def _in_line(place: int) -> str:
+    if place > COUNTED_TO:
+        return f"{COUNTED_TO:,} or more are before it in line."
     return "It is next in line." if place == 1 else f"It is number {place} in line."
 
 
 def _place(session: Session, job: Job) -> int:
     """The job's place in line: more urgent ones and older ones of its own urgency come first."""
-    urgent = queues.PRIORITIES[: queues.PRIORITIES.index(job.priority)]
     older = (Job.priority == job.priority) & (Job.queued_at < (job.queued_at or 0))
-    ahead = select(func.count()).where(Job.status == "queued", or_(Job.priority.in_(urgent), older))
-    return 1 + (session.scalar(ahead) or 0)
+    ahead = select(literal(1)).select_from(Job).where(Job.status == "queued", or_(Job.priority.in_(_more_urgent(job.priority)), older))
+    return 1 + (session.scalar(select(func.count()).select_from(ahead.limit(COUNTED_TO).subquery())) or 0)
+
+
+def _more_urgent(priority: str) -> tuple[str, ...]:
+    return queues.PRIORITIES[: queues.PRIORITIES.index(priority)]
+
+
+# ---- new jobs
+
+
+def reasons_of_new(jobs: Sequence[AnyJob]) -> list[str | None]:
+    """Why jobs wait that were accepted just now, one answer for each. They are the last in line, so nobody counts for them."""
+    queued = [job for job in jobs if job.status == "queued"]
+    places = dict(zip((job.id for job in queued), line().join([job.priority for job in queued]), strict=True))
+    return [_of_new(job, places) for job in jobs]
+
+
+def _of_new(job: AnyJob, places: dict[str, int]) -> str | None:
+    if job.id in places:
+        return _why_none_takes_it(job) or _in_line(places[job.id])
+    with reading() as session:
+        return _scheduled(session, job)
+
+
+class Line:
+    """How many wait, by priority, as far as it is known here: counted once a second, and those that join meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: Counter[str] = Counter()
+        self._counted_at = -math.inf
+
+    def join(self, priorities: Sequence[str]) -> list[int]:
+        """The place of each, in this order. Their rows are there already."""
+        if time.monotonic() - self._counted_at > COUNTED_FOR_S:
+            self._count(Counter(priorities))
+        with self._lock:
+            return [self._place(priority) for priority in priorities]
+
+    def _count(self, joining: Counter[str]) -> None:
+        self._counted_at = time.monotonic()  # now, and the others do not count too
+        with looking() as connection:
+            found = connection.execute(select(Job.priority, func.count()).where(Job.status == "queued").group_by(Job.priority))
+            counted = Counter({row[0]: row[1] for row in found})
+        with self._lock:
+            self._numbers = counted - joining
+
+    def _place(self, priority: str) -> int:
+        self._numbers[priority] += 1
+        return self._numbers[priority] + sum(self._numbers[one] for one in _more_urgent(priority))
+
+
+@cache
+def line() -> Line:
+    """The line as this process knows it."""
+    return Line()
+
+
+# ---- workers
 
 
 def _listened_queues() -> set[str] | None:

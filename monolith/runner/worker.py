@@ -1,7 +1,7 @@
 """The worker for `rq worker --worker-class monolith.runner.worker.PreforkWorker`: RQ's queues and data, long-lived children.
 
 The parent alone talks to Redis, in one script for many jobs at once, and to the children over sockets. It waits for all of
-them in one `poll`, in one thread. It knows rq and redis only, and `Hooks` for whoever keeps other books; see docs/worker.md.
+them in one `poll`, in one thread. It knows rq and redis only, and `Hooks` for whoever keeps other books; see docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ from contextlib import suppress
 from typing import Any
 
 from redis import RedisError
-from rq.timeouts import JobTimeoutException
 from rq.worker import DequeueStrategy, Worker
 
-from monolith import kernel
+from monolith.kernel import end_children, forks_die_with_us, inherit_orphans
 from monolith.runner.prefork import options
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
 from monolith.runner.prefork.crew import Crew
-from monolith.runner.prefork.dispatch import LATE_S, Dispatcher, Outcome
-from monolith.runner.prefork.hooks import Hooks, Teller
+from monolith.runner.prefork.dispatch import Dispatcher, Outcome
+from monolith.runner.prefork.hooks import Hooks
 from monolith.runner.prefork.records import Records
+from monolith.runner.prefork.settling import Settling
 from monolith.runner.prefork.wire import Command, Wire
 
 WATCH_S = 0.1  # how often limits are looked at while something runs
-HOOKS_S = 5.0  # how often the hooks are told what runs
 IDLE_BEAT_S = 60
-LEAVING_S = 3.0  # what the hooks get to be told the last
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -76,6 +74,7 @@ class PreforkWorker(Worker):
                 self._converse()
                 self._wait()
                 self._settle_all()
+                self._settling.beat(self._jobs)
                 self._watch()
         finally:
             self._end()
@@ -85,7 +84,7 @@ class PreforkWorker(Worker):
         self._options = self.options()
         self._taken = 0
         self._drain_until = 0.0
-        self._watch_at = self._beat_at = self._hooks_at = 0.0
+        self._watch_at = self._beat_at = 0.0
         self._idle_since = time.monotonic()
         self._wire = Wire(self.connection, self.pubsub_channel_name)
         books = Bookkeeping(self._wire.client, self.name, self.worker_ttl + 60, self.job_monitoring_interval, self.default_result_ttl)
@@ -103,16 +102,14 @@ class PreforkWorker(Worker):
             signal.signal(number, self.request_stop)
 
     def _start_children(self) -> None:
-        kernel.inherit_orphans()
-        kernel.forks_die_with_us()
+        inherit_orphans()
+        forks_die_with_us()
         os.environ["RQ_WORKER_ID"] = self.name
         self.preload()
         self.connection.connection_pool.disconnect()  # children must not inherit it
         gc.collect()
         gc.freeze()  # what is shared with the children is not written to by looking for garbage
-        self._teller = Teller(self.hooks) if self.hooks else None
-        if self._teller:
-            self._teller.start(self._close_inherited, self.log)
+        self._settling = Settling(self, self._records, self.hooks, self._close_inherited)
         self._crew = Crew(self, self._options, self._close_and_prepare, self._other_children)
         self._crew.fill()
         self._jobs = Dispatcher(self._crew)
@@ -124,14 +121,13 @@ class PreforkWorker(Worker):
 
     def _close_and_prepare(self) -> None:
         self._close_inherited()
-        if self._teller:
-            self._teller.forget()
+        self._settling.forget()
         if self.hooks:
             self.hooks.prepare()
 
     def _other_children(self) -> set[int]:
-        scheduler = self.scheduler._process.pid if self.scheduler and self.scheduler._process else None
-        return {pid for pid in (scheduler, self._teller and self._teller.pid) if pid}
+        scheduler = self.scheduler._process if self.scheduler else None
+        return self._settling.pids | ({scheduler.pid} if scheduler and scheduler.pid else set())
 
     def subscribe(self) -> None:
         """RQ's own starts a thread, in which signals get lost. Ours hears RQ's commands in `poll`."""
@@ -173,8 +169,7 @@ class PreforkWorker(Worker):
 
     def _end(self) -> None:
         self._crew_leaves()
-        if self._teller:
-            self._teller_leaves(self._teller)
+        self._settling.leave()
         with suppress(RedisError):
             self.teardown()
         signal.set_wakeup_fd(-1)
@@ -182,14 +177,7 @@ class PreforkWorker(Worker):
     def _crew_leaves(self) -> None:
         for child in self._crew.children:
             child.kill()
-        kernel.end_children(but=self._other_children())
-
-    def _teller_leaves(self, teller: Teller) -> None:
-        teller.leave()
-        give_up_at = time.monotonic() + LEAVING_S
-        while not teller.has_died() and time.monotonic() < give_up_at:
-            time.sleep(0.01)
-        teller.kill()
+        end_children(but=self._other_children())
 
     # ---- Redis
 
@@ -245,7 +233,7 @@ class PreforkWorker(Worker):
         match command.get("command"):
             case "stop-job" | "stop-execution" as verb:
                 for task in self._jobs.stop(str(command.get("job_id" if verb == "stop-job" else "execution_id"))):
-                    self._settle(Outcome("stopped", task))
+                    self._settling.settle(Outcome("stopped", task))
             case "kill-horse":
                 self._jobs.kill_running("crashed")
             case "shutdown":
@@ -266,8 +254,7 @@ class PreforkWorker(Worker):
     def _filenos(self) -> Iterator[int]:
         yield self._awake.fileno()
         yield from (child.reports.fileno() for child in self._crew.children)
-        if self._teller:
-            yield self._teller.fileno()
+        yield from self._settling.filenos()
         if not self._records.is_away:
             yield from self._wire.filenos()
 
@@ -279,74 +266,12 @@ class PreforkWorker(Worker):
             yield self._watch_at
         if self._max_idle_time is not None:
             yield self._idle_since + self._max_idle_time
-        if self._burst and self._jobs.is_empty:
+        if self._burst and self._jobs.is_empty and not self._records.is_away:
             yield 0.0
 
     def _settle_all(self) -> None:
         for outcome in self._jobs.outcomes():
-            self._settle(outcome)
-        if self._teller:
-            self._hear_teller(self._teller)
-
-    def _settle(self, outcome: Outcome) -> None:
-        """Write down how a task ended. Whoever keeps other books is told what the job itself could not say."""
-        task, how = outcome.task, outcome.how
-        match how:
-            case "done":
-                self._records.end("done", task, bytes(outcome.payload))
-                self.log.info("Worker %s: %s: Job OK (%s)", self.name, task.queue.name, task.job_id)
-            case "failed":
-                self._records.fail(task, str(outcome.payload))
-            case "handled":
-                pass
-            case _:
-                self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
-                self._settle_by_hooks(outcome) if self.hooks else self._settle_as_rq(outcome)
-
-    def _settle_by_hooks(self, outcome: Outcome) -> None:
-        assert self._teller
-        self._records.end("dropped", outcome.task)
-        match outcome.how:
-            case "stopped":
-                self._teller.tell("stopped", outcome.task.job_id)
-            case "timeout":
-                self._teller.tell("lost", outcome.task.job_id, "timeout")
-            case "crashed" | "suspect":
-                self._teller.tell("lost", outcome.task.job_id, f"its process ended: {outcome.payload!s}")
-            case "shutdown" | "innocent":
-                self._teller.tell("interrupted", [outcome.task.job_id])
-
-    def _settle_as_rq(self, outcome: Outcome) -> None:
-        task = outcome.task
-        match outcome.how:
-            case "stopped":
-                self._records.fail(task, "Job stopped by user, work-horse terminated.", is_stopped=True)
-            case "timeout":
-                said = f"Task exceeded maximum timeout value ({task.limit:g} seconds) and was killed {LATE_S:g} s later"
-                self._records.fail(task, f"{JobTimeoutException.__module__}.{JobTimeoutException.__name__}: {said}\n")
-            case "crashed":
-                signalled = f" (signal {os.WTERMSIG(outcome.status)})" if os.WIFSIGNALED(outcome.status) else ""
-                self._records.fail(task, f"Work-horse terminated unexpectedly; waitpid returned {outcome.status}{signalled}; ")
-            case _:
-                self._records.end("back", task)
-
-    def _hear_teller(self, teller: Teller) -> None:
-        teller.flush()
-        held = teller.held()
-        if held is not None:
-            self._end_what_is_taken(held)
-        if teller.has_died():
-            self.log.error("Worker %s: the process that tells the hooks died", self.name)
-            self._teller = teller.replaced()
-            self._teller.start(self._close_inherited, self.log)
-
-    def _end_what_is_taken(self, held: set[str]) -> None:
-        """A job that was ours and is not any more runs elsewhere, or was stopped."""
-        for child, task in self._jobs.running():
-            if task.job_id in held:
-                task.was_held = True
-            elif task.was_held and not child.is_writing_down(task):
-                self._jobs.kill(child, task, "taken")
+            self._settling.settle(outcome)
 
     def _watch(self) -> None:
         if time.monotonic() < self._watch_at:
@@ -354,6 +279,3 @@ class PreforkWorker(Worker):
         self._watch_at = time.monotonic() + WATCH_S
         for task in reversed(self._jobs.watch()):
             self._records.end("back", task)
-        if self._teller and time.monotonic() >= self._hooks_at and (running := self._jobs.running()):
-            self._hooks_at = time.monotonic() + HOOKS_S
-            self._teller.beat([task.job_id for _, task in running])

@@ -110,8 +110,7 @@ def test_a_count_is_used_for_a_second_and_grows_with_what_is_let_in(limited: Lim
 def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -> None:
     limited(own=2)
     post(alice)
-    with pytest.raises(ZeroDivisionError), writing() as session:
-        limits.let_in(session, alice.user, 1)
+    with pytest.raises(ZeroDivisionError), writing() as session, limits.let_in(session.connection(), alice.user, 1):
         raise ZeroDivisionError
     assert post(alice).status_code == 202
 
@@ -171,7 +170,7 @@ def test_the_wait_follows_the_rate_at_which_jobs_end(alice: Caller, ended: int, 
         long_ago = update(Job).where(Job.ended_at.is_(None)).values(ended_at=now() - 90)
         session.execute(long_ago.execution_options(synchronize_session=False))
     with reading() as session:
-        assert limits.wait(session, over) == seconds
+        assert limits.wait(session.connection(), over) == seconds
 
 
 def test_counting_is_answered_from_the_index_of_live_jobs(alice: Caller) -> None:

@@ -117,9 +117,9 @@ class Faults:
 
     def _kill_child(self) -> str:
         busy = self._busy()
-        for pid in busy[:1]:
+        if busy:
             self.fleet.kills += 1
-            send(pid, signal.SIGKILL)
+            send(self._rng.choice(busy), signal.SIGKILL)
         return "" if busy else "(none was there)"
 
     def _busy(self) -> list[int]:
@@ -139,7 +139,7 @@ class Faults:
 
     def _freeze_child(self) -> str:
         seconds, busy = self._rng.uniform(1, self.long_s), self._busy()
-        self.fleet.freeze(busy[:1], seconds)
+        self.fleet.freeze([self._rng.choice(busy)] if busy else [], seconds)
         return f"for {seconds:.0f} s" if busy else "(none was there)"
 
     def _kill_and_empty_redis(self) -> None:

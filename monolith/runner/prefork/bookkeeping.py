@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from redis import Redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -23,13 +24,15 @@ MOST_SKIPPED = 100  # jobs for which there is no room, that are looked past for 
 
 # KEYS: the queues, in the order to take from them.
 # ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the most a heartbeat lasts, the state to be in,
-#       room for ordinary and for waiting jobs, how many one queue gives in a row, the start of execution ids,
+#       room for ordinary and for waiting jobs, how many jobs without room may be looked past, how many one queue gives
+#       in a row, the start of execution ids,
 #       the number of endings, and for each: how, job, execution, queue, and for `done`
 #       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local room, waiting_room, in_a_row, execution_start = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+local room, waiting_room, most_skipped = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local in_a_row, execution_start = tonumber(ARGV[11]), ARGV[12]
 local worker_key = prefix .. ':worker:' .. worker
 local executions_key = worker_key .. ':executions'
 
@@ -76,9 +79,9 @@ local function is_ours(job)
   return fields[1] == 'started' and fields[2] == worker
 end
 
-local p = 13
+local p = 14
 local late, done, seconds = {}, 0, 0
-for _ = 1, tonumber(ARGV[12]) do
+for _ = 1, tonumber(ARGV[13]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
@@ -124,13 +127,13 @@ local function start(k, id, fields, waits)
   taken[#taken + 1] = {k, id, execution, waits, has_dependents(job) and 1 or 0, fields}
 end
 
--- Every queue is read to its end, or until there is no room: whatever is added to it then is told to the caller.
-local more, more_waiting = 0, 0
+-- Reading the length last has the caller told of the next change of the queue.
+local more, more_waiting, unseen = 0, 0, 0
 local function take_from(k, most)
   local place, skipped, found = 0, 0, 0
-  while found < most and room + waiting_room > 0 and skipped < MOST_SKIPPED do
+  while found < most and room + waiting_room > 0 and skipped <= most_skipped do
     local id = redis.call('LINDEX', KEYS[k], place)
-    if not id then break end
+    if not id then return found end
     local job = prefix .. ':job:' .. id
     local meta = redis.call('HGET', job, 'meta')
     local waits = (meta and string.find(meta, 'waits', 1, true)) and 1 or 0
@@ -146,8 +149,10 @@ local function take_from(k, most)
       if waits == 1 then more_waiting = 1 else more = 1 end
       place = place + 1
       skipped = skipped + 1
+      if most_skipped == 0 then unseen = 1 end
     end
   end
+  redis.call('LLEN', KEYS[k])
   return found
 end
 
@@ -171,8 +176,8 @@ if is_known == 1 then
   end
 end
 if #taken > 0 then redis.call('EXPIRE', executions_key, worker_ttl) end
-return {taken, late, more, more_waiting, is_suspended, is_known}
-""".replace("MOST_SKIPPED", str(MOST_SKIPPED))
+return {taken, late, more, more_waiting, unseen, is_suspended, is_known}
+"""
 EVERYTHING = 1_000_000
 
 
@@ -195,6 +200,7 @@ class Turn:
     late: set[str] = field(default_factory=set)
     more: bool = False  # ordinary jobs may be left, for which there was no room
     more_waiting: bool = False
+    unseen: bool = False  # behind a job for which there was no room, jobs of the other kind may be left
     is_suspended: bool = False
     is_known: bool = True
 
@@ -210,11 +216,15 @@ class Bookkeeping:
         self._monitoring_s = monitoring_s
         self._result_ttl = result_ttl
 
-    def turn(self, endings: Sequence[Ending], queues: Sequence[Queue], room: Room, state: str, *, in_a_row: int = EVERYTHING) -> Turn:
-        """One round trip. Raises RedisError: then nobody knows whether it was done, and the endings may be given again."""
+    def turn(
+        self, endings: Sequence[Ending], queues: Sequence[Queue], room: Room, state: str, *, looks_past: bool, in_a_row: int = EVERYTHING
+    ) -> Turn:
+        """One round trip. `looks_past`: whether jobs of one kind are looked for behind those of the other, for which there is no room.
+        Raises RedisError: then nobody knows whether it was done, and the endings may be given again."""
         moment = now()
         arguments: list[str | bytes | int | float] = [RQ_KEY_PREFIX, self._worker, utcformat(moment), moment.timestamp()]
-        arguments += [self._ttl, self._monitoring_s, state, max(0, room.ordinary), max(0, room.waiting), in_a_row]
+        arguments += [self._ttl, self._monitoring_s, state, max(0, room.ordinary), max(0, room.waiting)]
+        arguments += [MOST_SKIPPED if looks_past else 0, in_a_row]
         arguments += [os.urandom(14).hex(), len(endings)]
         for ending in endings:
             arguments += [ending.how, ending.task.job_id, ending.task.execution_id, ending.task.queue.name]
@@ -236,8 +246,7 @@ class Bookkeeping:
         return sorted(found - known)
 
 
-def _task(queue: Queue, found: list[object], moment: datetime) -> Task:
+def _task(queue: Queue, found: list[Any], moment: datetime) -> Task:
     _, job_id, execution_id, waits, has_dependents, flat = found
-    assert isinstance(flat, list)
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Task(as_text(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(waits))

@@ -33,7 +33,7 @@ from rq.job_lifecycle import format_exc_info
 from rq.timeouts import JobTimeoutException
 from rq.worker import BaseWorker
 
-from monolith import kernel
+from monolith.kernel import dying_with, end_children, has_children, inherit_orphans
 from monolith.runner.prefork.lane import lane
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def work_alone(bench: Bench, death_penalty: Any) -> NoReturn:
         _, order = bench.receive()
         os.environ["RQ_JOB_ID"] = order.job_id
         bench.run(order, limited)
-        if kernel.has_children():
-            kernel.end_children()
+        if has_children():
+            end_children()
 
 
 def work_waiting(bench: Bench, inbox: socket.socket, lanes: int) -> NoReturn:
@@ -239,8 +239,8 @@ def _late(limit: float) -> type[JobTimeoutException]:
 
 def become_child(parent: int) -> None:
     """What every forked child does first: a group of its own, deaf to the host's signals, dead when the parent is."""
-    kernel.dying_with(parent, signal.SIGKILL)()
-    kernel.inherit_orphans()
+    dying_with(parent, signal.SIGKILL)()
+    inherit_orphans()
     os.setpgrp()
     signal.set_wakeup_fd(-1)
     for number in DEAF_TO:

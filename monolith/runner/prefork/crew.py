@@ -17,7 +17,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from monolith import kernel
+from monolith.kernel import end_children
 from monolith.runner.prefork.child import LENGTH, PACKET, RUN, STOP, Bench, become_child, work_alone, work_waiting
 from monolith.runner.prefork.options import Options
 from monolith.runner.prefork.task import Task
@@ -219,7 +219,7 @@ class Crew:
         dead = [(child, status) for child in self.children if (status := child.has_ended()) is not None]
         if dead:
             self.children = [child for child in self.children if all(child is not one for one, _ in dead)]
-            kernel.end_children(but={child.pid for child in self.children} | self._others())
+            end_children(but={child.pid for child in self.children} | self._others())
         for child, status in dead:
             yield child, status
             child.forget()

@@ -15,7 +15,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.utils import now
+from rq.utils import as_text, now
 from rq.worker import Worker
 
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
@@ -23,6 +23,7 @@ from monolith.runner.prefork.task import Ending, Task
 from monolith.runner.prefork.wire import Command, Wire
 
 FLUSH_S = 0.005  # endings are collected for so long while there is other work
+LOOK_S = 0.05  # between two looks for waiting jobs behind ordinary ones that have no room, or the other way round
 AGAIN_S = 0.5  # after Redis failed
 ASKED_EVERY_S = 1.0  # where nobody tells us of new jobs: an old server, or suspended workers
 
@@ -48,7 +49,9 @@ class Records:
         self._first_ended_at = 0.0
         self._try_at = 0.0
         self._ask_at = 0.0
+        self._look_at = 0.0
         self._more = self._more_waiting = True
+        self._unseen = False
         self.is_away = True
         self.is_suspended = False
 
@@ -59,7 +62,7 @@ class Records:
     @property
     def may_be_more(self) -> bool:
         """Whether the queues may hold something that was not taken."""
-        return self._more or self._more_waiting
+        return self._more or self._more_waiting or self._unseen
 
     def end(self, how: str, task: Task, result: bytes = b"") -> None:
         if not self._endings:
@@ -72,7 +75,7 @@ class Records:
     # ---- the connection
 
     def connect(self, known: Sequence[Task]) -> bool:
-        """Whether Redis can be talked to; connects when it is time to. What Redis thinks we run and we do not goes back. Raises RedisError."""
+        """Whether Redis can be talked to; connects when it is time to, and gives back what Redis alone thinks we run. Raises RedisError."""
         if not self.is_away:
             return True
         if time.monotonic() < self._try_at:
@@ -83,12 +86,13 @@ class Records:
         return True
 
     def _return_strays(self, known: Sequence[Task]) -> None:
-        ours = {task.composite_key for task in (*known, *(one.task for one in (*self._endings, *self._failures)))}
+        unwritten = [*(ending.task for ending in self._endings), *(failure.task for failure in self._failures)]
+        ours = {task.composite_key for task in (*known, *unwritten)}
         for stray in self._books.strays(self._worker.executions_key, ours):
             job_id, _, execution_id = stray.rpartition(":")
             job = Job(job_id, connection=self._wire.client, serializer=self._worker.serializer)
-            origin = self._wire.client.hget(job.key, "origin") or b""
-            queue = Queue(origin.decode(), connection=self._worker.connection, serializer=self._worker.serializer)
+            origin = as_text(self._wire.client.hget(job.key, "origin") or "")
+            queue = Queue(origin, connection=self._worker.connection, serializer=self._worker.serializer)
             self.end("back", Task(job_id, execution_id, queue, {}, now(), False, False))
 
     def lose(self, error: RedisError) -> None:
@@ -113,6 +117,8 @@ class Records:
         moments = [self._try_at] if self.is_away else []
         if self._endings and not self.is_away:
             moments.append(self._first_ended_at + FLUSH_S)
+        if self._unseen and not self.is_away:
+            moments.append(self._look_at)
         if self.is_suspended or not self._wire.is_told:
             moments.append(self._ask_at)
         return min(moments, default=float("inf"))
@@ -123,19 +129,24 @@ class Records:
         """Whether it is worth a round trip now. While children have work left, endings are collected."""
         if self._endings and (is_idle or time.monotonic() > self._first_ended_at + FLUSH_S):
             return True
+        if self._unseen and room and time.monotonic() >= self._look_at:
+            return True
         may_take = (self._more and room.ordinary > 0 and is_low) or (self._more_waiting and room.waiting > 0)
         return may_take or (bool(self._endings) and is_low)
 
     def turn(self, queues: Sequence[Queue], room: Room, *, will_idle: bool, in_a_row: int = EVERYTHING) -> list[Task]:
         """Write down what has ended, take what there is room for. Raises RedisError, and then keeps the endings."""
+        looks_past = time.monotonic() >= self._look_at
+        if looks_past:
+            self._look_at = time.monotonic() + LOOK_S
         state = "suspended" if self.is_suspended else ("idle" if will_idle else "")
         endings = list(self._endings)
         try:
-            turn = self._books.turn(endings, queues, room, state, in_a_row=in_a_row)
+            turn = self._books.turn(endings, queues, room, state, looks_past=looks_past, in_a_row=in_a_row)
         except NoScriptError:  # Redis has forgotten it
-            turn = self._books.turn(endings, queues, room, state, in_a_row=in_a_row)
+            turn = self._books.turn(endings, queues, room, state, looks_past=looks_past, in_a_row=in_a_row)
         del self._endings[: len(endings)]
-        self._more, self._more_waiting, self.is_suspended = turn.more, turn.more_waiting, turn.is_suspended
+        self._more, self._more_waiting, self._unseen, self.is_suspended = turn.more, turn.more_waiting, turn.unseen, turn.is_suspended
         if turn.late:
             self._finish_late([one for one in endings if one.task.execution_id in turn.late])
         if not turn.is_known:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from redis import Connection, ConnectionPool, Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import ResponseError
@@ -25,16 +25,16 @@ Command = dict[str, Any]
 class OneConnection(ConnectionPool):
     """A pool of exactly one connection, for a client that one thread uses for one command after the other."""
 
-    def the_one(self) -> Connection:
+    def the_one(self) -> Any:
         if not hasattr(self, "_the_one"):
-            self._the_one: Connection = self.make_connection()
+            self._the_one = self.make_connection()
         return self._the_one
 
-    def get_connection(self, *args: Any, **options: Any) -> Connection:
+    def get_connection(self, *args: Any, **options: Any) -> Any:
         self.the_one().connect()
         return self.the_one()
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Any) -> None:
         pass
 
     def disconnect(self, inuse_connections: bool = True) -> None:
@@ -68,7 +68,7 @@ class Wire:
             self._hearing.read_response()
         self._asking.get_connection()
 
-    def _track(self, connection: Connection) -> None:
+    def _track(self, connection: Any) -> None:
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._hearing_id, "NOLOOP")
         try:
             connection.read_response()

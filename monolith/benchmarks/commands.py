@@ -1,0 +1,89 @@
+"""`manage.py bench ...`. Each command measures us and stock RQ in one run and prints a table; docs/performance.md keeps them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from monolith import logs
+
+AtLeastOne = click.IntRange(min=1)
+passes = click.option("--passes", type=AtLeastOne, default=3, show_default=True, help="Each contender is measured so often, in turns.")
+concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Jobs at once.")
+
+
+@click.group()
+def bench() -> None:
+    """Measure, beside stock RQ, on the empty Redis of REDIS_URL or on one of our own."""
+
+
+def _jobs(default: int, least: int = 1) -> Callable[[Any], Any]:
+    return click.option("--jobs", type=click.IntRange(min=least), default=default, show_default=True)
+
+
+@bench.command()
+@_jobs(5000)
+@passes
+@concurrency
+def worker(jobs: int, passes: int, concurrency: int) -> None:
+    """Jobs a second, and what one costs in CPU, Redis commands and memory."""
+    from monolith.benchmarks import rig, throughput
+
+    with rig.prepared(click.echo) as stand:
+        throughput.measure(stand, jobs, passes, concurrency, click.echo)
+
+
+@bench.command()
+@_jobs(200, least=2)
+@passes
+@concurrency
+def latency(jobs: int, passes: int, concurrency: int) -> None:
+    """From a job's submission to its start, where nothing else waits."""
+    from monolith.benchmarks import latency, rig
+
+    with rig.prepared(click.echo) as stand:
+        latency.measure(stand, jobs, passes, concurrency, click.echo)
+
+
+@bench.command()
+@passes
+@concurrency
+def memory(passes: int, concurrency: int) -> None:
+    """What an idle worker holds."""
+    from monolith.benchmarks import memory, rig
+
+    with rig.prepared(click.echo) as stand:
+        memory.measure(stand, passes, concurrency, click.echo)
+
+
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+@passes
+@concurrency
+def idle(seconds: float, passes: int, concurrency: int) -> None:
+    """What a worker with nothing to do takes of Redis and of the CPU."""
+    from monolith.benchmarks import idle, rig
+
+    with rig.prepared(click.echo) as stand:
+        idle.measure(stand, seconds, passes, concurrency, click.echo)
+
+
+@bench.command()
+def submit() -> None:
+    """What a submission costs."""
+    logs.configure("bench")
+    importlib.import_module("monolith.benchmarks.submissions").measure(click.echo)
+
+
+@bench.command()
+@click.option("--queued", default=100_000, show_default=True)
+@click.option("--finished", default=1_000_000, show_default=True)
+def clock(queued: int, finished: int) -> None:
+    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, and time what the clock does in 20 rounds."""
+    from monolith.benchmarks import clock_rounds
+
+    logs.configure("bench")
+    clock_rounds.measure(queued, finished, click.echo)
