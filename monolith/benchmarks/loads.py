@@ -15,7 +15,7 @@ from monolith import database
 from monolith.config import settings
 from monolith.database import reading, writing
 from monolith.models import Base, Job, User
-from monolith.runner import lifecycle, registry
+from monolith.runner import accepting, lifecycle, registry
 
 BATCH = 500
 QUEUE = "default"
@@ -56,7 +56,7 @@ class LedgerJobs:
     def submit(self, count: int) -> None:
         job_type = registry.find("bench_noop")
         for size in _batches(count):
-            lifecycle.submit(self._owner(), [lifecycle.Wanted(job_type, {"at": time.time()}) for _ in range(size)])
+            lifecycle.submit(self._owner(), [accepting.Wanted(job_type, {"at": time.time()}) for _ in range(size)])
 
     def _owner(self) -> int:
         if not self._owner_id:

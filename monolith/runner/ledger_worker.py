@@ -11,7 +11,10 @@ from sqlalchemy.orm import configure_mappers
 from monolith.config import settings
 from monolith.database import engine
 from monolith.runner import holding, lifecycle, queues, registry, running
+from monolith.runner.lifecycle import Claim, Failure, Outcome
+from monolith.runner.moves import Moved
 from monolith.runner.prefork import options
+from monolith.runner.registry import fixed
 from monolith.runner.worker import PreforkWorker
 
 # What job types import when they run: loaded once, shared by all children.
@@ -64,6 +67,13 @@ class LedgerWorker(PreforkWorker):
         configure_mappers()
         for name in PRELOADED:
             importlib.import_module(name)
-        with suppress(SQLAlchemyError):  # away: then each child compiles for itself
-            lifecycle.claim("", self.name)
-            engine().dispose()
+        with suppress(SQLAlchemyError):  # away: then each child does it for itself
+            self._rehearse()
+        engine().dispose()
+
+    def _rehearse(self) -> None:
+        """Do once, for no job, what children do for each: its statements are compiled, in memory that all of them share."""
+        nobody = Claim("", 0, 1, Moved("", 0, None, "", "", "", {}, "", 1, 0, 0, 1, None))
+        lifecycle.claim("", self.name)
+        lifecycle.succeed(nobody, Outcome({}))
+        lifecycle.fail(nobody, Failure("", "", permanent=True), fixed(1))
