@@ -53,6 +53,25 @@ def forks_die_with_us() -> None:
     os.register_at_fork(before=before, after_in_child=lambda: dying_with(parent, signal.SIGKILL)())
 
 
+def leave_guard(mark: str) -> int:
+    """Fork a process that outlives us, for then to kill what still bears the mark; see `kill_marked`. Its id.
+
+    Death takes our children along, but not the programs that they have started.
+    """
+    reader, writer = os.pipe()
+    guard = os.fork()
+    if guard == 0:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(writer)
+        os.read(reader, 1)  # ends when the last process that has the other end is gone
+        kill_marked(mark)
+        os._exit(0)
+    os.close(reader)
+    return guard
+
+
 def inherit_orphans() -> None:
     """From now on, a descendant whose parent dies becomes a child of this process: it can neither hide nor be forgotten."""
     _prctl()(PR_SET_CHILD_SUBREAPER, 1)

@@ -18,9 +18,10 @@ from contextlib import suppress
 from typing import Any
 
 from redis import RedisError
+from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, Worker
 
-from monolith.kernel import end_children, forks_die_with_us, inherit_orphans
+from monolith.kernel import end_children, forks_die_with_us, inherit_orphans, leave_guard
 from monolith.runner.prefork import options
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
 from monolith.runner.prefork.crew import Crew
@@ -102,9 +103,10 @@ class PreforkWorker(Worker):
             signal.signal(number, self.request_stop)
 
     def _start_children(self) -> None:
+        os.environ["RQ_WORKER_ID"] = self.name
+        self._guard = leave_guard(f"RQ_WORKER_ID={self.name}")
         inherit_orphans()
         forks_die_with_us()
-        os.environ["RQ_WORKER_ID"] = self.name
         self.preload()
         self.connection.connection_pool.disconnect()  # children must not inherit it
         gc.collect()
@@ -127,7 +129,7 @@ class PreforkWorker(Worker):
 
     def _other_children(self) -> set[int]:
         scheduler = self.scheduler._process if self.scheduler else None
-        return self._settling.pids | ({scheduler.pid} if scheduler and scheduler.pid else set())
+        return {self._guard} | self._settling.pids | ({scheduler.pid} if scheduler and scheduler.pid else set())
 
     def subscribe(self) -> None:
         """RQ's own starts a thread, in which signals get lost. Ours hears RQ's commands in `poll`."""
@@ -185,6 +187,7 @@ class PreforkWorker(Worker):
         try:
             if self._records.connect(self._jobs.tasks):
                 self._beat_when_due()
+                self._note_stop()
                 for command in self._records.hear():
                     self._obey(command)
                 self._records.write_failures()
@@ -228,6 +231,12 @@ class PreforkWorker(Worker):
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
 
+    def _note_stop(self) -> None:
+        """As RQ does it, for whoever looks: this worker takes nothing more, and has jobs to end."""
+        if self._stop_requested and self._shutdown_requested_date is None and not self._jobs.is_empty:
+            self._shutdown_requested_date = now()
+            self._wire.client.hset(self.key, "shutdown_requested_date", utcformat(self._shutdown_requested_date))
+
     def _obey(self, command: Command) -> None:
         """RQ's commands: `stop-job`, `stop-execution`, `kill-horse`, `shutdown`."""
         match command.get("command"):
@@ -266,7 +275,8 @@ class PreforkWorker(Worker):
             yield self._watch_at
         if self._max_idle_time is not None:
             yield self._idle_since + self._max_idle_time
-        if self._burst and self._jobs.is_empty and not self._records.is_away:
+        ends_when_empty = self._burst or self._stop_requested or self._max_jobs is not None
+        if ends_when_empty and self._jobs.is_empty and not self._records.is_away:
             yield 0.0
 
     def _settle_all(self) -> None:

@@ -59,6 +59,7 @@ local function finish(id, execution, queue, p)
   if ttl > 0 then
     redis.call('EXPIRE', results, ttl)
     redis.call('EXPIRE', job, ttl)
+    redis.call('EXPIRE', prefix .. ':job::' .. id .. ':dependencies', ttl)
     redis.call('ZADD', prefix .. ':finished:' .. queue, epoch + ttl, id)
   else
     redis.call('PERSIST', results)

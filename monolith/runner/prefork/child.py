@@ -24,6 +24,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rq.defaults import UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
@@ -139,6 +141,7 @@ class Bench:
         return b""
 
     def _retry(self, job: Job, order: Order, value: Retry) -> bytes:
+        job.started_at, job.worker_name = datetime.fromtimestamp(order.taken_at, UTC), self._worker.name
         try:
             self._worker._finalize_success(job, order.queue, self._execution(order, job), value)
         finally:
@@ -244,6 +247,10 @@ def become_child(parent: int) -> None:
     os.setpgrp()
     signal.set_wakeup_fd(-1)
     for number in DEAF_TO:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _do_nothing)  # and not SIG_IGN, which the programs that jobs start would inherit
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     random.seed()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass

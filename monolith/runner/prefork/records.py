@@ -34,7 +34,7 @@ class Failure:
 
     task: Task
     trace: str
-    is_stopped: bool = False
+    how: str  # raised, crashed or stopped
 
 
 class Records:
@@ -69,8 +69,8 @@ class Records:
             self._first_ended_at = time.monotonic()
         self._endings.append(Ending(how, task, result, now()))
 
-    def fail(self, task: Task, trace: str, *, is_stopped: bool = False) -> None:
-        self._failures.append(Failure(task, trace, is_stopped))
+    def fail(self, task: Task, trace: str, how: str) -> None:
+        self._failures.append(Failure(task, trace, how))
 
     # ---- the connection
 
@@ -168,16 +168,21 @@ class Records:
                 while self._failures:
                     self._write_failure(self._failures[0])
                     self._failures.popleft()
+            self.look_again()
 
     def _write_failure(self, failure: Failure) -> None:
         job, execution = self._restored(failure.task)
-        job.ended_at = now()
+        if failure.how == "raised":
+            job.last_heartbeat = now()
+        else:  # as RQ's parent process writes it, which knows only what it had fetched
+            job.worker_name = ""
+        job.ended_at = None if failure.how == "stopped" else now()
         try:
             if job.get_status() in (JobStatus.FINISHED, JobStatus.FAILED):
                 return  # its child had written it down before it died
         except InvalidJobOperation:
             return  # it is gone from Redis
-        if failure.is_stopped:
+        if failure.how == "stopped":
             self._worker._stopped_job_id = job.id
             self._worker._handle_stopped_job(job, failure.task.queue, execution)
         else:
@@ -188,10 +193,15 @@ class Records:
         with self._hanging_up():
             for ending in endings:
                 job, execution = self._restored(ending.task)
-                job.ended_at = ending.ended_at
+                job.ended_at = job.last_heartbeat = ending.ended_at
                 job._result = self._worker.serializer.loads(b64decode(ending.result)) if ending.result else None
                 queue = ending.task.queue
                 self._worker.handle_job_success(job, queue, queue.started_job_registry, execution)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """RQ's own code has written something: it may have queued a job, and our state is to be written."""
+        self._more = self._more_waiting = True
 
     def _restored(self, task: Task) -> tuple[Job, Execution]:
         job = self._worker.job_class(task.job_id, connection=self._worker.connection, serializer=self._worker.serializer)

@@ -39,9 +39,9 @@ class Settling:
                 self._records.end("done", task, outcome.payload)
                 self._log.info("Worker %s: %s: Job OK (%s)", self._name, task.queue.name, task.job_id)
             case "failed":
-                self._records.fail(task, str(outcome.payload))
+                self._records.fail(task, str(outcome.payload), "raised")
             case "handled":
-                pass
+                self._records.look_again()
             case _:
                 self._log.warning("Worker %s: job %s: %s, %s", self._name, task.job_id, outcome.how, outcome.payload)
                 if self.teller:
@@ -66,13 +66,13 @@ class Settling:
         task = outcome.task
         match outcome.how:
             case "stopped":
-                self._records.fail(task, "Job stopped by user, work-horse terminated.", is_stopped=True)
+                self._records.fail(task, "Job stopped by user, work-horse terminated.", "stopped")
             case "timeout":
                 said = f"Task exceeded maximum timeout value ({task.limit:g} seconds) and was killed {LATE_S:g} s later"
-                self._records.fail(task, f"{JobTimeoutException.__module__}.{JobTimeoutException.__name__}: {said}\n")
+                self._records.fail(task, f"{JobTimeoutException.__module__}.{JobTimeoutException.__name__}: {said}\n", "crashed")
             case "crashed":
                 signalled = f" (signal {os.WTERMSIG(outcome.status)})" if os.WIFSIGNALED(outcome.status) else ""
-                self._records.fail(task, f"Work-horse terminated unexpectedly; waitpid returned {outcome.status}{signalled}; ")
+                self._records.fail(task, f"Work-horse terminated unexpectedly; waitpid returned {outcome.status}{signalled}; ", "crashed")
             case _:
                 self._records.end("back", task)
 
