@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
@@ -11,6 +11,7 @@ from jobs.tools import caldav, events
 from monolith.config import BadSetting
 from monolith.runner.registry import Job, Permanent, fixed, job_type
 
+HOUR_S = 3600.0
 TRIES = 3  # how often somebody else may be faster
 TEXTS = {"title": "summary", "location": "location", "description": "description"}
 TIMES = {"start": "dtstart", "end": "dtend"}
@@ -145,7 +146,8 @@ def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
     start, end = (_checked(name, params) for name in TIMES)
     begun, ended = events.times_of(wanted)
     if start and not end:
-        end = start + (ended - begun if begun and ended else timedelta(hours=1))
+        length = ended.timestamp() - begun.timestamp() if begun and ended else HOUR_S
+        end = datetime.fromtimestamp(start.timestamp() + length, start.tzinfo)
     if end and not start and begun and end <= begun:
         raise Permanent(f"It would end before it begins, at {begun.isoformat()}. Give `start` too.")
     return {TIMES[name]: value for name, value in (("start", start), ("end", end)) if value}

@@ -43,7 +43,7 @@ def _in_zone(given: datetime, zone: ZoneInfo) -> datetime:
         shown = given.astimezone(zone)
         if shown.utcoffset() != given.utcoffset():
             raise BadTime(f"The offset is not that of {zone.key} then: there it is {shown:%Y-%m-%dT%H:%M%z}. Give one or the other.")
-        return shown
+        return given.astimezone(UTC) if shown.fold else shown  # a calendar takes an hour that comes twice for the first one
     early, late = given.replace(tzinfo=zone, fold=0), given.replace(tzinfo=zone, fold=1)
     if early.utcoffset() == late.utcoffset():
         return early

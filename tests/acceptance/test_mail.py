@@ -1,4 +1,4 @@
-"""Mail by real processes and a real SMTP server: the whole story, and a child that is killed when the server has accepted."""
+"""Mail and calendars by real processes and real servers: the whole story, and a child killed when the server has accepted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pytest
 import requests
 
 from tests.acceptance.processes import Intray, until
+from tests.caldav_server import LOGIN, radicale, with_login
 from tests.mail_server import ACCEPTED, PASSWORD, USER, MailServer, new_certificate
 
+__all__ = ["radicale"]
 PARAMS = {"to": ["a@example.org"], "subject": "It is done", "text": "Have a look."}
 
 
@@ -52,15 +54,21 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+def office(tmp_path_factory: pytest.TempPathFactory, radicale: str) -> Iterator[Office]:
     certificate = new_certificate(tmp_path_factory.mktemp("certificate"))
     with MailServer(certificate=certificate, needs_password=True) as server:
         url = f"smtp://{USER}:{quote(PASSWORD, safe='')}@localhost:{server.port}"
-        settings = {"SMTP_URL": url, "MAIL_FROM": "intray@example.org", "SSL_CERT_FILE": str(certificate), "EMAIL_BACKOFF": "0.2"}
+        settings = {
+            "SMTP_URL": url,
+            "MAIL_FROM": "intray@example.org",
+            "SSL_CERT_FILE": str(certificate),
+            "EMAIL_BACKOFF": "0.2",
+            "CALDAV_URL": with_login(radicale),
+        }
         one = Intray(tmp_path_factory.mktemp("intray") / "home", {**settings, "JOB_PACKAGES": "jobs,tests.trial_jobs"})
         try:
             yield Office(one.start(), server)
-            for secret in (PASSWORD, quote(PASSWORD, safe="")):
+            for secret in (PASSWORD, quote(PASSWORD, safe=""), LOGIN[1], quote(LOGIN[1], safe="")):
                 assert secret not in one.output()
         finally:
             one.end()
@@ -84,3 +92,12 @@ def test_a_child_killed_when_the_server_has_accepted_sends_once_more_with_the_sa
     assert (job["status"], job["attempt"], job["interruptions"]) == ("finished", 1, 1)
     assert job["result"]["repeated"] == ["a@example.org"]
     assert [got.message["Message-ID"] for got in office.server.received] == [job["result"]["message_id"]] * 2
+
+
+def test_an_event_gets_into_the_calendar_and_is_moved_and_cancelled(office: Office) -> None:
+    start = {"start": "2026-12-01T10:00", "timezone": "Europe/Berlin"}
+    made = office.over(office.submit(office.admin, "calendar", {"title": "Inspection", **start}).json())["result"]
+    for params in ({"action": "update", "start": "2026-12-02T10:00Z"}, {"action": "cancel"}):
+        assert office.over(office.submit(office.admin, "calendar", {"uid": made["uid"], **params}).json())["status"] == "finished"
+    event = requests.get(made["url"], auth=LOGIN, timeout=20).text
+    assert all(line in event for line in ("SUMMARY:Inspection", "STATUS:CANCELLED", "SEQUENCE:2", "DTSTART:20261202T100000Z"))
