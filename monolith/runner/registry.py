@@ -133,8 +133,8 @@ class JobType:
     backoff: Backoff
     timeout: int
     available: Callable[[], str | None]
-    waits: bool
-    submittable_by: str
+    waits: bool = False
+    submittable_by: str = "anyone"
 
     @property
     def unavailable_reason(self) -> str | None:
