@@ -31,6 +31,7 @@ def _section(job_type: JobType) -> str:
         ("Takes", _takes(job_type)),
         ("Attempts", f"{job_type.max_attempts}, backoff {job_type.backoff} s"),
         ("Timeout", f"{job_type.timeout} s an attempt"),
+        *([("Submitted by", "admins, or by other jobs as their follow-up")] if job_type.submittable_by == "admin" else []),
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
     return f"## `{job_type.name}`\n\n{job_type.description}\n\n{table}\n\n{_params(job_type)}\n"

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ class Settings:
     openai_model: str
     openai_timeout: float
     fetch_allow_loopback: bool
+    smtp_url: str | None = field(repr=False)  # this and the next hold passwords
+    caldav_url: str | None = field(repr=False)
+    mail_from: str | None
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -106,6 +109,9 @@ def _read(env: Env) -> Settings:
         openai_model=env.str("OPENAI_MODEL", "gpt-5-mini"),
         openai_timeout=env.float("OPENAI_TIMEOUT", 60.0),
         fetch_allow_loopback=env.bool("FETCH_ALLOW_LOOPBACK", False),
+        smtp_url=env.str("SMTP_URL", "") or None,
+        caldav_url=env.str("CALDAV_URL", "") or None,
+        mail_from=env.str("MAIL_FROM", "") or None,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
 from sqlalchemy import JSON, Column, Connection, Engine, Float, Text, bindparam, cast, column, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, OperationalError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 15
 IDLE_S = 1.0  # a connection that was not used for so long is tried before it is
+Answer = TypeVar("Answer")
+log = structlog.get_logger()
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -152,6 +155,19 @@ def transaction() -> AbstractContextManager[Connection]:
 def one_statement() -> AbstractContextManager[Connection]:
     """A transaction of a single statement. On PostgreSQL that is one by itself, which spares two round trips."""
     return (_for_reading(engine()) if engine().dialect.name == "postgresql" else engine()).begin()
+
+
+def patiently(write: Callable[[], Answer], within_s: float) -> Answer:
+    """Write what must not be lost because the database is away just now: tried each second until it is back."""
+    give_up_at = time.monotonic() + within_s
+    while True:
+        try:
+            return write()
+        except OperationalError as error:
+            if time.monotonic() > give_up_at:
+                raise
+            log.warning("database_away", error=str(error.orig))
+            time.sleep(1)
 
 
 @contextmanager

@@ -16,6 +16,9 @@ LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no 
 ONE_LIVE = text(f"is_unique AND {LIVE}")
 
 
+MARK = "mark."  # begins the names of the events that jobs themselves write down
+
+
 def new_id() -> str:
     return str(uuid.uuid4())
 

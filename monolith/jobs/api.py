@@ -240,8 +240,8 @@ class JobArtefact(MethodView):
 class JobTypes(MethodView):
     @job_types.response(200, s.JobTypeListSchema)
     def get(self) -> dict[str, Any]:
-        """List what can be done, with the JSON Schema of each one's params."""
-        found = [s.job_type_view(one) for one in registry.discover().values()]
+        """List what you can have done, with the JSON Schema of each one's params."""
+        found = [s.job_type_view(one) for one in registry.open_to(current_user).values()]
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
 
 
@@ -251,7 +251,7 @@ class OneJobType(MethodView):
     @job_types.alt_response(404, schema=ProblemSchema, description="There is none of this name")
     def get(self, name: str) -> dict[str, Any]:
         """Show one job type."""
-        found = registry.discover().get(name)
+        found = registry.open_to(current_user).get(name)
         if found is None:
             raise NotFound(f"There is no job type {name[:60]!r}. GET /api/v1/job-types lists them.")
         return s.job_type_view(found)

@@ -68,8 +68,8 @@ def _once(typed: MultiDict[str, str]) -> str:
 
 
 def _choices() -> dict[str, Any]:
-    """The job types a document can be given to, with their controls, and the priorities."""
-    found = [job_type for job_type in registry.discover().values() if job_type.takes == "document"]
+    """The job types the user can give a document to, with their controls, and the priorities."""
+    found = [job_type for job_type in registry.open_to(current_user).values() if job_type.takes == "document"]
     return {"job_types": [(one, forms.controls(one)) for one in found], "priorities": PRIORITIES}
 
 

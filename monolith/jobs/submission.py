@@ -65,7 +65,7 @@ def submit_documents(
     A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Raises `Invalid` naming the field,
     `TooManyJobs` and `Busy`.
     """
-    wanted = [want(spec, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
+    wanted = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
     each = [_aimed(one, user, document) for document in documents for one in wanted]
     return _accept(user, each, documents, key, request_id)
 
@@ -77,7 +77,7 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
     """
     document_id = spec.pop("document_id", None)
     document = None if document_id is None else _document(user, document_id)
-    wanted = _aimed(want(spec, has_document=document is not None, pointer=""), user, document)
+    wanted = _aimed(want(spec, user, has_document=document is not None, pointer=""), user, document)
     return _accept(user, [wanted], [], key, request_id)
 
 
@@ -128,19 +128,19 @@ def _document(user: User, document_id: str) -> Document:
             raise NotFound(detail, errors=[FieldError(detail, "/document_id")]) from None
 
 
-def want(spec: Any, *, has_document: bool, pointer: str) -> Wanted:
-    """One job that is asked for, validated. Raises `Invalid` naming the field."""
+def want(spec: Any, user: User, *, has_document: bool, pointer: str) -> Wanted:
+    """One job that the user asks for, validated. Raises `Invalid` naming the field."""
     spec = {"type": spec} if isinstance(spec, str) else spec
     if not isinstance(spec, dict) or set(spec) - {"type", "params", "priority", "delay", "unique"}:
         raise Invalid.field(pointer, "Give the name of a job type, or an object of type, params, priority, delay and unique.")
-    job_type = _job_type(spec.get("type"), pointer)
+    job_type = _job_type(spec.get("type"), user, pointer)
     params = job_type.load_params(spec.get("params"), has_document, f"{pointer}/params")
     is_unique = unique(spec.get("unique"), pointer)
     return Wanted(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=is_unique)
 
 
-def _job_type(name: Any, pointer: str) -> registry.JobType:
-    job_type = registry.find(name, f"{pointer}/type")
+def _job_type(name: Any, user: User, pointer: str) -> registry.JobType:
+    job_type = registry.find(name, f"{pointer}/type", user=user)
     if reason := job_type.unavailable_reason:
         raise Invalid.field(f"{pointer}/type", f"{job_type.name} is not available here: {reason}")
     return job_type

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from monolith.models import Job, JobEvent
+from monolith.models import MARK, Job, JobEvent
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 STATUS_WORDS = {
@@ -52,7 +52,7 @@ def status_kind(job: Job) -> str:
 
 def event_words(event: JobEvent) -> str:
     """What happened, as a person would say it."""
-    return EVENT_WORDS.get(event.name, humanise(event.name))
+    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK)))
 
 
 def humanise(name: str) -> str:

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
-from monolith.database import now, reading, storable, writing
-from monolith.models import Document, Job, JobEvent
+from monolith.database import now, patiently, reading, storable, writing
+from monolith.models import MARK, Document, Job, JobEvent
 from monolith.runner import answers, registry
 from monolith.runner.accepting import Wanted
 from monolith.runner.lifecycle import Claim, Outcome, running
+from monolith.runner.moves import MAX_NOTE
 
 DOCUMENT_READER = "jobs.tools.extract:read_document"  # found by name: nothing here imports jobs
+MARKING_S = 20.0  # how long a mark waits for a database that is away
 QUIET_S = 0.2  # the same step is written down at most this often
 
 
@@ -108,6 +110,26 @@ class RunningJob:
             self._update(
                 session, input_tokens=Job.input_tokens + input_tokens, output_tokens=Job.output_tokens + output_tokens, usd=Job.usd + usd
             )
+
+    def mark(self, name: str, note: str, *, happened: bool = False) -> None:
+        """Write a step down that must not be repeated blindly; see `registry.Job`. Raises `Overtaken`, but not before it is written
+        what has happened: that is true whoever has the job now.
+        """
+        ours = [Job.id == self.id] if happened else running(self._claim)
+        said = select(Job.id, literal(MARK + name), literal(self.attempt), literal(storable(note, MAX_NOTE))).where(*ours)
+        row = insert(JobEvent).from_select(["job_id", "name", "attempt", "note"], said).returning(JobEvent.id)
+        if patiently(lambda: self._write(row), MARKING_S) is None:
+            raise Overtaken(f"job {self.id} was taken from this worker")
+
+    def _write(self, row: Any) -> Any:
+        with writing() as session:
+            return session.scalar(row)
+
+    def marks(self) -> list[tuple[str, str]]:
+        """Every mark that this job has made in any of its attempts, in order: name and note."""
+        made = select(JobEvent.name, JobEvent.note).where(JobEvent.job_id == self.id, JobEvent.name.startswith(MARK))
+        with reading() as session:
+            return [(name.removeprefix(MARK), note or "") for name, note in session.execute(made.order_by(JobEvent.id))]
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives for this key, or gave another job within the last `kept_s` seconds; see `answers`."""

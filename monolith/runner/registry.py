@@ -65,11 +65,27 @@ class Job(Protocol):
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         """Add to what this job cost at an LLM."""
 
+    def mark(self, name: str, note: str, *, happened: bool = False) -> None:
+        """Write down at once, in the timeline, that the job has come to a step which must not be repeated blindly.
+
+        It outlives this attempt: see `marks`. Write what is about to be done outside before, and what came of it after, with
+        `happened`: then it is written even when the job was stopped or given to another worker meanwhile.
+        """
+
+    def marks(self) -> list[tuple[str, str]]:
+        """Every mark that this job has made in any of its attempts, in order: name and note."""
+
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
 
         `made_within_s`: how long making it takes at most; a job waits no longer for another's.
         """
+
+
+class Submitter(Protocol):
+    """Who asks for a job."""
+
+    is_admin: Any
 
 
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
@@ -117,11 +133,16 @@ class JobType:
     backoff: Backoff
     timeout: int
     available: Callable[[], str | None]
-    waits: bool
+    waits: bool = False
+    submittable_by: str = "anyone"
 
     @property
     def unavailable_reason(self) -> str | None:
         return self.available()
+
+    def may_be_submitted_by(self, user: Submitter) -> bool:
+        """Whether the user may ask for it. What follows from another job is not asked for by a user."""
+        return self.submittable_by == "anyone" or user.is_admin
 
     def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
         """The params, validated. Raises `Invalid` naming each wrong field."""
@@ -170,12 +191,14 @@ def job_type(
     timeout: int = 60,
     available: Callable[[], str | None] = lambda: None,
     waits: bool = False,
+    submittable_by: str = "anyone",
 ) -> Callable[[JobFunction], JobFunction]:
     """Declare the decorated function as a job type; it is handed back untouched.
 
     takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
     max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
     waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
+    submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
     Raises ValueError when the declaration is wrong.
     """
@@ -196,6 +219,7 @@ def job_type(
             timeout,
             available,
             waits,
+            submittable_by,
         )
         _check(declared)
         _declared[declared.name] = replace(declared, **_overrides(declared))
@@ -216,6 +240,7 @@ def _check(declared: JobType) -> None:
         "its queue must be lower case letters, digits and _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.queue),
         "takes must be 'document' or 'nothing'": declared.takes not in ("document", "nothing"),
         "alternatives must be names of its params": not set(declared.alternatives) <= set(declared.params().fields),
+        "submittable_by must be 'anyone' or 'admin'": declared.submittable_by not in ("anyone", "admin"),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
@@ -243,9 +268,17 @@ def discover() -> dict[str, JobType]:
     return dict(sorted(_declared.items()))
 
 
-def find(name: Any, pointer: str = "/type") -> JobType:
-    """The job type of this name. Raises `Invalid` with the names there are."""
-    types = discover()
-    if not isinstance(name, str) or name not in types:
-        raise Invalid.field(pointer, f"There is no job type {str(name)[:60]!r}. Choose one of: {', '.join(types)}.")
-    return types[name]
+def open_to(user: Submitter) -> dict[str, JobType]:
+    """The job types that the user may submit, by name."""
+    return {name: one for name, one in discover().items() if one.may_be_submitted_by(user)}
+
+
+def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) -> JobType:
+    """The job type of this name; with a user, only one that they may submit. Raises `Invalid` with the names there are."""
+    types = open_to(user) if user else discover()
+    if isinstance(name, str) and name in types:
+        return types[name]
+    why = f"There is no job type {str(name)[:60]!r}"
+    if isinstance(name, str) and name in discover():
+        why = f"Jobs of the type {name} are submitted by admins only, or follow from other jobs"
+    raise Invalid.field(pointer, f"{why}. Choose one of: {', '.join(types)}.")

@@ -7,18 +7,16 @@ import os
 import signal
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
 
 import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from monolith.database import now, writing
+from monolith.database import Answer, now, patiently, writing
 from monolith.errors import Invalid, Later, Permanent
 from monolith.kernel import kill_marked
 from monolith.models import Job
@@ -31,7 +29,6 @@ from monolith.runner.registry import JobType
 HEARTBEAT_S = 5.0
 DATABASE_AWAY_S = 5.0  # until a job is tried again that missed the database
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
-Answer = TypeVar("Answer")
 
 beats_itself = True  # False where the parent says that its children live
 
@@ -105,15 +102,7 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
 def _record(move: Callable[[], Answer]) -> Answer:
     """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
     suspend_limit()
-    give_up_at = time.monotonic() + RECORDING_S
-    while True:
-        try:
-            return move()
-        except OperationalError as error:
-            if time.monotonic() > give_up_at:
-                raise
-            log.warning("database_away", error=str(error.orig))
-            time.sleep(1)
+    return patiently(move, RECORDING_S)
 
 
 @contextmanager

@@ -24,6 +24,11 @@ class Echo(Schema):
     value = fields.Raw(load_default=None)
 
 
+class Follow(Schema):
+    type = fields.String(load_default="trial_echo")
+    params = fields.Dict(load_default=None)
+
+
 class Seconds(Schema):
     seconds = fields.Float(load_default=1.0)
 
@@ -95,10 +100,10 @@ def trial_crash(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
+@job_type(params=Follow, takes="nothing", max_attempts=1, timeout=20)
 def trial_follow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Have another job follow."""
-    job.follow_up("trial_echo", {"value": job.id}, priority="high")
+    job.follow_up(params["type"], params["params"] or {"value": job.id}, priority="high")
     return {}
 
 

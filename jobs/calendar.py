@@ -1,0 +1,178 @@
+"""Put an event into a calendar, move it, cancel it: once, however often the job runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from jobs.tools import caldav, events
+from monolith.config import BadSetting
+from monolith.runner.registry import Job, Permanent, fixed, job_type
+
+HOUR_S = 3600.0
+TRIES = 3  # how often somebody else may be faster
+TEXTS = {"title": "summary", "location": "location", "description": "description"}
+TIMES = {"start": "dtstart", "end": "dtend"}
+KEPT = "No calendar is set up here (CALDAV_URL), so nothing was written: the event is kept as a file."
+
+
+def _zone(name: str) -> None:
+    if name not in events.zones():
+        raise ValidationError(f"There is no time zone {name[:40]!r}. Give a name such as Europe/Berlin, or UTC.")
+
+
+def _time(description: str) -> fields.String:
+    return fields.String(load_default=None, allow_none=True, validate=validate.Length(max=40), metadata={"description": description})
+
+
+def _text(longest: int, description: str) -> fields.String:
+    return fields.String(load_default=None, allow_none=True, validate=validate.Length(max=longest), metadata={"description": description})
+
+
+class Params(Schema):
+    action = fields.String(
+        load_default="create", validate=validate.OneOf(("create", "update", "cancel")), metadata={"description": "What to do"}
+    )
+    uid = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Regexp(r"[A-Za-z0-9@._+-]{1,200}\Z", error="1 to 200 letters, digits and @ . _ + -"),
+        metadata={"description": "Which event; made from the job's id when one is created without it"},
+    )
+    title = _text(300, "What it is called; needed to create it")
+    start = _time("When it begins: `2026-12-01T10:00` with `timezone`, or with its offset; needed to create it")
+    end = _time("When it ends; without it an hour after the beginning, or as long after as it was")
+    timezone = fields.String(
+        load_default=None, allow_none=True, validate=_zone, metadata={"description": "A name such as `Europe/Berlin`; the event keeps it"}
+    )
+    location = _text(500, "Where it is")
+    description = _text(20_000, "What it is about")
+
+    @validates_schema
+    def check(self, data: dict[str, Any], **_: Any) -> None:
+        """What the action needs is there, and each time is one moment."""
+        needed = ("title", "start") if data["action"] == "create" else ("uid",)
+        lacking = {name: [f"Needed to {data['action']} an event."] for name in needed if not data[name]}
+        if lacking:
+            raise ValidationError(lacking)
+        start, end = (_checked(name, data) for name in TIMES)
+        if start and end and end <= start:
+            raise ValidationError("It ends before it begins. Give a later time.", "end")
+
+
+def _checked(name: str, data: dict[str, Any]) -> datetime | None:
+    try:
+        return events.moment(data[name], data["timezone"]) if data[name] else None
+    except events.BadTime as error:
+        raise ValidationError(str(error), name) from None
+
+
+@job_type(
+    queue="default",
+    params=Params,
+    takes="nothing",
+    max_attempts=3,
+    backoff=fixed(5),
+    timeout=60,
+    available=caldav.why_off,
+    waits=True,
+    submittable_by="admin",
+)
+def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Put an event into the calendar, move it, or cancel it.
+
+    On the CalDAV server of `CALDAV_URL`. An event is found again by its `uid`; a job that runs again, or is delivered twice,
+    changes nothing the second time. An update writes what is given and leaves the rest; cancelling keeps the event, marked as
+    cancelled. Without `CALDAV_URL` the event is kept as a file.
+    """
+    try:
+        collection = caldav.collection()
+    except BadSetting as error:
+        raise Permanent(str(error)) from None
+    uid = params["uid"] or _own_uid(job)
+    if collection is None:
+        return _keep(job, uid, params)
+    job.progress(None, {"create": "creating", "update": "updating", "cancel": "cancelling"}[params["action"]])
+    for _ in range(TRIES):
+        try:
+            return _apply(job, collection, uid, params)
+        except caldav.Changed:  # read again: it may have been this job, in a run that was lost
+            continue
+    raise caldav.CalendarUnavailable("Others changed the event at the same time, again and again.")
+
+
+def _apply(job: Job, collection: caldav.Collection, uid: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Do it, unless this job has. The event itself says who wrote it, so no crash can leave that open."""
+    found = collection.read(uid)
+    if found and _has_written(job, uid, found.calendar):
+        return _result(collection, uid, params, found.calendar, "An earlier run had done it; nothing was changed.")
+    if found is None and params["action"] == "cancel":
+        return {"written": False, "uid": uid, "action": "cancel", "note": "There is no event of this UID, so there was nothing to cancel."}
+    _check_there(found, uid, params)
+    wanted = found.calendar if found else events.new(uid)
+    _change(wanted, params, events.sequence_of(wanted) + 1 if found else 0, job.id)
+    collection.write(uid, wanted, over=found)
+    return _result(collection, uid, params, wanted, "The calendar has it.")
+
+
+def _has_written(job: Job, uid: str, found: Any) -> bool:
+    """By the list in the event; a server that keeps no such properties keeps the UID that only this job can have made."""
+    return job.id in events.writers_of(found) or uid == _own_uid(job)
+
+
+def _own_uid(job: Job) -> str:
+    return f"{job.id}@intray"
+
+
+def _check_there(found: caldav.Stored | None, uid: str, params: dict[str, Any]) -> None:
+    if found and params["action"] == "create":
+        raise Permanent(f"There is an event of the UID {uid} already. Take the action update, or another UID.")
+    if found is None and params["action"] == "update":
+        raise Permanent(f"There is no event of the UID {uid}. Take the action create, or mend the UID.")
+
+
+def _change(wanted: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:
+    if params["action"] == "cancel":
+        events.change(wanted, {}, "CANCELLED", sequence, job_id)
+        return
+    said: dict[str, Any] = {TEXTS[name]: params[name] for name in TEXTS if params[name] is not None}
+    events.change(wanted, {**said, **_times(wanted, params)}, "CONFIRMED", sequence, job_id)
+
+
+def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
+    """The times that are given; an event that is moved without a new end stays as long as it was."""
+    start, end = (_checked(name, params) for name in TIMES)
+    begun, ended = events.times_of(wanted)
+    if start and not end:
+        length = ended.timestamp() - begun.timestamp() if begun and ended else HOUR_S
+        end = datetime.fromtimestamp(start.timestamp() + length, start.tzinfo)
+    if end and not start and begun and end <= begun:
+        raise Permanent(f"It would end before it begins, at {begun.isoformat()}. Give `start` too.")
+    return {TIMES[name]: value for name, value in (("start", start), ("end", end)) if value}
+
+
+def _result(collection: caldav.Collection, uid: str, params: dict[str, Any], written: Any, note: str) -> dict[str, Any]:
+    start, end = events.times_of(written)
+    event = events.event_of(written)
+    return {
+        "written": True,
+        "note": note,
+        "uid": uid,
+        "action": params["action"],
+        "title": str(event.get("summary", "")),
+        "status": str(event.get("status", "CONFIRMED")),
+        "sequence": events.sequence_of(written),
+        "start": start.isoformat() if start else None,
+        "end": end.isoformat() if end else None,
+        "url": collection.address(uid),
+    }
+
+
+def _keep(job: Job, uid: str, params: dict[str, Any]) -> dict[str, Any]:
+    """A file that calendar programs open: it adds the event, or cancels it."""
+    file = events.new(uid, "CANCEL" if params["action"] == "cancel" else "PUBLISH")
+    _change(file, params, 0 if params["action"] == "create" else 1, job.id)
+    job.attach("event.ics", file.to_ical(), "text/calendar")
+    return {"written": False, "uid": uid, "action": params["action"], "note": KEPT}

@@ -1,0 +1,143 @@
+"""Send an e-mail, once: what is known of it outlives the attempt that sent it."""
+
+from __future__ import annotations
+
+import json
+from email.utils import parseaddr
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from jobs.tools import letters, mail
+from monolith.config import BadSetting, settings
+from monolith.runner.registry import Job, Permanent, exponential, job_type
+
+MAX_RECIPIENTS = 20
+MAX_ADDRESSES = 1500  # characters of all recipients: they stand in one note of the timeline
+MAX_VALUES = 100_000  # characters of JSON
+NOBODY = "Intray <intray@localhost>"  # who writes where nothing is sent
+KEPT = "No mail server is set up here (SMTP_URL), so nothing was sent: the message is kept as a file."
+
+
+class Address(fields.String):
+    """One e-mail address, as it goes over the wire."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        try:
+            return letters.address(super()._deserialize(value, attr, data, **options))
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+def _one_line(text: str) -> None:
+    if any(not letter.isprintable() for letter in text):
+        raise ValidationError("A subject is one line, without line breaks or other control characters.")
+
+
+def _small(values: dict[str, Any]) -> None:
+    if len(json.dumps(values, default=str)) > MAX_VALUES:
+        raise ValidationError(f"At most {MAX_VALUES:,} characters of JSON. Give less, or a link.")
+
+
+class Params(Schema):
+    to = fields.List(Address(), required=True, validate=validate.Length(1, MAX_RECIPIENTS), metadata={"description": "Whom it is for"})
+    cc = fields.List(Address(), load_default=list, metadata={"description": "Who gets a copy"})
+    bcc = fields.List(Address(), load_default=list, metadata={"description": "Who gets a copy that the others do not see"})
+    reply_to = Address(load_default=None, allow_none=True, metadata={"description": "Where answers go, if not to `MAIL_FROM`"})
+    template = fields.String(
+        load_default="message",
+        validate=validate.OneOf(letters.templates()),
+        metadata={"description": "`message` needs `subject` and `text`; others have a subject of their own and need `values`"},
+    )
+    subject = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=[validate.Length(1, letters.MAX_SUBJECT), _one_line],
+        metadata={"description": "One line"},
+    )
+    text = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 100_000), metadata={"description": "Plain text"})
+    values = fields.Dict(load_default=dict, validate=_small, metadata={"description": "What the template is filled in with"})
+
+    @validates_schema
+    def check(self, data: dict[str, Any], **_: Any) -> None:
+        """The recipients are not too many, and the template has all it needs."""
+        everybody = [*data["to"], *data["cc"], *data["bcc"]]
+        if len(everybody) > MAX_RECIPIENTS or len(", ".join(everybody)) > MAX_ADDRESSES:
+            raise ValidationError(f"At most {MAX_RECIPIENTS} recipients in all, of {MAX_ADDRESSES:,} characters together.", "to")
+        for name in ("subject", "text") if data["template"] == "message" else ():
+            if data[name] is None:
+                raise ValidationError("The template message needs it. Give it, or name another template.", name)
+        try:
+            _letter(data)
+        except letters.BadLetter as error:
+            raise ValidationError(str(error), "values") from None
+
+
+def _letter(params: dict[str, Any]) -> letters.Letter:
+    given = {name: params[name] for name in ("subject", "text") if params[name] is not None}
+    return letters.render(params["template"], {**params["values"], **given})
+
+
+@job_type(
+    queue="default",
+    params=Params,
+    takes="nothing",
+    max_attempts=5,
+    backoff=exponential(2),
+    timeout=60,
+    available=mail.why_off,
+    waits=True,
+    submittable_by="admin",
+)
+def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Send an e-mail.
+
+    As text and HTML from a template, by the server of `SMTP_URL`. Its `Message-ID` is made from the job's id and is the same in
+    every attempt. Nobody gets it again of whom the server is known to have accepted it; where a crash left that open, it is sent
+    once more and the result says so. Without `SMTP_URL` the message is kept as a file.
+    """
+    try:
+        server = mail.server()
+    except BadSetting as error:
+        raise Permanent(str(error)) from None
+    envelope = _envelope(params)
+    content = letters.compose(_letter(params), envelope, job.id)
+    known = {"message_id": letters.message_id(job.id, envelope.sender), "recipients": envelope.recipients}
+    if server is None:
+        job.attach("message.eml", content, "message/rfc822")
+        return {"sent": False, "note": KEPT, **known}
+    return {**_send(job, server, envelope, content), **known}
+
+
+def _envelope(params: dict[str, Any]) -> letters.Envelope:
+    sender = settings().mail_from or ("" if settings().smtp_url else NOBODY)
+    try:
+        letters.address(parseaddr(sender)[1])
+    except ValueError:
+        raise Permanent("MAIL_FROM is no e-mail address. An admin must set it to one such as Intray <intray@example.org>.") from None
+    return letters.Envelope(sender, params["to"], params["cc"], params["bcc"], params["reply_to"])
+
+
+def _send(job: Job, server: mail.Server, envelope: letters.Envelope, content: bytes) -> dict[str, Any]:
+    record = mail.Record(job)
+    todo = record.open(envelope.recipients)
+    repeated = sorted(record.unknown.intersection(todo))
+    if todo:
+        job.progress(None, "sending once more" if repeated else "sending")
+        mail.send(server, parseaddr(envelope.sender)[1], todo, content, record)
+    return {
+        "sent": bool(record.accepted),
+        "note": _note(todo, repeated),
+        "accepted": [{"address": one, "reply": reply} for one, reply in record.accepted.items()],
+        "refused": [{"address": one, "reply": reply} for one, reply in record.refused.items()],
+        "repeated": repeated,
+    }
+
+
+def _note(todo: list[str], repeated: list[str]) -> str:
+    if repeated:
+        return (
+            f"An earlier run ended without knowing whether the server had accepted it, so it was sent once more: {', '.join(repeated)} "
+            "may have it twice, with the same Message-ID."
+        )
+    return "The mail server accepted it." if todo else "An earlier run had sent it already; it was not sent again."

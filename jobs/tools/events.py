@@ -1,0 +1,106 @@
+"""An event of a calendar: made, changed, cancelled, and whose jobs wrote it. Times of people as moments, or a plain refusal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+if TYPE_CHECKING:
+    from icalendar import Calendar
+
+WRITERS = "X-INTRAY-JOB"
+MAX_WRITERS = 20
+
+
+class BadTime(ValueError):
+    """A time that is none, or that means nothing or two things. The message says what to do."""
+
+
+@cache
+def zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def moment(text: str, timezone: str | None) -> datetime:
+    """The moment a person means: with an offset, or as the clocks of a time zone show it. Raises `BadTime`."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        given = None
+    if given is None or len(text) <= len("2026-12-01") or not 1970 <= given.year <= 2100:
+        raise BadTime(f"{text[:40]!r} is no time. Give date and time, such as 2026-12-01T10:00 or 2026-12-01T10:00:00+01:00.")
+    if given.tzinfo is None and timezone is None:
+        raise BadTime("Whose clock? Give the time with its offset (2026-12-01T10:00+01:00), or give `timezone`.")
+    if timezone is None:
+        return given.astimezone(UTC)
+    return _in_zone(given, ZoneInfo(timezone))
+
+
+def _in_zone(given: datetime, zone: ZoneInfo) -> datetime:
+    if given.tzinfo is not None:
+        shown = given.astimezone(zone)
+        if shown.utcoffset() != given.utcoffset():
+            raise BadTime(f"The offset is not that of {zone.key} then: there it is {shown:%Y-%m-%dT%H:%M%z}. Give one or the other.")
+        return given.astimezone(UTC) if shown.fold else shown  # a calendar takes an hour that comes twice for the first one
+    early, late = given.replace(tzinfo=zone, fold=0), given.replace(tzinfo=zone, fold=1)
+    if early.utcoffset() == late.utcoffset():
+        return early
+    if early.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != given:
+        raise BadTime(f"The clocks of {zone.key} leave this time out when they go forward. Give another.")
+    raise BadTime(f"The clocks of {zone.key} show this time twice when they go back. Give it with its offset: {early:%z} or {late:%z}.")
+
+
+def new(uid: str, method: str | None = None) -> Calendar:
+    """A calendar with one empty event. `method`: for a file that people open, what it is to do."""
+    from icalendar import Calendar, Event
+
+    calendar, event = Calendar(), Event()
+    calendar.add("prodid", "-//Intray//Intray//EN")
+    calendar.add("version", "2.0")
+    if method:
+        calendar.add("method", method)
+    event.add("uid", uid)
+    calendar.add_component(event)
+    return calendar
+
+
+def event_of(calendar: Calendar) -> Any:
+    """The event, and of a repeated one the first."""
+    return calendar.walk("VEVENT")[0]
+
+
+def change(calendar: Calendar, said: dict[str, Any], status: str, sequence: int, job_id: str) -> None:
+    """Write into the event what is said of it, by `icalendar`'s names; what is not said of stays as it is."""
+    event = event_of(calendar)
+    own = {"status": status, "sequence": sequence, "dtstamp": datetime.now(UTC), "last-modified": datetime.now(UTC)}
+    for name, value in {**said, **own}.items():
+        event.pop(name, None)
+        event.add(name, value)
+    if "dtstart" in said:
+        event.pop("duration", None)
+    writers = [*writers_of(calendar), job_id][-MAX_WRITERS:]
+    event.pop(WRITERS, None)
+    for one in writers:
+        event.add(WRITERS, one)
+    calendar.add_missing_timezones()
+
+
+def writers_of(calendar: Calendar) -> list[str]:
+    """The ids of the last jobs that wrote the event, in order."""
+    found = event_of(calendar).get(WRITERS, [])
+    return [str(one) for one in (found if isinstance(found, list) else [found])]
+
+
+def sequence_of(calendar: Calendar) -> int:
+    return int(event_of(calendar).get("sequence", 0))
+
+
+def times_of(calendar: Calendar) -> tuple[datetime | None, datetime | None]:
+    """When it begins and ends; None for what is not said, or is a whole day."""
+    event = event_of(calendar)
+    start, end = event.get("dtstart"), event.get("dtend")
+    begins = start.dt if start is not None else None
+    ends = end.dt if end is not None else begins + event["duration"].dt if begins is not None and "duration" in event else None
+    return (begins if isinstance(begins, datetime) else None, ends if isinstance(ends, datetime) else None)
