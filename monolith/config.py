@@ -60,6 +60,7 @@ class Settings:
     smtp_url: str | None = field(repr=False)  # this and the next hold passwords
     caldav_url: str | None = field(repr=False)
     mail_from: str | None
+    webhook_overlap_hours: float
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -112,6 +113,7 @@ def _read(env: Env) -> Settings:
         smtp_url=env.str("SMTP_URL", "") or None,
         caldav_url=env.str("CALDAV_URL", "") or None,
         mail_from=env.str("MAIL_FROM", "") or None,
+        webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
     )
 
 

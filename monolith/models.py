@@ -176,6 +176,8 @@ class JobEvent(Base):
     attempt: Mapped[int]
     note: Mapped[str | None] = mapped_column(Text)
 
+    __table_args__ = {"sqlite_autoincrement": True}  # a number is given once: see `webhooks.outbox`
+
 
 class Artefact(Base):
     """A file that a job made, in SQL because web and worker share no disk."""

@@ -1,8 +1,8 @@
 """Fetch a page that a person named, without being led anywhere else.
 
-The only place that opens connections to addresses people give. requests-hardened refuses private addresses and pins the
-one it checked; around it stand the checks that it lacks (every address of a name, ports, a few networks, getting through
-redirects by hand) and the limits: one deadline for everything, and a cap on the body after decompression.
+The only place that opens connections to addresses people give; `post` uses it too. requests-hardened refuses private
+addresses and pins the one it checked; around it stand the checks that it lacks (every address of a name, ports, a few
+networks, getting through redirects by hand) and the limits: one deadline for everything, and a cap on the body after decompression.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import ipaddress
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from jobs.tools.retry_after import seconds_asked
@@ -57,6 +57,7 @@ GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 _REFUSED = ["100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "2001::/23", "2002::/16", "3fff::/20"]
 REFUSED = [ipaddress.ip_network(network) for network in _REFUSED]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Got = TypeVar("Got")
 
 
 class FetchFailed(Exception):
@@ -94,20 +95,26 @@ def fetch(url: str, within: float = DEADLINE_S) -> Fetched:
     within: seconds for all of it: names, connections, headers, bodies. Raises `Permanent` for an address or an answer
     that will not do, `Later` when the server asks to wait, and `FetchFailed` for what may go better another time.
     """
-    wire = _Wire()
-    outcome: Future[Fetched] = Future()
+    try:
+        return in_time(lambda wire: _follow(url, wire), within)
+    except TimeoutError:
+        raise FetchFailed(f"{host_of(url)} took longer than {within:g} s to send the page.") from None
+
+
+def in_time(exchange: Callable[[Wire], Got], within: float) -> Got:
+    """What `exchange` gives. Raises `TimeoutError` after `within` seconds, and cuts its connections."""
+    wire = Wire()
+    outcome: Future[Got] = Future()
     # A thread, because nothing else bounds a slow name server, or headers that drip in a byte at a time.
-    threading.Thread(target=_settle, args=(outcome, url, wire), daemon=True).start()
+    threading.Thread(target=_settle, args=(outcome, exchange, wire), daemon=True).start()
     try:
         return outcome.result(within)
-    except TimeoutError:
-        raise FetchFailed(f"{_host(url)} took longer than {within:g} s to send the page.") from None
     finally:
         wire.cut()
 
 
-class _Wire:
-    """The connections of one fetch, which can all be cut at once, from outside, whatever they are doing."""
+class Wire:
+    """The connections of one exchange, which can all be cut at once, from outside, whatever they are doing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -131,68 +138,68 @@ class _Wire:
                     continue  # closed already
 
 
-def _settle(outcome: Future[Fetched], url: str, wire: _Wire) -> None:
+def _settle(outcome: Future[Got], exchange: Callable[[Wire], Got], wire: Wire) -> None:
     try:
-        outcome.set_result(_follow(url, wire))
+        outcome.set_result(exchange(wire))
     except BaseException as error:
         outcome.set_exception(error)
 
 
-def _follow(url: str, wire: _Wire) -> Fetched:
+def _follow(url: str, wire: Wire) -> Fetched:
     for _ in range(MAX_REDIRECTS + 1):
-        with _answer(url, wire) as response:
+        with answer(prepared("GET", url, headers=HEADERS), wire) as response:
             if not response.is_redirect:
-                _check_status(response, _host(url))
+                _check_status(response, host_of(url))
                 return Fetched(url, _body(response), _media_type(response, url))
             url = urljoin(url, response.headers["Location"])
     raise Permanent(f"The page sends its readers on more than {MAX_REDIRECTS} times. Give the address where it ends.")
 
 
 @contextmanager
-def _answer(url: str, wire: _Wire) -> Iterator[Response]:
+def answer(request: PreparedRequest, wire: Wire) -> Iterator[Response]:
     """The answer to one request, its body not yet read. No session: so no cookies, no proxies, no passwords of ours."""
     import requests
     from requests_hardened.ip_filter import InvalidIPAddress
 
-    request = _prepared(url)
-    _check_target(str(request.url))
-    adapter = _adapter(str(request.url), wire)
+    url = str(request.url)
+    check_target(url)
+    adapter = _adapter(url, wire)
     try:
         with adapter.send(request, stream=True, timeout=(CONNECT_S, IDLE_S), verify=True) as response:
             yield response
     except InvalidIPAddress:
-        raise _not_public(_host(url)) from None
+        raise _not_public(host_of(url)) from None
     except requests.Timeout:
-        raise FetchFailed(f"{_host(url)} did not answer in time.") from None
+        raise FetchFailed(f"{host_of(url)} did not answer in time.") from None
     except requests.exceptions.SSLError:
-        raise FetchFailed(f"{_host(url)} could not be reached securely: its certificate or TLS does not hold.") from None
+        raise FetchFailed(f"{host_of(url)} could not be reached securely: its certificate or TLS does not hold.") from None
     except requests.RequestException:
-        raise FetchFailed(f"{_host(url)} could not be reached, or broke off while answering.") from None
+        raise FetchFailed(f"{host_of(url)} could not be reached, or broke off while answering.") from None
     finally:
         adapter.close()
 
 
-def _prepared(url: str) -> PreparedRequest:
-    """The request as it will be sent: what is checked from here on is what is connected to."""
+def prepared(method: str, url: str, **said: Any) -> PreparedRequest:
+    """The request as it will be sent: what is checked from here on is what is connected to. Raises `Permanent`."""
     import requests
 
     if reason := why_unfit(url):
         raise Permanent(reason)
     try:
-        return requests.Request("GET", url, headers=HEADERS).prepare()
+        return requests.Request(method, url, **said).prepare()
     except (requests.RequestException, UnicodeError):
         raise Permanent("This is not the address of a page. Mend it and submit it again.") from None
 
 
-def _check_target(url: str) -> None:
-    """Refuse a target unless every address of its name is public and its port one of the web's."""
+def check_target(url: str) -> None:
+    """Refuse a target unless every address of its name is public and its port one of the web's. Raises `Permanent`, `FetchFailed`."""
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
     addresses = [_address(text) for text in _lookup(host, port)]
     if not all(_is_allowed(address) for address in addresses):
         raise _not_public(host)
     if port not in PORTS and not all(address.is_loopback for address in addresses):
-        raise Permanent(f"Pages are not fetched from port {port}. Give an address on port 80, 443, 8080 or 8443.")
+        raise Permanent(f"No connection is made to port {port}. Give an address on port 80, 443, 8080 or 8443.")
 
 
 def _lookup(host: str, port: int) -> list[str]:
@@ -227,7 +234,7 @@ def _not_public(host: str) -> Permanent:
     return Permanent(f"{host} is not a public site that can be reached from here. Mend the address, or submit the text itself.")
 
 
-def _adapter(url: str, wire: _Wire) -> Any:
+def _adapter(url: str, wire: Wire) -> Any:
     """requests-hardened's adapter, with its pinned address checked by our rules and its connections on our wire."""
     from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
@@ -235,14 +242,14 @@ def _adapter(url: str, wire: _Wire) -> Any:
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
             pool = super().get_connection_with_tls_context(*args, **kwargs)
             if not _is_allowed(_address(pool.host)):
-                raise _not_public(_host(url))
+                raise _not_public(host_of(url))
             pool.ConnectionCls = _watched(pool.ConnectionCls, wire)
             return pool
 
     return Guarded(is_https_proto=url.startswith("https:"), allow_loopback=settings().fetch_allow_loopback)
 
 
-def _watched(connection: Any, wire: _Wire) -> Any:
+def _watched(connection: Any, wire: Wire) -> Any:
     class Watched(connection):
         def connect(self) -> None:
             super().connect()
@@ -288,5 +295,5 @@ def _media_type(response: Response, url: str) -> str:
     return f"{kind}; charset={charset[1]}" if charset and charset[1] not in ("utf-8", "utf8") else kind
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
     return urlsplit(url).hostname or url[:80]

@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 LONGEST_WAIT_S = 3600.0
 
 
-def seconds_asked(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a `Retry-After` header, from 1 to LONGEST_WAIT_S; None when it is missing or says nothing.
+def seconds_asked(headers: Mapping[str, str], longest: float = LONGEST_WAIT_S) -> float | None:
+    """The seconds of a `Retry-After` header, from 1 to `longest`; None when it is missing or says nothing.
 
     The header is a number of seconds or a date (RFC 9110, 10.2.3).
     """
@@ -21,7 +21,7 @@ def seconds_asked(headers: Mapping[str, str]) -> float | None:
         seconds = float(given) if given[0].isdigit() else _until(given)
     except (ValueError, TypeError):
         return None
-    return min(max(seconds, 1.0), LONGEST_WAIT_S)
+    return min(max(seconds, 1.0), longest)
 
 
 def _until(date: str) -> float:

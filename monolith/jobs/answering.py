@@ -31,10 +31,11 @@ def document_view(session: Session, document: Document) -> dict[str, Any]:
 
 def submitted_job_view(submitted: Submitted) -> dict[str, Any]:
     """The one job of a submission; one that it made is not read again."""
+    once = {"webhook_secret": submitted.webhook_secret} if submitted.webhook_secret else {}
     if submitted.is_all_new:
-        return _new_views(submitted)[0]
+        return {**_new_views(submitted)[0], **once}
     with reading() as session:
-        return job_view(session, finding.job(session, current_user, submitted.job_ids[0]))
+        return {**job_view(session, finding.job(session, current_user, submitted.job_ids[0])), **once}
 
 
 def submitted_view(submitted: Submitted) -> dict[str, Any]:

@@ -126,8 +126,8 @@ class Jobs(MethodView):
 
     @jobs.doc(parameters=[KEY_HEADER])
     @jobs.arguments(s.JobRequest())
-    @jobs.response(202, s.JobSchema)
-    @jobs.alt_response(200, schema=s.JobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
+    @jobs.response(202, s.AcceptedJobSchema)
+    @jobs.alt_response(200, schema=s.AcceptedJobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
     @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
     @jobs.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
     @jobs.alt_response(422, schema=ProblemSchema, description="A field is wrong, or the Idempotency-Key is another request's")

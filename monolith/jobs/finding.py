@@ -10,8 +10,11 @@ from sqlalchemy.orm import Session, defer, selectinload, undefer
 
 from monolith.errors import FieldError, Invalid, NotFound
 from monolith.models import STATUSES, Artefact, Document, Job, User
+from monolith.runner import registry
+from monolith.runner.webhooks import endpoints
+from monolith.runner.webhooks.tables import Delivery, Webhook
 
-Row = TypeVar("Row", Document, Job)
+Row = TypeVar("Row", Document, Job, Webhook, Delivery)
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,35 @@ def documents(session: Session, user: User, limit: int, starting_after: str | No
 
 
 def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:
-    """A page of the user's jobs, of one `status`, `type` or `document_id` where given. Results are left out."""
+    """A page of the user's jobs, of one `status`, `type` or `document_id` where given. Results are left out.
+
+    Those that Intray submits by itself are shown only to who asks for their type.
+    """
     if filters.get("status") and filters["status"] not in STATUSES:
         raise Invalid.field("/status", f"There is no status {filters['status']!r}. Choose one of: {', '.join(STATUSES)}.")
     query = _owned(select(Job), Job, user).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    internal = [one.name for one in registry.discover().values() if one.is_internal]
+    if internal and not filters.get("type"):
+        query = query.where(Job.type.not_in(internal))
     for name, value in filters.items():
         if value:
             query = query.where(getattr(Job, name) == value)
     return _page(session, query, Job, limit, starting_after)
 
 
-def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
+def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> Page:
+    """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
+    query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
+    return _page(session, query, Webhook, limit, starting_after)
+
+
+def deliveries(session: Session, user: User, webhook_id: str, limit: int, starting_after: str | None = None) -> Page:
+    """A page of what was sent to one of them. Raises `NotFound`."""
+    endpoints.find(session, user, webhook_id)
+    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after)
+
+
+def _owned(query: Select[Any], model: type[Document] | type[Job], user: User) -> Select[Any]:
     return query if user.is_admin else query.where(model.owner_id == user.id)
 
 

@@ -155,3 +155,11 @@ def _control_of(pointer: str, types: list[str]) -> str:
     names = {"type": "job", "jobs": "job"}
     name = names.get(parts[0], parts[0])
     return name if name in ("file", "text", "url", "title", "kind", "job", "priority") else ""
+
+
+def errors_by_name(problem: Problem) -> dict[str, list[str]]:
+    """What is wrong by the field of a plain form, `/events/0` at `events`; under "" what belongs to none."""
+    found: dict[str, list[str]] = {}
+    for error in problem.errors or [FieldError(problem.detail, "")]:
+        found.setdefault(error.pointer.strip("/").partition("/")[0], []).append(error.detail)
+    return found

@@ -154,7 +154,7 @@ def jobs() -> str:
     filters = {name: request.args.get(name) or None for name in ("status", "type")}
     with reading() as session:
         page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
-        choices = {"statuses": STATUSES, "type_names": list(registry.discover())}
+        choices = {"statuses": STATUSES, "type_names": [one.name for one in registry.discover().values() if not one.is_internal]}
         return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), words=wording.STATUS_WORDS, **choices)
 
 

@@ -101,6 +101,10 @@ class JobRequest(Schema):
         allow_none=True, metadata={"description": "Take your job of the same type and content that waits or runs, if there is one"}
     )
 
+    webhook_url = fields.String(
+        allow_none=True, metadata={"description": "Where to tell how the job ended, signed with your secret for single jobs"}
+    )
+
 
 class PageQuery(Schema):
     limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
@@ -165,6 +169,12 @@ class JobSchema(Schema):
     artifacts = fields.List(fields.Nested(ArtefactSchema))
     parent_id = fields.String(allow_none=True)
     links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class AcceptedJobSchema(JobSchema):
+    webhook_secret = fields.String(
+        metadata={"description": "What signs what goes to your `webhook_url`s; shown once, with the first job that has one"}
+    )
 
 
 class DocumentSchema(Schema):

@@ -20,6 +20,7 @@ from monolith.runner import accounting, lifecycle, limits, registry, replays
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
+from monolith.runner.webhooks import endpoints
 
 MAX_DELAY_S = 30 * 24 * 3600
 TRIES = 3  # a submission that loses a race finds what the winner made when it looks again
@@ -29,7 +30,7 @@ TRIES = 3  # a submission that loses a race finds what the winner made when it l
 class Submitted:
     """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already.
 
-    `documents` and `jobs` are what was made by it, as it was then.
+    `documents` and `jobs` are what was made by it, as it was then. `webhook_secret` is there when it was made by it: shown once.
     """
 
     document_ids: list[str]
@@ -38,6 +39,7 @@ class Submitted:
     is_deduplicated: bool = False
     documents: list[Document] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
+    webhook_secret: str | None = None
 
     @property
     def is_all_new(self) -> bool:
@@ -75,10 +77,12 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
 
     Raises `Invalid` or `NotFound` naming the field, `TooManyJobs` and `Busy`.
     """
-    document_id = spec.pop("document_id", None)
+    document_id, hook_url = spec.pop("document_id", None), spec.pop("webhook_url", None)
+    if hook_url is not None:
+        endpoints.check_url(hook_url, "/webhook_url")
     document = None if document_id is None else _document(user, document_id)
     wanted = _aimed(want(spec, user, has_document=document is not None, pointer=""), user, document)
-    return _accept(user, [wanted], [], key, request_id)
+    return _accept(user, [wanted], [], key, request_id, hook_url)
 
 
 def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
@@ -89,7 +93,9 @@ def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
     return replace(wanted, id=new_id(), document_id=document.id if document else None, content_key=content_key)
 
 
-def _accept(user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None) -> Submitted:
+def _accept(
+    user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None, hook_url: str | None = None
+) -> Submitted:
     """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
     for _ in range(TRIES):
         job_ids = _with_live_ones(user, wanted)
@@ -98,13 +104,14 @@ def _accept(user: User, wanted: list[Wanted], documents: list[Document], key: Ke
         document_ids = [one.id for one in documents]
         first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
         may = partial(limits.let_in, user=user, jobs=len(new))
+        hooks, secret = endpoints.for_job(user, hook_url, job_ids[0]) if hook_url else ([], None)
         try:
-            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=documents, request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=[*documents, *hooks], request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
             continue
-        return Submitted(document_ids, job_ids, is_deduplicated=len(new) < len(wanted), documents=documents, jobs=jobs)
+        return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
 
 
@@ -213,5 +220,6 @@ def delete_document(user: User, document_id: str) -> None:
         for job_id, status in jobs:
             if status == "started":
                 raise Conflict(f"Job {job_id} is working on this document. Delete it when the job is over.")
+        endpoints.forget_job(session, [job_id for job_id, _ in jobs])
         session.execute(delete(Document).where(Document.id == document_id))
         accounting.record_pruned(session, len(jobs))

@@ -20,6 +20,7 @@ from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, lifecycle, pruning, statistics
 from monolith.runner.repair import MissingMessages, interrupt_lost
+from monolith.runner.webhooks.duties import Webhooks
 
 LEASE_S = 10.0
 RENEW_S = 3.0  # a lease this old is renewed before the next step
@@ -52,7 +53,11 @@ class Clock:
         self._stopped = stopped
         self._renew_at = 0.0
         self._due = Duty("queue_due", _queue_due, every_s=0)  # in each tick
-        self._repairs = (Duty("interrupt_lost", interrupt_lost, REPAIR_S), Duty("push_missing", MissingMessages().push, REPAIR_S))
+        self._repairs = (
+            Duty("interrupt_lost", interrupt_lost, REPAIR_S),
+            Duty("push_missing", MissingMessages().push, REPAIR_S),
+            Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
+        )
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),

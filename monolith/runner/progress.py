@@ -18,6 +18,8 @@ from monolith.runner import answers, registry
 from monolith.runner.accepting import Wanted
 from monolith.runner.lifecycle import Claim, Outcome, running
 from monolith.runner.moves import MAX_NOTE
+from monolith.runner.webhooks import sending
+from monolith.runner.webhooks.sending import RunningDelivery
 
 DOCUMENT_READER = "jobs.tools.extract:read_document"  # found by name: nothing here imports jobs
 MARKING_S = 20.0  # how long a mark waits for a database that is away
@@ -103,6 +105,10 @@ class RunningJob:
         document_id = self._claim.job.document_id
         loaded = job_type.load_params(params, has_document=document_id is not None)
         self.outcome.follow_ups.append(Wanted(job_type, loaded, priority, delay, document_id))
+
+    def delivery(self, delivery_id: str) -> RunningDelivery | None:
+        """What a webhook is to be told by this job. None when it is no longer this job's to send."""
+        return sending.load(delivery_id, self.id)
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         """Add to what this job cost at an LLM. Written at once: it was spent, whatever becomes of the attempt."""

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from monolith.config import settings
 from monolith.database import now, reading, writing
 from monolith.models import OVER, Job, LlmAnswer, Sample
 from monolith.runner import accounting, replays, statistics
+from monolith.runner.webhooks import outbox
+from monolith.runner.webhooks.tables import Delivery, Webhook
 
 BATCH = 500  # jobs in one transaction: a fraction of a second
 DAY_S = 24 * 3600.0
 KEEP_SAMPLES_DAYS = 8
+KEEP_DELIVERIES_S = 4 * DAY_S  # at least: until their last attempt
 log = structlog.get_logger()
 
 
@@ -30,13 +33,15 @@ def prune() -> Iterator[None]:
         yield from _prune_jobs(status, type_name, moment)
     yield from _prune_rows(Sample.id, Sample.at, moment - KEEP_SAMPLES_DAYS * DAY_S)
     yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
+    yield from _prune_rows(Delivery.id, Delivery.created_at, moment - settings().keep_failed_days * DAY_S - KEEP_DELIVERIES_S)
+    yield from _prune_single_webhooks()
     with writing() as session:
         replays.forget_old(session)
 
 
 def _prune_jobs(status: str, type_name: str, moment: float) -> Iterator[None]:
     days = settings().keep_finished_days if status == "finished" else settings().keep_failed_days
-    until = max(moment - days * DAY_S, _surplus_until(status, type_name))
+    until = min(max(moment - days * DAY_S, _surplus_until(status, type_name)), outbox.read_until())
     deleted, batch = 0, BATCH
     while batch == BATCH:
         batch = _prune_batch(status, type_name, until)
@@ -70,5 +75,17 @@ def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[float
         with writing() as session:
             old = select(key).where(at < until).limit(BATCH)
             gone = delete(key.class_).where(key.in_(old)).returning(key).execution_options(synchronize_session=False)
+            batch = len(session.scalars(gone).all())
+        yield
+
+
+def _prune_single_webhooks() -> Iterator[None]:
+    """The endpoints of single jobs that are gone, with nothing left that was sent to them."""
+    job, told = exists().where(Job.id == Webhook.job_id), exists().where(Delivery.webhook_id == Webhook.id)
+    old = select(Webhook.id).where(Webhook.job_id.is_not(None), ~job, ~told).limit(BATCH)
+    batch = BATCH
+    while batch == BATCH:
+        with writing() as session:
+            gone = delete(Webhook).where(Webhook.id.in_(old)).returning(Webhook.id).execution_options(synchronize_session=False)
             batch = len(session.scalars(gone).all())
         yield

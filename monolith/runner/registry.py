@@ -45,6 +45,26 @@ class Document(Protocol):
         """Store what was fetched from `source_url`, so that it can be downloaded and is fetched once."""
 
 
+class Delivery(Protocol):
+    """What one endpoint is to be told, as the job that sends it sees it."""
+
+    id: str  # the same on every attempt
+    type: str
+    url: str
+    body: str
+    secrets: list[str]
+    timestamp: int  # of this attempt, by the database's clock
+    attempts: int  # before this one
+    failing_s: float  # how long the endpoint has been failing
+    owner_email: str
+
+    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
+        """Write down what came of this attempt, and when the next one is; `disable` says why the endpoint gets nothing more.
+
+        told: response_status, response_text, error, duration. True when the endpoint was disabled by this.
+        """
+
+
 class Job(Protocol):
     """A running job, as its function sees it."""
 
@@ -61,6 +81,9 @@ class Job(Protocol):
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
         """Submit another job when this one finishes, in the same transaction as its result."""
+
+    def delivery(self, delivery_id: str) -> Delivery | None:
+        """What a webhook is to be told by this job. None when it is no longer this job's to send."""
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
         """Add to what this job cost at an LLM."""
@@ -142,7 +165,12 @@ class JobType:
 
     def may_be_submitted_by(self, user: Submitter) -> bool:
         """Whether the user may ask for it. What follows from another job is not asked for by a user."""
-        return self.submittable_by == "anyone" or user.is_admin
+        return self.submittable_by == "anyone" or (self.submittable_by == "admin" and user.is_admin)
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether Intray alone submits it: people do not see it among their jobs."""
+        return self.submittable_by == "nobody"
 
     def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
         """The params, validated. Raises `Invalid` naming each wrong field."""
@@ -198,7 +226,8 @@ def job_type(
     takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
     max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
     waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
-    submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail.
+    submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
+    Intray alone submits it, and people do not see it among their jobs.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
     Raises ValueError when the declaration is wrong.
     """
@@ -240,7 +269,7 @@ def _check(declared: JobType) -> None:
         "its queue must be lower case letters, digits and _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.queue),
         "takes must be 'document' or 'nothing'": declared.takes not in ("document", "nothing"),
         "alternatives must be names of its params": not set(declared.alternatives) <= set(declared.params().fields),
-        "submittable_by must be 'anyone' or 'admin'": declared.submittable_by not in ("anyone", "admin"),
+        "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
@@ -280,5 +309,6 @@ def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) ->
         return types[name]
     why = f"There is no job type {str(name)[:60]!r}"
     if isinstance(name, str) and name in discover():
-        why = f"Jobs of the type {name} are submitted by admins only, or follow from other jobs"
+        who = "Intray itself" if discover()[name].is_internal else "admins only"
+        why = f"Jobs of the type {name} are submitted by {who}, or follow from other jobs"
     raise Invalid.field(pointer, f"{why}. Choose one of: {', '.join(types)}.")

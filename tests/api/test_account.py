@@ -143,7 +143,10 @@ def test_the_openapi_document_describes_every_route_of_the_api(app: Flask, alice
     document = alice.get("/api/openapi.json").json
     assert document["openapi"].startswith("3.1")
     described = {
-        (path, method) for path, methods in document["paths"].items() for method in methods if method in ("get", "post", "put", "delete")
+        (path, method)
+        for path, methods in document["paths"].items()
+        for method in methods
+        if method in ("get", "post", "put", "patch", "delete")
     }
     routes = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())

@@ -1,0 +1,123 @@
+"""The pages of outgoing webhooks: mine, a new one, one with what was sent to it. The verbs are those of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask_login import current_user
+from sqlalchemy import select
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.database import now, reading
+from monolith.errors import Conflict, Problem
+from monolith.jobs import finding, forms
+from monolith.runner.webhooks import endpoints
+from monolith.runner.webhooks.tables import ENDINGS, EVENTS
+
+ROWS = 25
+SOON_S = 10  # what is sent so soon is waited for on the page
+blueprint = Blueprint("webhook_pages", __name__, url_prefix="/webhooks")
+Answer = str | AnyResponse | tuple[str, int]
+
+
+@blueprint.get("")
+def index() -> str:
+    """My webhooks, and the form for a new one."""
+    return _index(MultiDict([("events", name) for name in ENDINGS.values()]), {})
+
+
+@blueprint.post("")
+def create() -> Answer:
+    """Make one and show its secret, which is shown here only; or show the form again with each error at its field."""
+    try:
+        webhook, secret = endpoints.create(current_user, request.form.get("url", "").strip(), request.form.getlist("events"))
+    except Problem as problem:
+        return _index(request.form, forms.errors_by_name(problem)), problem.status
+    return render_template("jobs/webhook_secret.html", webhook=webhook, secret=secret, until=None), 201
+
+
+def _index(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
+    with reading() as session:
+        page = finding.webhooks(session, current_user, ROWS, request.args.get("after"))
+        shown = {"typed": typed, "errors": errors, "events": EVENTS, "most": endpoints.MOST_OF_USER}
+        return render_template("jobs/webhooks.html", page=page, now=session.scalar(select(now())), **shown)
+
+
+@blueprint.get("/<webhook_id>")
+def show(webhook_id: str) -> str:
+    """One webhook and what was sent to it."""
+    return _show(webhook_id, None, {})
+
+
+def _show(webhook_id: str, typed: MultiDict[str, str] | None, errors: dict[str, list[str]]) -> str:
+    with reading() as session:
+        webhook = endpoints.find(session, current_user, webhook_id)
+        page = finding.deliveries(session, current_user, webhook_id, ROWS, request.args.get("after"))
+        filled = typed or MultiDict([("url", webhook.url), *(("events", name) for name in webhook.events)])
+        moment = session.scalar(select(now())) or 0.0
+        moving = any(one.state == "sending" or (one.state == "waiting" and (one.due_at or 0) < moment + SOON_S) for one in page.rows)
+        shown: dict[str, Any] = {"typed": filled, "errors": errors, "events": EVENTS, "is_moving": moving}
+        return render_template("jobs/webhook.html", webhook=webhook, page=page, now=moment, **shown)
+
+
+@blueprint.post("/<webhook_id>")
+def change(webhook_id: str) -> Answer:
+    """Change its address or what it hears of."""
+    try:
+        endpoints.change(current_user, webhook_id, request.form.get("url", "").strip(), request.form.getlist("events"))
+    except Problem as problem:
+        if not problem.errors:
+            raise
+        return _show(webhook_id, request.form, forms.errors_by_name(problem)), problem.status
+    return _back(webhook_id, "The webhook was changed.")
+
+
+@blueprint.post("/<webhook_id>/<any(enable, disable):act>")
+def switch(webhook_id: str, act: str) -> AnyResponse:
+    """Turn it on or off."""
+    endpoints.change(current_user, webhook_id, enabled=act == "enable")
+    return _back(webhook_id, f"The webhook was {act}d.")
+
+
+@blueprint.post("/<webhook_id>/rotate")
+def rotate(webhook_id: str) -> str:
+    """Make a new secret and show it, here only."""
+    secret, until = endpoints.rotate(current_user, webhook_id)
+    with reading() as session:
+        webhook = endpoints.find(session, current_user, webhook_id)
+    return render_template("jobs/webhook_secret.html", webhook=webhook, secret=secret, until=until)
+
+
+@blueprint.post("/<webhook_id>/test")
+def test(webhook_id: str) -> AnyResponse:
+    """Send something that looks like the rest."""
+    endpoints.test(current_user, webhook_id)
+    return _back(webhook_id, "A test is on its way. What came of it is shown below in a moment.")
+
+
+@blueprint.post("/<webhook_id>/deliveries/<delivery_id>/replay")
+def replay(webhook_id: str, delivery_id: str) -> AnyResponse:
+    """Send it again."""
+    try:
+        endpoints.replay(current_user, webhook_id, delivery_id)
+    except Conflict as problem:
+        return _back(webhook_id, problem.detail)
+    return _back(webhook_id, "It is sent again.")
+
+
+@blueprint.route("/<webhook_id>/delete", methods=["GET", "POST"])
+def delete(webhook_id: str) -> Answer:
+    """Ask, and then delete it with its deliveries."""
+    if request.method == "POST":
+        endpoints.remove(current_user, webhook_id)
+        flash("The webhook was deleted.")
+        return redirect(url_for("webhook_pages.index"), 303)
+    with reading() as session:
+        return render_template("jobs/webhook_delete.html", webhook=endpoints.find(session, current_user, webhook_id))
+
+
+def _back(webhook_id: str, said: str) -> AnyResponse:
+    flash(said)
+    return redirect(url_for("webhook_pages.show", webhook_id=webhook_id), 303)

@@ -1,0 +1,156 @@
+"""What people do with their webhooks: create, change, rotate, test, replay. Every query is by owner."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from monolith.config import settings
+from monolith.database import now, reading, writing
+from monolith.errors import Conflict, Invalid, NotFound
+from monolith.models import User
+from monolith.runner.webhooks import sealing, sending, telling
+from monolith.runner.webhooks.tables import ENDINGS, EVENTS, Delivery, SigningSecret, Webhook
+
+ADDRESS_CHECK = "jobs.tools.post:why_refused"  # found by name: nothing here imports jobs
+MOST_OF_USER = 10
+DISABLED_BY_OWNER = "You disabled it."
+
+
+def create(user: User, url: str, events: list[str]) -> tuple[Webhook, str]:
+    """A new endpoint and its secret, which is shown this once. Raises `Invalid` naming the field, `Conflict` for one too many."""
+    check_url(url)
+    check_events(events)
+    secret = sealing.new_secret()
+    webhook = Webhook(owner_id=user.id, url=url, events=list(events), secret=SigningSecret(owner_id=user.id, sealed=sealing.seal(secret)))
+    with writing() as session:
+        count = session.scalar(select(func.count()).where(Webhook.owner_id == user.id, Webhook.job_id.is_(None)))
+        if (count or 0) >= MOST_OF_USER:
+            raise Conflict(f"You have {MOST_OF_USER} webhooks, which is the most. Delete one first.")
+        session.add(webhook)
+    return webhook, secret
+
+
+def for_job(user: User, url: str, job_id: str) -> tuple[list[Any], str | None]:
+    """The rows to write with a job whose end is told to this `webhook_url`; the secret when it is a new one, to be shown once."""
+    with reading() as session:
+        shared = _shared(session, user)
+    new = None if shared else sealing.new_secret()
+    made = [] if new is None else [SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=sealing.seal(new))]
+    secret_id = shared.id if shared else made[0].id
+    return [*made, Webhook(owner_id=user.id, job_id=job_id, url=url, events=list(ENDINGS.values()), secret_id=secret_id)], new
+
+
+def _shared(session: Session, user: User) -> SigningSecret | None:
+    return session.scalar(select(SigningSecret).where(SigningSecret.owner_id == user.id, SigningSecret.is_shared))
+
+
+def check_url(url: str, pointer: str = "/url") -> None:
+    """Raises `Invalid` for an address that nothing is ever sent to: no address of the web, or one of this network."""
+    module, _, function = ADDRESS_CHECK.partition(":")
+    if reason := getattr(importlib.import_module(module), function)(url):
+        raise Invalid.field(pointer, reason)
+
+
+def check_events(events: list[str]) -> None:
+    unknown = [name for name in events if name not in EVENTS]
+    if unknown or not events:
+        detail = f"There is no event {unknown[0][:40]!r}." if unknown else "Choose one event at least."
+        raise Invalid.field("/events", f"{detail} There are: {', '.join(EVENTS)}.")
+
+
+def find(session: Session, user: User, webhook_id: str) -> Webhook:
+    """The user's endpoint. Raises `NotFound` also for somebody else's: not even an admin has a use for it."""
+    row = session.scalar(select(Webhook).where(Webhook.id == webhook_id, Webhook.owner_id == user.id))
+    if row is None:
+        raise NotFound(f"You have no webhook {webhook_id[:60]!r}.")
+    return row
+
+
+def change(user: User, webhook_id: str, url: str | None = None, events: list[str] | None = None, enabled: bool | None = None) -> None:
+    """What is None stays. Enabled again, it hears of what happens from then on."""
+    if url is not None:
+        check_url(url)
+    if events is not None:
+        check_events(events)
+    with writing() as session:
+        webhook = find(session, user, webhook_id)
+        webhook.url = url if url is not None else webhook.url
+        webhook.events = list(events) if events is not None else webhook.events
+        if enabled is False:
+            sending.disable_endpoint(session, webhook_id, DISABLED_BY_OWNER)
+        elif enabled and not webhook.enabled:
+            on = {"disabled_at": None, "disabled_reason": None, "failing_since": None, "listening_since": now()}
+            session.execute(update(Webhook).where(Webhook.id == webhook_id).values(**on))
+
+
+def remove(user: User, webhook_id: str) -> None:
+    """Delete the endpoint with its deliveries. A secret that single jobs share stays."""
+    with writing() as session:
+        secret_id = find(session, user, webhook_id).secret_id
+        session.execute(delete(Webhook).where(Webhook.id == webhook_id))
+        session.execute(delete(SigningSecret).where(SigningSecret.id == secret_id, ~SigningSecret.is_shared))
+
+
+def rotate(user: User, webhook_id: str, overlap_s: float | None = None) -> tuple[str, float]:
+    """A new secret, shown this once, and when the old one ends: until then both sign."""
+    with writing() as session:
+        return _rotate(session, find(session, user, webhook_id).secret, overlap_s)
+
+
+def rotate_shared(user: User, overlap_s: float | None = None) -> tuple[str, float | None]:
+    """The same for the secret of the user's single jobs; the first one when there is none yet, which replaces nothing."""
+    with writing() as session:
+        shared = _shared(session, user)
+        if shared:
+            return _rotate(session, shared, overlap_s)
+        secret = sealing.new_secret()
+        session.add(SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=sealing.seal(secret)))
+        return secret, None
+
+
+def _rotate(session: Session, row: SigningSecret, overlap_s: float | None) -> tuple[str, float]:
+    secret = sealing.new_secret()
+    overlap = settings().webhook_overlap_hours * 3600 if overlap_s is None else overlap_s
+    until = (session.scalar(select(now())) or 0.0) + overlap
+    row.sealed, row.previous, row.previous_until = sealing.seal(secret), row.sealed, until
+    return secret, until
+
+
+def test(user: User, webhook_id: str) -> Delivery:
+    """Have something sent that looks like the rest. Raises `Conflict` for a disabled endpoint."""
+    with writing() as session:
+        webhook = find(session, user, webhook_id)
+        _require_enabled(webhook)
+        delivery = telling.of_trial(webhook, session.scalar(select(now())) or 0.0)
+        session.add(delivery)
+        session.flush()
+        session.refresh(delivery)
+        return delivery
+
+
+def replay(user: User, webhook_id: str, delivery_id: str) -> Delivery:
+    """Send it again now, under the same id and with all its attempts. Raises `Conflict` while it is being sent, or where it cannot be."""
+    with writing() as session:
+        _require_enabled(find(session, user, webhook_id))
+        mine = (Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
+        again = update(Delivery).where(*mine, Delivery.state != "sending").values(state="waiting", due_at=now(), attempts=0)
+        if session.scalar(again.returning(Delivery.id)) is None:
+            if session.scalar(select(Delivery.id).where(*mine)) is None:
+                raise NotFound(f"This webhook has no delivery {delivery_id[:60]!r}.")
+            raise Conflict("It is being sent at this moment. Wait for what comes of it.")
+        return session.scalars(select(Delivery).where(*mine)).one()
+
+
+def _require_enabled(webhook: Webhook) -> None:
+    if not webhook.enabled:
+        raise Conflict("This webhook is disabled. Enable it first.")
+
+
+def forget_job(session: Session, job_ids: list[str]) -> None:
+    """Delete what was to be told, or was, of jobs that a person deletes: it has their results in it."""
+    session.execute(delete(Delivery).where(Delivery.job_id.in_(job_ids)))
+    session.execute(delete(Webhook).where(Webhook.job_id.in_(job_ids)))
