@@ -75,7 +75,7 @@ class LedgerJobs:
         """Empty every table: all in them is ours, or we would not have begun."""
         self._owner_id = 0
         with writing() as session:
-            session.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)}"))
+            session.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)} CASCADE"))
 
 
 def ledger(say: Callable[[str], object]) -> LedgerJobs | None:

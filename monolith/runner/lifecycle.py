@@ -21,7 +21,8 @@ from monolith.models import Artefact, Base, Job
 from monolith.runner import accepting, queues
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.moves import Move, Moved, given
-from monolith.runner.registry import Backoff, Permanent
+from monolith.runner.backoff import Backoff
+from monolith.runner.registry import Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison

@@ -103,7 +103,7 @@ def trial_crash(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 @job_type(params=Follow, takes="nothing", max_attempts=1, timeout=20)
 def trial_follow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Have another job follow."""
-    job.follow_up(params["type"], params["params"] or {"value": job.id}, priority="high")
+    job.follow_up(params.get("type", "trial_echo"), params.get("params") or {"value": job.id}, priority="high")
     return {}
 
 
