@@ -20,8 +20,8 @@ from monolith.database import now, one_statement, storable, transaction
 from monolith.models import Artefact, Base, Job
 from monolith.runner import accepting, queues
 from monolith.runner.accepting import NewJob, Wanted
-from monolith.runner.moves import Move, Moved, given
 from monolith.runner.backoff import Backoff
+from monolith.runner.moves import Move, Moved, given
 from monolith.runner.registry import Permanent
 
 MAX_RESULT_BYTES = 1024 * 1024
