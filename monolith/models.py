@@ -77,6 +77,10 @@ class Document(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     source_url: Mapped[str | None] = mapped_column(String(2048))
     content: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    route: Mapped[str | None] = mapped_column(String(20))  # this and the next: what the newest job that decides has decided
+    decision: Mapped[str | None] = mapped_column(String(20))
+    score: Mapped[int | None]
+    is_defaulted: Mapped[bool] = mapped_column(default=False, server_default=false())  # in place of a decision, as none was reached
     created_at: Mapped[float] = mapped_column(default=now())
 
     jobs: Mapped[list[Job]] = relationship(back_populates="document", order_by="Job.created_at", passive_deletes=True)
@@ -101,6 +105,7 @@ class Job(Base):
     priority: Mapped[str] = mapped_column(String(10))
     params: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(10))
+    preview: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what could be said at once
     progress: Mapped[float | None]
     progress_note: Mapped[str | None] = mapped_column(String(200))
     parked_reason: Mapped[str | None] = mapped_column(String(300))

@@ -25,10 +25,10 @@ LAYERS = [
     ("monolith.kernel",),
     ("monolith.config", "monolith.errors", "monolith.strict_json", "monolith.processes"),
     ("monolith.database",),
-    ("monolith.models", "monolith.runner.backoff", "monolith.runner.registry"),
+    ("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.registry"),
     ("monolith.runner.accepting",),
     ("monolith.runner.queues", "monolith.runner.pauses"),
-    ("monolith.runner.lifecycle", "monolith.runner.moves"),
+    ("monolith.runner.lifecycle", "monolith.runner.moves", "monolith.runner.outcomes"),
     ("monolith.runner",),
 ]
 ABOVE_RUNNER = len(LAYERS)

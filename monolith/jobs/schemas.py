@@ -9,11 +9,10 @@ from typing import Any
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import g, url_for
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith.errors import Invalid
-from monolith.jobs import submission
+from monolith.jobs.fields import Priority, Tags
 from monolith.jobs.uploads import KINDS
 from monolith.models import STATUSES, Artefact, Document
 from monolith.runner.accepting import AnyJob
@@ -35,28 +34,6 @@ def moment(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class Priority(fields.Field[str]):
-    """critical, high, normal, low, or 1..10."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
-        try:
-            return submission.priority(value)
-        except Invalid as error:
-            raise ValidationError(error.detail) from error
-
-
-class Tags(fields.List[str]):
-    """Short words to find a document by; in a form, separated by commas."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(fields.String(validate=Length(1, 50)), validate=Length(max=20), **options)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> list[Any]:
-        if isinstance(value, str):
-            value = [tag.strip() for tag in value.split(",") if tag.strip()]
-        return super()._deserialize(value, attr, data, **options)
 
 
 # ---- what comes in
@@ -158,6 +135,7 @@ class JobSchema(Schema):
     interruptions = fields.Integer()
     document_id = fields.String(allow_none=True)
     params = fields.Dict()
+    preview = fields.Dict(metadata={"description": "What could be said at once; there for types that can, and kept"})
     result = fields.Dict(allow_none=True)
     error = fields.Nested(ErrorSchema, allow_none=True)
     waiting_reason = fields.String(allow_none=True, metadata={"description": "Why it does not run now"})
@@ -187,6 +165,10 @@ class DocumentSchema(Schema):
     size = fields.Integer(metadata={"description": "Bytes"})
     sha256 = fields.String(allow_none=True)
     source_url = fields.String(allow_none=True)
+    route = fields.String(allow_none=True, metadata={"description": "Where it goes by the newest decision: ONLINE or ONSITE"})
+    decision = fields.String(allow_none=True, metadata={"description": "approve, review or reject"})
+    score = fields.Integer(allow_none=True, metadata={"description": "0..100"})
+    defaulted = fields.Boolean(metadata={"description": "Nothing could be decided: route and decision are the safe ones"})
     created_at = Moment()
     jobs = fields.List(fields.Nested(JobSchema))
     links = fields.Dict(keys=fields.String(), values=fields.String())
@@ -240,6 +222,7 @@ def job_view(
     return {
         "object": "job",
         **{name: getattr(job, name) for name in _JOB},
+        **({"preview": job.preview} if job.preview is not None else {}),
         "result": result,
         "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,
         "waiting_reason": waiting_reason,
@@ -256,7 +239,7 @@ _JOB = (
     *("document_id", "params"),
 )
 _JOB_MOMENTS = ("run_at", "created_at", "started_at", "ended_at")
-_DOCUMENT = ("id", "title", "kind", "tags", "media_type", "size", "sha256", "source_url")
+_DOCUMENT = ("id", "title", "kind", "tags", "media_type", "size", "sha256", "source_url", "route", "decision", "score")
 
 
 def jobs_url() -> str:
@@ -277,6 +260,7 @@ def document_view(document: Document, jobs: list[dict[str, Any]]) -> dict[str, A
     return {
         "object": "document",
         **{name: getattr(document, name) for name in _DOCUMENT},
+        "defaulted": bool(document.is_defaulted),
         "created_at": moment(document.created_at),
         "jobs": jobs,
         "links": {"self": own, "content": f"{own}/content"},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from monolith.database import reading, writing
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
-from monolith.models import LIVE, Document, Job, User, new_id
+from monolith.jobs.aiming import aimed, automatic
+from monolith.models import LIVE, Document, Job, User
 from monolith.runner import accounting, lifecycle, limits, registry, replays
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.queues import PRIORITIES
@@ -64,11 +63,11 @@ def submit_documents(
 ) -> Submitted:
     """Accept new documents, each with the jobs that `specs` ask for, all or nothing.
 
-    A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Raises `Invalid` naming the field,
-    `TooManyJobs` and `Busy`.
+    A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}; to these come the jobs that a document of
+    its kind gets by itself. Raises `Invalid` naming the field, `TooManyJobs` and `Busy`.
     """
-    wanted = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
-    each = [_aimed(one, user, document) for document in documents for one in wanted]
+    asked = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
+    each = [aimed(one, user, document) for document in documents for one in [*asked, *automatic(document, asked)]]
     return _accept(user, each, documents, key, request_id)
 
 
@@ -81,16 +80,8 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
     if hook_url is not None:
         endpoints.check_url(hook_url, "/webhook_url")
     document = None if document_id is None else _document(user, document_id)
-    wanted = _aimed(want(spec, user, has_document=document is not None, pointer=""), user, document)
+    wanted = aimed(want(spec, user, has_document=document is not None, pointer=""), user, document)
     return _accept(user, [wanted], [], key, request_id, hook_url)
-
-
-def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
-    """The job for this document. A page that is not fetched yet has no content, and is like itself only."""
-    content = (document.sha256 or document.id) if document else None
-    said = json.dumps([user.id, wanted.type.name, wanted.params, content], sort_keys=True, default=str)
-    content_key = hashlib.sha256(said.encode()).hexdigest()
-    return replace(wanted, id=new_id(), document_id=document.id if document else None, content_key=content_key)
 
 
 def _accept(
@@ -98,9 +89,9 @@ def _accept(
 ) -> Submitted:
     """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
     for _ in range(TRIES):
-        job_ids = _with_live_ones(user, wanted)
-        known = set(job_ids)
-        new = [one for one in wanted if one.id in known]
+        standing = _standing_in(user, wanted)
+        job_ids = list(dict.fromkeys(standing.get(one.id, one.id) for one in wanted))
+        new = list({one.id: one for one in wanted if one.id not in standing}.values())
         document_ids = [one.id for one in documents]
         first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
         may = partial(limits.let_in, user=user, jobs=len(new))
@@ -115,15 +106,31 @@ def _accept(
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
 
 
-def _with_live_ones(user: User, wanted: list[Wanted]) -> list[str]:
-    """The ids of the jobs that are wanted; where one is to be unique and one of its content lives, that one's instead."""
-    keys = {one.content_key for one in wanted if one.is_unique}
-    live: dict[str | None, str] = {}
-    if keys:
-        of_content = select(Job.content_key, Job.id).where(Job.owner_id == user.id, LIVE, Job.content_key.in_(keys))
-        with reading() as session:
-            live = {row.content_key: row.id for row in session.execute(of_content)}
-    return list(dict.fromkeys(live.setdefault(one.content_key, one.id) if one.is_unique else one.id for one in wanted))
+def _standing_in(user: User, wanted: list[Wanted]) -> dict[str, str]:
+    """Which jobs stand for some that are wanted, by the ids of these: the same work that is there already, or one of the same
+    content that lives, where it is to be unique.
+    """
+    standing = {one: one for one in _there(user, [one.id for one in wanted if one.type.identity])}
+    live = _live(user, {one.content_key for one in wanted if one.is_unique})
+    for one in wanted:
+        if one.is_unique and one.id not in standing and (first := live.setdefault(one.content_key, one.id)) != one.id:
+            standing[one.id] = first
+    return standing
+
+
+def _there(user: User, ids: list[str]) -> list[str]:
+    if not ids:
+        return []
+    with reading() as session:
+        return list(session.scalars(select(Job.id).where(Job.owner_id == user.id, Job.id.in_(ids))))
+
+
+def _live(user: User, keys: set[str | None]) -> dict[str | None, str]:
+    if not keys:
+        return {}
+    of_content = select(Job.content_key, Job.id).where(Job.owner_id == user.id, LIVE, Job.content_key.in_(keys))
+    with reading() as session:
+        return {row.content_key: row.id for row in session.execute(of_content)}
 
 
 def _document(user: User, document_id: str) -> Document:

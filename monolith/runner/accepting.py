@@ -22,7 +22,7 @@ from monolith.runner.registry import JobType
 
 APART_S = 1e-6  # jobs of one submission stand in line in their order, although SQLite's clock stands still in a statement
 _JOBS, _EVENTS, _TALLIES = (Base.metadata.tables[name] for name in ("jobs", "job_events", "tallies"))
-_SAID = ("id", "document_id", "type", "queue", "priority", "params", "content_key", "is_unique", "max_attempts", "status")
+_SAID = ("id", "document_id", "type", "queue", "priority", "params", "content_key", "is_unique", "max_attempts", "status", "preview")
 _SHARED = ("owner_id", "parent_id", "request_id")
 _TOLD = ("id", "created_at", "queued_at", "run_at")  # what the database alone knows
 
@@ -38,6 +38,7 @@ class Wanted:
     document_id: str | None = None
     content_key: str | None = None
     is_unique: bool = False
+    preview: dict[str, Any] | None = None
     id: str = field(default_factory=new_id)
 
     def row(self) -> dict[str, Any]:
@@ -54,6 +55,7 @@ class Wanted:
             "max_attempts": self.type.max_attempts,
             "status": "scheduled" if self.delay > 0 else "queued",
             "delay": self.delay,
+            "preview": self.preview,
         }
 
 
@@ -72,6 +74,7 @@ class NewJob:
     max_attempts: int
     status: str
     delay: float
+    preview: dict[str, Any] | None
     owner_id: int
     parent_id: str | None
     request_id: str | None

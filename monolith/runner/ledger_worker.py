@@ -11,8 +11,9 @@ from sqlalchemy.orm import configure_mappers
 from monolith.config import settings
 from monolith.database import engine
 from monolith.runner import holding, lifecycle, queues, registry, running
-from monolith.runner.lifecycle import Claim, Failure, Outcome
+from monolith.runner.lifecycle import Claim, Failure
 from monolith.runner.moves import Moved
+from monolith.runner.outcomes import Outcome
 from monolith.runner.prefork import options
 from monolith.runner.registry import fixed
 from monolith.runner.worker import PreforkWorker

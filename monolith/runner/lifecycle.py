@@ -7,24 +7,22 @@ that fails leaves the row for the clock.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, one_statement, storable, transaction
-from monolith.models import Artefact, Base, Job
+from monolith.models import Base, Job
 from monolith.runner import accepting, queues
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.backoff import Backoff
 from monolith.runner.moves import Move, Moved, given
-from monolith.runner.registry import Permanent
+from monolith.runner.outcomes import Outcome, check_result, has_aftermath, keep_aftermath
 
-MAX_RESULT_BYTES = 1024 * 1024
 MAX_CRASHES = 3  # a job that takes its worker down this often is poison
 MAX_PARKED_S = 3 * 24 * 3600  # nothing waits for ever
 MAX_MESSAGE = 2000  # characters of an error that are kept
@@ -48,15 +46,6 @@ class Failure:
     message: str
     trace: str | None = None
     permanent: bool = False
-
-
-@dataclass
-class Outcome:
-    """What a job's function gave: its result, its files (name, media type, content) and the jobs that follow."""
-
-    result: Any = None
-    files: list[tuple[str, str, bytes]] = field(default_factory=list)
-    follow_ups: list[Wanted] = field(default_factory=list)
 
 
 # ---- submit and push
@@ -141,39 +130,15 @@ SUCCEED = Move("finished", *_RUNNING, status="finished", result=given("result", 
 
 
 def succeed(claim: Claim, outcome: Outcome) -> bool:
-    """Record the result, the files and the follow-ups in one transaction. Raises `Permanent` when the result cannot be kept."""
+    """Record the result and what comes with it in one transaction. Raises `Permanent` when the result cannot be kept."""
     check_result(outcome.result)
-    is_alone = not outcome.files and not outcome.follow_ups
-    jobs: list[Any] = []
-    with one_statement() if is_alone else transaction() as connection:
-        if not SUCCEED.on(connection, **_of(claim), result=outcome.result):
+    with one_statement() if outcome.is_alone else transaction() as connection:
+        moved = SUCCEED.on(connection, **_of(claim), result=outcome.result)
+        if not moved:
             return False
-        _keep_files(connection, claim.job_id, outcome.files)
-        if outcome.follow_ups:
-            inherited = {"parent_id": claim.job_id, "request_id": claim.job.request_id}
-            jobs = accepting.add(connection, outcome.follow_ups, owner_id=claim.job.owner_id, **inherited)
+        jobs = [] if outcome.is_alone else outcome.keep(connection, moved[0])
     queues.push(jobs)
     return True
-
-
-def check_result(result: Any) -> None:
-    """Raises `Permanent` for a result that is not an object, that JSON cannot carry, or that is larger than 1 MB."""
-    if not isinstance(result, dict):
-        raise Permanent(f"The job gave {type(result).__name__} as its result, which must be a dict. Its developer must mend it.")
-    try:
-        size = len(json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Permanent(f"The job's result cannot be written as JSON ({error}). Its developer must mend it.") from error
-    if size > MAX_RESULT_BYTES:
-        raise Permanent(f"The job's result is {size:,} bytes, more than {MAX_RESULT_BYTES:,}. Its developer must attach it as a file.")
-
-
-def _keep_files(connection: Connection, job_id: str, files: list[tuple[str, str, bytes]]) -> None:
-    rows = [
-        {"job_id": job_id, "name": name, "media_type": media, "size": len(content), "content": content} for name, media, content in files
-    ]
-    if rows:
-        connection.execute(insert(Artefact), rows)
 
 
 FAIL = Move("failed", *_RUNNING, status="failed", **_ERROR, **_ENDED)
@@ -188,8 +153,20 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
         "error_trace": storable(failure.trace or ""),
     }
     if failure.permanent or claim.attempt >= claim.job.max_attempts:
-        return bool(FAIL.make(failure.message, **_of(claim), **error))
+        return _give_up(claim, error)
     return bool(RETRY.make(failure.message, **_of(claim), **error, seconds=backoff.delay(claim.attempt)))
+
+
+def _give_up(claim: Claim, error: dict[str, Any]) -> bool:
+    """Fail for good, with what comes of it in one transaction: `on_failure` of the job's type says what."""
+    has_more = has_aftermath(claim.job.type)
+    jobs: list[NewJob] = []
+    with transaction() if has_more else one_statement() as connection:
+        moved = FAIL.on(connection, error["error_message"], **_of(claim), **error)
+        for job in moved if has_more else ():
+            jobs = keep_aftermath(connection, job, error["error_type"], error["error_message"])
+    queues.push(jobs)
+    return bool(moved)
 
 
 PARK = Move(
@@ -235,9 +212,10 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     message = storable(f"Set aside after {MAX_CRASHES} workers ended while running it: {why}.", MAX_MESSAGE)
     with transaction() as connection:
         poison = POISON.on(connection, message, **said, error_type="poison", error_message=message, error_trace=None)
-        jobs = INTERRUPT.on(connection, why, **said)
-    queues.push(jobs)
-    return bool(poison or jobs)
+        interrupted = INTERRUPT.on(connection, why, **said)
+        follow_ups = [one for job in poison for one in keep_aftermath(connection, job, "poison", message)]
+    queues.push([*interrupted, *follow_ups])
+    return bool(poison or interrupted)
 
 
 # ---- what people do

@@ -13,11 +13,11 @@ from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
 from monolith.database import now, patiently, reading, storable, writing
-from monolith.models import MARK, Document, Job, JobEvent
-from monolith.runner import answers, registry
-from monolith.runner.accepting import Wanted
-from monolith.runner.lifecycle import Claim, Outcome, running
+from monolith.models import MARK, Document, Job, JobEvent, User
+from monolith.runner import answers
+from monolith.runner.lifecycle import Claim, running
 from monolith.runner.moves import MAX_NOTE
+from monolith.runner.outcomes import Outcome
 from monolith.runner.webhooks import sending
 from monolith.runner.webhooks.sending import RunningDelivery
 
@@ -37,6 +37,7 @@ class RunningDocument:
         self.id = row.id
         self.title = row.title
         self.kind = row.kind
+        self.tags = row.tags
         self.media_type = row.media_type
         self.filename = row.filename
         self.source_url = row.source_url
@@ -81,6 +82,18 @@ class RunningJob:
             row = session.scalar(select(Document).where(Document.id == self._claim.job.document_id).options(undefer(Document.content)))
         return RunningDocument(row) if row else None
 
+    @cached_property
+    def owner_email(self) -> str:
+        """Of who submitted it, or what it follows from."""
+        with reading() as session:
+            return session.scalar(select(User.email).where(User.id == self._claim.job.owner_id)) or ""
+
+    @cached_property
+    def preview(self) -> dict[str, Any] | None:
+        """What was said at once, in the answer to the submission."""
+        with reading() as session:
+            return session.scalar(select(Job.preview).where(Job.id == self.id))
+
     def progress(self, percent: float | None, note: str) -> None:
         """Say how far the job is, 0..100 or None when unknown, and the name of the step. Raises `Overtaken`."""
         is_new_step = note != self.step
@@ -101,10 +114,11 @@ class RunningJob:
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
         """Submit another job for the same document when this one finishes, in the transaction of its result."""
-        job_type = registry.find(type)
-        document_id = self._claim.job.document_id
-        loaded = job_type.load_params(params, has_document=document_id is not None)
-        self.outcome.follow_ups.append(Wanted(job_type, loaded, priority, delay, document_id))
+        self.outcome.follow_up(type, params, priority, delay, self._claim.job.document_id)
+
+    def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
+        """Write on the document what was decided on it, in the transaction of the result."""
+        self.outcome.decide(route, decision, score)
 
     def delivery(self, delivery_id: str) -> RunningDelivery | None:
         """What a webhook is to be told by this job. None when it is no longer this job's to send."""

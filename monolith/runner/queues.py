@@ -25,7 +25,7 @@ from rq.worker import BaseWorker
 from monolith.config import settings
 from monolith.runner import registry
 
-PRIORITIES = ("critical", "high", "normal", "low")
+PRIORITIES = registry.PRIORITIES
 FUNCTION = "monolith.runner.running.run"  # the only function that a message ever names
 REDIS_TIMEOUT_S = 0.5
 BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for this long

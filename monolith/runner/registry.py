@@ -13,103 +13,45 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from marshmallow import Schema, ValidationError
 
 from monolith.config import settings
 from monolith.errors import FieldError, Invalid, Later, Permanent
 from monolith.runner.backoff import Backoff, exponential, fixed
+from monolith.runner.contract import Delivery, Document, FailedJob, Handed, Job, Submitter
 
-__all__ = ["Document", "Job", "JobType", "Later", "Permanent", "exponential", "fixed", "job_type"]
-
-
-class Document(Protocol):
-    """The document a job works on, as its function sees it."""
-
-    id: str
-    title: str
-    kind: str
-    media_type: str
-    filename: str | None
-    source_url: str | None
-    content: bytes | None
-
-    @property
-    def text(self) -> str:
-        """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
-
-    def keep(self, content: bytes, media_type: str, title: str | None) -> None:
-        """Store what was fetched from `source_url`, so that it can be downloaded and is fetched once."""
-
-
-class Delivery(Protocol):
-    """What one endpoint is to be told, as the job that sends it sees it."""
-
-    id: str  # the same on every attempt
-    type: str
-    url: str
-    body: str
-    secrets: list[str]
-    timestamp: int  # of this attempt, by the database's clock
-    attempts: int  # before this one
-    failing_s: float  # how long the endpoint has been failing
-    owner_email: str
-
-    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
-        """Write down what came of this attempt, and when the next one is; `disable` says why the endpoint gets nothing more.
-
-        told: response_status, response_text, error, duration. True when the endpoint was disabled by this.
-        """
-
-
-class Job(Protocol):
-    """A running job, as its function sees it."""
-
-    id: str
-    type: str
-    attempt: int
-    document: Document | None
-
-    def progress(self, percent: float | None, note: str) -> None:
-        """Say how far the job is: 0..100, or None when the total is unknown, and the name of the step."""
-
-    def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Keep a file with the job. It is stored with the result, in one transaction."""
-
-    def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
-        """Submit another job when this one finishes, in the same transaction as its result."""
-
-    def delivery(self, delivery_id: str) -> Delivery | None:
-        """What a webhook is to be told by this job. None when it is no longer this job's to send."""
-
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
-        """Add to what this job cost at an LLM."""
-
-    def mark(self, name: str, note: str, *, happened: bool = False) -> None:
-        """Write down at once, in the timeline, that the job has come to a step which must not be repeated blindly.
-
-        It outlives this attempt: see `marks`. Write what is about to be done outside before, and what came of it after, with
-        `happened`: then it is written even when the job was stopped or given to another worker meanwhile.
-        """
-
-    def marks(self) -> list[tuple[str, str]]:
-        """Every mark that this job has made in any of its attempts, in order: name and note."""
-
-    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
-
-        `made_within_s`: how long making it takes at most; a job waits no longer for another's.
-        """
-
-
-class Submitter(Protocol):
-    """Who asks for a job."""
-
-    is_admin: Any
-
-
+__all__ = [
+    "Automatic",
+    "Delivery",
+    "Document",
+    "FailedJob",
+    "Handed",
+    "Job",
+    "JobType",
+    "Later",
+    "Permanent",
+    "exponential",
+    "fixed",
+    "job_type",
+]
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
+AtOnce = Callable[[dict[str, Any], Handed | None], dict[str, Any] | None]
+PRIORITIES = ("critical", "high", "normal", "low")  # the most urgent first
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """Documents of these kinds get the job by being submitted, with this priority and delay (s)."""
+
+    kinds: tuple[str, ...]
+    priority: str = "normal"
+    delay: float = 0
+
+    def __post_init__(self) -> None:
+        if not self.kinds or self.priority not in PRIORITIES or self.delay < 0:
+            raise ValueError(f"what is automatic needs kinds of documents, a delay and one of the priorities {', '.join(PRIORITIES)}")
 
 
 @dataclass(frozen=True)
@@ -130,6 +72,10 @@ class JobType:
     available: Callable[[], str | None]
     waits: bool = False
     submittable_by: str = "anyone"
+    automatic: Automatic | None = None
+    at_once: AtOnce | None = None
+    identity: Callable[[dict[str, Any]], Any] | None = None
+    on_failure: Callable[[FailedJob], None] | None = None
 
     @property
     def unavailable_reason(self) -> str | None:
@@ -192,6 +138,10 @@ def job_type(
     available: Callable[[], str | None] = lambda: None,
     waits: bool = False,
     submittable_by: str = "anyone",
+    automatic: Automatic | None = None,
+    at_once: AtOnce | None = None,
+    identity: Callable[[dict[str, Any]], Any] | None = None,
+    on_failure: Callable[[FailedJob], None] | None = None,
 ) -> Callable[[JobFunction], JobFunction]:
     """Declare the decorated function as a job type; it is handed back untouched.
 
@@ -200,28 +150,16 @@ def job_type(
     waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
     submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
     Intray alone submits it, and people do not see it among their jobs.
+    automatic: which kinds of documents get it by being submitted. at_once: what can be said in milliseconds, in the answer to the
+    submission. identity: what of the params makes it the same work: asked for again by the same owner, the same job answers.
+    on_failure: called when the job has failed for good, however that came; it must be quick and touch nothing outside.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
     Raises ValueError when the declaration is wrong.
     """
 
     def declare(function: JobFunction) -> JobFunction:
-        title, description = _words(function)
-        declared = JobType(
-            function.__name__,
-            title,
-            description,
-            function,
-            queue,
-            params,
-            takes,
-            alternatives,
-            max_attempts,
-            backoff,
-            timeout,
-            available,
-            waits,
-            submittable_by,
-        )
+        work = (queue, params, takes, alternatives, max_attempts, backoff, timeout, available, waits, submittable_by)
+        declared = JobType(function.__name__, *_words(function), function, *work, automatic, at_once, identity, on_failure)
         _check(declared)
         _declared[declared.name] = replace(declared, **_overrides(declared))
         return function
@@ -244,6 +182,7 @@ def _check(declared: JobType) -> None:
         "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
+        "only what takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
     }
     for reason, is_wrong in wrong.items():
