@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from marshmallow import Schema, ValidationError
@@ -158,8 +158,9 @@ def job_type(
     """
 
     def declare(function: JobFunction) -> JobFunction:
-        work = (queue, params, takes, alternatives, max_attempts, backoff, timeout, available, waits, submittable_by)
-        declared = JobType(function.__name__, *_words(function), function, *work, automatic, at_once, identity, on_failure)
+        how = partial(JobType, max_attempts=max_attempts, backoff=backoff, timeout=timeout, available=available, waits=waits)
+        who = partial(how, submittable_by=submittable_by, automatic=automatic, identity=identity, at_once=at_once, on_failure=on_failure)
+        declared = who(function.__name__, *_words(function), function, queue, params, takes, alternatives)
         _check(declared)
         _declared[declared.name] = replace(declared, **_overrides(declared))
         return function

@@ -232,7 +232,7 @@ def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"]}).json
     running.run(answer["jobs"][0]["id"])
     done = alice.get(answer["jobs"][0]["links"]["self"]).json
-    assert list(done) == list(schemas.JobSchema().fields)
+    assert list(done) == [name for name in schemas.JobSchema().fields if name != "preview"]  # there for types that have one
     assert list(done["artifacts"][0]) == list(schemas.ArtefactSchema().fields)
     assert list(done["cost"]) == list(schemas.CostSchema().fields)
     assert list(answer["document"]) == list(schemas.DocumentSchema().fields)
