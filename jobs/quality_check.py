@@ -1,0 +1,132 @@
+"""Check an application: by the rules of its kind, and by a language model where there is one. Decide, and route the inspection."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from jobs.tools import ai, findings, letters, quality, reading
+from jobs.tools.findings import Finding
+from jobs.tools.prompts import prompt
+from monolith.config import settings
+from monolith.runner.registry import Automatic, FailedJob, Job, exponential, job_type
+
+ONLINE, ONSITE = "ONLINE", "ONSITE"
+MAX_TOLD = 20  # findings that an e-mail lists
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+
+
+class Params(Schema):
+    pass
+
+
+class ModelFinding(Schema):
+    severity = fields.String(required=True, validate=validate.OneOf(("major", "minor")))
+    where = fields.String(required=True, validate=validate.Length(max=200))
+    message = fields.String(required=True, validate=validate.Length(1, 400))
+    mend = fields.String(required=True, validate=validate.Length(max=400))
+
+
+class Judgement(Schema):
+    """What the LLM answers. It can find nothing blocking: a model alone rejects nobody."""
+
+    summary = fields.String(required=True, validate=validate.Length(1, 2000))
+    score = fields.Integer(required=True, validate=validate.Range(0, 100))
+    findings = fields.List(fields.Nested(ModelFinding), required=True, validate=validate.Length(max=20))
+
+
+def take_the_safe_route(job: FailedJob) -> None:
+    """No check, no doubt in the applicant's favour: somebody goes there and looks."""
+    job.decide(route=ONSITE, decision="review")
+    _tell(job, job.document_title or "", {"decision": "review", "route": ONSITE, "score": None, "findings": [], "defaulted": True})
+
+
+@job_type(
+    queue="default",
+    params=Params,
+    takes="document",
+    max_attempts=3,
+    backoff=exponential(2),
+    timeout=120,
+    automatic=Automatic(kinds=("application",), priority="high", delay=5),
+    on_failure=take_the_safe_route,
+)
+def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Check the quality of an application.
+
+    Checks by the rules of the document's kind (`jobs/tools/quality_rules.toml`) that required fields and sections are there and
+    filled in, that dates, amounts and identifiers agree, and that it can be read; a language model, where there is one, judges
+    besides. Gives findings with what to do, a score from 0 to 100, a decision (`approve`, `review` or `reject`) and the route of
+    the inspection: `ONLINE` for what is approved, else `ONSITE`. The model can make the judgement stricter, never milder. When
+    every attempt fails, the document is routed `ONSITE` all the same, flagged as defaulted. Its owner gets an e-mail either way.
+    """
+    document = job.document
+    if document is None:
+        raise RuntimeError("quality_check runs on a document")
+    job.progress(5, "reading")
+    text = document.text
+    job.progress(30, "checking by the rules")
+    checked = quality.check(text, document.kind, datetime.now(UTC).date())
+    by_rules = findings.score_of(checked.findings)
+    job.progress(50, "judging")
+    judgement = ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement) if ai.configured() else None
+    verdict = _verdict(checked.findings, by_rules, judgement)
+    job.progress(90, "writing")
+    job.decide(route=verdict["route"], decision=verdict["decision"], score=verdict["score"])
+    told = _tell(job, document.title, {**verdict, "defaulted": False})
+    return {
+        **verdict,
+        "defaulted": False,
+        "document_kind": document.kind,
+        "known": checked.known,
+        "words": len(checked.reading.words),
+        "readability": reading.reading_ease(checked.reading),
+        "notified": told,
+        **_engine(by_rules, judgement, text),
+    }
+
+
+def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any] | None) -> dict[str, Any]:
+    """Rules and model together. Both the score and the decision are at most what the rules alone allow.
+
+    So nothing that a document may talk the model into does it any good.
+    """
+    of_model = [Finding(**{name: _plain(said) for name, said in one.items()}) for one in judgement["findings"]] if judgement else []
+    score = min(rules_score, round((rules_score + judgement["score"]) / 2)) if judgement else rules_score
+    everything = findings.in_order([*by_rules, *of_model])
+    decision = findings.decision_of(score, everything)
+    if decision == "reject" and findings.decision_of(rules_score, by_rules) != "reject":
+        decision = "review"  # a model alone rejects nobody
+    listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
+    return {"score": score, "decision": decision, "route": ONLINE if decision == "approve" else ONSITE, "findings": listed}
+
+
+def _plain(said: str) -> str:
+    """Words of the model as one line without addresses: they end in an e-mail, and a document may have dictated them."""
+    return _ADDRESS.sub("(address left out)", " ".join("".join(one if one.isprintable() else " " for one in said).split()))
+
+
+def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str) -> dict[str, Any]:
+    """Who judged, and on what."""
+    if judgement is None:
+        return {"engine": "local", "summary": None, "basis": f"Judged by fixed rules, which give {rules_score} of 100."}
+    model = settings().openai_model
+    part = "the whole document" if len(text) <= ai.MAX_DOCUMENT else f"the first {ai.MAX_DOCUMENT:,} of its {len(text):,} characters"
+    basis = f"Fixed rules give {rules_score} of 100; {model}, which read {part}, gives {judgement['score']} and can only lower it."
+    return {"engine": f"openai:{model}", "summary": _plain(judgement["summary"]), "basis": basis}
+
+
+def _tell(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> bool:
+    """Have an e-mail follow to the document's owner. False where their address cannot be written to, such as that of a first admin."""
+    try:
+        letters.address(job.owner_email)
+    except ValueError:
+        return False
+    named = {name: verdict[name] for name in ("decision", "route", "score", "defaulted")}
+    told = [{name: one[name] for name in ("severity", "where", "message", "mend")} for one in verdict["findings"][:MAX_TOLD]]
+    job.follow_up("email", {"to": [job.owner_email], "template": "quality_check", "values": {**named, "title": title, "findings": told}})
+    return True
