@@ -35,7 +35,7 @@ def _id(wanted: Wanted, user: User, document: Document | None, content: str | No
     """A new id; the same again for the same work, and another for each owner's."""
     if wanted.type.identity is None:
         return new_id()
-    about = [document.title, document.tags] if document else []
+    about = [document.title, document.tags or []] if document else []
     return str(uuid.uuid5(SAME_WORK, _said(user.id, wanted.type.name, wanted.type.identity(wanted.params), content, about).decode()))
 
 
@@ -46,7 +46,7 @@ def _said(*what: Any) -> bytes:
 def _preview(wanted: Wanted, document: Document | None) -> dict[str, Any] | None:
     if wanted.type.at_once is None:
         return None
-    handed = Handed(document.title, document.tags, document.media_type, _head(document)) if document else None
+    handed = Handed(document.title, document.tags or [], document.media_type, _head(document)) if document else None
     return wanted.type.at_once(wanted.params, handed)
 
 

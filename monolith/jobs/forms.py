@@ -18,7 +18,7 @@ from monolith.models import Document
 from monolith.runner import registry
 from monolith.runner.registry import JobType, field_errors
 
-OWN = ("text", "url")  # params that the form itself asks for, as the document
+OWN = ("text", "url", "content")  # params that the form itself asks for, as the document
 LONG_TEXT = 200  # characters: a param that may be longer gets a box of several lines
 NOTHING = "There is nothing to submit yet. Choose a file, paste some text, or give the address of a page."
 LIMITS = {"minimum": "min", "maximum": "max", "minLength": "minlength", "maxLength": "maxlength"}

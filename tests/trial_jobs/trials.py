@@ -13,7 +13,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from monolith.runner.registry import Job, Later, Permanent, exponential, fixed, job_type
+from monolith.runner.registry import FailedJob, Job, Later, Permanent, exponential, fixed, job_type
 
 
 class Nothing(Schema):
@@ -91,6 +91,17 @@ def trial_sleep(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def trial_bad_result(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Give a result that cannot be kept."""
     return {"set": {"set": {1, 2}, "nan": float("nan"), "big": "x" * 2_000_000}[params["value"]]}
+
+
+def trial_mistake(job: FailedJob) -> None:
+    job.decide(route="ONSITE", decision="review")
+    raise RuntimeError(f"a mistake of {job.type}")
+
+
+@job_type(params=Nothing, max_attempts=1, timeout=20, on_failure=trial_mistake)
+def trial_sad(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail, and stumble over what should come of it."""
+    raise Permanent("It cannot be done.")
 
 
 @job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=20)

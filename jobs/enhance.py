@@ -1,0 +1,119 @@
+"""Score a story: how much hype, how ethical, what to believe, and what it says in easy words. At once by words, then by a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from jobs.tools import ai, stories
+from jobs.tools.prompts import prompt
+from jobs.tools.stories import Story
+from monolith.config import settings
+from monolith.runner.registry import Handed, Job, Permanent, exponential, job_type
+
+MAX_CONTENT = 100_000
+READABLE = ("text/plain", "text/markdown", "text/x-rst")  # media types that are their own text
+SCORES = ("hype_score", "ethics_score", "reality_check", "eli5_summary")
+
+
+class Params(Schema):
+    title = fields.String(
+        load_default="", validate=validate.Length(max=300), metadata={"description": "Its headline, when it is not the document's"}
+    )
+    content = fields.String(
+        load_default="",
+        validate=validate.Length(max=MAX_CONTENT),
+        metadata={"description": "The story as text, when no document is given."},
+    )
+    sector = fields.String(
+        load_default="", validate=validate.Length(max=60), metadata={"description": "What field it is from, such as health or energy"}
+    )
+    impact_tags = fields.List(
+        fields.String(validate=validate.Length(1, 60)),
+        load_default=list,
+        validate=validate.Length(max=20),
+        metadata={"description": "What it may bring about, such as privacy or jobs; the document's tags when left out."},
+    )
+
+
+class Refined(Schema):
+    """What the LLM answers."""
+
+    hype_score = fields.Float(required=True, validate=validate.Range(0, 10))
+    ethics_score = fields.Float(required=True, validate=validate.Range(0, 10))
+    reality_check = fields.String(required=True, validate=validate.Length(1, 2000))
+    eli5_summary = fields.String(required=True, validate=validate.Length(1, 1000))
+
+
+def first_scores(params: dict[str, Any], document: Handed | None) -> dict[str, Any] | None:
+    """What words alone say; None for a file that a worker has to read first."""
+    if document is None:
+        return stories.scores(_story(params, "", params["content"], []))
+    if document.media_type.partition(";")[0] not in READABLE or not document.head:
+        return None
+    return stories.scores(_story(params, document.title, document.head.decode(errors="ignore"), document.tags))
+
+
+def story_of(params: dict[str, Any]) -> list[Any]:
+    """What makes it the same story: any change of its words or tags makes another."""
+    return [params["title"].strip(), params["content"].strip(), params["sector"].strip().lower(), sorted(set(params["impact_tags"]))]
+
+
+@job_type(
+    queue="default",
+    params=Params,
+    takes="document",
+    alternatives=("content",),
+    max_attempts=3,
+    backoff=exponential(2),
+    timeout=120,
+    at_once=first_scores,
+    identity=story_of,
+)
+def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Score a story.
+
+    Gives a hype score and an ethics score from 0 to 10, a reality check and a summary for a child of five. The first ones are
+    counted from words and stand in the answer to the submission (`preview`); a language model, where there is one, refines
+    them. The result keeps both, `original` and `refined`. The same story, submitted again by the same person, is the same job.
+    """
+    job.progress(10, "reading")
+    story = _told(job, params)
+    original = job.preview or stories.scores(story)
+    job.progress(40, "refining")
+    refined = _refine(job, story) if ai.configured() else None
+    best = refined or original
+    return {
+        **{name: best[name] for name in (*SCORES, "engine")},
+        "basis": _basis(story, refined),
+        "original": original,
+        "refined": refined,
+        "story": {"title": story.title, "sector": story.sector, "impact_tags": list(story.impact_tags), "characters": len(story.content)},
+    }
+
+
+def _told(job: Job, params: dict[str, Any]) -> Story:
+    document = job.document
+    text = document.text if document else params["content"]
+    if not text.strip():
+        raise Permanent("There is no story. Give a document, or its text as content.")
+    return _story(params, document.title if document else "", text, document.tags if document else [])
+
+
+def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) -> Story:
+    return Story(params["title"] or title, content, params["sector"], tuple(params["impact_tags"] or tags))
+
+
+def _refine(job: Job, story: Story) -> dict[str, Any]:
+    facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
+    head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
+    answer = ai.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
+    return {**answer, "engine": f"openai:{settings().openai_model}"}
+
+
+def _basis(story: Story, refined: dict[str, Any] | None) -> str:
+    if refined:
+        return "Refined by a language model; the first scores were counted from words."
+    part = "the story" if len(story.text) <= stories.MAX_READ else f"its first {stories.MAX_READ:,} characters"
+    return f"Counted from the words of {part}: promises against figures and sources, concerns against safeguards."
