@@ -104,6 +104,21 @@ def trial_sad(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     raise Permanent("It cannot be done.")
 
 
+def trial_rescue(job: FailedJob) -> None:
+    job.decide(route="ONSITE", decision="review")
+    job.follow_up("trial_echo", {"value": f"{job.error_type} of {job.document_title} for {job.owner_email}"})
+
+
+@job_type(params=Echo, max_attempts=2, backoff=fixed(0.1), timeout=1, on_failure=trial_rescue)
+def trial_doomed(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Kill its own process, or stay in C code until it is killed."""
+    job.progress(None, "ending badly")
+    if params["value"] == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    re.match(r"(a+)+$", "a" * 64 + "b")
+    return {}
+
+
 @job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=20)
 def trial_crash(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Kill its own process."""
