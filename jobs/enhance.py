@@ -19,7 +19,7 @@ SCORES = ("hype_score", "ethics_score", "reality_check", "eli5_summary")
 
 class Params(Schema):
     title = fields.String(
-        load_default="", validate=validate.Length(max=300), metadata={"description": "Its headline, when it is not the document's"}
+        load_default="", validate=validate.Length(max=200), metadata={"description": "Its headline, when it is not the document's"}
     )
     content = fields.String(
         load_default="",

@@ -36,6 +36,14 @@ EVENT_WORDS = {
 MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
 
 
+def subject(job: Job) -> str:
+    """What the job is about: its document, else the title it was given, else what it does."""
+    if job.document:
+        return job.document.title
+    title = job.params.get("title")
+    return title if isinstance(title, str) and title.strip() else humanise(job.type)
+
+
 def status_words(job: Job) -> str:
     """What state the job is in, as a person would say it."""
     if job.status == "scheduled" and job.parked_reason:
@@ -119,4 +127,4 @@ def maturity_words(score: float) -> str:
     return next(word for limit, word in MATURITY if score < limit)
 
 
-FILTERS = (status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, maturity_words)
+FILTERS = (subject, status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, maturity_words)
