@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 from monolith.jobs.schemas import params_schema  # noqa: E402
 from monolith.runner import registry  # noqa: E402
-from monolith.runner.registry import JobType  # noqa: E402
+from monolith.runner.registry import Automatic, JobType  # noqa: E402
 
 HEAD = """# Job types
 
@@ -31,10 +31,17 @@ def _section(job_type: JobType) -> str:
         ("Takes", _takes(job_type)),
         ("Attempts", f"{job_type.max_attempts}, backoff {job_type.backoff} s"),
         ("Timeout", f"{job_type.timeout} s an attempt"),
+        *([("Automatic", _automatic(job_type.automatic))] if job_type.automatic else []),
+        *([("At once", "first values, in the answer to the submission (`preview`)")] if job_type.at_once else []),
+        *([("The same work", "is the same job: its id is made from it")] if job_type.identity else []),
         *([("Submitted by", "admins, or by other jobs as their follow-up")] if job_type.submittable_by == "admin" else []),
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
     return f"## `{job_type.name}`\n\n{job_type.description}\n\n{table}\n\n{_params(job_type)}\n"
+
+
+def _automatic(rule: Automatic) -> str:
+    return f"for documents of the kind {' or '.join(rule.kinds)}, with priority {rule.priority}, after {rule.delay:g} s"
 
 
 def _takes(job_type: JobType) -> str:

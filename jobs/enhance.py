@@ -82,7 +82,7 @@ def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     story = _told(job, params)
     original = job.preview or stories.scores(story)
     job.progress(40, "refining")
-    refined = _refine(job, story) if ai.configured() else None
+    refined = _refine(job, story)
     best = refined or original
     return {
         **{name: best[name] for name in (*SCORES, "engine")},
@@ -105,7 +105,10 @@ def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) ->
     return Story(params["title"] or title, content, params["sector"], tuple(params["impact_tags"] or tags))
 
 
-def _refine(job: Job, story: Story) -> dict[str, Any]:
+def _refine(job: Job, story: Story) -> dict[str, Any] | None:
+    """What the model says; None where there is none to ask."""
+    if not ai.configured():
+        return None
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
     head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
     answer = ai.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)

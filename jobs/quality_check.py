@@ -73,7 +73,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     checked = quality.check(text, document.kind, datetime.now(UTC).date())
     by_rules = findings.score_of(checked.findings)
     job.progress(50, "judging")
-    judgement = ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement) if ai.configured() else None
+    judgement = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
     job.progress(90, "writing")
     job.decide(route=verdict["route"], decision=verdict["decision"], score=verdict["score"])
@@ -88,6 +88,13 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "notified": told,
         **_engine(by_rules, judgement, text),
     }
+
+
+def _judge(job: Job, text: str) -> dict[str, Any] | None:
+    """What the model says; None where there is none to ask."""
+    if not ai.configured():
+        return None
+    return ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement)
 
 
 def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any] | None) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def _accept(
     """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
     for _ in range(TRIES):
         standing = _standing_in(user, wanted)
-        job_ids = list(dict.fromkeys(standing.get(one.id, one.id) for one in wanted))
+        taken = [standing.get(one.id, one.id) for one in wanted]
+        job_ids = list(dict.fromkeys(taken))
         new = list({one.id: one for one in wanted if one.id not in standing}.values())
         document_ids = [one.id for one in documents]
         first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
