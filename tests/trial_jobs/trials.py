@@ -116,7 +116,7 @@ def trial_doomed(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(None, "ending badly")
     if params["value"] == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    re.match(r"(a+)+$", "a" * 64 + "b")
+    collections.deque(itertools.repeat(0), maxlen=0)
     return {}
 
 
