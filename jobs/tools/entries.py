@@ -21,7 +21,7 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _CURRENCY = r"EUR|USD|GBP|CHF|[€$£]"
-_NUMBER = r"-?\d{1,3}(?:[ ,.'’]\d{3})+(?:[.,]\d{1,2})?(?!\d)|-?\d+(?:[.,]\d{1,2})?(?!\d)"
+_NUMBER = r"-?(?<!\d)(?:\d{1,3}(?:[ ,.'’]\d{3}){1,4}|\d{1,15})(?:[.,]\d{1,2})?(?!\d)"  # bounded: a text may be nothing but digits
 _AMOUNT = re.compile(rf"(?:(?P<c1>{_CURRENCY})\s?(?P<n1>{_NUMBER})|(?P<n2>{_NUMBER})\s?(?P<c2>{_CURRENCY}))(?!\w)")
 _BARE = re.compile(_NUMBER)
 _SIGNS = {"€": "EUR", "$": "USD", "£": "GBP"}

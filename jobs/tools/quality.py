@@ -17,7 +17,7 @@ from jobs.tools.rules import FieldRule, Rules, SectionRule, rules_for
 MAX_OF_A_KIND = 3  # findings of the same sort: more would tell nothing new
 LONG_SENTENCE = 35  # words, on average
 HARD = 10  # reading ease below which few people follow
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _PLACEHOLDER = re.compile(
     r"\b(?:TODO|TBD|TBA|lorem ipsum|x{3,}|to be (?:completed|confirmed|determined|added|filled in))\b"
     r"|[\[<](?:insert|enter|your|company|applicant|name|date|address|please)\b[^\]>\n]{0,60}[\]>]|_{5,}|\.{8,}",

@@ -187,7 +187,17 @@ def test_an_application_in_another_language_is_for_a_person_to_review() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [":" * 5000, "a:\n" * 5000, "| | |\n" * 2000, "1.1.2026 to " * 5000, "Total: EUR " + "9" * 5000, "\ufeff\x0b"]
+    "text",
+    [
+        ":" * 5000,
+        "a:\n" * 5000,
+        "| | |\n" * 2000,
+        "1.1.2026 to " * 5000,
+        "Total: EUR " + "9" * 5000,
+        "9" * 300_000,
+        "a" * 300_000,
+        "\ufeff\x0b",
+    ],
 )
 def test_odd_texts_are_checked_like_any_other(text: str) -> None:
     assert quality.check(text, "application", TODAY).findings
