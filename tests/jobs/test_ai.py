@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -22,9 +24,17 @@ class Spender:
 
     def __init__(self) -> None:
         self.tokens: list[tuple[int, int]] = []
+        self.usd = Decimal(0)
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         self.tokens.append((input_tokens, output_tokens))
+        self.usd += usd
+
+    def over_budget(self) -> Later | None:
+        return None
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return make()
