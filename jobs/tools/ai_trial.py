@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -41,8 +42,10 @@ class _Trial:
 
 def try_out() -> dict[str, Any]:
     """Ask, as jobs do; how it went. `message` says it in plain words, and what to mend."""
+    if ai.configured():
+        importlib.import_module("openai.resources.chat.completions")  # which takes longer than many a model
     trial, began = _Trial(), time.monotonic()
-    message = OFF if not ai.configured() else _ask(cast(Job, trial))
+    message = _ask(cast(Job, trial)) if ai.configured() else OFF
     return {
         "configured": ai.configured(),
         "ok": message is None,
