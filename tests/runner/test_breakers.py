@@ -59,9 +59,10 @@ def test_a_server_that_asks_to_wait_is_asked_by_nobody_until_then() -> None:
 def test_of_twenty_that_come_when_the_time_is_over_one_is_let_through_and_its_answer_opens_for_all() -> None:
     parked("first", Later(7, BUSY))
     come_due()
-    begun, over, asked = threading.Event(), threading.Event(), []
+    together, begun, over, asked = threading.Barrier(20), threading.Event(), threading.Event(), []
 
     def ask(job: str) -> float | None:
+        together.wait(20)
         try:
             with breakers.calling("llm", job, 60):
                 asked.append(job)
