@@ -9,7 +9,6 @@ from marshmallow import Schema, fields, validate
 from jobs.tools import ai, stories
 from jobs.tools.prompts import prompt
 from jobs.tools.stories import Story
-from monolith.config import settings
 from monolith.runner.registry import Handed, Job, Permanent, exponential, job_type
 
 MAX_CONTENT = 100_000
@@ -68,6 +67,7 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
+    waits=ai.configured,
     at_once=first_scores,
     identity=story_of,
 )
@@ -82,11 +82,11 @@ def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     story = _told(job, params)
     original = job.preview or stories.scores(story)
     job.progress(40, "refining")
-    refined = _refine(job, story)
+    refined, why = _refine(job, story)
     best = refined or original
     return {
         **{name: best[name] for name in (*SCORES, "engine")},
-        "basis": _basis(story, refined),
+        "basis": f"{why} {_basis(story, refined)}".strip(),
         "original": original,
         "refined": refined,
         "story": {"title": story.title, "sector": story.sector, "impact_tags": list(story.impact_tags), "characters": len(story.content)},
@@ -105,14 +105,17 @@ def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) ->
     return Story(params["title"] or title, content, params["sector"], tuple(params["impact_tags"] or tags))
 
 
-def _refine(job: Job, story: Story) -> dict[str, Any] | None:
-    """What the model says; None where there is none to ask."""
+def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
+    """What the model says; None where there is none to ask, and why where that is for today only."""
     if not ai.configured():
-        return None
+        return None, ""
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
     head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
-    answer = ai.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
-    return {**answer, "engine": f"openai:{settings().openai_model}"}
+    try:
+        answer = ai.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
+    except ai.UseLocal as over:
+        return None, str(over)
+    return {**answer, "engine": ai.credit(story.content)["engine"]}, ""
 
 
 def _basis(story: Story, refined: dict[str, Any] | None) -> str:

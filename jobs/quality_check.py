@@ -12,7 +12,6 @@ from marshmallow import Schema, fields, validate
 from jobs.tools import ai, findings, letters, quality, reading
 from jobs.tools.findings import Finding
 from jobs.tools.prompts import prompt
-from monolith.config import settings
 from monolith.runner.registry import Automatic, FailedJob, Job, exponential, job_type
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
@@ -52,6 +51,7 @@ def take_the_safe_route(job: FailedJob) -> None:
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
+    waits=ai.configured,
     automatic=Automatic(kinds=("application",), priority="high", delay=5),
     on_failure=take_the_safe_route,
 )
@@ -73,7 +73,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     checked = quality.check(text, document.kind, datetime.now(UTC).date())
     by_rules = findings.score_of(checked.findings)
     job.progress(50, "judging")
-    judgement = _judge(job, text)
+    judgement, why = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
     job.progress(90, "writing")
     job.decide(route=verdict["route"], decision=verdict["decision"], score=verdict["score"])
@@ -86,15 +86,18 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "words": len(checked.reading.words),
         "readability": reading.reading_ease(checked.reading),
         "notified": told,
-        **_engine(by_rules, judgement, text),
+        **_engine(by_rules, judgement, text, why),
     }
 
 
-def _judge(job: Job, text: str) -> dict[str, Any] | None:
-    """What the model says; None where there is none to ask."""
+def _judge(job: Job, text: str) -> tuple[dict[str, Any] | None, str]:
+    """What the model says; None where there is none to ask, and why where that is for today only."""
     if not ai.configured():
-        return None
-    return ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement)
+        return None, ""
+    try:
+        return ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement), ""
+    except ai.UseLocal as over:
+        return None, str(over)
 
 
 def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any] | None) -> dict[str, Any]:
@@ -117,14 +120,14 @@ def _plain(said: str) -> str:
     return _ADDRESS.sub("(address left out)", " ".join("".join(one if one.isprintable() else " " for one in said).split()))
 
 
-def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str) -> dict[str, Any]:
+def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str, why: str) -> dict[str, Any]:
     """Who judged, and on what."""
     if judgement is None:
-        return {"engine": "local", "summary": None, "basis": f"Judged by fixed rules, which give {rules_score} of 100."}
-    model = settings().openai_model
-    part = "the whole document" if len(text) <= ai.MAX_DOCUMENT else f"the first {ai.MAX_DOCUMENT:,} of its {len(text):,} characters"
-    basis = f"Fixed rules give {rules_score} of 100; {model}, which read {part}, gives {judgement['score']} and can only lower it."
-    return {"engine": f"openai:{model}", "summary": _plain(judgement["summary"]), "basis": basis}
+        basis = f"{why} Judged by fixed rules, which give {rules_score} of 100."
+        return {"engine": "local", "summary": None, "basis": basis.strip()}
+    credit = ai.credit(text)
+    basis = f"Fixed rules give {rules_score} of 100, the model {judgement['score']}; it can only lower the score."
+    return {"engine": credit["engine"], "summary": _plain(judgement["summary"]), "basis": f"{credit['basis']} {basis}"}
 
 
 def _tell(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
+
+from monolith.errors import Later
 
 HEAD = 64 * 1024  # bytes of a document that `at_once` may look at
 
@@ -84,8 +88,15 @@ class Job(Protocol):
     def delivery(self, delivery_id: str) -> Delivery | None:
         """What a webhook is to be told by this job. None when it is no longer this job's to send."""
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
-        """Add to what this job cost at an LLM."""
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
+        """Add to what this job cost at an LLM, and its owner today."""
+
+    def over_budget(self) -> Later | None:
+        """Why this job may spend nothing more at an LLM today, as what parks it until it may; None while it may."""
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        """Around one call of a server that many jobs need. `Later` raised within, or a few `ConnectionError`s in a row, park all
+        those jobs for as long; then one is let through, for `within_s` seconds at most, and the others when it had an answer."""
 
     def mark(self, name: str, note: str, *, happened: bool = False) -> None:
         """Write down at once, in the timeline, that the job has come to a step which must not be repeated blindly.

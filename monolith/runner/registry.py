@@ -70,12 +70,16 @@ class JobType:
     backoff: Backoff
     timeout: int
     available: Callable[[], str | None]
-    waits: bool = False
+    waits: bool | Callable[[], bool] = False
     submittable_by: str = "anyone"
     automatic: Automatic | None = None
     at_once: AtOnce | None = None
     identity: Callable[[dict[str, Any]], Any] | None = None
     on_failure: Callable[[FailedJob], None] | None = None
+
+    @property
+    def mostly_waits(self) -> bool:
+        return self.waits() if callable(self.waits) else self.waits
 
     @property
     def unavailable_reason(self) -> str | None:
@@ -136,7 +140,7 @@ def job_type(
     backoff: Backoff = exponential(2),
     timeout: int = 60,
     available: Callable[[], str | None] = lambda: None,
-    waits: bool = False,
+    waits: bool | Callable[[], bool] = False,
     submittable_by: str = "anyone",
     automatic: Automatic | None = None,
     at_once: AtOnce | None = None,
@@ -148,6 +152,7 @@ def job_type(
     takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
     max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
     waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
+    A function says so for types that wait only where something is set up.
     submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
     Intray alone submits it, and people do not see it among their jobs.
     automatic: which kinds of documents get it by being submitted. at_once: what can be said in milliseconds, in the answer to the
