@@ -61,16 +61,22 @@ def text_of(content: bytes, media_type: str) -> str:
 
 def title_of(content: bytes, media_type: str) -> str | None:
     """The title that an HTML page gives itself, on one line; None for anything else."""
+    tree = tree_of(content, media_type)
+    found = "" if tree is None else tree.xpath("string((//head/title | //title)[1])")
+    return " ".join(str(found).split())[:300] or None
+
+
+def tree_of(content: bytes, media_type: str) -> Any | None:
+    """An HTML page as lxml's tree; None for anything else, and for a page that cannot be taken apart."""
     kind, _, parameters = media_type.partition(";")
     if kind not in HTML_TYPES:
         return None
     from lxml import etree
 
     try:
-        found = _tree(_decoded_html(content, parameters)).xpath("string((//head/title | //title)[1])")
+        return _tree(_decoded_html(content, parameters))
     except (etree.LxmlError, ValueError, Permanent):
         return None
-    return " ".join(str(found).split())[:300] or None
 
 
 def _checked(text: str) -> str:
