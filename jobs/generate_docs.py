@@ -92,7 +92,7 @@ def _site(job: Job, url: str, params: dict[str, Any], document: Document | None)
         url,
         params.get("pages", MAX_LINKED),
         first=kept,
-        tell=lambda read, of: job.progress(5 + 50 * read / of, f"reading page {read + 1} of up to {of}"),
+        tell=lambda read, of: job.progress(5 + 50 * read / of, f"page {read + 1} of up to {of}"),
     )
     if document and not kept:
         document.keep(site.first.content, site.first.media_type, site.pages[0].title)

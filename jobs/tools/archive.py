@@ -5,7 +5,6 @@ What an archive says of its sizes is not believed: a tar is taken out of its com
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import stat
@@ -20,16 +19,16 @@ from monolith.runner.registry import Permanent
 
 MAX_FILES = 10_000
 MAX_BYTES = 100 * 1024 * 1024
-GZIP, BZIP2, ZIP = b"\x1f\x8b", b"BZh", b"PK\x03\x04"
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
-NO_ARCHIVE = "It is no zip, tar, tar.gz or tar.bz2 archive that can be opened. Pack the project again and submit the new file."
+NO_ARCHIVE = "It is no zip, tar or tar.gz archive that can be opened. Pack the project again and submit the new file."
 TOO_MANY = f"The archive has more than {MAX_FILES:,} files. Leave out what is installed or built, such as node_modules."
 TOO_LARGE = f"The archive unpacks to more than {MAX_BYTES // 1024 // 1024} MB, so it is not read. Submit less."
 
 
 def is_archive(content: bytes, media_type: str = "") -> bool:
     """Whether these are the bytes of an archive. A Word document is a zip as well, and is none."""
-    return content.startswith((GZIP, BZIP2)) or content[257:262] == b"ustar" or content.startswith(ZIP) and media_type != DOCX
+    return content.startswith(GZIP) or content[257:262] == b"ustar" or content.startswith(ZIP) and media_type != DOCX
 
 
 def files_of(archive: bytes) -> dict[str, bytes]:
@@ -77,7 +76,7 @@ def _of_tar(archive: bytes) -> Iterator[tuple[str, bytes]]:
 def _unpacked(archive: bytes) -> bytes:
     """A tar out of its compression. Whole and up to a limit, because what lies between its files may swell too."""
     packed = io.BytesIO(archive)
-    opened = gzip.open(packed) if archive.startswith(GZIP) else bz2.open(packed) if archive.startswith(BZIP2) else packed  # noqa: SIM115
+    opened = gzip.open(packed) if archive.startswith(GZIP) else packed  # noqa: SIM115
     content = opened.read(MAX_BYTES + 1)
     _check(0, len(content))
     return content

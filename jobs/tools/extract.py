@@ -31,7 +31,9 @@ BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-BLOCKS = "//p | //div | //br | //li | //tr | //h1 | //h2 | //h3 | //h4 | //section | //pre | //dt | //dd"
+BLOCKS = "//p | //div | //br | //li | //tr | //h1 | //h2 | //h3 | //h4 | //h5 | //h6 | //section | //pre | //dt | //dd"
+MARKS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)} | {"li": "- "}
+UNSEEN = ("script", "style", "noscript", "template", "title")
 LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "\u00ad": "", "\u00a0": " "})
 
 
@@ -154,9 +156,11 @@ def _visible_text(page: str) -> str:
         tree = _tree(page)
     except (etree.LxmlError, ValueError):
         raise Permanent("The page has no text in it. Submit the text itself.") from None
+    for cell in tree.xpath("//td | //th"):
+        cell.tail = f" {cell.tail or ''}"
     for block in tree.xpath(BLOCKS):
-        block.text, block.tail = f"\n\n{block.text or ''}", f"\n\n{block.tail or ''}"
-    seen = "".join(tree.xpath("//body//text()[not(ancestor::script or ancestor::style or ancestor::noscript or ancestor::template)]"))
+        block.text, block.tail = f"\n\n{MARKS.get(block.tag, '')}{block.text or ''}", f"\n\n{block.tail or ''}"
+    seen = "".join(tree.xpath(f"//body//text()[not({' or '.join(f'ancestor::{tag}' for tag in UNSEEN)})]"))
     return "\n\n".join(line for line in (" ".join(part.split()) for part in seen.split("\n\n")) if line)
 
 

@@ -29,7 +29,8 @@ TEXT_TYPES = {
     ".html": "text/html",
     ".htm": "text/html",
 }
-MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX}
+ARCHIVES = {".zip": "application/zip", ".tar": "application/x-tar", ".tgz": "application/gzip", ".gz": "application/gzip"}
+MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX, **ARCHIVES}
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _MISLEADING = re.compile(r"[^\w. -]+")
 _BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16: its NULs are no sign of a binary file
@@ -58,7 +59,8 @@ def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/fil
     check_size(len(content), pointer, f"{name}: ")
     media_type = media_type_of(name, content, pointer)
     title = given.pop("title", None) or name
-    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": "file", **given})
+    kind = "project" if media_type in ARCHIVES.values() else "file"
+    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": kind, **given})
 
 
 def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
@@ -133,6 +135,8 @@ def _check_content(extension: str, content: bytes) -> None:
         raise Invalid("It is not a PDF, although its name says so. Export it as PDF again.")
     if extension == ".docx" and not _is_docx(content):
         raise Invalid("It is not a Word document (.docx), although its name says so. Save it as .docx again.")
+    if extension in ARCHIVES and not content.startswith((b"PK", b"\x1f\x8b")) and content[257:262] != b"ustar":
+        raise Invalid("It is no zip, tar or tar.gz archive, although its name says so. Pack it again.")
     if extension in TEXT_TYPES and not content.startswith(_BOMS) and _CONTROL.search(content):
         raise Invalid("It is not text, although its name says so: it has binary characters. Choose the text file.")
     if extension in TEXT_TYPES and not content.strip():
