@@ -1,10 +1,10 @@
 """A web site on this machine, of fixed answers by path; it counts the requests and keeps their headers.
 
-    with Site() as site:
-        site.answers["/page"] = (200, HTML, b"<p>Hello.</p>")
-        site.page("/other", "<h1>Other</h1>", title="Other")
-        ...
-        assert site.paths == ["/robots.txt", "/page"]
+with Site() as site:
+    site.answers["/page"] = (200, HTML, b"<p>Hello.</p>")
+    site.page("/other", "<h1>Other</h1>", title="Other")
+    ...
+    assert site.paths == ["/robots.txt", "/page"]
 """
 
 from __future__ import annotations

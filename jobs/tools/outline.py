@@ -8,6 +8,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from jobs.tools import reading
+from jobs.tools.rendering import words_of
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -81,7 +82,7 @@ def _headings(text: str) -> list[tuple[int, int, int, str]]:
     """Where each heading begins and ends, its level, and its words."""
     tokens = _parser().parse(text)
     return [
-        (token.map[0], token.map[1], int(token.tag[1]), reading.plain(inline.content))
+        (token.map[0], token.map[1], int(token.tag[1]), words_of(inline.content))
         for token, inline in pairwise(tokens)
         if token.type == "heading_open" and token.level == 0 and token.map
     ]

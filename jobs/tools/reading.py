@@ -88,7 +88,7 @@ def read(text: str) -> Reading:
         else:
             _add_sentences(reading, block, section, listed=kind == "item")
     if not reading.sentences:  # a lone line looks like a heading
-        _add_sentences(reading, plain(text), "", listed=False)
+        _add_sentences(reading, _plain(text), "", listed=False)
     return reading
 
 
@@ -201,7 +201,7 @@ class _Pending:
         self._lines.append(line.strip())
 
     def flush(self) -> Iterator[tuple[str, str]]:
-        if block := plain(" ".join(self._lines)):
+        if block := _plain(" ".join(self._lines)):
             yield self._kind, block
         self._kind, self._lines = "paragraph", []
 
@@ -210,7 +210,7 @@ def _heading(line: str, after: str, pending: _Pending) -> str:
     """The heading that this line is, or nothing: marked, well known, numbered, underlined, in capitals, or short and alone."""
     words = line.strip()
     if marked := MARKED.fullmatch(words):
-        return plain(marked[1]).rstrip("# ")
+        return _plain(marked[1]).rstrip("# ")
     if words.lower() in SECTIONS:
         return words
     if (
@@ -225,10 +225,10 @@ def _heading(line: str, after: str, pending: _Pending) -> str:
     underlined = pending.is_empty and len(after.strip()) >= 3 and UNDERLINE.fullmatch(after) is not None
     capitals = words.isupper() and len(WORD.findall(words)) >= 2
     alone = pending.is_empty and not after.strip() and len(words.split()) <= 10 and words[0].isupper()
-    return plain(words) if underlined or capitals or alone else ""
+    return _plain(words) if underlined or capitals or alone else ""
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """Without Markdown's marks: images go, links keep their words."""
     text = re.sub(r"!\[[^][]{0,300}\]\([^()]{0,500}\)", "", text)
     text = re.sub(r"\[([^][]{0,300})\]\([^()]{0,500}\)", r"\1", text)

@@ -20,7 +20,9 @@ TAGS = frozenset(
     ["a", "blockquote", "br", "code", "em", "hr", "li", "ol", "p", "pre", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"]
     + [f"h{level}" for level in range(1, 7)]
 )
-ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "code": {"class"}} | {f"h{level}": {"id"} for level in range(1, 7)}
+ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "ol": {"start"}, "code": {"class"}} | {
+    f"h{level}": {"id"} for level in range(1, 7)
+}
 LINK = re.compile(r"https?://|#", re.IGNORECASE)
 LESS = "\ue000"  # stands for < in text until the Markdown is written: some programs take `\<` for the beginning of a tag
 GONE = frozenset({"image", "html_inline"})
@@ -57,7 +59,7 @@ def anchors_of(headings: list[str]) -> list[str]:
     given: dict[str, int] = {}
     anchors = []
     for heading in headings:
-        anchor = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        anchor = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") or "section"
         times = given[anchor] = given.get(anchor, -1) + 1
         anchors.append(f"{anchor}-{times}" if times else anchor)
     return anchors
@@ -67,6 +69,11 @@ def escaped(text: str) -> str:
     """Plain text on one line, which means nothing in Markdown."""
     line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"[\\`*\[\]>#|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
+def words_of(line: str) -> str:
+    """The plain words of one line of Markdown."""
+    return one_line("".join(_words(inline) for inline in _writer().parseInline(line)))
 
 
 def one_line(text: str) -> str:
@@ -125,6 +132,7 @@ def _blocks(token: Token, base_url: str | None) -> Iterator[Token]:
     else:
         if token.type == "fence":
             token.info = re.sub(r"[^\w+#.-].*", "", token.info)
+            token.content = token.content.rstrip("\n") + "\n"  # else a fence that was not closed swallows what follows
         if token.type == "inline":
             token.children = _inside(token, base_url)
         yield token

@@ -44,7 +44,9 @@ def robots(site: Site, text: str) -> None:
 
 
 def test_the_page_and_those_that_it_links_are_read_once_each_after_robots_txt(site: Site) -> None:
-    site.page("/docs/", links("b", "#top", "b#part", "/a", "mailto:x@example.org", "javascript:alert(1)", "/photo.png", "/docs/"), title="Docs")
+    site.page(
+        "/docs/", links("b", "#top", "b#part", "/a", "mailto:x@example.org", "javascript:alert(1)", "/photo.png", "/docs/"), title="Docs"
+    )
     site.page("/docs/b", "<h1>B</h1><p>All about b.</p>" + links("/deeper"), title="Page B")
     site.page("/a", "<p>All about a.</p>")
     found = crawl(f"{site.url}/docs/")
@@ -199,7 +201,11 @@ def test_an_empty_page_and_a_huge_one_are_refused(site: Site) -> None:
 
 
 def test_pages_in_other_encodings_are_read(site: Site) -> None:
-    site.answers["/"] = (200, {"Content-Type": "text/html; charset=windows-1251"}, links("/j").encode() + "<p>Привет, мир.</p>".encode("cp1251"))
+    site.answers["/"] = (
+        200,
+        {"Content-Type": "text/html; charset=windows-1251"},
+        links("/j").encode() + "<p>Привет, мир.</p>".encode("cp1251"),
+    )
     site.answers["/j"] = (200, HTML, '<meta charset="shift_jis"><p>船は木でできている。</p>'.encode("shift_jis"))
     first, second = crawl(f"{site.url}/").pages
     assert "Привет, мир." in first.text and "船は木でできている。" in second.text

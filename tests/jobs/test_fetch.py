@@ -17,6 +17,7 @@ from monolith.config import settings
 from monolith.runner.registry import Later, Permanent
 from tests.web_site import HTML, PAGE, Site
 
+
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SECRET_KEY", "for tests")
