@@ -1,6 +1,7 @@
 """The files of a zip or tar, read in memory: nothing is written to a disk, links are ignored, and nothing swells past a limit.
 
-What an archive says of its sizes is not believed: a tar is taken out of its compression up to a limit, a zip file by file.
+What an archive says of its sizes is only believed when it is too much: a tar is taken out of its compression up to a limit, a zip
+file by file.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def files_of(archive: bytes) -> dict[str, bytes]:
 def _of_zip(archive: bytes) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         members = [one for one in opened.infolist() if stat.S_IFMT(one.external_attr >> 16) in (0, stat.S_IFREG) and not one.is_dir()]
-        _check(len(members), 0)
+        _check(len(members), sum(one.file_size for one in members))
         left = MAX_BYTES
         for one in members:
             if one.flag_bits & 1 or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

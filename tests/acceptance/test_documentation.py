@@ -126,7 +126,7 @@ def test_a_page_that_cannot_be_read_fails_at_once_with_what_to_do(api: Api, site
 
 def test_an_archive_that_is_none_is_refused_with_the_file_named(api: Api) -> None:
     refused = api("post", "/api/v1/documents", files={"file": ("marlin.zip", b"no zip")}, data={"jobs": "generate_docs"})
-    assert refused.status_code == 422 and "marlin.zip: It is no zip" in refused.json()["errors"][0]["detail"]
+    assert refused.status_code == 422 and "marlin.zip: It is not the archive" in refused.json()["errors"][0]["detail"]
 
 
 def test_a_model_writes_and_names_its_sources(api_with_model: Api, model: OpenAIServer) -> None:

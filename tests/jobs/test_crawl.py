@@ -71,6 +71,13 @@ def test_a_link_trap_costs_ten_pages_and_real_pages_go_before_it(site: Site) -> 
     assert "491 more pages of the site are linked and were not read; at most 10 are." in found.left_out
 
 
+def test_a_site_of_dead_links_is_not_asked_for_all_of_them(site: Site) -> None:
+    site.page("/", links(*(f"/gone/{number}" for number in range(100))))
+    found = crawl(f"{site.url}/", 3)
+    assert len([path for path in site.paths if path.startswith("/gone")]) == 6
+    assert found.left_out[-1].startswith("94 more pages")
+
+
 def test_pages_with_the_same_text_are_read_once(site: Site) -> None:
     site.page("/", links("/a", "/b"))
     for path in ("/a", "/b"):
