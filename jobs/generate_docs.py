@@ -49,6 +49,7 @@ class Params(Schema):
     max_attempts=3,
     backoff=exponential(2),
     timeout=300,
+    waits=ai.configured,
 )
 def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Write documentation from a page, a document or a project.
@@ -61,7 +62,10 @@ def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(5, "reading")
     material = _read(job, params)
     job.progress(60, "writing")
-    doc = writing.written(job, material) if ai.configured() else quoting.quoted(material)
+    try:
+        doc = writing.written(job, material) if ai.configured() else quoting.quoted(material)
+    except ai.UseLocal as why:
+        doc = quoting.quoted(material, why=str(why))
     doc = writing.with_title(doc, params.get("title"))
     job.progress(90, "making the files")
     job.attach("documentation.md", documentation.markdown(doc).encode(), "text/markdown; charset=utf-8")

@@ -86,11 +86,18 @@ def _add_linked(site: Site, links: list[str], robots: Robots, most: int, tell: T
             tried -= 1
             break
         tell(len(site.pages), min(most, len(allowed)) + 1)
-        time.sleep(pause)
+        _pause(pause)
         if not _add(site, link, robots):
             break
     if tried < len(allowed):
         site.left_out.append(f"{len(allowed) - tried} more pages of the site are linked and were not read; at most {most} are.")
+
+
+def _pause(seconds: float) -> None:
+    """In short steps: a job that is stopped while it sleeps notices between two of them."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
 
 
 def _add(site: Site, url: str, robots: Robots) -> bool:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from threading import Lock
 
 MAX_ENTRIES = 200  # of one file
 MAX_SIGNATURE = 160  # characters
@@ -18,6 +19,7 @@ COMMENT = re.compile(
     re.DOTALL,
 )
 MARGIN = re.compile(r"^[ \t]*(?://+[!/]?|#+|--+|;;+|%+|\*+)?[ \t]?", re.MULTILINE)
+_QUIET = Lock()  # what is warned of is the process's, and jobs may run in threads
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -43,7 +45,7 @@ class Code:
 def read_python(source: str) -> Code:
     """A Python file. One that is broken, or for another Python, gives its first comment and the fault."""
     try:
-        with warnings.catch_warnings():
+        with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the file's own, such as odd escapes
             tree = ast.parse(source)
     except SyntaxError as error:

@@ -27,8 +27,11 @@ BASIS = (
 )
 
 
-def quoted(material: Material) -> Documentation:
-    """The outline of what was read. How to start and what is a reference are known by their headings (English ones)."""
+def quoted(material: Material, why: str = "") -> Documentation:
+    """The outline of what was read. How to start and what is a reference are known by their headings (English ones).
+
+    why: why no model wrote it, where one should have.
+    """
     pieces = [_quote(source, number) for source in material.sources for number in range(len(source.sections))]
     pieces = [piece for piece in pieces if piece.text]
     start = [piece for piece in pieces if STARTING.search(piece.heading)][:MAX_START]
@@ -45,7 +48,7 @@ def quoted(material: Material) -> Documentation:
         reference=reference_of(material) or _joined(reference),
         sources=material.sources,
         engine="local",
-        basis=BASIS,
+        basis=f"{why} {BASIS}".strip(),
         left_out=[*material.left_out, *left_out],
     )
 

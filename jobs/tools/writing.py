@@ -10,6 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from jobs.tools import ai, quoting
 from jobs.tools.documentation import Documentation, Passage
+from jobs.tools.prices import what_is_unknown
 from jobs.tools.prompts import prompt
 from jobs.tools.rendering import harmless, one_line
 from jobs.tools.sources import Material, Source
@@ -121,7 +122,8 @@ def _passage(draft: dict[str, Any], material: Material) -> Passage | None:
 def _basis(material: Material, shares: list[str]) -> str:
     total, read = sum(len(one.text) for one in material.sources), sum(map(len, shares))
     part = "all of it" if read == total else f"{read:,} of its {total:,} characters"
-    return f"Written by {settings().openai_model}, which read {part}. It can be wrong: check what matters against the sources."
+    said = f"Written by {settings().openai_model}, which read {part}. It can be wrong: check what matters against the sources."
+    return " ".join(one for one in (said, what_is_unknown()) if one)
 
 
 def with_title(doc: Documentation, title: str | None) -> Documentation:

@@ -19,7 +19,7 @@ from jobs.tools.rendering import TAGS
 from monolith.config import settings
 from monolith.errors import Invalid
 from monolith.runner import registry
-from monolith.runner.registry import Permanent
+from monolith.runner.registry import Later, Permanent
 from tests.jobs import documents
 from tests.jobs.test_analyze import README, Paper, Work
 from tests.jobs.test_archive import zipped
@@ -385,6 +385,17 @@ def test_what_is_too_much_for_a_model_is_shared_out_and_it_says_so(model: OpenAI
     assert len(question) < ai.MAX_DOCUMENT + 100
     assert [json.loads(line)["id"] for line in question.split("\n")[1:-1]] == [f"S{number}" for number in range(1, 41)]
     assert re.search(r"read [\d,]+ of its [\d,]+ characters", found["basis"])
+
+
+def test_a_budget_that_is_used_up_leaves_the_local_outline_where_that_is_wanted(
+    model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_OVER_BUDGET", "local")
+    monkeypatch.setattr(Desk, "over_budget", lambda job: Later(3600, "The budget of the day is used up."))
+    settings.cache_clear()
+    found, _ = run(Paper(README.encode(), "text/markdown"))
+    assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Made without")
+    assert model.requests == []
 
 
 # ---- params
