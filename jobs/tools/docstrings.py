@@ -18,6 +18,7 @@ COMMENT = re.compile(
     r"\s*(?:/\*+(?P<block>.*?)\*/|<!--(?P<markup>.*?)-->|\"\"\"(?P<quoted>.*?)\"\"\"|(?P<lines>(?:[ \t]*(?://+|\#+|--+|;;+|%+)[^\n]*\n?)+))",
     re.DOTALL,
 )
+NOTICE = re.compile(r"copyright|\(c\)|spdx-|licen[sc]ed?\b", re.IGNORECASE)
 MARGIN = re.compile(r"^[ \t]*(?://+[!/]?|#+|--+|;;+|%+|\*+)?[ \t]?", re.MULTILINE)
 _QUIET = Lock()  # what is warned of is the process's, and jobs may run in threads
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -57,12 +58,13 @@ def read_python(source: str) -> Code:
 
 
 def first_comment(source: str) -> str:
-    """The comment that a file begins with, without its marks; nothing where it begins with none."""
+    """The comment that a file begins with, without its marks; nothing where it begins with none, or with a notice of its licence."""
     start = re.sub(r"\A\ufeff?(?:#!.*\n|<\?(?:php|xml)[^\n]*\n|[ \t]*\n)*", "", source[:8000])
     found = COMMENT.match(start)
     if not found:
         return ""
-    return MARGIN.sub("", next(part for part in found.groups() if part is not None)).strip()
+    says = MARGIN.sub("", next(part for part in found.groups() if part is not None)).strip()
+    return "" if NOTICE.search(says[:400]) else says
 
 
 def _entries(node: ast.stmt, owner: str = "") -> Iterator[Entry]:

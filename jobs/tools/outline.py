@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 EXCERPT = 1200  # characters
+MAX_HEADING = 300  # characters
 CUT = "[…]"
 FENCES = ("```", "~~~")
 
@@ -37,7 +38,8 @@ def sections(text: str, most: int) -> tuple[list[Section], int]:
         fitting = [depth for depth in range(6, 0, -1) if sum(mark[2] <= depth for mark in marks) <= most]
         found = _between(text, [mark for mark in marks if mark[2] <= (fitting[0] if fitting else 1)])
     found = [section for section in found if section.text.strip()]
-    return found[:most], max(0, len(found) - most)
+    kept = [replace(one, heading=words_of(one.heading[:MAX_HEADING])) for one in found[:most]] if marks else found[:most]
+    return kept, len(found) - len(kept)
 
 
 def excerpt(text: str, limit: int = EXCERPT) -> str:
@@ -79,10 +81,10 @@ def _blocks(text: str) -> list[Token]:
 
 
 def _headings(text: str) -> list[tuple[int, int, int, str]]:
-    """Where each heading begins and ends, its level, and its words."""
+    """Where each heading begins and ends, its level, and its words as Markdown."""
     tokens = _parser().parse(text)
     return [
-        (token.map[0], token.map[1], int(token.tag[1]), words_of(inline.content))
+        (token.map[0], token.map[1], int(token.tag[1]), inline.content)
         for token, inline in pairwise(tokens)
         if token.type == "heading_open" and token.level == 0 and token.map
     ]

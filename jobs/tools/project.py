@@ -73,7 +73,7 @@ def of_project(title: str, archive: bytes) -> Material:
     return Material(
         facts.get("name") or root or title,
         sources,
-        [one for one in texts if TITLES.match(PurePosixPath(one.title).name)][:1] or sources[:1],
+        [one for one in texts if TITLES.match(one.title)][:1],  # at the root: one in a folder speaks of that folder
         left_out,
         about=" ".join(part for part in (facts.get("description", ""), _counted(ours)) if part),
         reference=_reference(described, left_out),

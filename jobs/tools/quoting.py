@@ -58,7 +58,7 @@ def overview(material: Material) -> Passage:
     text = "\n\n".join(f"# {source.title}\n\n{source.text}" if source.kind == "section" else source.text for source in material.main)
     summary = judging.summary(reading.read(text[:MAX_READ]))
     if not summary or material.about and len(summary) < 40:
-        return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1]))
+        return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
     resting = [source for source in material.main if _shares(source, summary)] if len(material.main) > 1 else material.main
     return Passage(harmless(summary), tuple(resting or material.main[:1]), is_quoted=True)
 

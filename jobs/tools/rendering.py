@@ -68,7 +68,7 @@ def anchors_of(headings: list[str]) -> list[str]:
 def escaped(text: str) -> str:
     """Plain text on one line, which means nothing in Markdown."""
     line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\`*\[\]>#|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    return re.sub(r"[\\`*\[\]>#|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
 def words_of(line: str) -> str:

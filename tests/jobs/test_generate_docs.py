@@ -224,6 +224,14 @@ def test_a_project_without_a_readme_is_told_by_what_it_declares_and_counts() -> 
     found, _ = run(project({"package.json": b'{"name": "pad", "description": "Pads."}', "index.js": b"// Pads to the left.\nlet x"}))
     assert found["title"] == "pad"
     assert found["overview"] == "Pads. The project has 2 files of its own: 1 in JavaScript."
+    assert [source["title"] for source in found["rests_on"]["overview"]] == ["index.js"]
+
+
+def test_a_readme_in_a_folder_does_not_speak_for_the_whole() -> None:
+    inner = b"# Inner\n\nThis folder contains what nobody else may use, and it is not the whole of the project.\n"
+    found, _ = run(project({"x/a.py": b'"""The heart of it."""', "x/inner/README.md": inner}))
+    assert found["overview"] == "The project has 2 files of its own: 1 in Python."
+    assert headings(found) == ["Inner", "a.py"]
 
 
 @pytest.mark.parametrize("files", [{"a.bin": b"\x00"}, {"x.py": b"x = 1\n"}, {"tests/test_x.py": b'"""T."""'}])
@@ -247,6 +255,7 @@ def test_python_that_cannot_be_read_is_no_failure(source: str) -> None:
         ("-- One.\nSELECT", "One."),
         ("<!-- One. -->", "One."),
         ("x // not at the start", ""),
+        ("# Copyright 2026 Somebody\n# All rights reserved.", ""),
         ("", ""),
     ],
 )

@@ -96,6 +96,7 @@ def test_badges_go_with_their_links() -> None:
         "`a` *b* _c_ ~d~ | e",
         "![i](http://e.example)",
         "&lt;b&gt;",
+        "__init__.py",
         "a\u202eb",
     ],
 )
