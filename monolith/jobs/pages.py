@@ -17,7 +17,7 @@ from monolith.database import now, reading
 from monolith.errors import Invalid
 from monolith.jobs import finding, forms, idempotency, submission, uploads, wording
 from monolith.models import STATUSES, JobEvent, new_id
-from monolith.runner import registry
+from monolith.runner import batches, registry
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 from monolith.runner.waiting import waiting_reason
@@ -54,7 +54,10 @@ def submit() -> Answer:
 
 def _submit(key: Key | None) -> submission.Submitted:
     documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
-    return submission.submit_documents(current_user, documents, forms.read_specs(request.form), g.request_id, key)
+    specs = forms.read_specs(request.form)
+    if len(documents) > 1 and specs:  # with a wrong file none is taken: a person can mend that at once
+        return submission.submit_batch(current_user, documents, [], specs, g.request_id, key)
+    return submission.submit_documents(current_user, documents, specs, g.request_id, key)
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
@@ -74,7 +77,9 @@ def _choices() -> dict[str, Any]:
 
 
 def _place_of(submitted: submission.Submitted) -> str:
-    """Where a person looks next: the one job, else the one document, else all of them."""
+    """Where a person looks next: the batch, the one job, the one document, else all of them."""
+    if submitted.batch_id:
+        return url_for("batch_pages.show", batch_id=submitted.batch_id)
     if len(submitted.job_ids) == 1:
         return url_for("pages.job", job_id=submitted.job_ids[0])
     if len(submitted.document_ids) == 1:
@@ -108,7 +113,7 @@ def document(document_id: str) -> str:
 def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         found = finding.document(session, current_user, document_id)
-        shown = {"typed": typed, "errors": errors, "once": _once(typed)}
+        shown = {"typed": typed, "errors": errors, "once": _once(typed), "batch_id": batches.of_document(session, document_id)}
         return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
 
 

@@ -18,6 +18,7 @@ from monolith.jobs import finding
 from monolith.models import LIVE, Document, Job, User, new_id
 from monolith.runner import accounting, lifecycle, limits, registry, replays
 from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner.batches import NewBatch
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 from monolith.runner.webhooks import endpoints
@@ -31,6 +32,7 @@ class Submitted:
     """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already.
 
     `documents` and `jobs` are what was made by it, as it was then. `webhook_secret` is there when it was made by it: shown once.
+    `batch_id` is there when it was submitted as a batch.
     """
 
     document_ids: list[str]
@@ -40,6 +42,7 @@ class Submitted:
     documents: list[Document] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
     webhook_secret: str | None = None
+    batch_id: str | None = None
 
     @property
     def is_all_new(self) -> bool:
@@ -56,20 +59,38 @@ def earlier(user: User, key: Key | None) -> Submitted | None:
         jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]))))
     if not (documents if ids["documents"] else jobs):
         raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
-    return Submitted([one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs], is_replayed=True)
+    known = [one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs]
+    return Submitted(*known, is_replayed=True, batch_id=ids.get("batch"))
 
 
 def submit_documents(
-    user: User, documents: list[Document], specs: list[Any], request_id: str | None = None, key: Key | None = None
+    user: User,
+    documents: list[Document],
+    specs: list[Any],
+    request_id: str | None = None,
+    key: Key | None = None,
+    batch: NewBatch | None = None,
 ) -> Submitted:
-    """Accept new documents, each with the jobs that `specs` ask for, all or nothing.
+    """Accept new documents, each with the jobs that `specs` ask for, all or nothing; as one `batch` where it is given.
 
     A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Raises `Invalid` naming the field,
     `TooManyJobs` and `Busy`.
     """
     wanted = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
     each = [_aimed(one, user, document) for document in documents for one in wanted]
-    return _accept(user, each, documents, key, request_id)
+    return _accept(user, each, documents, key, request_id, batch=batch)
+
+
+def submit_batch(
+    user: User,
+    documents: list[Document],
+    refused: list[dict[str, str]],
+    specs: list[Any],
+    request_id: str | None = None,
+    key: Key | None = None,
+) -> Submitted:
+    """Accept several documents as one batch, which keeps what was refused of them; the jobs all or nothing, as above."""
+    return submit_documents(user, documents, specs, request_id, key, NewBatch(refused))
 
 
 def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, key: Key | None = None) -> Submitted:
@@ -94,36 +115,47 @@ def _aimed(wanted: Wanted, user: User, document: Document | None) -> Wanted:
 
 
 def _accept(
-    user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None, hook_url: str | None = None
+    user: User,
+    wanted: list[Wanted],
+    documents: list[Document],
+    key: Key | None,
+    request_id: str | None,
+    hook_url: str | None = None,
+    batch: NewBatch | None = None,
 ) -> Submitted:
     """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
+    batch_id = batch.id if batch else None
     for _ in range(TRIES):
-        job_ids = _with_live_ones(user, wanted)
+        taken = _with_live_ones(user, wanted)
+        job_ids = list(dict.fromkeys(taken))
         known = set(job_ids)
         new = [one for one in wanted if one.id in known]
         document_ids = [one.id for one in documents]
-        first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
+        made = {"documents": document_ids, "jobs": job_ids, **({"batch": batch_id} if batch else {})}
+        first = partial(key.keep, owner_id=user.id, ids=made) if key else None
         may = partial(limits.let_in, user=user, jobs=len(new))
         hooks, secret = endpoints.for_job(user, hook_url, job_ids[0]) if hook_url else ([], None)
+        items = zip((one.document_id for one in wanted), taken, strict=True)
+        along = [*documents, *hooks, *(batch.rows(user.id, items) if batch else ())]
         try:
-            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=[*documents, *hooks], request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=along, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
             continue
-        return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret)
+        return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret, batch_id)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
 
 
 def _with_live_ones(user: User, wanted: list[Wanted]) -> list[str]:
-    """The ids of the jobs that are wanted; where one is to be unique and one of its content lives, that one's instead."""
+    """The id of each job that is wanted; where one is to be unique and one of its content lives, that one's instead."""
     keys = {one.content_key for one in wanted if one.is_unique}
     live: dict[str | None, str] = {}
     if keys:
         of_content = select(Job.content_key, Job.id).where(Job.owner_id == user.id, LIVE, Job.content_key.in_(keys))
         with reading() as session:
             live = {row.content_key: row.id for row in session.execute(of_content)}
-    return list(dict.fromkeys(live.setdefault(one.content_key, one.id) if one.is_unique else one.id for one in wanted))
+    return [live.setdefault(one.content_key, one.id) if one.is_unique else one.id for one in wanted]
 
 
 def _document(user: User, document_id: str) -> Document:
@@ -196,6 +228,20 @@ def stop(user: User, job_id: str) -> None:
 def requeue(user: User, job_id: str) -> None:
     """Start the user's failed, stopped or cancelled job again. Raises `Conflict` when it is none of these."""
     _steer(user, job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be started again.")
+
+
+def retry_batch(user: User, batch_id: str) -> int:
+    """Start the failed jobs of the user's batch again; how many they are. One whose twin lives is left as it is."""
+    with reading() as session:
+        failed = [job.id for job in finding.batch(session, user, batch_id).jobs if job.status == "failed"]
+    return sum(_requeued(job_id) for job_id in failed)
+
+
+def _requeued(job_id: str) -> bool:
+    try:
+        return lifecycle.requeue(job_id)
+    except IntegrityError:  # asked for as unique, and one of the same content waits or runs: that one will do
+        return False
 
 
 def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> None:
