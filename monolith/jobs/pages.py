@@ -62,10 +62,11 @@ def _submit(key: Key | None) -> submission.Submitted:
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
-    return render_template("jobs/submit.html", typed=typed, errors=errors, once=_once(typed), **limits, **_choices())
+    alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
+    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **_choices())
 
 
-def _once(typed: MultiDict[str, str]) -> str:
+def once(typed: MultiDict[str, str]) -> str:
     """What tells this form from all others, so that sending it twice makes one thing."""
     return typed.get(idempotency.ONE_TIME) or new_id()
 
@@ -73,7 +74,7 @@ def _once(typed: MultiDict[str, str]) -> str:
 def _choices() -> dict[str, Any]:
     """The job types the user can give a document to, with their controls, and the priorities."""
     found = [job_type for job_type in registry.open_to(current_user).values() if job_type.takes == "document"]
-    return {"job_types": [(one, forms.controls(one)) for one in found], "priorities": PRIORITIES}
+    return {"job_types": [(one, forms.controls(one, is_admin=current_user.is_admin)) for one in found], "priorities": PRIORITIES}
 
 
 def _place_of(submitted: submission.Submitted) -> str:
@@ -113,7 +114,7 @@ def document(document_id: str) -> str:
 def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         found = finding.document(session, current_user, document_id)
-        shown = {"typed": typed, "errors": errors, "once": _once(typed), "batch_id": batches.of_document(session, document_id)}
+        shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
         return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
 
 

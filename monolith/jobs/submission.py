@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -136,7 +136,7 @@ def _accept(
         may = partial(limits.let_in, user=user, jobs=len(new))
         hooks, secret = endpoints.for_job(user, hook_url, job_ids[0]) if hook_url else ([], None)
         items = zip((one.document_id for one in wanted), taken, strict=True)
-        along = [*documents, *hooks, *(batch.rows(user.id, items) if batch else ())]
+        along = [*documents, *hooks, *([batch.row(user.id, items)] if batch else [])]
         try:
             jobs = lifecycle.submit(user.id, new, first=first, may=may, along=along, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
@@ -174,8 +174,17 @@ def want(spec: Any, user: User, *, has_document: bool, pointer: str) -> Wanted:
         raise Invalid.field(pointer, "Give the name of a job type, or an object of type, params, priority, delay and unique.")
     job_type = _job_type(spec.get("type"), user, pointer)
     params = job_type.load_params(spec.get("params"), has_document, f"{pointer}/params")
+    for name in () if user.is_admin else for_admins(job_type):
+        if params.get(name) is not None:
+            raise Invalid.field(f"{pointer}/params/{name}", f"Only admins may give {name}. Leave it out.")
     is_unique = unique(spec.get("unique"), pointer)
     return Wanted(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=is_unique)
+
+
+@cache
+def for_admins(job_type: registry.JobType) -> list[str]:
+    """The params that only admins may give: those whose field says `x-for-admins`."""
+    return [name for name, one in job_type.params().fields.items() if one.metadata.get("x-for-admins")]
 
 
 def _job_type(name: Any, user: User, pointer: str) -> registry.JobType:

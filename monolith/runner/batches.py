@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index, String, delete, exists, func, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from monolith.database import now, reading, writing
 from monolith.models import OVER, STATUSES, Base, Document, Job, User, new_id
@@ -25,6 +25,8 @@ class Batch(Base):
     owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     refused: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     created_at: Mapped[float] = mapped_column(default=now())
+
+    items: Mapped[list[BatchItem]] = relationship(passive_deletes=True)
 
     __table_args__ = (Index("batches_of_owner", "owner_id", "created_at", "id"), Index("batches_by_age", "created_at"))
 
@@ -55,10 +57,10 @@ class NewBatch:
     refused: list[dict[str, Any]]
     id: str = field(default_factory=new_id)
 
-    def rows(self, owner_id: int, items: Iterable[tuple[str | None, str]]) -> list[Base]:
-        """The rows that go along with its jobs; an item is the id of a document and that of a job."""
-        made = [BatchItem(batch_id=self.id, place=place, document_id=one, job_id=job) for place, (one, job) in enumerate(items)]
-        return [Batch(id=self.id, owner_id=owner_id, refused=self.refused), *made]
+    def row(self, owner_id: int, items: Iterable[tuple[str | None, str]]) -> Batch:
+        """The row that goes along with its jobs; an item is the id of a document and that of a job."""
+        made = [BatchItem(place=place, document_id=document_id, job_id=job_id) for place, (document_id, job_id) in enumerate(items)]
+        return Batch(id=self.id, owner_id=owner_id, refused=self.refused, items=made)
 
 
 @dataclass(frozen=True)

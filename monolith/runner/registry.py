@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -20,8 +20,9 @@ from marshmallow import Schema, ValidationError
 from monolith.config import settings
 from monolith.errors import FieldError, Invalid, Later, Permanent
 from monolith.runner.backoff import Backoff, exponential, fixed
+from monolith.runner.ledger import Ledger, LedgerRow
 
-__all__ = ["Document", "Job", "JobType", "Later", "Permanent", "exponential", "fixed", "job_type"]
+__all__ = ["Document", "Job", "JobType", "Later", "Ledger", "LedgerRow", "Permanent", "exponential", "fixed", "job_type"]
 
 
 class Document(Protocol):
@@ -100,6 +101,15 @@ class Job(Protocol):
         """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
 
         `made_within_s`: how long making it takes at most; a job waits no longer for another's.
+        """
+
+    def clock(self) -> float:
+        """Seconds since 1970 by the database's clock."""
+
+    def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> Ledger:
+        """The jobs submitted in a period that this job's owner may see, of these types and of one owner (e-mail) where given.
+
+        Raises `Permanent` for an owner whose jobs they may not see.
         """
 
 
