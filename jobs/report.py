@@ -9,6 +9,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from jobs.tools import figures
 from jobs.tools.figures import Period
+from monolith.runner import registry
 from monolith.runner.registry import Job, Ledger, Permanent, fixed, job_type
 
 MAX_DAYS = 366
@@ -27,6 +28,13 @@ class Day(fields.String):
             raise ValidationError(f"{text[:40]!r} is no date. Give one such as 2026-11-24.") from None
 
 
+def _known(name: str) -> None:
+    known = registry.discover()
+    if name not in known:
+        listed = ", ".join(one.name for one in known.values() if not one.is_internal)
+        raise ValidationError(f"There is no job type {name[:60]!r}. Choose from: {listed}.")
+
+
 def _day(description: str) -> Day:
     return Day(load_default=None, allow_none=True, metadata={"description": description})
 
@@ -37,6 +45,7 @@ class Params(Schema):
             "from": _day("The first day (UTC), such as 2026-11-01"),
             "to": _day("The last day (UTC); today when only the first is given"),
         }
+        fields = ("from", "to", "days", "types", "owner")
 
     days = fields.Integer(
         load_default=None,
@@ -45,7 +54,7 @@ class Params(Schema):
         metadata={"description": f"The last so many days with today, instead of dates; {USUAL_DAYS} when neither is given"},
     )
     types = fields.List(
-        fields.String(validate=validate.Length(1, 60)),
+        fields.String(validate=_known),
         load_default=list,
         validate=validate.Length(max=MAX_TYPES),
         metadata={"description": "Only jobs of these types"},
@@ -53,8 +62,8 @@ class Params(Schema):
     owner = fields.String(
         load_default=None,
         allow_none=True,
-        validate=validate.Length(1, 254),
-        metadata={"description": "Only the jobs of this user, by e-mail", "x-for-admins": True},
+        validate=validate.Length(1, 200),
+        metadata={"description": "Only the jobs of this user, by e-mail; for admins", "x-for-admins": True},
     )
 
     @validates_schema

@@ -37,7 +37,9 @@ def seconds(value: float | None) -> str:
             return f"{value / size:.1f}".removesuffix(".0") + f" {unit}"
     if value >= 1 or value == 0:
         return f"{value:.1f}".removesuffix(".0") + " s"
-    return f"{value:.2f}".rstrip("0") + " s" if value >= 0.01 else "< 0.01 s"
+    if value >= 0.1:
+        return f"{value:.2f}".rstrip("0") + " s"
+    return f"{value * 1000:.0f} ms" if value >= 0.001 else "< 1 ms"
 
 
 def bars(page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series]) -> None:

@@ -97,15 +97,15 @@ def test_every_figure_is_right(alice: Caller) -> None:
 
 def test_users_get_their_own_and_admins_all_or_those_of_one(alice: Caller, bob: Caller, admin: Caller) -> None:
     ran(alice, 2)
-    ran(bob, 3, type="enhance")
+    ran(bob, 3, type="email")
     job = made(alice)
     assert (job["result"]["jobs"], job["result"]["owner"]) == (2, "alice@example.org")
     assert {row["owner"] for row in table(alice, job)} == {"alice@example.org"}
-    assert "bob@" not in words(alice, job) and "enhance" not in words(alice, job)
+    assert "bob@" not in words(alice, job) and "email" not in words(alice, job)
     everybody = result(admin)
     assert (everybody["jobs"], everybody["owner"]) == (6, None)  # and alice's report
     assert [(one["owner"], one["jobs"]) for one in everybody["by_owner"]] == [("alice@example.org", 3), ("bob@example.org", 3)]
-    assert (result(admin, owner="BOB@example.org")["jobs"], result(admin, types=["enhance"])["jobs"]) == (3, 3)
+    assert (result(admin, owner="BOB@example.org")["jobs"], result(admin, types=["email"])["jobs"]) == (3, 3)
     assert bob.get(f"{job['links']['self']}/artifacts/report.pdf").status_code == 404
 
 
@@ -134,6 +134,7 @@ def test_the_owner_is_for_admins_to_name_whatever_way_the_job_came(alice: Caller
         ({"days": 367}, "days", "366"),
         ({"days": 0}, "days", "1"),
         ({"days": 7, "from": "2026-11-01"}, "days", "either"),
+        ({"types": ["analyse"]}, "types/0", "There is no job type 'analyse'. Choose from: analyze,"),
         ({"since": "2026-11-01"}, "since", "Unknown"),
     ],
 )
@@ -226,9 +227,9 @@ def test_the_page_has_its_form_and_shows_the_owner_to_admins_only(
     assert 'name="report.days"' in shown and "report.owner" not in shown and 'name="report.owner"' in of_admin
     wrong = alice.post("/run/report", data={"report.days": "400"})
     assert wrong.status_code == 422 and 'id="report.days-error"' in wrong.text
-    gone = alice.post("/run/report", data={"report.days": "7", "report.types": "analyze\nenhance"})
+    gone = alice.post("/run/report", data={"report.days": "7", "report.types": "analyze\nemail"})
     assert gone.status_code == 303
     with reading() as session:
-        assert session.scalar(select(Job.params)) == {"from": None, "to": None, "days": 7, "types": ["analyze", "enhance"], "owner": None}
+        assert session.scalar(select(Job.params)) == {"from": None, "to": None, "days": 7, "types": ["analyze", "email"], "owner": None}
         assert session.scalar(select(Job.owner_id)) == session.scalar(select(User.id).where(User.email == "alice@example.org"))
     assert [alice.get(f"/run/{name}").status_code for name in ("analyze", "email", "webhook", "nothing")] == [404] * 4
