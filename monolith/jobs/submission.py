@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import make_transient
 
 from monolith.database import reading, writing
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
@@ -142,6 +143,8 @@ def _accept(
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
+            for row in along:  # they were written and taken back: the next try writes them anew
+                make_transient(row)
             continue
         return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret, batch_id)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")

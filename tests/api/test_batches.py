@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from monolith.database import now, reading, writing
+from monolith.jobs import submission
 from monolith.jobs.batch_schemas import MAX_DOCUMENTS
 from monolith.models import Document, Job
 from monolith.runner import pruning, running
@@ -199,3 +200,20 @@ def test_a_unique_job_that_lives_already_is_shared_and_shown(alice: Caller) -> N
     assert sum(second.json["counts"].values()) == 2
     twice = post(alice, [{"text": "same"}, {"text": "same"}], unique).json
     assert (len(twice["documents"]), len(twice["jobs"]), twice["counts"]["queued"]) == (2, 1, 1)
+
+
+def test_a_batch_that_loses_a_race_for_a_unique_job_is_accepted_with_the_winners(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    unique = [{"type": "trial_echo", "unique": True}]
+    winner = post(alice, TEXTS[:1], unique).json
+    seen: list[Any] = []
+    look = submission._with_live_ones
+
+    def look_too_early(user: Any, wanted: Any) -> list[str]:
+        seen.append(wanted)
+        return [one.id for one in wanted] if len(seen) == 1 else look(user, wanted)
+
+    monkeypatch.setattr(submission, "_with_live_ones", look_too_early)
+    answer = post(alice, TEXTS[:2], unique)
+    assert (answer.status_code, len(seen)) == (202, 2), answer.text
+    assert [one["title"] for one in answer.json["documents"]] == ["One", "Two"]
+    assert answer.json["jobs"][0]["id"] == winner["jobs"][0]["id"]
