@@ -131,6 +131,20 @@ def test_what_failed_of_a_batch_is_retried_on_its_page(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_report_is_asked_for_on_its_page_and_downloaded(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="Report").click()
+    page.get_by_label("Days").fill("400")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".error-line")).to_contain_text("366")
+    page.get_by_label("Days").fill("7")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".result")).to_contain_text("Jobs of ada@example.org")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="report.pdf").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"%PDF-")
+
+
 def test_choosing_again_adds_to_the_files_chosen_before(page: Page) -> None:
     page.goto("/")
     page.locator("#file").set_input_files([note("one.txt")])
