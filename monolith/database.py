@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from sqlalchemy import JSON, Column, Connection, Engine, Float, Text, bindparam, cast, column, create_engine, event, func, select
+from sqlalchemy import JSON, Column, Connection, Engine, Float, Integer, Text, bindparam, cast, column, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, OperationalError
@@ -53,6 +53,24 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
+
+
+class whole(FunctionElement[int]):
+    """A number that is not negative, without its fraction: both databases round when they are asked for an integer, or know no FLOOR."""
+
+    type = Integer()
+    name = "whole"
+    inherit_cache = True
+
+
+@compiles(whole, "sqlite")
+def _whole_sqlite(element: whole, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
+
+
+@compiles(whole, "postgresql")
+def _whole_postgresql(element: whole, compiler: Any, **options: Any) -> str:
+    return f"TRUNC({compiler.process(element.clauses, **options)})::integer"
 
 
 @cache

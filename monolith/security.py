@@ -21,6 +21,7 @@ from monolith.errors import Forbidden, Problem, TooManyRequests, Unauthorized
 from monolith.models import User
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
+OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -114,7 +115,7 @@ def _check_json() -> None:
         if request.mimetype != "multipart/form-data" and request.content_length:
             raise Problem("The body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
         return
-    if request.endpoint != "documents.Documents":
+    if request.endpoint not in OF_DOCUMENTS:
         request.max_content_length = JSON_LIMIT
     try:
         strict_json.loads(request.get_data() or b"{}")

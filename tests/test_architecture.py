@@ -25,7 +25,10 @@ LAYERS = [
     ("monolith.kernel",),
     ("monolith.config", "monolith.errors", "monolith.strict_json", "monolith.processes"),
     ("monolith.database",),
-    ("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.registry"),
+    (
+        *("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.delivery", "monolith.runner.ledger"),
+        "monolith.runner.registry",
+    ),
     ("monolith.runner.accepting",),
     ("monolith.runner.queues", "monolith.runner.pauses"),
     ("monolith.runner.lifecycle", "monolith.runner.moves", "monolith.runner.outcomes"),

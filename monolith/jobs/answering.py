@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -14,10 +15,15 @@ from sqlalchemy.orm import Session
 from monolith.database import reading
 from monolith.jobs import finding
 from monolith.jobs import schemas as s
+from monolith.jobs.batch_schemas import batch_view
 from monolith.jobs.submission import Submitted
 from monolith.models import Document, Job
 from monolith.runner import limits
+from monolith.runner.batches import Batch, standings
 from monolith.runner.waiting import reasons_of_new, waiting_reason
+
+SUBMISSIONS = ("documents.Documents", "jobs.Jobs", "batches.Batches")
+REASONS_OF_BATCH = 20
 
 
 def job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[str, Any]:
@@ -64,6 +70,30 @@ def _as_they_are(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[
     return found, [known[one] for one in submitted.job_ids]
 
 
+def batch_views(session: Session, batches: list[Batch]) -> list[dict[str, Any]]:
+    """Batches as a list shows them."""
+    known = standings(session, [one.id for one in batches])
+    return [batch_view(one, known[one.id]) for one in batches]
+
+
+def whole_batch_view(session: Session, whole: finding.Whole) -> dict[str, Any]:
+    """A batch with its documents, each with its jobs of this batch, and the jobs."""
+    reasons = _reasons(session, whole.jobs)
+    views = [s.job_view(job, reasons.get(job.id), job.artefacts) for job in whole.jobs]
+    of_document: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for job in views:
+        of_document[job["document_id"]].append(job)
+    documents = [s.document_view(one, of_document[one.id]) for one in whole.documents]
+    return {**batch_view(whole.batch, whole.standing), "documents": documents, "jobs": views}
+
+
+def _reasons(session: Session, jobs: list[Job]) -> dict[str, str | None]:
+    """Why they wait. Of many only the first few are looked up: the others wait behind them."""
+    waiting = [job for job in jobs if job.status in ("queued", "scheduled")]
+    known = {job.id: waiting_reason(session, job) for job in waiting[:REASONS_OF_BATCH]}
+    return dict.fromkeys((job.id for job in waiting), "It waits behind others of its batch.") | known
+
+
 def accepted(submitted: Submitted, body: Any, status: int) -> Response:
     """The answer to a submission, which says when nothing new was made."""
     response = jsonify(body)
@@ -77,7 +107,7 @@ def accepted(submitted: Submitted, body: Any, status: int) -> Response:
 
 def tell_room(response: Response) -> Response:
     """How many jobs the user may still submit, on each answer to a submission. A database that is away tells nothing."""
-    if request.method == "POST" and request.endpoint in ("documents.Documents", "jobs.Jobs") and current_user.is_authenticated:
+    if request.method == "POST" and request.endpoint in SUBMISSIONS and current_user.is_authenticated:
         with suppress(OperationalError):
             room = limits.room(current_user)
             response.headers.update(room.headers() if room else {})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import request
@@ -9,9 +12,11 @@ from marshmallow import Schema, ValidationError
 from werkzeug.datastructures import FileStorage
 
 from monolith import strict_json
-from monolith.errors import Invalid
+from monolith.database import storable
+from monolith.errors import FieldError, Invalid, Problem
 from monolith.jobs import schemas as s
 from monolith.jobs import uploads
+from monolith.jobs.batch_schemas import MAX_JOBS, BatchDocument, BatchRequest, BatchUpload
 from monolith.models import Document
 from monolith.runner.registry import field_errors
 
@@ -20,12 +25,16 @@ def of_json(owner_id: int) -> tuple[list[Document], list[Any]]:
     """The document of a JSON body, and the jobs asked for. Raises `Invalid` naming the field."""
     fields = _load(s.DocumentRequest, request.get_json(silent=True) or {})
     specs = fields.pop("jobs", [])
+    return [_document(owner_id, fields)], specs
+
+
+def _document(owner_id: int, fields: dict[str, Any]) -> Document:
     given = [name for name in ("text", "url") if fields.get(name)]
     if len(given) != 1:
         raise Invalid.field("/text", "Give either text or url, and not both; files are sent as multipart/form-data.")
     text, url = fields.pop("text", None), fields.pop("url", None)
     make = uploads.from_text if text else uploads.from_url
-    return [make(owner_id, text or url, **fields)], specs
+    return make(owner_id, text or url, **fields)
 
 
 def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
@@ -38,6 +47,78 @@ def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
     pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
     given = [uploads.from_file(owner_id, name, content, p, **fields) for (name, content), p in zip(files, pointers, strict=True)]
     return given, [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One document of a batch: what to call it, where it stands in the request, and what makes it or raises."""
+
+    name: str
+    pointer: str
+    make: Callable[[], Document]
+
+
+def of_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], list[Any]]:
+    """The documents of a batch, those that are refused with the reason, and the jobs asked for.
+
+    Raises `Invalid` when what is said of all of them is wrong, or none can be taken.
+    """
+    given, specs = _given_as_files(owner_id) if request.mimetype == "multipart/form-data" else _given_as_json(owner_id)
+    documents, refused = _sort_out(given)
+    if not documents:
+        errors = [FieldError(one["detail"], one["pointer"]) for one in refused]
+        raise Invalid("None of the documents can be taken. Nothing was accepted.", errors=errors)
+    if len(documents) * len(specs) > MAX_JOBS:
+        detail = f"{len(documents)} documents with {len(specs)} jobs each are more than {MAX_JOBS:,} jobs. Submit them as several batches."
+        raise Invalid.field("/jobs", detail)
+    return documents, refused, specs
+
+
+def _given_as_json(owner_id: int) -> tuple[list[Given], list[Any]]:
+    fields = _load(BatchRequest, request.get_json(silent=True) or {})
+    made = [partial(_of_fields, owner_id, one) for one in fields["documents"]]
+    named = zip(fields["documents"], made, strict=True)
+    return [Given(_name_of(one), f"/documents/{place}", make) for place, (one, make) in enumerate(named)], fields["jobs"]
+
+
+def _of_fields(owner_id: int, fields: Any) -> Document:
+    return _document(owner_id, _load(BatchDocument, fields))
+
+
+def _name_of(given: Any) -> str:
+    said = [given.get(name) for name in ("title", "url", "text")] if isinstance(given, dict) else [given]
+    return next((" ".join(str(one).split())[:100] for one in said if one), "")
+
+
+def _given_as_files(owner_id: int) -> tuple[list[Given], list[Any]]:
+    fields: dict[str, Any] = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
+    fields["files"] = [file for file in request.files.getlist("files") if file.filename]
+    fields["jobs"] = [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
+    about = _load(BatchUpload, fields)
+    files, specs = about.pop("files"), about.pop("jobs")
+    return [_given_as_file(owner_id, file, f"/files/{place}", about) for place, file in enumerate(files)], specs
+
+
+def _given_as_file(owner_id: int, file: FileStorage, pointer: str, about: dict[str, Any]) -> Given:
+    name = file.filename or ""
+    return Given(name, pointer, lambda: uploads.from_file(owner_id, name, _read(file), pointer, **about))
+
+
+def _sort_out(given: list[Given]) -> tuple[list[Document], list[dict[str, str]]]:
+    """The documents that can be taken, and what is wrong with the others."""
+    documents: list[Document] = []
+    refused: list[dict[str, str]] = []
+    for one in given:
+        try:
+            documents.append(one.make())
+        except Problem as problem:
+            refused += [_refusal(one, error) for error in problem.errors or [FieldError(problem.detail, "")]]
+    return documents, refused
+
+
+def _refusal(given: Given, error: FieldError) -> dict[str, str]:
+    inner = error.pointer if error.pointer.startswith(given.pointer) else given.pointer + error.pointer
+    return {"name": storable(given.name, 300), "pointer": inner, "detail": error.detail}
 
 
 def _read(file: FileStorage) -> bytes:

@@ -1,4 +1,4 @@
-"""What a user may see: documents, jobs and files, one or a page of them. Every query is by owner; admins see all."""
+"""What a user may see: documents, jobs, files and batches, one or a page of them. Every query is by owner; admins see all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from sqlalchemy.orm import Session, defer, selectinload, undefer
 
 from monolith.errors import FieldError, Invalid, NotFound
 from monolith.models import STATUSES, Artefact, Document, Job, User
+from monolith.runner import batches as of_batches
 from monolith.runner import registry
+from monolith.runner.batches import Batch, Standing
 from monolith.runner.webhooks import endpoints
 from monolith.runner.webhooks.tables import Delivery, Webhook
 
-Row = TypeVar("Row", Document, Job, Webhook, Delivery)
+Row = TypeVar("Row", Document, Job, Batch, Webhook, Delivery)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,38 @@ def jobs(session: Session, user: User, limit: int, starting_after: str | None = 
     return _page(session, query, Job, limit, starting_after)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A batch with its documents and jobs, as far as they are there still, in their order."""
+
+    batch: Batch
+    standing: Standing
+    documents: list[Document]
+    jobs: list[Job]
+
+
+def batch(session: Session, user: User, batch_id: str) -> Whole:
+    """A batch and all that is in it, without results. Raises `NotFound` also for somebody else's."""
+    row = session.get(Batch, batch_id)
+    if row is None or not row.may_be_seen_by(user):
+        raise NotFound(f"You have no batch {batch_id[:60]!r}.")
+    documents = session.scalars(select(Document).where(Document.id.in_(of_batches.documents(batch_id)))).all()
+    shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id))).options(*shown)).all()
+    places = of_batches.places(session, batch_id)
+    return Whole(
+        row,
+        of_batches.standings(session, [batch_id])[batch_id],
+        sorted(documents, key=lambda one: places[one.id]),
+        sorted(jobs, key=lambda one: places[one.id]),
+    )
+
+
+def batches(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
+    """A page of the user's batches."""
+    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after)
+
+
 def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> Page:
     """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
     query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
@@ -89,7 +123,7 @@ def deliveries(session: Session, user: User, webhook_id: str, limit: int, starti
     return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after)
 
 
-def _owned(query: Select[Any], model: type[Document] | type[Job], user: User) -> Select[Any]:
+def _owned(query: Select[Any], model: type[Document] | type[Job] | type[Batch], user: User) -> Select[Any]:
     return query if user.is_admin else query.where(model.owner_id == user.id)
 
 

@@ -13,6 +13,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from monolith.errors import FieldError, Invalid, Problem
 from monolith.jobs import uploads
 from monolith.jobs.schemas import DocumentFields, params_schema
+from monolith.jobs.submission import for_admins
 from monolith.jobs.wording import humanise
 from monolith.models import Document
 from monolith.runner import registry
@@ -38,9 +39,11 @@ class Control:
     limits: dict[str, Any]
 
 
-def controls(job_type: JobType) -> list[Control]:
-    """The controls of a job type's params, but for the text or page that stands in for the document."""
+def controls(job_type: JobType, *, is_admin: bool = True) -> list[Control]:
+    """The controls of a job type's params, but for the text or page that stands in for the document, and what is for admins."""
     schema = params_schema(job_type)
+    hidden = [] if is_admin else for_admins(job_type)
+    schema["properties"] = {name: one for name, one in schema["properties"].items() if name not in hidden}
     shown = {name: one for name, one in schema["properties"].items() if not (name in OWN and name in job_type.alternatives)}
     found = [_control(job_type.name, name, one) for name, one in shown.items()]
     return [control for control in found if control.kind != "none"]

@@ -17,7 +17,7 @@ from monolith.database import now, reading
 from monolith.errors import Invalid
 from monolith.jobs import finding, forms, idempotency, submission, uploads, wording
 from monolith.models import STATUSES, JobEvent, new_id
-from monolith.runner import registry
+from monolith.runner import batches, registry
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 from monolith.runner.waiting import waiting_reason
@@ -54,15 +54,19 @@ def submit() -> Answer:
 
 def _submit(key: Key | None) -> submission.Submitted:
     documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
-    return submission.submit_documents(current_user, documents, forms.read_specs(request.form), g.request_id, key)
+    specs = forms.read_specs(request.form)
+    if len(documents) > 1 and specs:  # with a wrong file none is taken: a person can mend that at once
+        return submission.submit_batch(current_user, documents, [], specs, g.request_id, key)
+    return submission.submit_documents(current_user, documents, specs, g.request_id, key)
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
-    return render_template("jobs/submit.html", typed=typed, errors=errors, once=_once(typed), **limits, **_choices())
+    alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
+    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **_choices())
 
 
-def _once(typed: MultiDict[str, str]) -> str:
+def once(typed: MultiDict[str, str]) -> str:
     """What tells this form from all others, so that sending it twice makes one thing."""
     return typed.get(idempotency.ONE_TIME) or new_id()
 
@@ -70,11 +74,13 @@ def _once(typed: MultiDict[str, str]) -> str:
 def _choices() -> dict[str, Any]:
     """The job types the user can give a document to, with their controls, and the priorities."""
     found = [job_type for job_type in registry.open_to(current_user).values() if job_type.takes == "document"]
-    return {"job_types": [(one, forms.controls(one)) for one in found], "priorities": PRIORITIES}
+    return {"job_types": [(one, forms.controls(one, is_admin=current_user.is_admin)) for one in found], "priorities": PRIORITIES}
 
 
 def _place_of(submitted: submission.Submitted) -> str:
-    """Where a person looks next: the one job, else the one document, else all of them."""
+    """Where a person looks next: the batch, the one job, the one document, else all of them."""
+    if submitted.batch_id:
+        return url_for("batch_pages.show", batch_id=submitted.batch_id)
     if len(submitted.job_ids) == 1:
         return url_for("pages.job", job_id=submitted.job_ids[0])
     if len(submitted.document_ids) == 1:
@@ -108,7 +114,7 @@ def document(document_id: str) -> str:
 def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         found = finding.document(session, current_user, document_id)
-        shown = {"typed": typed, "errors": errors, "once": _once(typed)}
+        shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
         return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import make_transient
 
 from monolith.database import reading, writing
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
@@ -17,6 +18,7 @@ from monolith.jobs.aiming import aimed, automatic
 from monolith.models import LIVE, Document, Job, User
 from monolith.runner import accounting, lifecycle, limits, registry, replays
 from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner.batches import NewBatch
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 from monolith.runner.webhooks import endpoints
@@ -30,6 +32,7 @@ class Submitted:
     """What stands for a submission: made by it, or by an earlier one with the same key, or in part live already.
 
     `documents` and `jobs` are what was made by it, as it was then. `webhook_secret` is there when it was made by it: shown once.
+    `batch_id` is there when it was submitted as a batch.
     """
 
     document_ids: list[str]
@@ -39,6 +42,7 @@ class Submitted:
     documents: list[Document] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
     webhook_secret: str | None = None
+    batch_id: str | None = None
 
     @property
     def is_all_new(self) -> bool:
@@ -55,20 +59,38 @@ def earlier(user: User, key: Key | None) -> Submitted | None:
         jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]))))
     if not (documents if ids["documents"] else jobs):
         raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
-    return Submitted([one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs], is_replayed=True)
+    known = [one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs]
+    return Submitted(*known, is_replayed=True, batch_id=ids.get("batch"))
 
 
 def submit_documents(
-    user: User, documents: list[Document], specs: list[Any], request_id: str | None = None, key: Key | None = None
+    user: User,
+    documents: list[Document],
+    specs: list[Any],
+    request_id: str | None = None,
+    key: Key | None = None,
+    batch: NewBatch | None = None,
 ) -> Submitted:
-    """Accept new documents, each with the jobs that `specs` ask for, all or nothing.
+    """Accept new documents, each with the jobs that `specs` ask for, all or nothing; as one `batch` where it is given.
 
     A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}; to these come the jobs that a document of
     its kind gets by itself. Raises `Invalid` naming the field, `TooManyJobs` and `Busy`.
     """
     asked = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
     each = [aimed(one, user, document) for document in documents for one in [*asked, *automatic(document, asked)]]
-    return _accept(user, each, documents, key, request_id)
+    return _accept(user, each, documents, key, request_id, batch=batch)
+
+
+def submit_batch(
+    user: User,
+    documents: list[Document],
+    refused: list[dict[str, str]],
+    specs: list[Any],
+    request_id: str | None = None,
+    key: Key | None = None,
+) -> Submitted:
+    """Accept several documents as one batch, which keeps what was refused of them; the jobs all or nothing, as above."""
+    return submit_documents(user, documents, specs, request_id, key, NewBatch(refused))
 
 
 def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, key: Key | None = None) -> Submitted:
@@ -85,25 +107,37 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
 
 
 def _accept(
-    user: User, wanted: list[Wanted], documents: list[Document], key: Key | None, request_id: str | None, hook_url: str | None = None
+    user: User,
+    wanted: list[Wanted],
+    documents: list[Document],
+    key: Key | None,
+    request_id: str | None,
+    hook_url: str | None = None,
+    batch: NewBatch | None = None,
 ) -> Submitted:
     """The key is first: the twin of a request that is being accepted waits there for that one, and takes up no room."""
+    batch_id = batch.id if batch else None
     for _ in range(TRIES):
         standing = _standing_in(user, wanted)
         taken = [standing.get(one.id, one.id) for one in wanted]
         job_ids = list(dict.fromkeys(taken))
         new = list({one.id: one for one in wanted if one.id not in standing}.values())
         document_ids = [one.id for one in documents]
-        first = partial(key.keep, owner_id=user.id, ids={"documents": document_ids, "jobs": job_ids}) if key else None
+        made = {"documents": document_ids, "jobs": job_ids, **({"batch": batch_id} if batch else {})}
+        first = partial(key.keep, owner_id=user.id, ids=made) if key else None
         may = partial(limits.let_in, user=user, jobs=len(new))
         hooks, secret = endpoints.for_job(user, hook_url, job_ids[0]) if hook_url else ([], None)
+        items = zip((one.document_id for one in wanted), taken, strict=True)
+        along = [*documents, *hooks, *([batch.row(user.id, items)] if batch else [])]
         try:
-            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=[*documents, *hooks], request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=along, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
+            for row in along:  # they were written and taken back: the next try writes them anew
+                make_transient(row)
             continue
-        return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret)
+        return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret, batch_id)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
 
 
@@ -150,8 +184,17 @@ def want(spec: Any, user: User, *, has_document: bool, pointer: str) -> Wanted:
         raise Invalid.field(pointer, "Give the name of a job type, or an object of type, params, priority, delay and unique.")
     job_type = _job_type(spec.get("type"), user, pointer)
     params = job_type.load_params(spec.get("params"), has_document, f"{pointer}/params")
+    for name in () if user.is_admin else for_admins(job_type):
+        if params.get(name) is not None:
+            raise Invalid.field(f"{pointer}/params/{name}", f"Only admins may give {name}. Leave it out.")
     is_unique = unique(spec.get("unique"), pointer)
     return Wanted(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=is_unique)
+
+
+@cache
+def for_admins(job_type: registry.JobType) -> list[str]:
+    """The params that only admins may give: those whose field says `x-for-admins`."""
+    return [name for name, one in job_type.params().fields.items() if one.metadata.get("x-for-admins")]
 
 
 def _job_type(name: Any, user: User, pointer: str) -> registry.JobType:
@@ -204,6 +247,20 @@ def stop(user: User, job_id: str) -> None:
 def requeue(user: User, job_id: str) -> None:
     """Start the user's failed, stopped or cancelled job again. Raises `Conflict` when it is none of these."""
     _steer(user, job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be started again.")
+
+
+def retry_batch(user: User, batch_id: str) -> int:
+    """Start the failed jobs of the user's batch again; how many they are. One whose twin lives is left as it is."""
+    with reading() as session:
+        failed = [job.id for job in finding.batch(session, user, batch_id).jobs if job.status == "failed"]
+    return sum(_requeued(job_id) for job_id in failed)
+
+
+def _requeued(job_id: str) -> bool:
+    try:
+        return lifecycle.requeue(job_id)
+    except IntegrityError:  # asked for as unique, and one of the same content waits or runs: that one will do
+        return False
 
 
 def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
 from monolith.errors import Later
+from monolith.runner.delivery import Delivery
+from monolith.runner.ledger import Ledger
 
 HEAD = 64 * 1024  # bytes of a document that `at_once` may look at
 
@@ -41,26 +43,6 @@ class Handed:
     tags: list[str]
     media_type: str
     head: bytes
-
-
-class Delivery(Protocol):
-    """What one endpoint is to be told, as the job that sends it sees it."""
-
-    id: str  # the same on every attempt
-    type: str
-    url: str
-    body: str
-    secrets: list[str]
-    timestamp: int  # of this attempt, by the database's clock
-    attempts: int  # before this one
-    failing_s: float  # how long the endpoint has been failing
-    owner_email: str
-
-    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
-        """Write down what came of this attempt, and when the next one is; `disable` says why the endpoint gets nothing more.
-
-        told: response_status, response_text, error, duration. True when the endpoint was disabled by this.
-        """
 
 
 class Job(Protocol):
@@ -112,6 +94,15 @@ class Job(Protocol):
         """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
 
         `made_within_s`: how long making it takes at most; a job waits no longer for another's.
+        """
+
+    def clock(self) -> float:
+        """Seconds since 1970 by the database's clock."""
+
+    def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> Ledger:
+        """The jobs submitted in a period that this job's owner may see, of these types and of one owner (e-mail) where given.
+
+        Raises `Permanent` for an owner whose jobs they may not see.
         """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from functools import cached_property
@@ -18,6 +18,7 @@ from monolith.database import now, patiently, reading, storable, writing
 from monolith.errors import Later
 from monolith.models import MARK, Document, Job, JobEvent, User
 from monolith.runner import answers, breakers, spending
+from monolith.runner.ledger_reading import SeenLedger
 from monolith.runner.lifecycle import Claim, running
 from monolith.runner.moves import MAX_NOTE
 from monolith.runner.outcomes import Outcome
@@ -176,6 +177,15 @@ class RunningJob:
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives for this key, or gave another job within the last `kept_s` seconds; see `answers`."""
         return answers.once(key, kept_s, made_within_s, make)
+
+    def clock(self) -> float:
+        """Seconds since 1970 by the database's clock."""
+        with reading() as session:
+            return session.scalar(select(now())) or 0.0
+
+    def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> SeenLedger:
+        """The jobs of a period that this job's owner may see; see `registry.Job`. Raises `Permanent`."""
+        return SeenLedger(self._claim.job.owner_id, self.id, start, end, types, owner)
 
     def _update(self, session: Any, **values: Any) -> None:
         if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:

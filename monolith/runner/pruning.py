@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from monolith.config import settings
 from monolith.database import now, reading, writing
 from monolith.models import OVER, Job, LlmAnswer, Sample
-from monolith.runner import accounting, replays, statistics
+from monolith.runner import accounting, batches, replays, statistics
 from monolith.runner.spending import Spending
 from monolith.runner.webhooks import outbox
 from monolith.runner.webhooks.tables import Delivery, Webhook
@@ -38,6 +38,7 @@ def prune() -> Iterator[None]:
     yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
     yield from _prune_rows(Delivery.id, Delivery.created_at, moment - settings().keep_failed_days * DAY_S - KEEP_DELIVERIES_S)
     yield from _prune_single_webhooks()
+    yield from batches.prune(moment - settings().keep_failed_days * DAY_S)
     with writing() as session:
         replays.forget_old(session)
 

@@ -20,7 +20,9 @@ from marshmallow import Schema, ValidationError
 from monolith.config import settings
 from monolith.errors import FieldError, Invalid, Later, Permanent
 from monolith.runner.backoff import Backoff, exponential, fixed
-from monolith.runner.contract import Delivery, Document, FailedJob, Handed, Job, Submitter
+from monolith.runner.contract import Document, FailedJob, Handed, Job, Submitter
+from monolith.runner.delivery import Delivery
+from monolith.runner.ledger import Ledger, LedgerRow
 
 __all__ = [
     "Automatic",
@@ -31,6 +33,8 @@ __all__ = [
     "Job",
     "JobType",
     "Later",
+    "Ledger",
+    "LedgerRow",
     "Permanent",
     "exponential",
     "fixed",

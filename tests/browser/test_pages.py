@@ -109,9 +109,40 @@ def test_one_bad_file_of_several_is_named_and_nothing_is_lost(page: Page) -> Non
     page.get_by_role("button", name="Remove holiday.txt").click()
     expect(page.locator(".files li")).to_have_count(1)
     submit(page)
-    expect(page.get_by_role("heading", name="Documents")).to_be_visible()
-    expect(page.locator(".flashes")).to_contain_text("2 documents were accepted")
-    expect(page.locator(".row", has_text="one.txt").first).to_contain_text("Done")
+    expect(page.get_by_role("heading", name="Batch of 2 documents")).to_be_visible()
+    expect(page.locator(".headline")).to_contain_text("All 2 jobs done")
+    expect(page.locator(".parts > li", has_text="one.txt")).to_contain_text("Done")
+
+
+def test_what_failed_of_a_batch_is_retried_on_its_page(page: Page) -> None:
+    page.goto("/")
+    page.locator("#file").set_input_files([note("good.txt"), {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": scan()}])
+    submit(page)
+    expect(page.locator(".headline")).to_contain_text("1 of 2 jobs done")
+    expect(page.locator(".parts > li", has_text="scan.pdf")).to_contain_text("no text")
+    assert page.locator("[hx-trigger]").count() == 0
+    page.get_by_role("button", name="Retry what failed").click()
+    expect(page.locator(".flashes")).to_contain_text("1 job was started again")
+    expect(page.locator(".headline")).to_contain_text("1 of 2 jobs done")
+    page.get_by_role("link", name="scan.pdf").click()
+    page.get_by_role("link", name="Its batch").click()
+    page.get_by_role("link", name="Batches").click()
+    expect(page.locator(".row").first).to_contain_text("Some failed")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_report_is_asked_for_on_its_page_and_downloaded(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="Report").click()
+    page.get_by_label("Days").fill("400")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".error-line")).to_contain_text("366")
+    page.get_by_label("Days").fill("7")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator(".result")).to_contain_text("Jobs of ada@example.org")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="report.pdf").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"%PDF-")
 
 
 def test_choosing_again_adds_to_the_files_chosen_before(page: Page) -> None:
@@ -132,12 +163,17 @@ def test_what_is_wrong_is_said_at_its_field(page: Page, label: str, value: str, 
     expect(page.locator(".error-line")).to_contain_text(said)
 
 
+def scan() -> bytes:
+    """A PDF with a picture and no text."""
+    document = FPDF()
+    document.add_page()
+    document.rect(20, 20, 50, 50)
+    return bytes(document.output())
+
+
 def test_a_job_that_cannot_be_done_says_what_to_do(page: Page) -> None:
-    scan = FPDF()
-    scan.add_page()
-    scan.rect(20, 20, 50, 50)
     page.goto("/")
-    page.locator("#file").set_input_files([{"name": "scan.pdf", "mimeType": "application/pdf", "buffer": bytes(scan.output())}])
+    page.locator("#file").set_input_files([{"name": "scan.pdf", "mimeType": "application/pdf", "buffer": scan()}])
     submit(page)
     expect(page.locator(".headline")).to_contain_text("Could not be done")
     expect(page.locator(".note.bad")).to_contain_text("no text")

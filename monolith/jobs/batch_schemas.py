@@ -1,0 +1,110 @@
+"""The JSON of batches, in both directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import url_for
+from marshmallow import Schema, fields
+from marshmallow.validate import Length
+
+from monolith.jobs import schemas as s
+from monolith.models import STATUSES
+from monolith.runner.batches import PRUNED, Batch, Standing
+
+MAX_DOCUMENTS = 500
+MAX_JOBS = 1000  # of one batch
+NO_DOCUMENT = "There is no document. Give 1 to {max}."
+NO_JOB = "There is no job. Give 1 to {max} job types, each to be run on every document."
+
+
+class BatchDocument(s.DocumentRequest):
+    """One document of a batch: text or url, and what may be said of it."""
+
+    class Meta:
+        exclude = ("jobs",)
+
+
+class BatchRequest(Schema):
+    documents = fields.List(
+        fields.Raw(metadata={"type": "object"}),
+        required=True,
+        validate=Length(1, MAX_DOCUMENTS, error=NO_DOCUMENT),
+        metadata={"description": "Each {text or url, title, kind, tags}"},
+    )
+    jobs = fields.List(
+        fields.Raw(),
+        required=True,
+        validate=Length(1, s.MAX_BATCH, error=NO_JOB),
+        metadata={"description": "Names of job types, or {type, params, priority, delay, unique}; each is run on every document"},
+    )
+
+
+class BatchUpload(s.DocumentFields):
+    """A form with files."""
+
+    class Meta:
+        exclude = ("title",)
+
+    files = fields.List(
+        fields.Raw(metadata={"type": "string", "format": "binary"}),
+        required=True,
+        validate=Length(1, MAX_DOCUMENTS, error="There is no file. Send 1 to {max} in the form field 'files'."),
+        metadata={"description": "txt, md, html, pdf, docx, ..."},
+    )
+    jobs = fields.List(
+        fields.Raw(metadata={"type": "string"}),
+        required=True,
+        validate=Length(1, s.MAX_BATCH, error=NO_JOB),
+        metadata={"description": "Names of job types, or JSON objects of type, params, priority, delay, unique"},
+    )
+
+
+class RefusedSchema(Schema):
+    name = fields.String(metadata={"description": "The file, or how the document begins"})
+    pointer = fields.String(metadata={"description": "Where it stands in the request"})
+    detail = fields.String(metadata={"description": "Why it was not taken, and what to do"})
+
+
+CountsSchema = Schema.from_dict({status: fields.Integer() for status in (*STATUSES, PRUNED)}, name="BatchCountsSchema")
+
+
+class BatchSummarySchema(Schema):
+    object = fields.Constant("batch")
+    id = fields.String()
+    url = fields.String()
+    created_at = s.Moment()
+    is_over = fields.Boolean(metadata={"description": "Whether no job waits or runs any more"})
+    progress = fields.Float(metadata={"description": "0..100 over all jobs; 100 when it is over"})
+    counts = fields.Nested(CountsSchema, metadata={"description": f"Jobs by status; {PRUNED}: deleted already"})
+    refused = fields.List(fields.Nested(RefusedSchema), metadata={"description": "The documents that were not taken"})
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class BatchSchema(BatchSummarySchema):
+    documents = fields.List(fields.Nested(s.DocumentSchema))
+    jobs = fields.List(fields.Nested(s.JobSchema))
+
+
+class RetriedSchema(BatchSchema):
+    requeued = fields.Integer(metadata={"description": "How many failed jobs were started again"})
+
+
+class BatchListSchema(s.ListSchema):
+    data = fields.List(fields.Nested(BatchSummarySchema))
+
+
+def batch_view(batch: Batch, standing: Standing) -> dict[str, Any]:
+    """A batch as `BatchSummarySchema` describes it."""
+    own = url_for("batches.OneBatch", batch_id=batch.id)
+    return {
+        "object": "batch",
+        "id": batch.id,
+        "url": own,
+        "created_at": s.moment(batch.created_at),
+        "is_over": standing.is_over,
+        "progress": round(standing.progress, 1),
+        "counts": standing.counts,
+        "refused": batch.refused,
+        "links": {"self": own, "retry": f"{own}/retry", "page": url_for("batch_pages.show", batch_id=batch.id)},
+    }

@@ -1,0 +1,52 @@
+"""The page of a job type that takes no document: its form, made from its params."""
+
+from __future__ import annotations
+
+from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask_login import current_user
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.errors import Invalid, NotFound
+from monolith.jobs import forms, idempotency, submission
+from monolith.jobs.pages import once
+from monolith.runner import registry
+from monolith.runner.queues import PRIORITIES
+from monolith.runner.registry import JobType
+from monolith.runner.replays import Key
+
+blueprint = Blueprint("run_pages", __name__, url_prefix="/run")
+
+
+@blueprint.get("/<name>")
+def form(name: str) -> str:
+    """What it does, and its form."""
+    return _form(_job_type(name), MultiDict(), {})
+
+
+@blueprint.post("/<name>")
+def run(name: str) -> AnyResponse | tuple[str, int]:
+    """Submit the job and go to it, or show the form again with each error at its field."""
+    job_type, key = _job_type(name), idempotency.of_form()
+    typed = MultiDict([*request.form.items(multi=True), ("job", name)])
+    try:
+        submitted = submission.earlier(current_user, key) or _submit(typed, key)
+    except Invalid as problem:
+        return _form(job_type, typed, forms.errors_by_control(problem, typed)), 422
+    return redirect(url_for("pages.job", job_id=submitted.job_ids[0]), 303)
+
+
+def _submit(typed: MultiDict[str, str], key: Key | None) -> submission.Submitted:
+    return submission.submit_job(current_user, forms.read_specs(typed)[-1], g.request_id, key)
+
+
+def _job_type(name: str) -> JobType:
+    found = registry.open_to(current_user).get(name)
+    if found is None or found.takes != "nothing":
+        raise NotFound(f"There is nothing called {name[:60]!r} to run without a document.")
+    return found
+
+
+def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
+    shown = {"controls": forms.controls(job_type, is_admin=current_user.is_admin), "priorities": PRIORITIES, "once": once(typed)}
+    return render_template("jobs/run.html", job_type=job_type, typed=typed, errors=errors, **shown)
