@@ -61,6 +61,9 @@ class Settings:
     caldav_url: str | None = field(repr=False)
     mail_from: str | None
     webhook_overlap_hours: float
+    sandbox_memory_mb: int
+    sandbox_disk_mb: int
+    sandbox_seconds: int
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -113,6 +116,9 @@ def _read(env: Env) -> Settings:
         smtp_url=env.str("SMTP_URL", "") or None,
         caldav_url=env.str("CALDAV_URL", "") or None,
         mail_from=env.str("MAIL_FROM", "") or None,
+        sandbox_memory_mb=env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
+        sandbox_disk_mb=env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
+        sandbox_seconds=env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
     )
 

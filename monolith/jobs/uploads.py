@@ -29,7 +29,8 @@ TEXT_TYPES = {
     ".html": "text/html",
     ".htm": "text/html",
 }
-MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX}
+ARCHIVE_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".tar.gz": "application/gzip", ".tgz": "application/gzip"}
+MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX, **ARCHIVE_TYPES}
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _MISLEADING = re.compile(r"[^\w. -]+")
 _BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16: its NULs are no sign of a binary file
@@ -53,12 +54,13 @@ def from_url(owner_id: int, url: str, **given: Any) -> Document:
 
 
 def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/file", **given: Any) -> Document:
-    """A document of an uploaded file. Raises `Invalid` or `TooLarge` for one that cannot be read."""
+    """A document of an uploaded file; an archive is a project. Raises `Invalid` or `TooLarge` for one that cannot be read."""
     name = safe_filename(filename)
     check_size(len(content), pointer, f"{name}: ")
     media_type = media_type_of(name, content, pointer)
     title = given.pop("title", None) or name
-    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": "file", **given})
+    kind = "project" if media_type in ARCHIVE_TYPES.values() else "file"
+    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": kind, **given})
 
 
 def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
@@ -116,7 +118,7 @@ def safe_filename(filename: str) -> str:
 
 def media_type_of(name: str, content: bytes, pointer: str) -> str:
     """The media type, when the name's ending and the content agree. Raises `Invalid` when they do not."""
-    extension = PurePosixPath(name).suffix.lower()
+    extension = _extension(name)
     try:
         if not content:
             raise Invalid("The file is empty. Choose one with something in it.")
@@ -128,11 +130,18 @@ def media_type_of(name: str, content: bytes, pointer: str) -> str:
     return MEDIA_TYPES[extension]
 
 
+def _extension(name: str) -> str:
+    path = PurePosixPath(name.lower())
+    return "".join(path.suffixes[-2:]) if path.suffixes[-2:] == [".tar", ".gz"] else path.suffix
+
+
 def _check_content(extension: str, content: bytes) -> None:
     if extension == ".pdf" and b"%PDF-" not in content[:1024]:
         raise Invalid("It is not a PDF, although its name says so. Export it as PDF again.")
     if extension == ".docx" and not _is_docx(content):
         raise Invalid("It is not a Word document (.docx), although its name says so. Save it as .docx again.")
+    if extension in ARCHIVE_TYPES and not _is_archive(extension, content):
+        raise Invalid("It is not the archive that its name says. Pack the project again as .zip or .tar.gz.")
     if extension in TEXT_TYPES and not content.startswith(_BOMS) and _CONTROL.search(content):
         raise Invalid("It is not text, although its name says so: it has binary characters. Choose the text file.")
     if extension in TEXT_TYPES and not content.strip():
@@ -144,6 +153,13 @@ def _is_docx(content: bytes) -> bool:
         return "word/document.xml" in zipfile.ZipFile(io.BytesIO(content)).namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
+
+
+def _is_archive(extension: str, content: bytes) -> bool:
+    """Whether it begins as such an archive does. What is in it is for the worker that unpacks it."""
+    if extension == ".zip":
+        return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+    return content.startswith(b"\x1f\x8b") if extension != ".tar" else content[257:262] == b"ustar"
 
 
 def filename_of(document: Document) -> str:
