@@ -6,7 +6,7 @@ import mimetypes
 from pathlib import PurePosixPath
 from typing import Any
 
-from jobs.tools import confined, projects, sandbox
+from jobs.tools import confined, opening, projects
 from jobs.tools.printed import readable
 from jobs.tools.projects import ProjectParams
 from monolith.config import settings
@@ -21,7 +21,7 @@ MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=sandbox.why_off,
+    available=opening.why_off,
 )
 def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Build a project.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.tools import confined, findings, projects, sandbox
+from jobs.tools import confined, findings, opening, projects
 from jobs.tools.printed import fitting
 from jobs.tools.projects import ProjectParams
 from monolith.config import settings
@@ -19,7 +19,7 @@ NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in 
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=sandbox.why_off,
+    available=opening.why_off,
 )
 def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Lint a project.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.tools import confined, junit, projects, sandbox
+from jobs.tools import confined, junit, opening, projects
 from jobs.tools.printed import fitting
 from jobs.tools.projects import ProjectParams
 from monolith.config import settings
@@ -19,7 +19,7 @@ NO_REPORT = "The tests wrote no JUnit XML, so what became of each is in the log 
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=sandbox.why_off,
+    available=opening.why_off,
 )
 def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Test a project.

@@ -1,5 +1,6 @@
 """Run a project's commands in a sandbox: start it, read what it prints, hold its limits, and take what it hands out.
 
+The result of a project is its exit code, whatever that is; an exception is a failure of ours, or a project that cannot be run at all.
 However this ends (a limit, a stopped job, an exception, a worker that is killed), the whole sandbox ends with it.
 """
 
@@ -8,19 +9,16 @@ from __future__ import annotations
 import io
 import json
 import os
-import select
 import selectors
-import signal
-import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from jobs.tools import sandbox
+from jobs.tools import opening, watch
+from jobs.tools.opening import Opened
 from jobs.tools.printed import readable
 from jobs.tools.projects import Plan
 from jobs.tools.sandbox import MEGABYTE
@@ -33,14 +31,17 @@ MAX_RESULTS = 32 * MEGABYTE  # what a sandbox may hand out in all, tar and all
 MAX_LOG = 64 * 1024  # characters of the output that stand in a result
 LAST_OUTPUT = 2000
 LOOK_S = 0.025
-ENDING_S = 10
 REPORT, LOG = "report.json", "log.txt"
 KILLED = 128 + 9  # as shells say it
 
 
 @dataclass
 class Outcome:
-    """What came of a run. `files` are what it made, by path: neither paths nor contents are to be trusted."""
+    """What came of a run.
+
+    `killed`: the limit that ended it; over a full disk the project may have ended by itself. `files` are what it made, by path:
+    neither paths nor contents are to be trusted.
+    """
 
     exit_code: int
     output: bytes
@@ -70,87 +71,27 @@ def run(job: Job, folder: Path, plan: Plan, max_bytes: int, doing: str) -> Outco
 
     Raises `Permanent` where there is no sandbox, or the project does not fit into it.
     """
-    if reason := sandbox.why_off():
+    if reason := opening.why_off():
         raise Permanent(reason)
-    with _started(folder, plan, max_bytes) as running:
+    with opening.opened(folder, plan.steps, plan.collect, max_bytes) as opened:
+        running = _Running(opened)
         while not running.is_over():
             job.progress(None, doing)
             running.go_on()
     return running.outcome()
 
 
-@contextmanager
-def _started(folder: Path, plan: Plan, max_bytes: int) -> Iterator[_Running]:
-    with _pipe() as (info, told), _pipe() as (results, handed):
-        order = sandbox.order(plan.steps, plan.collect, max_bytes, handed.fileno())
-        process = subprocess.Popen(  # noqa: S603 - it starts bubblewrap
-            sandbox.command(folder, order, told.fileno()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[told.fileno(), handed.fileno()],
-            env={"RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")},  # by which a worker finds what an earlier run has left
-        )
-        told.close()
-        handed.close()
-        with process:
-            first = None
-            try:
-                first = _first_process(info)
-                yield _Running(process, first, results)
-            finally:
-                _end(process, first)
-
-
-@contextmanager
-def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb", buffering=0) as read, os.fdopen(writer, "wb", buffering=0) as write:
-        yield read, write
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first process of a sandbox. Its descriptor stays true when the number is given to another process."""
-
-    pid: int
-    descriptor: int
-
-
-def _first_process(info: IO[bytes]) -> _First | None:
-    """What bubblewrap says of it; None when it could not start one."""
-    said = b""
-    while b"}" not in said and (chunk := info.read(4096)):
-        said += chunk
-    try:
-        pid = int(json.loads(said)["child-pid"])
-        return _First(pid, os.pidfd_open(pid))
-    except (ValueError, ProcessLookupError):
-        return None
-
-
-def _end(process: subprocess.Popen[bytes], first: _First | None) -> None:
-    """Kill the first process, with which the kernel ends all others, and wait until they are gone."""
-    process.kill()  # the first one would die with it; that this is so is not relied on
-    if first:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(first.descriptor, signal.SIGKILL)
-        select.select([first.descriptor], [], [], ENDING_S)
-        os.close(first.descriptor)
-
-
 class _Running:
     """A sandbox that runs: its output and its results as they come, and its limits."""
 
-    def __init__(self, process: subprocess.Popen[bytes], first: _First | None, results: IO[bytes]) -> None:
-        self._process = process
+    def __init__(self, opened: Opened) -> None:
         self._output, self._results = bytearray(), bytearray()
-        self._watch = Watch(first.pid if first else 0)
+        self._watch = Watch(opened.pid)
         self._looked_at = 0.0
         self._kill: Kill | None = None
         self._selector = selectors.DefaultSelector()
-        self._selector.register(process.stdout or results, selectors.EVENT_READ, self._output)
-        self._selector.register(results, selectors.EVENT_READ, self._results)
+        self._selector.register(opened.output, selectors.EVENT_READ, self._output)
+        self._selector.register(opened.results, selectors.EVENT_READ, self._results)
 
     def is_over(self) -> bool:
         return self._kill is not None or not self._selector.get_map()
@@ -182,7 +123,8 @@ class _Running:
         report = json.loads(files.pop(REPORT))
         if trouble := report.get("trouble"):
             raise Permanent(f"The sandbox could not take the project: {trouble}. It has {settings().sandbox_disk_mb} MB of disk.")
-        return Outcome(report["exit_code"], output, None, usage, files, report["left_out"])
+        kill = Kill("disk", watch.FULL.format(settings().sandbox_disk_mb)) if report["is_full"] else None
+        return Outcome(report["exit_code"], output, kill, usage, files, report["left_out"])
 
 
 def _unpacked(results: bytes) -> dict[str, bytes]:

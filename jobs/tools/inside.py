@@ -44,12 +44,13 @@ def main() -> None:
         _become(order.pop("become"), order)
     _bar()
     _limit(order["limits"])
-    report: dict[str, Any] = {"exit_code": None, "left_out": []}
+    report: dict[str, Any] = {"exit_code": None, "is_full": False, "left_out": []}
     try:
         before = _copy_project()
         os.write(order["results"], READY)
         report["exit_code"] = _run(order["steps"])
         _end_the_rest()
+        report["is_full"] = os.statvfs(SPACE).f_bavail == 0
         files = _made(order["collect"], before, order["max_bytes"], report["left_out"])
     except OSError as error:
         report["trouble"], files = f"{error.strerror}", []

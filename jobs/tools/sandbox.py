@@ -11,10 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from jobs.tools import inside
 from monolith.config import settings
 
 MEGABYTE = 1024 * 1024
-PROBE_S = 20
 MAX_TASKS = 256  # processes and threads
 SHARED_MEMORY = 16 * MEGABYTE
 FIRST_UID = 2_000_000_000  # user ids from here on belong to nobody
@@ -60,39 +56,6 @@ ENVIRONMENT = {
 }
 
 
-@cache
-def why_off() -> str | None:
-    """Why no sandbox works here, or None. Found out by running something in one."""
-    if sys.platform != "linux":
-        return "Projects run in a sandbox that only Linux has."
-    if shutil.which("bwrap") is None:
-        return "Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap)."
-    with tempfile.TemporaryDirectory(prefix="intray-probe-") as folder:
-        given = Path(folder, "given")
-        given.mkdir()
-        (given / "probe").write_text("")
-        said = _probe(Path(folder))
-    return said and f"Projects run in a sandbox of bubblewrap (0.8 or newer), which does not work here: {said} See docs/projects.md."
-
-
-def _probe(folder: Path) -> str | None:
-    reader, writer = os.pipe()
-    try:
-        with open(reader, "rb") as results:  # noqa: PTH123 - a descriptor
-            try:
-                done = subprocess.run(  # noqa: S603
-                    command(folder, order(["true"], [], 0, writer), None), capture_output=True, timeout=PROBE_S, pass_fds=[writer], env={}
-                )
-            except subprocess.TimeoutExpired:
-                return f"it did not end within {PROBE_S} s."
-            finally:
-                os.close(writer)
-            said = " ".join(done.stderr.decode(errors="replace").split())[-200:]
-            return None if b'"exit_code": 0' in results.read() else f"{said or 'it said nothing'}."
-    except OSError as error:
-        return f"{error.strerror}."
-
-
 def order(steps: list[str], collect: list[str], max_bytes: int, results: int) -> dict[str, Any]:
     """What the first process inside is to do. `results`: the descriptor of the pipe for what it hands out."""
     limits = {
@@ -106,8 +69,11 @@ def order(steps: list[str], collect: list[str], max_bytes: int, results: int) ->
     return {"become": become, "steps": steps, "collect": collect, "max_bytes": max_bytes, "results": results, "limits": limits}
 
 
-def command(folder: Path, given_order: dict[str, Any], info: int | None) -> list[str]:
-    """The command that starts a sandbox for the project in `folder/given`. `info`: where bubblewrap says which process it is."""
+def command(folder: Path, given_order: dict[str, Any], info: int, denied: int) -> list[str]:
+    """The command that starts a sandbox for the project in `folder/given`.
+
+    Two descriptors: `info` is where bubblewrap says which process it is, and `denied` where it reads the filter of system calls.
+    """
     return [
         shutil.which("bwrap") or "bwrap",
         *(AS_ROOT if os.geteuid() == 0 else AS_USER),
@@ -121,7 +87,7 @@ def command(folder: Path, given_order: dict[str, Any], info: int | None) -> list
         *("--ro-bind", str(folder / "given"), str(inside.GIVEN)),
         *("--ro-bind", str(Path(inside.__file__).resolve()), "/intray/inside.py"),
         *("--remount-ro", "/", "--chdir", "/"),
-        *(("--info-fd", str(info)) if info is not None else ()),
+        *("--info-fd", str(info), "--seccomp", str(denied)),
         *("--", sys.executable, "-I", "-S", "/intray/inside.py", json.dumps(given_order)),
     ]
 

@@ -18,6 +18,7 @@ from jobs.tools.sandbox import MAX_TASKS, MEGABYTE
 from monolith.config import settings
 
 MAX_FILES = 30_000  # and folders, in the sandbox
+FULL = "It filled its {} MB of disk."
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -76,7 +77,7 @@ class Watch:
             Kill("memory", f"It used more than {config.sandbox_memory_mb} MB of memory."): self.peak_memory
             > config.sandbox_memory_mb * MEGABYTE,
             Kill("processes", f"It had more than {MAX_TASKS} processes and threads."): self.most_tasks > MAX_TASKS,
-            Kill("disk", f"It filled its {config.sandbox_disk_mb} MB of disk."): disk.f_bavail == 0,
+            Kill("disk", FULL.format(config.sandbox_disk_mb)): disk.f_bavail == 0,
             Kill("files", f"It had more than {MAX_FILES:,} files."): disk.f_files - disk.f_ffree > MAX_FILES,
         }
         return next((kill for kill, is_over in over.items() if is_over), None)

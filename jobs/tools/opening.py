@@ -1,0 +1,113 @@
+"""Open a sandbox and close it again; and find out whether one can be opened here at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from jobs.tools import sandbox, syscalls
+
+ENDING_S = 10
+MAX_SAID = 200  # characters of bubblewrap's own words
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open sandbox: its first process as seen from here (0 if there is none), what it prints, and what it hands out."""
+
+    pid: int
+    output: IO[bytes]
+    results: IO[bytes]
+
+
+@cache
+def why_off() -> str | None:
+    """Why no sandbox can be opened here, or None. Found out by running something in one."""
+    if sys.platform != "linux":
+        return "Projects run in a sandbox that only Linux has."
+    if reason := syscalls.why_unknown():
+        return reason
+    if shutil.which("bwrap") is None:
+        return "Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap)."
+    with tempfile.TemporaryDirectory(prefix="intray-probe-") as folder:
+        given = Path(folder, "given")
+        given.mkdir()
+        given.chmod(0o755)
+        said = _probe(Path(folder))
+    return None if said is None else f"Projects run in a sandbox of bubblewrap 0.8, which does not work here: {said}. See docs/projects.md."
+
+
+def _probe(folder: Path) -> str | None:
+    """What a sandbox said in which nothing could be run, or None."""
+    try:
+        with opened(folder, ["true"], [], 0) as probe:
+            said, results = probe.output.read(), probe.results.read()
+    except OSError as error:
+        return error.strerror or "it cannot be started"
+    return None if b'"exit_code": 0' in results else " ".join(said.decode(errors="replace").split())[-MAX_SAID:] or "it said nothing"
+
+
+@contextmanager
+def opened(folder: Path, steps: list[str], collect: list[str], max_bytes: int) -> Iterator[Opened]:
+    """Open a sandbox that runs the steps on the project in `folder/given`. All that is in it has ended when this is left."""
+    denied_path = folder / "denied"
+    denied_path.write_bytes(syscalls.denying_filter())
+    with _pipe() as (info, told), _pipe() as (results, handed), denied_path.open("rb") as denied:
+        descriptors = [told.fileno(), handed.fileno(), denied.fileno()]
+        order = sandbox.order(steps, collect, max_bytes, handed.fileno())
+        process = subprocess.Popen(  # noqa: S603 - it starts bubblewrap
+            sandbox.command(folder, order, told.fileno(), denied.fileno()),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=descriptors,
+            env={"RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")},  # by which a worker finds what an earlier run has left
+        )
+        told.close()
+        handed.close()
+        with process, _ending(process, info) as pid:
+            yield Opened(pid, process.stdout or results, results)
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as read, os.fdopen(writer, "wb", buffering=0) as write:
+        yield read, write
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[bytes], info: IO[bytes]) -> Iterator[int]:
+    """The first process of the sandbox; in the end it is killed, with which the kernel ends all others, and waited for."""
+    first = None
+    try:
+        pid = _first_process(info)
+        first = os.pidfd_open(pid) if pid else None  # stays true when the number is given to another process
+        yield pid
+    finally:
+        process.kill()  # the first one dies with it; that this is so is not relied on
+        if first is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(first, signal.SIGKILL)
+            select.select([first], [], [], ENDING_S)
+            os.close(first)
+
+
+def _first_process(info: IO[bytes]) -> int:
+    """Which process it is, as bubblewrap says; 0 when it could not start one."""
+    said = b""
+    while b"}" not in said and (chunk := info.read(4096)):
+        said += chunk
+    return int(json.loads(said)["child-pid"]) if said else 0
