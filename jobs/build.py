@@ -29,9 +29,9 @@ def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     Runs the project's build in a sandbox without a network: what its `intray.toml` declares, or the usual way of Python, Node and
     make. Gives the exit code, the log and the files that it made, at most 20 MB. A build that fails is a result, not a failed job.
     """
-    with projects.unpacked(job, params) as folder:
-        plan = projects.plan("build", folder)
-        outcome = confined.run(job, folder, plan, MAX_ARTIFACTS, "building")
+    with projects.unpacked(job, params) as project:
+        plan = projects.plan("build", project)
+        outcome = confined.run(job, project, plan, MAX_ARTIFACTS, "building")
     job.progress(95, "keeping what it made")
     return {"kind": plan.kind, **outcome.report(job), "artifacts": _attach(job, outcome.files), "left_out": outcome.left_out}
 

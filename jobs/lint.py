@@ -28,9 +28,9 @@ def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place. Findings are a result, not a
     failed job.
     """
-    with projects.unpacked(job, params) as folder:
-        plan = projects.plan("lint", folder)
-        outcome = confined.run(job, folder, plan, findings.MAX_JSON, "linting")
+    with projects.unpacked(job, params) as project:
+        plan = projects.plan("lint", project)
+        outcome = confined.run(job, project, plan, findings.MAX_JSON, "linting")
     job.progress(95, "reading what it found")
     found, note = _diagnostics(outcome.files)
     shown = fitting(found)

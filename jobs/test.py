@@ -27,9 +27,9 @@ def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     Runs the project's tests in a sandbox without a network: what its `intray.toml` declares, pytest, `npm test` or `make test`. Gives
     the exit code, the log and, from JUnit XML, what became of each test. Tests that fail are a result, not a failed job.
     """
-    with projects.unpacked(job, params) as folder:
-        plan = projects.plan("test", folder)
-        outcome = confined.run(job, folder, plan, junit.MAX_XML, "testing")
+    with projects.unpacked(job, params) as project:
+        plan = projects.plan("test", project)
+        outcome = confined.run(job, project, plan, junit.MAX_XML, "testing")
     job.progress(95, "counting")
     cases, note = _cases(outcome.files)
     if note is None:

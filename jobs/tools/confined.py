@@ -14,13 +14,12 @@ import tarfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from jobs.tools import opening, watch
+from jobs.tools import opening, sandbox, watch
 from jobs.tools.opening import Opened
 from jobs.tools.printed import readable
-from jobs.tools.projects import Plan
+from jobs.tools.projects import Plan, Project
 from jobs.tools.sandbox import MEGABYTE
 from jobs.tools.watch import Kill, Watch
 from monolith.config import settings
@@ -66,14 +65,14 @@ class Outcome:
         return {"exit_code": self.exit_code, "killed": killed, "log": text, "usage": self.usage}
 
 
-def run(job: Job, folder: Path, plan: Plan, max_bytes: int, doing: str) -> Outcome:
-    """Follow the plan for the project in `folder/given`, and take the files that it names, at most so many bytes.
+def run(job: Job, project: Project, plan: Plan, max_bytes: int, doing: str) -> Outcome:
+    """Follow the plan for the project, and take the files that it names, at most so many bytes.
 
     Raises `Permanent` where there is no sandbox, or the project does not fit into it.
     """
     if reason := opening.why_off():
         raise Permanent(reason)
-    with opening.opened(folder, plan.steps, plan.collect, max_bytes) as opened:
+    with opening.opened(project.folder, sandbox.Order(plan.steps, plan.collect, max_bytes, project.links)) as opened:
         running = _Running(opened)
         while not running.is_over():
             job.progress(None, doing)

@@ -46,7 +46,7 @@ def main() -> None:
     _limit(order["limits"])
     report: dict[str, Any] = {"exit_code": None, "is_full": False, "left_out": []}
     try:
-        before = _copy_project()
+        before = _copy_project(order["links"])
         os.write(order["results"], READY)
         report["exit_code"] = _run(order["steps"])
         _end_the_rest()
@@ -93,11 +93,14 @@ def _limit(limits: dict[str, int]) -> None:
     os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})
 
 
-def _copy_project() -> Seen:
+def _copy_project(links: dict[str, str]) -> Seen:
     """Copy the project to where it may be changed; what there is then."""
     for name in ("tmp", "home", "out"):
         (SPACE / name).mkdir()
     shutil.copytree(GIVEN, PROJECT)
+    for name, target in links.items():
+        (PROJECT / name).parent.mkdir(parents=True, exist_ok=True)
+        (PROJECT / name).symlink_to(target)
     return {path: _looks(path) for path in PROJECT.rglob("*")}
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from jobs.tools import sandbox, syscalls
+from jobs.tools.sandbox import Order
 
 ENDING_S = 10
 MAX_SAID = 200  # characters of bubblewrap's own words
@@ -52,7 +53,7 @@ def why_off() -> str | None:
 def _probe(folder: Path) -> str | None:
     """What a sandbox said in which nothing could be run, or None."""
     try:
-        with opened(folder, ["true"], [], 0) as probe:
+        with opened(folder, Order(["true"])) as probe:
             said, results = probe.output.read(), probe.results.read()
     except OSError as error:
         return error.strerror or "it cannot be started"
@@ -60,15 +61,14 @@ def _probe(folder: Path) -> str | None:
 
 
 @contextmanager
-def opened(folder: Path, steps: list[str], collect: list[str], max_bytes: int) -> Iterator[Opened]:
-    """Open a sandbox that runs the steps on the project in `folder/given`. All that is in it has ended when this is left."""
+def opened(folder: Path, order: Order) -> Iterator[Opened]:
+    """Open a sandbox for the project in `folder/given`. All that is in it has ended when this is left."""
     denied_path = folder / "denied"
     denied_path.write_bytes(syscalls.denying_filter())
     with _pipe() as (info, told), _pipe() as (results, handed), denied_path.open("rb") as denied:
         descriptors = [told.fileno(), handed.fileno(), denied.fileno()]
-        order = sandbox.order(steps, collect, max_bytes, handed.fileno())
         process = subprocess.Popen(  # noqa: S603 - it starts bubblewrap
-            sandbox.command(folder, order, told.fileno(), denied.fileno()),
+            sandbox.command(folder, order, told.fileno(), handed.fileno(), denied.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -53,6 +53,18 @@ class ProjectParams(Schema):
 
 
 @dataclass(frozen=True)
+class Project:
+    """A project that was handed in: a folder of this machine with its files in `given`, and the links to make among them."""
+
+    folder: Path
+    links: dict[str, str]
+
+    @property
+    def given(self) -> Path:
+        return self.folder / "given"
+
+
+@dataclass(frozen=True)
 class Plan:
     """How to do it: the kind of project, the commands in order, and patterns of the files to take, below the sandbox's space."""
 
@@ -62,29 +74,33 @@ class Plan:
 
 
 @contextmanager
-def unpacked(job: Job, params: dict[str, Any]) -> Iterator[Path]:
-    """A folder of this machine with the project in `given`, removed afterwards. Raises `Permanent` for what is no project."""
+def unpacked(job: Job, params: dict[str, Any]) -> Iterator[Project]:
+    """The project, unpacked into a folder that is removed afterwards. Raises `Permanent` for what is none."""
     job.progress(5, "unpacking")
     with tempfile.TemporaryDirectory(prefix="intray-project-") as name:
-        folder = Path(name)
-        place = folder / "unpacked" / "all"
+        place = Path(name, "unpacked", "all")
         place.mkdir(parents=True)
         place.chmod(0o755)
-        if job.document is None:
-            unpacking.write_files(params.get("files") or {}, place)
-        elif job.document.content is None:
-            raise Permanent("A page is no project. Submit a zip or tar.gz, or the files.")
-        else:
-            unpacking.unpack(job.document.content, place)
-        unpacking.root_of(place).rename(folder / "given")
-        yield folder
+        links = _unpack(job, params, place)
+        root = unpacking.root_of(place)
+        inner = "" if root == place else f"{root.name}/"
+        links = {path.removeprefix(inner): target for path, target in links.items() if path.startswith(inner)}
+        root.rename(Path(name, "given"))
+        yield Project(Path(name), links)
 
 
-def plan(act: str, folder: Path) -> Plan:
+def _unpack(job: Job, params: dict[str, Any], place: Path) -> dict[str, str]:
+    if job.document is None:
+        return unpacking.write_files(params.get("files") or {}, place)
+    if job.document.content is None:
+        raise Permanent("A page is no project. Submit a zip or tar.gz, or the files.")
+    return unpacking.unpack(job.document.content, place)
+
+
+def plan(act: str, project: Project) -> Plan:
     """How this project is built, tested or linted. Raises `Permanent` when nothing says how."""
-    project = folder / "given"
     for kind in KINDS:
-        if found := kind(act, project):
+        if found := kind(act, project.given):
             return found
     raise Permanent(
         f"Nothing in the project says how to {act} it: no intray.toml, and nothing of Python, Node or make that fits. "
@@ -141,7 +157,7 @@ def plain_python(act: str, project: Path) -> Plan | None:
             "python", [f"{RUFF} --exit-zero --output-format json --output-file {FINDINGS} .", f"{RUFF} --output-format concise ."], [FOUND]
         )
     if act == "test":
-        return Plan("python", [*([INSTALL] if is_package else []), f"python3 -m pytest --junitxml={JUNIT}"], [TESTED])
+        return Plan("python", [*([INSTALL] if is_package else []), f"python3 -m pytest --continue-on-collection-errors --junitxml={JUNIT}"], [TESTED])
     if is_package:
         return Plan("python", [f"python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir {OUT} ."], ["out/*.whl"])
     return Plan("python", ["python3 -m compileall -q ."])

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jobs.tools import inside
 from monolith.config import settings
@@ -56,23 +56,34 @@ ENVIRONMENT = {
 }
 
 
-def order(steps: list[str], collect: list[str], max_bytes: int, results: int) -> dict[str, Any]:
-    """What the first process inside is to do. `results`: the descriptor of the pipe for what it hands out."""
-    limits = {
-        "NPROC": MAX_TASKS + 32,  # the watch kills at MAX_TASKS and says so; this holds until it looks
-        "NOFILE": 1024,
-        "FSIZE": settings().sandbox_disk_mb * MEGABYTE,
-        "CPU": settings().sandbox_seconds,
-        "CORE": 0,
-    }
-    become = FIRST_UID + os.getpid() if os.geteuid() == 0 else None
-    return {"become": become, "steps": steps, "collect": collect, "max_bytes": max_bytes, "results": results, "limits": limits}
+@dataclass(frozen=True)
+class Order:
+    """What the first process in a sandbox is to do: make the links, run the steps, and hand out the files that match the patterns in
+    `collect`, at most so many bytes of them."""
+
+    steps: list[str]
+    collect: list[str] = field(default_factory=list)
+    max_bytes: int = 0
+    links: dict[str, str] = field(default_factory=dict)
+
+    def written(self, results: int) -> str:
+        """The order as `inside.py` reads it. `results`: the descriptor of the pipe for what it hands out."""
+        limits = {
+            "NPROC": MAX_TASKS + 32,  # the watch kills at MAX_TASKS and says so; this holds until it looks
+            "NOFILE": 1024,
+            "FSIZE": settings().sandbox_disk_mb * MEGABYTE,
+            "CPU": settings().sandbox_seconds,
+            "CORE": 0,
+        }
+        become = FIRST_UID + os.getpid() if os.geteuid() == 0 else None
+        return json.dumps({**asdict(self), "become": become, "results": results, "limits": limits})
 
 
-def command(folder: Path, given_order: dict[str, Any], info: int, denied: int) -> list[str]:
+def command(folder: Path, order: Order, info: int, results: int, denied: int) -> list[str]:
     """The command that starts a sandbox for the project in `folder/given`.
 
-    Two descriptors: `info` is where bubblewrap says which process it is, and `denied` where it reads the filter of system calls.
+    Three descriptors: `info` is where bubblewrap says which process it is, `results` where what it made is handed out, and `denied`
+    where bubblewrap reads the filter of system calls.
     """
     return [
         shutil.which("bwrap") or "bwrap",
@@ -88,7 +99,7 @@ def command(folder: Path, given_order: dict[str, Any], info: int, denied: int) -
         *("--ro-bind", str(Path(inside.__file__).resolve()), "/intray/inside.py"),
         *("--remount-ro", "/", "--chdir", "/"),
         *("--info-fd", str(info), "--seccomp", str(denied)),
-        *("--", sys.executable, "-I", "-S", "/intray/inside.py", json.dumps(given_order)),
+        *("--", sys.executable, "-I", "-S", "/intray/inside.py", order.written(results)),
     ]
 
 

@@ -1,12 +1,14 @@
 """Archives of strangers, unpacked into a folder: nothing lands outside it, no link, no device, no more than the limits.
 
-What an archive says of itself is not believed: names are checked one by one, and bytes are counted as they come out.
+What an archive says of itself is not believed: names are checked one by one, and bytes are counted as they come out. Symbolic links
+that stay in the project are told, not made: they are made in the sandbox, where they can lead nowhere.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import stat
 import tarfile
@@ -32,28 +34,32 @@ TOO_MANY = f"The project has more than {MAX_FILES:,} files. Leave out what is in
 TOO_LARGE = f"The project unpacks to more than {MAX_BYTES // 1024 // 1024} MB, so it is not unpacked. Submit less."
 
 
+Links = dict[str, str]  # where each is, and where it leads
+
+
 @dataclass(frozen=True)
 class Member:
-    """One regular file of an archive."""
+    """One regular file of an archive, or a symbolic link: then its content is where it leads."""
 
     name: str
-    is_executable: bool
     content: IO[bytes]
+    is_executable: bool = False
+    is_link: bool = False
 
 
-def unpack(archive: bytes, folder: Path) -> None:
-    """Unpack a zip, tar or tar.gz into the folder. Raises `Permanent` for one that is broken or hostile."""
+def unpack(archive: bytes, folder: Path) -> Links:
+    """Unpack a zip, tar or tar.gz into the folder; the links in it. Raises `Permanent` for one that is broken or hostile."""
     try:
-        _write(_of_zip(archive) if archive.startswith(b"PK") else _of_tar(archive), folder)
+        return _write(_of_zip(archive) if archive.startswith(b"PK") else _of_tar(archive), folder)
     except Permanent:
         raise
     except BROKEN:
         raise Permanent(NO_ARCHIVE) from None
 
 
-def write_files(files: dict[str, str], folder: Path) -> None:
+def write_files(files: dict[str, str], folder: Path) -> Links:
     """Write files that came as JSON, under the same rules. Raises `Permanent`."""
-    _write((Member(name, False, io.BytesIO(text.encode())) for name, text in files.items()), folder)
+    return _write((Member(name, io.BytesIO(text.encode())) for name, text in files.items()), folder)
 
 
 def root_of(folder: Path) -> Path:
@@ -68,12 +74,12 @@ def _of_zip(archive: bytes) -> Iterator[Member]:
             mode = one.external_attr >> 16
             if one.is_dir() or LEFT_OUT.search(one.filename):
                 continue
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise _refused(one.filename, "it is a link or a device")
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK):
+                raise _refused(one.filename, "it is a device")
             if one.flag_bits & 1 or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise _refused(one.filename, "it is locked by a password, or packed in an unusual way")
             with opened.open(one) as content:
-                yield Member(one.filename, bool(mode & stat.S_IXUSR), content)
+                yield Member(one.filename, content, bool(mode & stat.S_IXUSR), stat.S_ISLNK(mode))
 
 
 def _of_tar(archive: bytes) -> Iterator[Member]:
@@ -82,10 +88,13 @@ def _of_tar(archive: bytes) -> Iterator[Member]:
             opened.members = []  # type: ignore[attr-defined] # a stream keeps what it has seen, and nobody asks for it again
             if one.isdir() or LEFT_OUT.search(one.name):
                 continue
+            if one.issym():
+                yield Member(one.name, io.BytesIO(os.fsencode(one.linkname)), is_link=True)
+                continue
             content = opened.extractfile(one) if one.isreg() and not one.issparse() else None
             if content is None:
-                raise _refused(one.name, "it is a link or a device")
-            yield Member(one.name, bool(one.mode & stat.S_IXUSR), content)
+                raise _refused(one.name, "it is a hard link or a device")
+            yield Member(one.name, content, bool(one.mode & stat.S_IXUSR))
 
 
 class _Counted(io.RawIOBase):
@@ -104,22 +113,47 @@ class _Counted(io.RawIOBase):
         return chunk
 
 
-def _write(members: Iterator[Member], folder: Path) -> None:
-    left, made = MAX_BYTES, {folder}
+def _write(members: Iterator[Member], folder: Path) -> Links:
+    left, made, links = MAX_BYTES, {folder}, Links()
     for member in members:
-        path = folder.joinpath(*_parts(member.name))
-        try:
-            _make_folder(path.parent, made)
-            with path.open("xb") as file:
-                left -= _copy(member.content, file, left)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise _refused(member.name, "another file has the same name, or that of its folder") from None
-        path.chmod(0o755 if member.is_executable else 0o644)
+        parts = _parts(member.name)
+        path = folder.joinpath(*parts)
+        if member.is_link:
+            links["/".join(parts)] = _target(member, parts)
+        else:
+            left -= _write_one(member, path, made, left)
         made.add(path)
         if len(made) > MAX_FILES:
             raise Permanent(TOO_MANY)
     if made == {folder}:
         raise Permanent("The project has no files. Submit one with something in it.")
+    for name in links:
+        if (folder / name).exists():
+            raise _refused(name, "a file or folder has the same name")
+    return links
+
+
+def _target(member: Member, parts: list[str]) -> str:
+    """Where a link leads, when that is in the project. Where links lead over others does not matter: none is made here."""
+    target = member.content.read(MAX_NAME + 1).decode(errors="replace")
+    depth = len(parts) - 1
+    for step in PurePosixPath(target).parts:
+        depth += -1 if step == ".." else 1
+        if depth < 0 or step == "/" or len(target) > MAX_NAME:
+            raise _refused(member.name, "it is a link that leads out of the project")
+    return target
+
+
+def _write_one(member: Member, path: Path, made: set[Path], left: int) -> int:
+    """Write one file; how many bytes it has."""
+    try:
+        _make_folder(path.parent, made)
+        with path.open("xb") as file:
+            size = _copy(member.content, file, left)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _refused(member.name, "another file has the same name, or that of its folder") from None
+    path.chmod(0o755 if member.is_executable else 0o644)
+    return size
 
 
 def _make_folder(path: Path, made: set[Path]) -> None:
