@@ -157,7 +157,11 @@ def plain_python(act: str, project: Path) -> Plan | None:
             "python", [f"{RUFF} --exit-zero --output-format json --output-file {FINDINGS} .", f"{RUFF} --output-format concise ."], [FOUND]
         )
     if act == "test":
-        return Plan("python", [*([INSTALL] if is_package else []), f"python3 -m pytest --continue-on-collection-errors --junitxml={JUNIT}"], [TESTED])
+        return Plan(
+            "python",
+            [*([INSTALL] if is_package else []), f"python3 -m pytest --continue-on-collection-errors --junitxml={JUNIT}"],
+            [TESTED],
+        )
     if is_package:
         return Plan("python", [f"python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir {OUT} ."], ["out/*.whl"])
     return Plan("python", ["python3 -m compileall -q ."])

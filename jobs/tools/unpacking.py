@@ -24,6 +24,7 @@ from monolith.runner.registry import Permanent
 MAX_FILES = 10_000  # and folders
 MAX_BYTES = 100 * 1024 * 1024
 MAX_TAR = MAX_BYTES + MAX_FILES * 2048  # with what tar adds to each file
+MAX_HEADERS = 1024 * 1024  # of one file in a tar
 MAX_NAME = 1000  # characters of a path
 CHUNK = 64 * 1024
 LEFT_OUT = re.compile(r"(^|/)(__MACOSX|node_modules/\.bin)/")  # what macOS adds; links that npm makes again
@@ -83,8 +84,10 @@ def _of_zip(archive: bytes) -> Iterator[Member]:
 
 
 def _of_tar(archive: bytes) -> Iterator[Member]:
-    with tarfile.open(fileobj=_Counted(archive), mode="r|") as opened:
+    counted = _Counted(archive)
+    with tarfile.open(fileobj=counted, mode="r|") as opened:
         for one in opened:
+            counted.expect(one.size)
             opened.members = []  # type: ignore[attr-defined] # a stream keeps what it has seen, and nobody asks for it again
             if one.isdir() or LEFT_OUT.search(one.name):
                 continue
@@ -98,17 +101,22 @@ def _of_tar(archive: bytes) -> Iterator[Member]:
 
 
 class _Counted(io.RawIOBase):
-    """A tar as it comes out of its gzip, up to a limit: what lies between the files may swell too."""
+    """A tar as it comes out of its gzip, within limits: in all, and between files, where it may swell unseen."""
 
     def __init__(self, archive: bytes) -> None:
         packed = io.BytesIO(archive)
         self._source = gzip.GzipFile(fileobj=packed) if archive.startswith(GZIP) else packed
-        self._left = MAX_TAR
+        self._left, self._expected = MAX_TAR, MAX_HEADERS
+
+    def expect(self, size: int) -> None:
+        """A file of this size comes next, and then the headers of another."""
+        self._expected = size + MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        chunk = self._source.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+        chunk = self._source.read(size)
         self._left -= len(chunk)
-        if self._left < 0:
+        self._expected -= len(chunk)
+        if self._left < 0 or self._expected < 0:
             raise Permanent(TOO_LARGE)
         return chunk
 
