@@ -26,6 +26,7 @@ MAX_PDF_PAGES = 200
 MAX_UNZIPPED = 100 * 1024 * 1024  # bytes
 MAX_ZIP_RATIO = 100
 MAX_ZIP_MEMBERS = 5_000
+ARCHIVE_TYPES = ("application/zip", "application/x-tar", "application/gzip")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"} | {
     codecs.BOM_UTF16_LE: "utf-16",
@@ -48,6 +49,8 @@ def read_document(document: Document) -> str:
 def text_of(content: bytes, media_type: str) -> str:
     """The text of these bytes. The media type may carry a charset. Raises `Permanent`."""
     kind, _, parameters = media_type.partition(";")
+    if kind in ARCHIVE_TYPES:
+        raise Permanent("It is a project, and not a text to read. Submit it with build, test or lint.")
     if content.lstrip()[:5] == b"%PDF-" or kind == "application/pdf":
         text = _text_of_pdf(content)
     elif content[:4] == b"PK\x03\x04" or kind == DOCX:

@@ -48,11 +48,11 @@ class Watch:
             found = list(self._processes())
         except OSError:  # it has just ended
             return None
-        memory = sum(one.resident for one in found)
-        if memory > self.peak_memory:  # counts what processes share several times: look closer only when it might matter
-            self.peak_memory = max(self.peak_memory, sum(one.share() for one in found))
         self.cpu_s = max(self.cpu_s, sum(one.cpu_s for one in found))
         self.most_tasks = max(self.most_tasks, sum(one.threads for one in found))
+        memory = sum(one.resident for one in found)  # counts what processes share several times
+        if memory > self.peak_memory and self.most_tasks <= MAX_TASKS:  # looking closer takes long: only when it matters
+            self.peak_memory = max(self.peak_memory, sum(one.share() for one in found))
         return self._judge(disk)
 
     @property

@@ -181,7 +181,7 @@ print("gone")
     "allocate", ["bytearray(4 << 30)", "__import__('mmap').mmap(-1, 4 << 30)"], ids=["memory of its own", "shared memory"]
 )
 def test_four_gigabytes_are_too_much(workshop: Workshop, allocate: str) -> None:
-    result = attack(workshop, f"b = {allocate}\nprint('begun', flush=True)\nfor place in range(0, len(b), 4096):\n    b[place] = 1\n")
+    result = attack(workshop, f"print('begun', flush=True)\nb = {allocate}\nfor place in range(0, len(b), 4096):\n    b[place] = 1\n")
     assert (result["killed"]["limit"], result["exit_code"]) == ("memory", 137)
     assert 384 < result["killed"]["peak_memory_mb"] < 1500
     assert result["killed"]["last_output"].endswith("begun\n")
@@ -197,7 +197,7 @@ def test_endless_output_ends(workshop: Workshop) -> None:
         workshop.submit_files("test", {"intray.toml": commands("test", "python3 a.py"), "a.py": "while True: print('\\x1b[31mno end\\0')"})
     )
     assert job["result"]["killed"]["limit"] == "output"
-    assert len(job["result"]["log"]) < 70_000 and job["result"]["log"].endswith("no end\n")
+    assert len(job["result"]["log"]) < 70_000 and "no end\nno end\n" in job["result"]["log"]
     assert len(workshop.file(job, "log.txt")) <= 5 << 20
 
 
@@ -212,7 +212,7 @@ def test_a_report_that_swells_is_not_read(workshop: Workshop) -> None:
     xml = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "lol">{entities}<!ENTITY f SYSTEM "file:///etc/passwd">]><testsuite>&l9;&f;</testsuite>'
     toml = commands("test", "cp given.xml junit.xml", junit="junit.xml")
     result = workshop.run("test", {"intray.toml": toml, "given.xml": xml})
-    assert result["cases"] == [] and "document type" in result["note"]
+    assert result["cases"] == [] and "cannot be read" in result["note"] and "root:" not in str(result)
 
 
 def test_a_stopped_job_takes_everything_along(workshop: Workshop) -> None:
@@ -220,7 +220,7 @@ def test_a_stopped_job_takes_everything_along(workshop: Workshop) -> None:
     toml = commands("build", f"setsid python3 -c 'import time; time.sleep(1000)' {mark} & sleep 1000")
     job = workshop.submit_files("build", {"intray.toml": toml})
     until(lambda: is_running(mark))
-    assert workshop.read(job)["progress_note"] == "building"
+    assert workshop.get(job["links"]["self"]).json()["progress_note"] == "building"
     assert workshop.post(f"{job['links']['self']}/stop").status_code == 200
     until(lambda: not is_running(mark))
     assert workshop.over(job)["status"] == "stopped"
