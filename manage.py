@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from typing import Any
 
 import click
@@ -153,6 +154,24 @@ def doctor() -> None:
         click.echo(str(finding))
         findings.append(finding)
     if any(finding.is_trouble for finding in findings):
+        raise SystemExit(1)
+
+
+@main.group()
+def ai() -> None:
+    """The language model."""
+
+
+@ai.command("test")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def test_ai(as_json: bool) -> None:
+    """Ask the language model one tiny question, which is paid for; exit 1 when that fails, or when none is set up."""
+    from monolith import llm
+
+    logs.configure("ai")
+    found = llm.try_out()
+    click.echo(json.dumps(found) if as_json else f"{found['message']} ({found['duration_ms']} ms, {found['usd']} USD)")
+    if not found["ok"]:
         raise SystemExit(1)
 
 

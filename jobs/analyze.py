@@ -10,16 +10,8 @@ from marshmallow import Schema, ValidationError, fields, pre_load, validate
 from jobs.tools import ai, judging, reading, signs
 from jobs.tools.extract import text_of, title_of
 from jobs.tools.fetch import fetch, why_unfit
-from monolith.config import settings
+from jobs.tools.prompts import prompt
 from monolith.runner.registry import Job, Permanent, exponential, job_type
-
-INSTRUCTIONS = """
-You assess a document and the tool, product or matter it is about, for a reader who has to decide whether to use it.
-Be specific and sober. Rely on the document alone; where it is silent, say so rather than guess.
-Write plain English. Give each strength, limitation and use case as one sentence. The maturity score says how ready for
-serious use the subject shows itself to be: 0 is an idea, 0.5 works but is young or thinly documented, 1 is proven,
-documented and supported.
-"""
 
 
 def _check_url(url: str) -> None:
@@ -78,6 +70,7 @@ class Verdict(Schema):
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
+    waits=ai.configured,
 )
 def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Analyse a document or a tool.
@@ -92,7 +85,10 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     found = reading.read(source.text)
     kind = signs.kind_of(found)
     shown = signs.signs_of(found, kind)
-    verdict = _ask(job, source, params) if ai.configured() else _judge(found, kind, shown)
+    try:
+        verdict = _ask(job, source, params) if ai.configured() else _judge(found, kind, shown)
+    except ai.UseLocal as why:
+        verdict = _judge(found, kind, shown, why=str(why))
     job.progress(90, "writing")
     return {
         **verdict,
@@ -142,14 +138,11 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
 
 def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
     named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = ai.ask(job, instructions=INSTRUCTIONS, document_text=named + source.text, schema=Verdict)
-    read = min(len(source.text), ai.MAX_DOCUMENT)
-    part = "the whole document" if read == len(source.text) else f"the first {read:,} of its {len(source.text):,} characters"
-    model = settings().openai_model
-    return {**verdict, "engine": f"openai:{model}", "basis": f"Judged by {model}, which read {part}."}
+    verdict = ai.ask(job, instructions=prompt("analyze"), document_text=named + source.text, schema=Verdict)
+    return {**verdict, **ai.credit(source.text)}
 
 
-def _judge(found: reading.Reading, kind: str, shown: list[dict[str, str | bool]]) -> dict[str, Any]:
+def _judge(found: reading.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
     has = sum(bool(sign["found"]) for sign in shown)
     basis = f"Quoted from the document by cue words; the maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":
@@ -161,7 +154,7 @@ def _judge(found: reading.Reading, kind: str, shown: list[dict[str, str | bool]]
         "use_cases": judging.use_cases(found),
         "maturity_score": round(has / len(shown), 2),
         "engine": "local",
-        "basis": basis,
+        "basis": f"{why} {basis}".strip(),
     }
 
 

@@ -42,11 +42,12 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.jobs import pages as jobs_pages
     from monolith.jobs import webhook_pages, webhooks
     from monolith.openapi import make_api
+    from monolith.queue_admin import ai
     from monolith.queue_admin import pages as admin_pages
 
     pages = (auth_pages.blueprint, jobs_pages.blueprint, webhook_pages.blueprint, admin_pages.blueprint)
     for blueprint in (health.blueprint, metrics.blueprint, *pages):
         app.register_blueprint(blueprint)
     api = make_api(app)
-    for blueprint in (jobs_api.documents, jobs_api.jobs, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint):
+    for blueprint in (jobs_api.documents, jobs_api.jobs, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint, ai.blueprint):
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))

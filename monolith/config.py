@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import tempfile
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from environs import Env, EnvError
-from marshmallow.validate import OneOf, Range
+from marshmallow import ValidationError, fields
+from marshmallow.validate import Length, OneOf, Range
 
 MEGABYTE = 1024 * 1024
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
@@ -56,6 +59,10 @@ class Settings:
     openai_base_url: str | None
     openai_model: str
     openai_timeout: float
+    llm_prices: dict[str, list[Decimal]]  # by model, in USD for a million tokens: read, written, and read from the server's cache
+    llm_budget_usd: Decimal  # a day, as is the next; 0: none
+    llm_budget_per_user_usd: Decimal
+    llm_over_budget: str
     fetch_allow_loopback: bool
     smtp_url: str | None = field(repr=False)  # this and the next hold passwords
     caldav_url: str | None = field(repr=False)
@@ -108,19 +115,36 @@ def _read(env: Env) -> Settings:
         keep_failed_days=env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
         keep_per_type=env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
         log_level=env.str("LOG_LEVEL", "INFO").upper(),
-        openai_api_key=env.str("OPENAI_API_KEY", "") or None,
-        openai_base_url=env.str("OPENAI_BASE_URL", "") or None,
-        openai_model=env.str("OPENAI_MODEL", "gpt-5-mini"),
-        openai_timeout=env.float("OPENAI_TIMEOUT", 60.0),
+        **_llm(env),
         fetch_allow_loopback=env.bool("FETCH_ALLOW_LOOPBACK", False),
         smtp_url=env.str("SMTP_URL", "") or None,
         caldav_url=env.str("CALDAV_URL", "") or None,
         mail_from=env.str("MAIL_FROM", "") or None,
-        sandbox_memory_mb=env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
-        sandbox_disk_mb=env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
-        sandbox_seconds=env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
+        **_sandbox(env),
     )
+
+
+def _llm(env: Env) -> dict[str, Any]:
+    return {
+        "openai_api_key": env.str("OPENAI_API_KEY", "") or None,
+        "openai_base_url": env.str("OPENAI_BASE_URL", "") or None,
+        "openai_model": env.str("OPENAI_MODEL", "gpt-5-mini"),
+        "openai_timeout": env.float("OPENAI_TIMEOUT", 60.0),
+        "llm_prices": _prices(env.str("LLM_PRICES", "")),
+        "llm_budget_usd": env.decimal("LLM_BUDGET_USD", Decimal(0), validate=Range(min=0)),
+        "llm_budget_per_user_usd": env.decimal("LLM_BUDGET_PER_USER_USD", Decimal(0), validate=Range(min=0)),
+        "llm_over_budget": env.str("LLM_OVER_BUDGET", "park", validate=OneOf(("park", "local"))),
+    }
+
+
+def _sandbox(env: Env) -> dict[str, int]:
+    """What a project may use."""
+    return {
+        "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
+        "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
+        "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
+    }
 
 
 def redis_socket(home: Path) -> Path:
@@ -135,6 +159,21 @@ def redis_socket(home: Path) -> Path:
 def _database_url(url: str) -> str:
     """The URL as SQLAlchemy wants it: hosts hand out `postgres://`, and the driver here is psycopg."""
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+
+_PRICES = fields.Dict(fields.String(), fields.List(fields.Decimal(validate=Range(0, 1_000_000)), validate=Length(2, 3)))
+
+
+def _prices(text: str) -> dict[str, list[Decimal]]:
+    try:
+        prices: dict[str, list[Decimal]] = _PRICES.deserialize(json.loads(text or "{}", parse_float=str))
+    except (ValueError, ValidationError) as error:
+        why = json.dumps(error.messages) if isinstance(error, ValidationError) else f"it is no JSON: {error}"
+        raise BadSetting(
+            f"LLM_PRICES cannot be used: {why}. Write the prices of a million tokens in USD, "
+            'such as {"some-model": [0.25, 2.00]}: read and written; a third one is for those read from the server\'s cache.'
+        ) from error
+    return prices
 
 
 def _kept_secret(home: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from sqlalchemy import JSON, Column, Connection, Engine, Float, Text, bindparam, cast, column, create_engine, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, OperationalError
 from sqlalchemy.ext.compiler import compiles
@@ -175,6 +176,12 @@ def reading() -> Iterator[Session]:
     """A session that only reads; nothing it changes is kept."""
     with Session(_for_reading(engine()), expire_on_commit=False) as session:
         yield session
+
+
+def upserting(session: Session, table: type[Any]) -> Any:
+    """An INSERT that can say what to do about a row that is there already; both databases have it, each in its own name."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
 def looking() -> AbstractContextManager[Connection]:

@@ -9,7 +9,7 @@ from redis import RedisError
 from rq.utils import import_attribute
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from monolith import database, launch, logs
+from monolith import database, launch, llm, logs
 from monolith.config import BadSetting, settings
 from monolith.runner import clock, queues
 
@@ -90,6 +90,18 @@ def _clock() -> str:
     return "ticking"
 
 
+def _llm() -> str:
+    if not settings().openai_api_key:
+        return "off: the local engine does the work"
+    limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
+    if limits and settings().openai_model not in settings().llm_prices:
+        raise Trouble(f"The budget holds nothing back: no price is known for {settings().openai_model}. Give it in LLM_PRICES.")
+    found = llm.try_out()
+    if not found["ok"]:
+        raise Trouble(f"{found['message']} `manage.py ai test` asks again.")
+    return f"{found['model']} answered in {found['duration_ms']} ms"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "database": _database,
@@ -97,4 +109,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "eviction": _eviction,
     "workers": _workers,
     "clock": _clock,
+    "llm": _llm,
 }

@@ -6,13 +6,15 @@
         ...
         assert server.requests[0]["model"] == "gpt-5-mini"
 
-Replies are given in turn and the last one again and again; without any, it answers `ANALYSIS`.
+Replies are given in turn and the last one again and again; without any, it answers `ANALYSIS`. A reply may be a function of
+the request's body.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,17 +36,20 @@ class Reply:
     wait_s: float = 0.0
 
 
-def answer(content: Any, *, finish_reason: str = "stop", refusal: str | None = None) -> Reply:
-    """A chat completion whose content is this object as JSON, or this text."""
+USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+
+
+def answer(content: Any, *, finish_reason: str = "stop", refusal: str | None = None, usage: Any = USAGE, **more: Any) -> Reply:
+    """A chat completion whose content is this object as JSON, or this text; `more` stands beside the content."""
     text = content if isinstance(content, str) or content is None else json.dumps(content)
-    message = {"role": "assistant", "content": text, "refusal": refusal}
+    message = {"role": "assistant", "content": text, "refusal": refusal, **more}
     completion = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1_700_000_000,
         "model": "gpt-5-mini",
         "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+        "usage": usage,
     }
     return Reply(200, json.dumps(completion).encode())
 
@@ -66,7 +71,7 @@ class OpenAIServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.stopping = threading.Event()
-        self._replies = [answer(ANALYSIS)]
+        self._replies: list[Reply | Callable[[dict[str, Any]], Reply]] = [answer(ANALYSIS)]
         server = self
 
         class Chat(BaseHTTPRequestHandler):
@@ -81,7 +86,7 @@ class OpenAIServer:
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
 
-    def will(self, *replies: Reply) -> None:
+    def will(self, *replies: Reply | Callable[[dict[str, Any]], Reply]) -> None:
         """Say what the next answers are."""
         self._replies = list(replies)
 
@@ -91,7 +96,8 @@ class OpenAIServer:
             return
         self.requests.append(json.loads(body))
         self.headers.append({name.lower(): value for name, value in connection.headers.items()})
-        reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        given = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        reply = given if isinstance(given, Reply) else given(self.requests[-1])
         self.stopping.wait(reply.wait_s)
         try:
             connection.send_response(reply.status)

@@ -132,7 +132,7 @@ class ErrorSchema(Schema):
 class CostSchema(Schema):
     input_tokens = fields.Integer()
     output_tokens = fields.Integer()
-    usd = fields.Float()
+    usd = fields.Float(metadata={"description": "By the prices in LLM_PRICES; 0 where none is known for the model"})
 
 
 class ArtefactSchema(Schema):
@@ -244,7 +244,7 @@ def job_view(
         "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,
         "waiting_reason": waiting_reason,
         **{name: moment(getattr(job, name)) for name in _JOB_MOMENTS},
-        "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": job.usd},
+        "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
         "artifacts": [_artefact_view(one) for one in artefacts],
         "parent_id": job.parent_id,
         "links": {"self": own, "result": f"{own}/result"},

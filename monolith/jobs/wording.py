@@ -114,9 +114,14 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
 
 
+def money(usd: float) -> str:
+    """Dollars as people write them; a call of a language model may cost a fraction of a cent."""
+    return f"{usd:.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd >= 0.01 else f"{usd:.6f} USD"
+
+
 def maturity_words(score: float) -> str:
     """A maturity of 0..1 in one word."""
     return next(word for limit, word in MATURITY if score < limit)
 
 
-FILTERS = (status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, maturity_words)
+FILTERS = (status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, money, maturity_words)

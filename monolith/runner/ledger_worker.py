@@ -18,6 +18,7 @@ from monolith.runner.registry import fixed
 from monolith.runner.worker import PreforkWorker
 
 # What job types import when they run: loaded once, shared by all children.
+LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
 
 
@@ -65,7 +66,7 @@ class LedgerWorker(PreforkWorker):
     def preload(self) -> None:
         registry.discover()
         configure_mappers()
-        for name in PRELOADED:
+        for name in (*PRELOADED, *([LLM_CLIENT] if settings().openai_api_key else [])):
             importlib.import_module(name)
         with suppress(SQLAlchemyError):  # away: then each child does it for itself
             self._rehearse()

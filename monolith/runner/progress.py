@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +15,9 @@ from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
 from monolith.database import now, patiently, reading, storable, writing
+from monolith.errors import Later
 from monolith.models import MARK, Document, Job, JobEvent
-from monolith.runner import answers, registry
+from monolith.runner import answers, breakers, registry, spending
 from monolith.runner.accepting import Wanted
 from monolith.runner.lifecycle import Claim, Outcome, running
 from monolith.runner.moves import MAX_NOTE
@@ -110,12 +113,31 @@ class RunningJob:
         """What a webhook is to be told by this job. None when it is no longer this job's to send."""
         return sending.load(delivery_id, self.id)
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
-        """Add to what this job cost at an LLM. Written at once: it was spent, whatever becomes of the attempt."""
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
+        """Add to what this job cost at an LLM, and its owner today. Raises `Overtaken`, but not before it is written: it was
+        spent, whatever becomes of the attempt and whoever has the job now.
+        """
+        cost = spending.Cost(input_tokens, output_tokens, usd)
+        if patiently(lambda: self._record(cost), MARKING_S) != ("started", self._claim.number):
+            raise Overtaken(f"job {self.id} was taken from this worker")
+
+    def _record(self, cost: spending.Cost) -> Any:
+        sums = {
+            "input_tokens": Job.input_tokens + cost.input_tokens,
+            "output_tokens": Job.output_tokens + cost.output_tokens,
+            "usd": Job.usd + float(cost.usd),
+        }
         with writing() as session:
-            self._update(
-                session, input_tokens=Job.input_tokens + input_tokens, output_tokens=Job.output_tokens + output_tokens, usd=Job.usd + usd
-            )
+            spending.record(session, self._claim.job.owner_id, cost)
+            return session.execute(update(Job).where(Job.id == self.id).values(sums).returning(Job.status, Job.claims)).first()
+
+    def over_budget(self) -> Later | None:
+        """Why this job may spend nothing more at an LLM today, as what parks it; see `spending`."""
+        return spending.over_budget(self._claim.job.owner_id)
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        """Around one call of a server that many jobs need; see `breakers`."""
+        return breakers.calling(server, self.id, within_s)
 
     def mark(self, name: str, note: str, *, happened: bool = False) -> None:
         """Write a step down that must not be repeated blindly; see `registry.Job`. Raises `Overtaken`, but not before it is written

@@ -14,12 +14,14 @@ from monolith.config import settings
 from monolith.database import now, reading, writing
 from monolith.models import OVER, Job, LlmAnswer, Sample
 from monolith.runner import accounting, replays, statistics
+from monolith.runner.spending import Spending
 from monolith.runner.webhooks import outbox
 from monolith.runner.webhooks.tables import Delivery, Webhook
 
 BATCH = 500  # jobs in one transaction: a fraction of a second
 DAY_S = 24 * 3600.0
 KEEP_SAMPLES_DAYS = 8
+KEEP_SPENDINGS_DAYS = 400
 KEEP_DELIVERIES_S = 4 * DAY_S  # at least: until their last attempt
 log = structlog.get_logger()
 
@@ -32,6 +34,7 @@ def prune() -> Iterator[None]:
     for status, type_name in kinds:
         yield from _prune_jobs(status, type_name, moment)
     yield from _prune_rows(Sample.id, Sample.at, moment - KEEP_SAMPLES_DAYS * DAY_S)
+    yield from _prune_rows(Spending.day, Spending.day, moment / DAY_S - KEEP_SPENDINGS_DAYS)
     yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
     yield from _prune_rows(Delivery.id, Delivery.created_at, moment - settings().keep_failed_days * DAY_S - KEEP_DELIVERIES_S)
     yield from _prune_single_webhooks()

@@ -199,7 +199,7 @@ def _alike(queue_name: str, timeout: int, waits: bool) -> dict[str, Any]:
 def _waits(job: Pushed) -> bool:
     """Whether it may run in a thread beside others. One whose process died runs alone from then on: who did it then shows."""
     job_type = registry.discover().get(job.type)
-    return job_type is not None and job_type.waits and not job.crashes
+    return job_type is not None and job_type.mostly_waits and not job.crashes
 
 
 def _timeout(type_name: str) -> int:

@@ -11,7 +11,9 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cache
 from typing import Any, Protocol
 
@@ -83,8 +85,15 @@ class Job(Protocol):
     def delivery(self, delivery_id: str) -> Delivery | None:
         """What a webhook is to be told by this job. None when it is no longer this job's to send."""
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
-        """Add to what this job cost at an LLM."""
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
+        """Add to what this job cost at an LLM, and its owner today."""
+
+    def over_budget(self) -> Later | None:
+        """Why this job may spend nothing more at an LLM today, as what parks it until it may; None while it may."""
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        """Around one call of a server that many jobs need. `Later` raised within, or a few `ConnectionError`s in a row, park all
+        those jobs for as long; then one is let through, for `within_s` seconds at most, and the others when it had an answer."""
 
     def mark(self, name: str, note: str, *, happened: bool = False) -> None:
         """Write down at once, in the timeline, that the job has come to a step which must not be repeated blindly.
@@ -128,8 +137,12 @@ class JobType:
     backoff: Backoff
     timeout: int
     available: Callable[[], str | None]
-    waits: bool = False
+    waits: bool | Callable[[], bool] = False
     submittable_by: str = "anyone"
+
+    @property
+    def mostly_waits(self) -> bool:
+        return self.waits() if callable(self.waits) else self.waits
 
     @property
     def unavailable_reason(self) -> str | None:
@@ -190,7 +203,7 @@ def job_type(
     backoff: Backoff = exponential(2),
     timeout: int = 60,
     available: Callable[[], str | None] = lambda: None,
-    waits: bool = False,
+    waits: bool | Callable[[], bool] = False,
     submittable_by: str = "anyone",
 ) -> Callable[[JobFunction], JobFunction]:
     """Declare the decorated function as a job type; it is handed back untouched.
@@ -198,6 +211,7 @@ def job_type(
     takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
     max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
     waits: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
+    A function says so for types that wait only where something is set up.
     submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
     Intray alone submits it, and people do not see it among their jobs.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from monolith.database import Answer, now, patiently, writing
+from monolith.database import now, patiently, writing
 from monolith.errors import Invalid, Later, Permanent
 from monolith.kernel import kill_marked
 from monolith.models import Job
@@ -99,10 +99,11 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
     return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
 
 
-def _record(move: Callable[[], Answer]) -> Answer:
+def _record(move: Callable[[], bool]) -> None:
     """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
     suspend_limit()
-    return patiently(move, RECORDING_S)
+    if not patiently(move, RECORDING_S):
+        log.warning("job_overtaken", reason="It was stopped, or given to another worker: this outcome changes nothing.")
 
 
 @contextmanager

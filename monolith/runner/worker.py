@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from redis import RedisError
 from rq.utils import now, utcformat
@@ -104,7 +105,8 @@ class PreforkWorker(Worker):
 
     def _start_children(self) -> None:
         os.environ["RQ_WORKER_ID"] = self.name
-        self._guard = leave_guard(f"RQ_WORKER_ID={self.name}")
+        os.environ["RQ_WORKER_GUARD"] = mark = uuid4().hex  # not the name: workers of two Redis servers on one machine may share it
+        self._guard = leave_guard(f"RQ_WORKER_GUARD={mark}")
         inherit_orphans()
         forks_die_with_us()
         self.preload()

@@ -52,10 +52,10 @@ def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_r
 
 
 @pytest.mark.timeout(300)
-def test_sigterm_of_everything_with_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
-    fleet = fleet_of("sqlite", workers=6, SHUTDOWN_GRACE="3")
-    ids = [_submit(fleet, "chaos_sleep", seconds=8) for _ in range(6)]
-    until(lambda: _count(fleet, "started") == 6, 60)
+def test_sigterm_of_everything_with_20_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
+    fleet = fleet_of("sqlite", workers=4, SHUTDOWN_GRACE="3")
+    ids = [_submit(fleet, "chaos_sleep", seconds=12) for _ in range(20)]
+    until(lambda: _count(fleet, "started") == 20, 60)
     assert fleet.deploy() < EXIT_S
     jobs = _when_over(fleet, 60)
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims, jobs[one].crashes) for one in ids} == {("finished", 1, 2, 0)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -22,9 +24,18 @@ class Spender:
 
     def __init__(self) -> None:
         self.tokens: list[tuple[int, int]] = []
+        self.usd = Decimal(0)
+        self.over: Later | None = None
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         self.tokens.append((input_tokens, output_tokens))
+        self.usd += usd
+
+    def over_budget(self) -> Later | None:
+        return self.over
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return make()
@@ -150,8 +161,9 @@ def test_what_an_admin_must_mend_fails_for_good_without_naming_the_key(server: O
 @pytest.mark.parametrize("reply", [status(500), status(502), status(503), status(408), Reply(200, b'{"choices": [')])
 def test_a_server_in_trouble_is_tried_again_by_the_runner(server: OpenAIServer, reply: Reply) -> None:
     server.will(reply)
-    with pytest.raises(ai.AIUnavailable):
+    with pytest.raises(ai.AIUnavailable) as unavailable:
         ask()
+    assert not isinstance(unavailable.value, ConnectionError)  # it was connected to
     assert len(server.requests) == 1
 
 
@@ -166,7 +178,7 @@ def test_a_server_that_is_silent_is_given_up_after_the_timeout(server: OpenAISer
 def test_a_server_that_is_not_there_is_tried_again_by_the_runner(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     settings.cache_clear()
-    with pytest.raises(ai.AIUnavailable, match="reached"):
+    with pytest.raises(ai.AIUnreachable, match="reached"):
         ask()
 
 
@@ -175,6 +187,20 @@ def test_a_refusal_fails_for_good(server: OpenAIServer, reply: Reply) -> None:
     server.will(reply)
     with pytest.raises(Permanent, match="will not work on this document"):
         ask()
+
+
+@pytest.mark.parametrize(("mode", "raised"), [("park", Later), ("local", ai.UseLocal)])
+def test_over_the_budget_the_job_is_parked_unless_its_type_has_a_local_engine(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, mode: str, raised: type[Later]
+) -> None:
+    monkeypatch.setenv("LLM_OVER_BUDGET", mode)
+    settings.cache_clear()
+    job = Spender()
+    job.over = Later(3600, "Used up until midnight UTC.")
+    with pytest.raises(Later, match="Used up") as parked:
+        ask(job=job)
+    assert (type(parked.value), parked.value.seconds) == (raised, 3600)
+    assert server.requests == []
 
 
 def test_without_a_key_there_is_no_llm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -87,8 +89,14 @@ class Work:
     def progress(self, percent: float | None, note: str) -> None:
         self.steps.append((percent, note))
 
-    def spent(self, *, input_tokens: int, output_tokens: int, usd: float) -> None:
+    def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         self.tokens += input_tokens + output_tokens
+
+    def over_budget(self) -> None:
+        return None
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return make()

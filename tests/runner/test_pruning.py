@@ -11,6 +11,7 @@ from monolith.database import now, reading, writing
 from monolith.models import Artefact, Document, Job, JobEvent, Sample
 from monolith.runner import accounting, lifecycle, pruning, registry
 from monolith.runner.lifecycle import Outcome, Wanted
+from monolith.runner.spending import Spending
 from tests.conftest import Caller
 
 DAY_S = 24 * 3600
@@ -114,3 +115,13 @@ def test_samples_are_kept_for_eight_days(intray_settings):
         session.add_all([Sample(at=now() - days * DAY_S, queue="default", type="trial_echo") for days in (7.9, 8.1)])
     prune()
     assert count(Sample) == 1
+
+
+def test_what_users_spent_is_kept_for_four_hundred_days(intray_settings):
+    with writing() as session:
+        today = int(session.scalar(select(now())) // DAY_S)
+        days = [today, today - 399, today - 401]
+        session.add_all([Spending(day=day, owner_id=1, input_tokens=1, output_tokens=1, nano_usd=1) for day in days])
+    prune()
+    with reading() as session:
+        assert set(session.scalars(select(Spending.day))) == set(days[:2])

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
+import itertools
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def chaos_c_loop(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit in C code that holds the interpreter."""
     _note_run(job)
     _apply_effects(job)
-    re.match(r"(a+)+$", "a" * 64 + "b")
+    collections.deque(itertools.repeat(0), maxlen=0)
     return {}
 
 
@@ -152,7 +153,7 @@ def chaos_wait_stuck(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit beside others, in C code that holds the interpreter of all of them."""
     _note_run(job)
     _apply_effects(job)
-    re.match(r"(a+)+$", "a" * 64 + "b")
+    collections.deque(itertools.repeat(0), maxlen=0)
     return {}
 
 
