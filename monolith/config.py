@@ -138,7 +138,7 @@ def _llm(env: Env) -> dict[str, Any]:
     }
 
 
-def _sandbox(env: Env) -> dict[str, int]:
+def _sandbox(env: Env) -> dict[str, Any]:
     """What a project may use."""
     return {
         "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),

@@ -120,8 +120,8 @@ class _Running:
         if REPORT not in files:
             raise RuntimeError(f"The sandbox ended without a report. It said: {readable(output[-LAST_OUTPUT:].decode(errors='replace'))}")
         report = json.loads(files.pop(REPORT))
-        if trouble := report.get("trouble"):
-            raise Permanent(f"The sandbox could not take the project: {trouble}. It has {settings().sandbox_disk_mb} MB of disk.")
+        if not report["fits"]:
+            raise Permanent(f"The project does not fit into the sandbox, which has {settings().sandbox_disk_mb} MB of disk. Submit less.")
         kill = Kill("disk", watch.FULL.format(settings().sandbox_disk_mb)) if report["is_full"] else None
         return Outcome(report["exit_code"], output, kill, usage, files, report["left_out"])
 

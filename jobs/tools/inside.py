@@ -44,16 +44,19 @@ def main() -> None:
         _become(order.pop("become"), order)
     _bar()
     _limit(order["limits"])
-    report: dict[str, Any] = {"exit_code": None, "is_full": False, "left_out": []}
+    report: dict[str, Any] = {"exit_code": None, "fits": True, "is_full": False, "left_out": []}
+    files: list[Path] = []
     try:
         before = _copy_project(order["links"])
-        os.write(order["results"], READY)
+    except OSError:
+        shutil.rmtree(PROJECT, ignore_errors=True)  # a full disk would look like the project's doing
+        report["fits"] = False
+    os.write(order["results"], READY)
+    if report["fits"]:
         report["exit_code"] = _run(order["steps"])
         _end_the_rest()
         report["is_full"] = os.statvfs(SPACE).f_bavail == 0
         files = _made(order["collect"], before, order["max_bytes"], report["left_out"])
-    except OSError as error:
-        report["trouble"], files = f"{error.strerror}", []
     _hand_out(order["results"], report, files)
 
 
