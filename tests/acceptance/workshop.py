@@ -59,6 +59,12 @@ class Workshop:
         """A file that the job has made."""
         return self.get(next(one["url"] for one in job["artifacts"] if one["name"] == name)).content
 
+    def page(self, job: dict[str, Any]) -> str:
+        """The page of the job, as people see it."""
+        answer = self.get(f"/jobs/{job['id']}")
+        assert answer.status_code == 200
+        return answer.text
+
     def get(self, path: str) -> requests.Response:
         return requests.get(f"{self.intray.base_url}{path}", headers=self.headers, timeout=30)
 
