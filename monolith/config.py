@@ -71,6 +71,7 @@ class Settings:
     sandbox_memory_mb: int
     sandbox_disk_mb: int
     sandbox_seconds: int
+    sandbox_cgroup: str | None
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -144,6 +145,7 @@ def _sandbox(env: Env) -> dict[str, Any]:
         "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
         "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
         "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
+        "sandbox_cgroup": env.str("SANDBOX_CGROUP", "") or None,
     }
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.tools import opening, sandbox, watch
+from jobs.tools.cgroup import Group
 from jobs.tools.opening import Opened
 from jobs.tools.printed import readable
 from jobs.tools.projects import Plan, Project
@@ -77,6 +78,7 @@ def run(job: Job, project: Project, plan: Plan, max_bytes: int, doing: str) -> O
         while not running.is_over():
             job.progress(None, doing)
             running.go_on()
+        running.ask(opened.group)
     return running.outcome()
 
 
@@ -109,6 +111,11 @@ class _Running:
             self._kill = Kill("output", f"It printed more than {MAX_OUTPUT // MEGABYTE} MB.")
         if len(self._results) > MAX_RESULTS:
             self._kill = Kill("artifacts", f"It handed out more than {MAX_RESULTS // MEGABYTE} MB.")
+
+    def ask(self, group: Group | None) -> None:
+        """Ask the kernel, which ends a group of processes that is too large without a word."""
+        if self._kill is None and group and group.was_too_large():
+            self._kill = Kill("memory", watch.GLUTTON.format(settings().sandbox_memory_mb))
 
     def outcome(self) -> Outcome:
         """What came of it. Raises `Permanent` for a project that does not fit, RuntimeError for a sandbox that failed."""

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SPACE = Path("/space")  # the one place that can be written to, of limited size
+SPACE = Path("/tmp")  # noqa: S108 - the sandbox's own: the one place that can be written to, of limited size
 PROJECT = SPACE / "project"
 GIVEN = Path("/given")
 READY = b"\n"  # the first byte of the results: from here on the project's own code runs
@@ -98,7 +98,7 @@ def _limit(limits: dict[str, int]) -> None:
 
 def _copy_project(links: dict[str, str]) -> Seen:
     """Copy the project to where it may be changed; what there is then."""
-    for name in ("tmp", "home", "out"):
+    for name in ("home", "out"):
         (SPACE / name).mkdir()
     shutil.copytree(GIVEN, PROJECT)
     for name, target in links.items():

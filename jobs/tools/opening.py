@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from jobs.tools import sandbox, syscalls
+from jobs.tools import cgroup, sandbox, syscalls
+from jobs.tools.cgroup import Group, NoGroup
 from jobs.tools.sandbox import Order
 
 ENDING_S = 10
@@ -31,6 +32,7 @@ class Opened:
     pid: int
     output: IO[bytes]
     results: IO[bytes]
+    group: Group | None
 
 
 @cache
@@ -55,6 +57,8 @@ def _probe(folder: Path) -> str | None:
     try:
         with opened(folder, Order(["true"])) as probe:
             said, results = probe.output.read(), probe.results.read()
+    except NoGroup as error:
+        return str(error)
     except OSError as error:
         return error.strerror or "it cannot be started"
     return None if b'"exit_code": 0' in results else " ".join(said.decode(errors="replace").split())[-MAX_SAID:] or "it said nothing"
@@ -65,10 +69,11 @@ def opened(folder: Path, order: Order) -> Iterator[Opened]:
     """Open a sandbox for the project in `folder/given`. All that is in it has ended when this is left."""
     denied_path = folder / "denied"
     denied_path.write_bytes(syscalls.denying_filter())
-    with _pipe() as (info, told), _pipe() as (results, handed), denied_path.open("rb") as denied:
+    with cgroup.group() as group, _pipe() as (info, told), _pipe() as (results, handed), denied_path.open("rb") as denied:
         descriptors = [told.fileno(), handed.fileno(), denied.fileno()]
+        command = sandbox.command(folder, order, *descriptors)
         process = subprocess.Popen(  # noqa: S603 - it starts bubblewrap
-            sandbox.command(folder, order, told.fileno(), handed.fileno(), denied.fileno()),
+            group.entering(command) if group else command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -78,7 +83,7 @@ def opened(folder: Path, order: Order) -> Iterator[Opened]:
         told.close()
         handed.close()
         with process, _ending(process, info) as pid:
-            yield Opened(pid, process.stdout or results, results)
+            yield Opened(pid, process.stdout or results, results, group)
 
 
 @contextmanager

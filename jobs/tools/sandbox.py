@@ -40,7 +40,7 @@ AS_USER = (
 ENVIRONMENT = {
     "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": f"{inside.SPACE}/home",
-    "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+    "TMPDIR": str(inside.SPACE),
     "LANG": "C.UTF-8",
     "CI": "1",
     "NO_COLOR": "1",
@@ -90,11 +90,10 @@ def command(folder: Path, order: Order, info: int, results: int, denied: int) ->
         *(AS_ROOT if os.geteuid() == 0 else AS_USER),
         *("--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox", "--clearenv"),
         *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
+        *("--perms", "1777", "--size", str(settings().sandbox_disk_mb * MEGABYTE), "--tmpfs", str(inside.SPACE)),
         *_system(folder),
         *("--proc", "/proc", "--dev", "/dev"),
         *("--perms", "1777", "--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
-        *("--perms", "1777", "--size", str(settings().sandbox_disk_mb * MEGABYTE), "--tmpfs", str(inside.SPACE)),
-        *("--symlink", f"{inside.SPACE}/tmp", "/tmp", "--symlink", f"{inside.SPACE}/tmp", "/var/tmp"),  # noqa: S108
         *("--ro-bind", str(folder / "given"), str(inside.GIVEN)),
         *("--ro-bind", str(Path(inside.__file__).resolve()), "/intray/inside.py"),
         *("--remount-ro", "/", "--chdir", "/"),
@@ -105,7 +104,7 @@ def command(folder: Path, order: Order, info: int, results: int, denied: int) ->
 
 def _system(folder: Path) -> list[str]:
     """The read-only system: /usr and what belongs to it, our Python, and the few files that programs look for in /etc."""
-    words = _folders([Path("/etc"), Path("/var"), Path("/intray")])
+    words = _folders([Path("/etc"), Path("/intray")])
     for path in SYSTEM:
         if Path(path).is_symlink():
             words += ["--symlink", str(Path(path).readlink()), path]

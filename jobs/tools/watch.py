@@ -18,6 +18,7 @@ from jobs.tools.sandbox import MAX_TASKS, MEGABYTE
 from monolith.config import settings
 
 MAX_FILES = 30_000  # and folders, in the sandbox
+GLUTTON = "It used more than {} MB of memory."
 FULL = "It filled its {} MB of disk."
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -74,8 +75,7 @@ class Watch:
         over = {
             Kill("time", f"It ran longer than {config.sandbox_seconds} s."): self.seconds > config.sandbox_seconds,
             Kill("cpu", f"It used more than {config.sandbox_seconds} s of one CPU."): self.cpu_s > config.sandbox_seconds,
-            Kill("memory", f"It used more than {config.sandbox_memory_mb} MB of memory."): self.peak_memory
-            > config.sandbox_memory_mb * MEGABYTE,
+            Kill("memory", GLUTTON.format(config.sandbox_memory_mb)): self.peak_memory > config.sandbox_memory_mb * MEGABYTE,
             Kill("processes", f"It had more than {MAX_TASKS} processes and threads."): self.most_tasks > MAX_TASKS,
             Kill("disk", FULL.format(config.sandbox_disk_mb)): disk.f_bavail == 0,
             Kill("files", f"It had more than {MAX_FILES:,} files."): disk.f_files - disk.f_ffree > MAX_FILES,

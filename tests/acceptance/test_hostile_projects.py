@@ -111,7 +111,7 @@ for place in {places!r}:
         print("WRITTEN", place)
     except OSError as error:
         print("kept out", error)
-for act in (lambda: os.chmod("/usr", 0o777), lambda: os.setuid(0), lambda: os.chroot("/space"), lambda: os.mknod("d", 0o60666, 0x0fe00),
+for act in (lambda: os.chmod("/usr", 0o777), lambda: os.setuid(0), lambda: os.chroot("/tmp"), lambda: os.mknod("d", 0o60666, 0x0fe00),
             lambda: os.kill({os.getpid()}, 9)):
     try:
         act()
@@ -119,7 +119,7 @@ for act in (lambda: os.chmod("/usr", 0o777), lambda: os.setuid(0), lambda: os.ch
     except OSError as error:
         print("kept out", error)
 libc = ctypes.CDLL(None)
-print("MOUNTED" if libc.mount(b"none", b"/space/tmp", b"tmpfs", 0, None) == 0 else "kept out")
+print("MOUNTED" if libc.mount(b"none", b"/tmp/home", b"tmpfs", 0, None) == 0 else "kept out")
 print("NAMESPACE" if libc.unshare(0x10000000) == 0 else "kept out")
 """,
     )
@@ -129,10 +129,16 @@ print("NAMESPACE" if libc.unshare(0x10000000) == 0 else "kept out")
 
 def test_a_full_disk_is_the_projects_own(workshop: Workshop) -> None:
     free = shutil.disk_usage("/").free
-    code = (
-        "chunk = bytes(1 << 20)\nfor name in ('a', '/tmp/b', '/space/c', '/dev/shm/d'):\n    try:\n        with open(name, 'wb') as file:\n"
-    )
-    code += "            while True:\n                file.write(chunk)\n    except OSError as error:\n        print(error)\n"
+    code = """
+chunk = bytes(1 << 20)
+for name in ("a", "/tmp/b", "/tmp/home/c", "/dev/shm/d"):
+    try:
+        with open(name, "wb") as file:
+            while True:
+                file.write(chunk)
+    except OSError as error:
+        print(error)
+"""
     result = attack(workshop, code)
     assert result["killed"]["limit"] == "disk" and "96 MB" in result["killed"]["detail"]
     assert shutil.disk_usage("/").free > free - (500 << 20)  # others write meanwhile

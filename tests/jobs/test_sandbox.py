@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs import build
-from jobs.tools import findings, junit, opening, syscalls
+from jobs.tools import cgroup, findings, inside, junit, opening, syscalls
 from jobs.tools.printed import fitting, readable
 from monolith.config import settings
 from monolith.runner.registry import Permanent
@@ -90,7 +91,6 @@ def _line(path: Path) -> bytes:
 
 
 @needs_bubblewrap
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_an_ordinary_users_sandbox_is_as_closed(tmp_path: Path) -> None:
     """Root's sandboxes are opened in another way than those of ordinary users, which is how most workers run."""
     home = tmp_path / "home"
@@ -114,8 +114,9 @@ print(json.dumps([
         "SANDBOX_MEMORY_MB": "200",
     }
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))])
-    python = next(one for one in (sys.executable, "/usr/bin/python3") if _may_be_run(one, 54321))
-    done = subprocess.run([python, "-c", code], env=env, cwd="/", user=54321, group=54321, extra_groups=[], capture_output=True, text=True)
+    user: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": []} if os.geteuid() == 0 else {}
+    python = next(one for one in (sys.executable, "/usr/bin/python3") if _may_be_run(one, user))
+    done = subprocess.run([python, "-c", code], env=env, cwd="/", capture_output=True, text=True, **user)
     assert done.returncode == 0, done.stderr[-3000:]
     closed, bomb, glutton = json.loads(done.stdout.splitlines()[-1])
     assert "1000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n" in closed["log"]
@@ -123,12 +124,47 @@ print(json.dumps([
     assert (bomb["killed"]["limit"], glutton["killed"]["limit"]) == ("processes", "memory")
 
 
-def _may_be_run(program: str, user: int) -> bool:
+def _may_be_run(program: str, user: dict[str, Any]) -> bool:
     """Ours may lie where only root can go."""
     try:
-        return subprocess.run([program, "-c", ""], user=user, group=user, extra_groups=[], cwd="/").returncode == 0
+        return subprocess.run([program, "-c", ""], cwd="/", **user).returncode == 0
     except PermissionError:
         return False
+
+
+@needs_bubblewrap
+def test_a_sandbox_is_in_a_control_group_of_its_own(limits: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a real group of the kernel's; its limits where that machine lets a group have them."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    parent = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), Path("/sys/fs/cgroup"))
+    limits(SANDBOX_CGROUP=str(parent), SANDBOX_MEMORY_MB="64", SANDBOX_DISK_MB="32")
+    if not os.access(parent / "cgroup.procs", os.W_OK):
+        assert "SANDBOX_CGROUP" in (opening.why_off() or "")
+        return
+    has_limits = "memory" in (parent / "cgroup.subtree_control").read_text()
+    if not has_limits:
+        assert "memory.max cannot be set" in (opening.why_off() or "")
+        monkeypatch.setattr(cgroup, "limits", dict)
+        opening.why_off.cache_clear()
+    seen: set[int] = set()
+
+    class Watched(HandJob):
+        def progress(self, percent: float | None, note: str) -> None:
+            for path in parent.glob(f"intray-{os.getpid()}-*/cgroup.procs"):
+                seen.add(len(path.read_text().split()))
+
+    toml = "[build]\ncommands = ['sleep 0.5']"
+    assert build.build(Watched(), {"files": {"intray.toml": toml}})["exit_code"] == 0
+    assert max(seen) >= 3  # bubblewrap, the first process, the step
+    assert not list(parent.glob(f"intray-{os.getpid()}-*"))
+
+
+def test_a_folder_that_is_no_control_group_turns_the_types_off(limits: Callable[..., None], tmp_path: Path) -> None:
+    limits(SANDBOX_CGROUP=str(tmp_path))
+    assert "is no control group" in (opening.why_off() or "")
+    assert cgroup.Group(tmp_path).was_too_large() is False
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
+    assert cgroup.Group(tmp_path).was_too_large()
 
 
 def test_without_bubblewrap_the_types_are_off_and_nothing_is_run(
@@ -213,7 +249,7 @@ def test_eslints_report_is_read() -> None:
         {"ruleId": "no-unused-vars", "severity": 1, "message": "'unused' is assigned a value but never used.", "line": 1, "column": 7},
         {"ruleId": None, "fatal": True, "severity": 2, "message": "Parsing error: Unexpected token ;", "line": 10**30, "column": None},
     ]
-    found = findings.diagnostics(json.dumps([{"filePath": "/space/project/src/b.js", "messages": messages}]).encode())
+    found = findings.diagnostics(json.dumps([{"filePath": f"{inside.PROJECT}/src/b.js", "messages": messages}]).encode())
     assert [(one["file"], one["line"], one["rule"], one["severity"]) for one in found] == [
         ("src/b.js", 1, "no-unused-vars", "warning"),
         ("src/b.js", None, "syntax", "error"),
