@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any, Protocol
+from uuid import uuid4
 
 import structlog
 from redis import BlockingConnectionPool, Redis, RedisError
@@ -32,6 +33,7 @@ BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for th
 MARGIN_S = 3  # the worker kills a job this much behind the limit that the job's own process holds
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
+INCARNATION = "intray:incarnation"
 IDS_AT_ONCE = 10_000  # read from Redis, which answers nobody else meanwhile
 
 log = structlog.get_logger()
@@ -225,6 +227,18 @@ def lengths(queue_names: list[str]) -> dict[str, int]:
         for name in queue_names:
             pipeline.llen(queue(name).key)
         return dict(zip(queue_names, pipeline.execute(), strict=True))
+
+
+def incarnation() -> str:
+    """What changes when Redis is started again or emptied: its messages may be gone then. Raises RedisError when it is away."""
+    if is_inline():
+        return ""
+    with connection().pipeline(transaction=False) as pipeline:
+        pipeline.set(INCARNATION, uuid4().hex, nx=True)
+        pipeline.get(INCARNATION)
+        pipeline.info("server")
+        _, mark, server = pipeline.execute()
+    return f"{server['run_id']} {mark.decode()}"
 
 
 def waiting_ids(name: str) -> set[str]:

@@ -19,6 +19,7 @@ LOST_AFTER_S = 30.0
 ARRIVING_S = 2.0  # a message that was pushed a moment ago is not missing
 BATCH = 1000
 PAGE = 10_000
+LONGEST_REST_S = 30.0
 REST = 100  # a close look at a queue is followed by so many times its duration of rest: it costs at most 1 % of the time
 
 log = structlog.get_logger()
@@ -48,13 +49,18 @@ class MissingMessages:
 
     First only numbers are compared. A queue that lacks messages is looked at closely, which costs a read of all its ids.
     Workers that hold messages they have not claimed yet make a busy queue look like that all the time: hence the rest.
+    A Redis that was started again or emptied since is looked at closely at once.
     """
 
     def __init__(self) -> None:
         self._rests: dict[str, Rest] = {}
+        self._incarnation = ""
 
     def push(self) -> Iterator[None]:
         """Raises RedisError when Redis is away."""
+        incarnation = queues.incarnation()
+        if incarnation != self._incarnation:
+            self._incarnation, self._rests = incarnation, {}
         for name, missing in _too_few().items():
             rest = self._rests.get(name)
             if rest is None or time.monotonic() >= rest.until or missing > rest.missing + BATCH:
@@ -76,7 +82,8 @@ class MissingMessages:
         if pushed:
             log.warning("messages_pushed_again", queue=name, jobs=pushed)
         ended = time.monotonic()
-        self._rests[name] = Rest(ended + REST * (ended - began), max(0, missing - pushed))
+        rest = min(REST * (ended - began), LONGEST_REST_S)
+        self._rests[name] = Rest(ended + rest, max(0, missing - pushed))
 
 
 def _too_few() -> dict[str, int]:

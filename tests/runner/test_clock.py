@@ -109,6 +109,16 @@ def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(
     assert set(push_missing(missing)) == set(jobs[1:4])
 
 
+def test_what_an_emptied_redis_lost_is_pushed_at_once_although_its_queue_rests(submit, monkeypatch):
+    monkeypatch.setattr(repair, "REST", 10**6)
+    jobs = submit(3)
+    missing = MissingMessages()
+    lose(jobs[0])
+    assert push_missing(missing) == [jobs[0]]
+    queues.connection().flushall()
+    assert set(push_missing(missing)) == set(jobs)
+
+
 def test_a_single_lost_message_is_found_after_the_rest(submit, monkeypatch):
     monkeypatch.setattr(repair, "REST", 0)
     jobs = submit(3)
