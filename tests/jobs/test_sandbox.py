@@ -16,6 +16,7 @@ import pytest
 from jobs import build
 from jobs.tools import cgroup, findings, inside, junit, opening, syscalls
 from jobs.tools.printed import fitting, readable
+from monolith import doctor
 from monolith.config import settings
 from monolith.runner.registry import Permanent
 from tests.conftest import Caller
@@ -173,6 +174,7 @@ def test_without_bubblewrap_the_types_are_off_and_nothing_is_run(
     limits(PATH=str(Path(sys.executable).parent))
     types = {one["name"]: one for one in alice.get("/api/v1/job-types").json["data"]}
     assert all(not types[name]["available"] and "not installed" in types[name]["unavailable_reason"] for name in ("build", "test", "lint"))
+    assert doctor.CHECKS["types"]().startswith("build, lint, test off: Projects run in a sandbox")
     answer = alice.post("/api/v1/jobs", json={"type": "build", "params": {"files": {"a.py": ""}}})
     assert answer.status_code == 422 and "apt-get install bubblewrap" in answer.text
     with pytest.raises(Permanent, match="not installed"):
