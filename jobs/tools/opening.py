@@ -35,21 +35,34 @@ class Opened:
     group: Group | None
 
 
-@cache
+class NoSandbox(Exception):
+    """No sandbox can be opened here; the message says why."""
+
+
 def why_off() -> str | None:
     """Why no sandbox can be opened here, or None. Found out by running something in one."""
+    try:
+        _prove()
+    except NoSandbox as reason:
+        return str(reason)
+    return None
+
+
+@cache
+def _prove() -> None:
+    """Proven once for all; a failure may pass (a machine short of memory), and so is looked at again. Raises `NoSandbox`."""
     if sys.platform != "linux":
-        return "Projects run in a sandbox that only Linux has."
+        raise NoSandbox("Projects run in a sandbox that only Linux has.")
     if reason := syscalls.why_unknown():
-        return reason
+        raise NoSandbox(reason)
     if shutil.which("bwrap") is None:
-        return "Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap)."
+        raise NoSandbox("Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap).")
     with tempfile.TemporaryDirectory(prefix="intray-probe-") as folder:
         given = Path(folder, "given")
         given.mkdir()
         given.chmod(0o755)
-        said = _probe(Path(folder))
-    return None if said is None else f"Projects run in a sandbox of bubblewrap 0.8, which does not work here: {said}. See docs/projects.md."
+        if said := _probe(Path(folder)):
+            raise NoSandbox(f"Projects run in a sandbox of bubblewrap 0.8, which does not work here: {said}. See docs/projects.md.")
 
 
 def _probe(folder: Path) -> str | None:

@@ -34,13 +34,13 @@ def limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         settings.cache_clear()
-        opening.why_off.cache_clear()
+        opening._prove.cache_clear()
 
     change()
     yield change
     monkeypatch.undo()
     settings.cache_clear()
-    opening.why_off.cache_clear()
+    opening._prove.cache_clear()
 
 
 @needs_bubblewrap
@@ -146,7 +146,7 @@ def test_a_sandbox_is_in_a_control_group_of_its_own(limits: Callable[..., None],
     if not has_limits:
         assert "memory.max cannot be set" in (opening.why_off() or "")
         monkeypatch.setattr(cgroup, "limits", dict)
-        opening.why_off.cache_clear()
+        opening._prove.cache_clear()
     seen: set[int] = set()
 
     class Watched(HandJob):
