@@ -32,7 +32,9 @@ BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-BLOCKS = "//p | //div | //br | //li | //tr | //h1 | //h2 | //h3 | //h4 | //section | //pre | //dt | //dd"
+BLOCKS = "//p | //div | //br | //li | //tr | //h1 | //h2 | //h3 | //h4 | //h5 | //h6 | //section | //pre | //dt | //dd"
+MARKS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)} | {"li": "- "}
+UNSEEN = ("script", "style", "noscript", "template", "title")
 LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "\u00ad": "", "\u00a0": " "})
 
 
@@ -50,7 +52,7 @@ def text_of(content: bytes, media_type: str) -> str:
     """The text of these bytes. The media type may carry a charset. Raises `Permanent`."""
     kind, _, parameters = media_type.partition(";")
     if kind in ARCHIVE_TYPES:
-        raise Permanent("It is a project, and not a text to read. Submit it with build, test or lint.")
+        raise Permanent("It is an archive, which has no text of its own. Choose another kind of job for it, or submit one of its files.")
     if content.lstrip()[:5] == b"%PDF-" or kind == "application/pdf":
         text = _text_of_pdf(content)
     elif content[:4] == b"PK\x03\x04" or kind == DOCX:
@@ -64,16 +66,22 @@ def text_of(content: bytes, media_type: str) -> str:
 
 def title_of(content: bytes, media_type: str) -> str | None:
     """The title that an HTML page gives itself, on one line; None for anything else."""
+    tree = tree_of(content, media_type)
+    found = "" if tree is None else tree.xpath("string((//head/title | //title)[1])")
+    return " ".join(str(found).split())[:300] or None
+
+
+def tree_of(content: bytes, media_type: str) -> Any | None:
+    """An HTML page as lxml's tree; None for anything else, and for a page that cannot be taken apart."""
     kind, _, parameters = media_type.partition(";")
     if kind not in HTML_TYPES:
         return None
     from lxml import etree
 
     try:
-        found = _tree(_decoded_html(content, parameters)).xpath("string((//head/title | //title)[1])")
+        return _tree(_decoded_html(content, parameters))
     except (etree.LxmlError, ValueError, Permanent):
         return None
-    return " ".join(str(found).split())[:300] or None
 
 
 def _checked(text: str) -> str:
@@ -151,9 +159,11 @@ def _visible_text(page: str) -> str:
         tree = _tree(page)
     except (etree.LxmlError, ValueError):
         raise Permanent("The page has no text in it. Submit the text itself.") from None
+    for cell in tree.xpath("//td | //th"):
+        cell.tail = f" {cell.tail or ''}"
     for block in tree.xpath(BLOCKS):
-        block.text, block.tail = f"\n\n{block.text or ''}", f"\n\n{block.tail or ''}"
-    seen = "".join(tree.xpath("//body//text()[not(ancestor::script or ancestor::style or ancestor::noscript or ancestor::template)]"))
+        block.text, block.tail = f"\n\n{MARKS.get(block.tag, '')}{block.text or ''}", f"\n\n{block.tail or ''}"
+    seen = "".join(tree.xpath(f"//body//text()[not({' or '.join(f'ancestor::{tag}' for tag in UNSEEN)})]"))
     return "\n\n".join(line for line in (" ".join(part.split()) for part in seen.split("\n\n")) if line)
 
 

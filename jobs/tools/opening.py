@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import IO
 from jobs.tools import cgroup, sandbox, syscalls
 from jobs.tools.cgroup import Group, NoGroup
 from jobs.tools.sandbox import Order
+from jobs.tools.workplace import workplace
 
 ENDING_S = 10
 MAX_SAID = 200  # characters of bubblewrap's own words
@@ -57,11 +57,10 @@ def _prove() -> None:
         raise NoSandbox(reason)
     if shutil.which("bwrap") is None:
         raise NoSandbox("Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap).")
-    with tempfile.TemporaryDirectory(prefix="intray-probe-") as folder:
-        given = Path(folder, "given")
-        given.mkdir()
-        given.chmod(0o755)
-        if said := _probe(Path(folder)):
+    with workplace() as folder:
+        (folder / "given").mkdir()
+        (folder / "given").chmod(0o755)
+        if said := _probe(folder):
             raise NoSandbox(f"Projects run in a sandbox of bubblewrap 0.8, which does not work here: {said}. See docs/projects.md.")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from jobs.tools import inside, unpacking
+from jobs.tools.workplace import workplace
 from monolith.runner.registry import Job, Permanent
 
 MAX_FILES = 500  # in params; more come as an archive
@@ -77,16 +77,16 @@ class Plan:
 def unpacked(job: Job, params: dict[str, Any]) -> Iterator[Project]:
     """The project, unpacked into a folder that is removed afterwards. Raises `Permanent` for what is none."""
     job.progress(5, "unpacking")
-    with tempfile.TemporaryDirectory(prefix="intray-project-") as name:
-        place = Path(name, "unpacked", "all")
+    with workplace() as folder:
+        place = folder / "unpacked" / "all"
         place.mkdir(parents=True)
         place.chmod(0o755)
         links = _unpack(job, params, place)
         root = unpacking.root_of(place)
         inner = "" if root == place else f"{root.name}/"
         links = {path.removeprefix(inner): target for path, target in links.items() if path.startswith(inner)}
-        root.rename(Path(name, "given"))
-        yield Project(Path(name), links)
+        root.rename(folder / "given")
+        yield Project(folder, links)
 
 
 def _unpack(job: Job, params: dict[str, Any], place: Path) -> dict[str, str]:

@@ -194,3 +194,14 @@ def test_entities_in_a_word_document_are_not_expanded(tmp_path: Path, entity: st
     xml = f"""<?xml version="1.0"?><!DOCTYPE w [<!ENTITY b "hunter2"><!ENTITY x {entity.format(uri=(tmp_path / "secret").as_uri())}>]>
     <w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">{body}</w:document>"""
     assert "hunter2" not in text_of(documents.with_member(documents.word(), "word/document.xml", xml.encode()), DOCX)
+
+
+@pytest.mark.parametrize("media_type", ["application/zip", "application/x-tar", "application/gzip"])
+def test_an_archive_is_no_text(media_type: str) -> None:
+    with pytest.raises(Permanent, match="It is an archive"):
+        text_of(b"PK\x03\x04", media_type)
+
+
+def test_a_page_of_few_words_keeps_its_headings_and_lists() -> None:
+    page = b"<h1>Tiny</h1><p>Hello there.<h3>More</h3><table><tr><td>a<td>b</table><ul><li>x</ul>"
+    assert text_of(page, "text/html") == "# Tiny\n\nHello there.\n\n### More\n\na b\n\n- x"

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import time
 
 import pytest
@@ -16,38 +15,7 @@ from jobs.tools import fetch as fetching
 from jobs.tools.fetch import FetchFailed, fetch
 from monolith.config import settings
 from monolith.runner.registry import Later, Permanent
-
-PAGE = b"<html><head><title>A page</title></head><body><p>Hello.</p></body></html>"
-HTML = {"Content-Type": "text/html"}
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Site:
-    """A web site of fixed answers by path; it counts the requests and keeps their headers."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {"/": (200, HTML, PAGE)}
-        self.asked: list[dict[str, str]] = []
-        site = self
-
-        class Pages(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.asked.append(dict(self.headers))
-                code, headers, body = site.answers.get(self.path, (404, HTML, b"none"))
-                self.send_response(code)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                try:
-                    self.wfile.write(body)
-                except ConnectionError:
-                    return
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+from tests.web_site import HTML, PAGE, Site
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +36,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    site = Site()
-    thread = threading.Thread(target=site.http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield site
-    site.http.shutdown()
-    thread.join()
-    site.http.server_close()
+    with Site() as site:
+        yield site
 
 
 @pytest.fixture

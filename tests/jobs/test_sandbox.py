@@ -16,6 +16,7 @@ import pytest
 from jobs import build
 from jobs.tools import cgroup, findings, inside, junit, opening, syscalls
 from jobs.tools.printed import fitting, readable
+from jobs.tools.workplace import workplace
 from monolith import doctor
 from monolith.config import settings
 from monolith.runner.registry import Permanent
@@ -263,3 +264,29 @@ def test_a_result_holds_as_many_rows_as_fit() -> None:
     assert 500 < len(fitting(rows)) < 650
     assert len(json.dumps(fitting(rows), ensure_ascii=False).encode()) < 700_000
     assert readable("\x1b[31mred\x1b[0m\x00\r\n\x1b]0;title\x07x\ud800") == "red\nx"
+
+
+def test_what_a_killed_worker_has_left_is_removed_and_what_is_in_use_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = subprocess.Popen(
+        [sys.executable, "-c", HOLDING], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE
+    )
+    assert killed.stdout and killed.stdout.readline()
+    (left,) = tmp_path.iterdir()
+    (left / "big").write_text("x")
+    os.utime(left, (0, 0))
+    with workplace() as mine:
+        assert sorted(tmp_path.iterdir()) == sorted([left, mine])
+    killed.kill()
+    killed.communicate()
+    with workplace() as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLDING = """
+from jobs.tools.workplace import workplace
+with workplace():
+    print("here", flush=True)
+    import time; time.sleep(1000)
+"""
