@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,17 @@ def _line(path: Path) -> bytes:
         return b""
 
 
+@pytest.fixture
+def anybodys() -> Iterator[Path]:
+    """A folder for whoever comes; pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="intray-anybodys-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @needs_bubblewrap
-def test_an_ordinary_users_sandbox_is_as_closed(tmp_path: Path) -> None:
+def test_an_ordinary_users_sandbox_is_as_closed(anybodys: Path) -> None:
     """Root's sandboxes are opened in another way than those of ordinary users, which is how most workers run."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for folder in (home, *tmp_path.parents[:2], tmp_path):
-        folder.chmod(0o777)
     code = """
 import json
 from tests.jobs.by_hand import run
@@ -109,8 +114,8 @@ print(json.dumps([
 ]))
 """
     env = {
-        "INTRAY_HOME": str(home),
-        "TMPDIR": str(home),
+        "INTRAY_HOME": str(anybodys),
+        "TMPDIR": str(anybodys),
         "PATH": "/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SANDBOX_MEMORY_MB": "200",
