@@ -9,9 +9,9 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from jobs.tools import ai, findings, letters, quality, reading
-from jobs.tools.findings import Finding
+from jobs.tools import ai, letters, quality, reading, verdicts
 from jobs.tools.prompts import prompt
+from jobs.tools.verdicts import Finding
 from monolith.runner.registry import Automatic, FailedJob, Job, exponential, job_type
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
@@ -71,7 +71,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     text = document.text
     job.progress(30, "checking by the rules")
     checked = quality.check(text, document.kind, datetime.now(UTC).date())
-    by_rules = findings.score_of(checked.findings)
+    by_rules = verdicts.score_of(checked.findings)
     job.progress(50, "judging")
     judgement, why = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
@@ -107,9 +107,9 @@ def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any
     """
     of_model = [Finding(**{name: _plain(said) for name, said in one.items()}) for one in judgement["findings"]] if judgement else []
     score = min(rules_score, round((rules_score + judgement["score"]) / 2)) if judgement else rules_score
-    everything = findings.in_order([*by_rules, *of_model])
-    decision = findings.decision_of(score, everything)
-    if decision == "reject" and findings.decision_of(rules_score, by_rules) != "reject":
+    everything = verdicts.in_order([*by_rules, *of_model])
+    decision = verdicts.decision_of(score, everything)
+    if decision == "reject" and verdicts.decision_of(rules_score, by_rules) != "reject":
         decision = "review"  # a model alone rejects nobody
     listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
     return {"score": score, "decision": decision, "route": ONLINE if decision == "approve" else ONSITE, "findings": listed}

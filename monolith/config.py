@@ -68,6 +68,10 @@ class Settings:
     caldav_url: str | None = field(repr=False)
     mail_from: str | None
     webhook_overlap_hours: float
+    sandbox_memory_mb: int
+    sandbox_disk_mb: int
+    sandbox_seconds: int
+    sandbox_cgroup: str | None
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -118,6 +122,7 @@ def _read(env: Env) -> Settings:
         caldav_url=env.str("CALDAV_URL", "") or None,
         mail_from=env.str("MAIL_FROM", "") or None,
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
+        **_sandbox(env),
     )
 
 
@@ -131,6 +136,16 @@ def _llm(env: Env) -> dict[str, Any]:
         "llm_budget_usd": env.decimal("LLM_BUDGET_USD", Decimal(0), validate=Range(min=0)),
         "llm_budget_per_user_usd": env.decimal("LLM_BUDGET_PER_USER_USD", Decimal(0), validate=Range(min=0)),
         "llm_over_budget": env.str("LLM_OVER_BUDGET", "park", validate=OneOf(("park", "local"))),
+    }
+
+
+def _sandbox(env: Env) -> dict[str, Any]:
+    """What a project may use."""
+    return {
+        "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
+        "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
+        "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
+        "sandbox_cgroup": env.str("SANDBOX_CGROUP", "") or None,
     }
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from monolith import database, launch, llm, logs
 from monolith.config import BadSetting, settings
-from monolith.runner import clock, queues
+from monolith.runner import clock, queues, registry
 
 
 class Trouble(Exception):
@@ -102,6 +102,13 @@ def _llm() -> str:
     return f"{found['model']} answered in {found['duration_ms']} ms"
 
 
+def _job_types() -> str:
+    """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
+    reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
+    said = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
+    return " ".join(said) or "all can be run here"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "database": _database,
@@ -109,5 +116,6 @@ CHECKS: dict[str, Callable[[], str]] = {
     "eviction": _eviction,
     "workers": _workers,
     "clock": _clock,
+    "types": _job_types,
     "llm": _llm,
 }

@@ -26,6 +26,7 @@ EXPECTED = (
     "glossary",
     "adding-a-job-type",
     "job-types",
+    "projects",
     "api",
     "operations",
     "performance",

@@ -9,8 +9,8 @@ from decimal import Decimal
 from itertools import islice
 
 from jobs.tools.entries import Amount, Dated, Entry, amount_of, amounts, dates
-from jobs.tools.findings import Finding
 from jobs.tools.rules import FieldRule, Period, Rules
+from jobs.tools.verdicts import Finding
 
 MAX_OF_A_KIND = 3
 OLD = timedelta(days=365)

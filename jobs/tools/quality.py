@@ -10,9 +10,9 @@ from datetime import date
 
 from jobs.tools import consistency, reading
 from jobs.tools.entries import Entry, dates, entries
-from jobs.tools.findings import Finding, in_order
 from jobs.tools.reading import Reading
 from jobs.tools.rules import FieldRule, Rules, SectionRule, rules_for
+from jobs.tools.verdicts import Finding, in_order
 
 MAX_OF_A_KIND = 3  # findings of the same sort: more would tell nothing new
 LONG_SENTENCE = 35  # words, on average

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.archives import tarred, zipped
 from tests.conftest import Caller
 
 
@@ -60,6 +61,21 @@ def test_one_file_and_several_files_are_accepted_and_downloaded_as_they_were(ali
     assert len(several.json["jobs"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("content", "name", "media_type"),
+    [
+        (zipped({"a.py": "x"}), "p.zip", "application/zip"),
+        (tarred(("a.py", b"x")), "p-1.0.tar.gz", "application/gzip"),
+        (tarred(("a.py", b"x")), "P.TGZ", "application/gzip"),
+        (tarred(("a.py", b"x"), mode="w"), "p.tar", "application/x-tar"),
+    ],
+)
+def test_an_archive_is_a_project(alice: Caller, content: bytes, name: str, media_type: str) -> None:
+    document = alice.post("/api/v1/documents", data=upload((content, name))).json["document"]
+    assert (document["kind"], document["media_type"], document["title"]) == ("project", media_type, name)
+    assert alice.get(document["links"]["content"]).data == content
+
+
 def docx(*names: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -79,6 +95,10 @@ def docx(*names: str) -> bytes:
         ((b"hello", "not.pdf"), 422),
         ((b"hello", "not.docx"), 422),
         ((docx("xl/workbook.xml"), "sheet.docx"), 422),
+        ((b"hello", "not.zip"), 422),
+        ((b"hello", "not.tar.gz"), 422),
+        ((b"hello", "not.tar"), 422),
+        ((tarred(("a", b"x")), "alone.gz"), 422),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else str(value),
 )

@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from jobs.tools import findings, quality, rules
+from jobs.tools import quality, rules, verdicts
 
 TODAY = date(2026, 11, 25)
 GOOD = """# Application for organic certification
@@ -62,7 +62,7 @@ def changed(old: str, new: str = "") -> str:
 def test_a_good_application_has_nothing_to_mend() -> None:
     checked = quality.check(GOOD, "application", TODAY)
     assert checked.findings == []
-    assert (findings.score_of([]), findings.decision_of(100, [])) == (100, "approve")
+    assert (verdicts.score_of([]), verdicts.decision_of(100, [])) == (100, "approve")
     assert checked.known["applicant"] == "Green Farm Ltd" and checked.known["registration number"] == "HRB 12345"
 
 
@@ -167,14 +167,14 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
     ],
 )
 def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
-    found = [findings.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
-    assert findings.decision_of(findings.score_of(found), found) == decision
+    found = [verdicts.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
+    assert verdicts.decision_of(verdicts.score_of(found), found) == decision
 
 
 def test_what_is_no_application_is_rejected_and_another_kind_has_rules_of_its_own() -> None:
     text = "Dear all, the boat race was a great day out and everybody who came enjoyed the weather, the food and the music by the river."
     found = quality.check(text, "application", TODAY).findings
-    assert findings.decision_of(findings.score_of(found), found) == "reject"
+    assert verdicts.decision_of(verdicts.score_of(found), found) == "reject"
     assert [one.message for one in quality.check(text, "text", TODAY).findings] == ["It has 25 words, too few to judge."]
 
 
@@ -183,7 +183,7 @@ def test_an_application_in_another_language_is_for_a_person_to_review() -> None:
     found = quality.check(text, "application", TODAY).findings
     assert {one.severity for one in found} <= {"major", "minor"}
     assert "written in 'de'" in next(one.message for one in found if "written" in one.message)
-    assert findings.decision_of(findings.score_of(found), found) == "review"
+    assert verdicts.decision_of(verdicts.score_of(found), found) == "review"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Lint a project: run its linter in a sandbox, and tell what it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.tools import confined, findings, opening, projects
+from jobs.tools.printed import fitting
+from jobs.tools.projects import ProjectParams
+from monolith.config import settings
+from monolith.runner.registry import Job, fixed, job_type
+
+NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in the log only."
+
+
+@job_type(
+    params=ProjectParams,
+    alternatives=("files",),
+    max_attempts=2,
+    backoff=fixed(5),
+    timeout=settings().sandbox_seconds + 60,
+    available=opening.why_off,
+)
+def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Lint a project.
+
+    Runs the project's linter in a sandbox without a network: what its `intray.toml` declares, ruff, the project's own eslint, `npm run
+    lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place. Findings are a result, not a
+    failed job.
+    """
+    with projects.unpacked(job, params) as project:
+        plan = projects.plan("lint", project)
+        outcome = confined.run(job, project, plan, findings.MAX_JSON, "linting")
+    job.progress(95, "reading what it found")
+    found, note = _diagnostics(outcome.files)
+    shown = fitting(found)
+    report = outcome.report(job)
+    totals = {severity: sum(one["severity"] == severity for one in found) for severity in ("error", "warning")}
+    return {
+        "kind": plan.kind,
+        **report,
+        "totals": totals,
+        "diagnostics": shown,
+        "diagnostics_left_out": len(found) - len(shown),
+        "note": note,
+    }
+
+
+def _diagnostics(files: dict[str, bytes]) -> tuple[list[dict[str, Any]], str | None]:
+    """What the linter found, and what is to be said of that."""
+    if not files:
+        return [], NO_REPORT
+    try:
+        return findings.diagnostics(next(iter(files.values()))), None
+    except findings.BadReport as error:
+        return [], f"The linter's report cannot be read: {error}."
