@@ -17,6 +17,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PROCESSES = Path("/proc")
+GUARD = Path(__file__).with_name("guard.py")
 
 
 @cache
@@ -54,20 +55,15 @@ def forks_die_with_us() -> None:
 
 
 def leave_guard(mark: str) -> int:
-    """Fork a process that outlives us, for then to kill what still bears the mark; see `kill_marked`. Its id.
+    """Start a process that outlives us and all we fork from now on, for then to kill what still bears the mark. Its id.
 
-    Death takes our children along, but not the programs that they have started.
+    Death takes our children along, but not the programs that they have started. The `NAME=value` is in their environment.
     """
-    reader, writer = os.pipe()
-    guard = os.fork()
-    if guard == 0:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        os.close(writer)
-        os.read(reader, 1)  # ends when the last process that has the other end is gone
-        kill_marked(mark)
-        os._exit(0)
+    if not _is_told():
+        return 0
+    reader, _held_till_death = os.pipe()
+    program = [sys.executable, "-I", "-S", str(GUARD), mark]
+    guard = os.posix_spawn(sys.executable, program, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)], setsid=True)
     os.close(reader)
     return guard
 

@@ -22,7 +22,7 @@ MAX_FILE, MAX_FUNCTION, MOST_FUNCTIONS, MEDIAN_FUNCTION = 300, 40, 20, 8
 BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 # A layer imports only from layers below it, or from its own.
 LAYERS = [
-    ("monolith.kernel",),
+    ("monolith.kernel", "monolith.guard"),
     ("monolith.config", "monolith.errors", "monolith.strict_json", "monolith.processes"),
     ("monolith.database",),
     (
