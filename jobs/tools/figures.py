@@ -128,12 +128,13 @@ def _failures(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _checks(ledger: Ledger) -> dict[str, int]:
-    """What quality checks decided, where they sent people, and how often the safe default had to do."""
+    """What quality checks decided, where they sent people, and how often the safe default had to do: for each that failed."""
     found: dict[str, int] = defaultdict(int, dict.fromkeys(("checked", "approve", "review", "reject", "online", "onsite", "defaulted"), 0))
-    for decision, route, defaulted, jobs in ledger.results(CHECK, "decision", "route", "defaulted"):
+    for decision, route, jobs in ledger.results(CHECK, "decision", "route"):
         found["checked"] += jobs
         for value in (decision, route):
             if str(value).lower() in found:
                 found[str(value).lower()] += jobs
-        found["defaulted"] += jobs * (str(defaulted).lower() in ("true", "1"))
+    found["defaulted"] = sum(jobs for by, jobs, *_ in ledger.count("type", "status") if by == (CHECK, "failed"))
+    found["checked"] += found["defaulted"]
     return dict(found)

@@ -166,11 +166,11 @@ def test_a_period_without_jobs_gives_a_report_that_says_so(alice: Caller) -> Non
 
 
 def test_what_quality_checks_decided_is_counted(alice: Caller) -> None:
-    given = [("approve", "ONLINE", False), ("review", "ONSITE", False), ("review", "ONSITE", True)]
-    for decision, route, defaulted in given:
-        ran(alice, type="quality_check", result={"decision": decision, "route": route, "defaulted": defaulted})
+    for decision, route in [("approve", "ONLINE"), ("review", "ONSITE"), ("review", "ONSITE")]:
+        ran(alice, type="quality_check", result={"decision": decision, "route": route})
     ran(alice, type="quality_check", result={"decision": None, "other": [1]})
-    checks = {"checked": 4, "approve": 1, "review": 2, "reject": 0, "online": 1, "onsite": 2, "defaulted": 1}
+    ran(alice, type="quality_check", status="failed", error_type="timeout")  # so its document goes on site by default
+    checks = {"checked": 5, "approve": 1, "review": 2, "reject": 0, "online": 1, "onsite": 2, "defaulted": 1}
     assert result(alice)["quality_checks"] == checks
 
 
