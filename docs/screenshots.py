@@ -110,7 +110,7 @@ def submit(page: Page, *, files: list[dict[str, object]] | None = None, title: s
         page.locator("#file").set_input_files(files)
     if title:
         page.get_by_text("Title and kind").click()
-        page.get_by_label("Title", exact=True).fill(title)
+        page.locator("[name=title]").fill(title)
     for name, value in fields.items():
         page.locator(f"[name={name}]").fill(value)
     page.get_by_role("button", name="Submit").click()
