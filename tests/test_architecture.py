@@ -24,7 +24,7 @@ BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 LAYERS = [
     ("monolith.kernel", "monolith.guard"),
     ("monolith.config", "monolith.errors", "monolith.strict_json", "monolith.processes"),
-    ("monolith.database",),
+    ("monolith.database", "monolith.prepared"),
     (
         *("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.delivery", "monolith.runner.ledger"),
         "monolith.runner.registry",

@@ -11,9 +11,10 @@ from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from monolith.database import looking, now, reading, writing
+from monolith.database import now, reading, writing
 from monolith.errors import Invalid, NotFound
 from monolith.models import Token, User
+from monolith.prepared import Prepared
 
 USED_EVERY_S = 60  # a token's last use is written down at most this often
 
@@ -75,16 +76,15 @@ def create_token(user_id: int, name: str) -> tuple[Token, str]:
 
 
 _is_stale = or_(Token.last_used_at.is_(None), Token.last_used_at < now() - USED_EVERY_S).label("is_stale")
-_by_hash = select(Token.id.label("token_id"), _is_stale, *User.__table__.c).join(User).where(Token.hash == bindparam("hash"))
+_by_hash = Prepared(select(Token.id.label("token_id"), _is_stale, *User.__table__.c).join(User).where(Token.hash == bindparam("hash")))
 
 
 def user_of_token(secret: str) -> User | None:
     """The user whose token this is. Asked for with every call of the API, and so with one statement that stands ready."""
-    with looking() as connection:
-        found = connection.execute(_by_hash, {"hash": _hash(secret)}).one_or_none()
-    if found is None:
+    found = _by_hash.run(hash=_hash(secret))
+    if not found:
         return None
-    token_id, is_stale, *columns = found
+    token_id, is_stale, *columns = found[0]
     if is_stale:
         with writing() as session:
             session.execute(update(Token).where(Token.id == token_id).values(last_used_at=now()))

@@ -132,11 +132,13 @@ SUCCEED = Move("finished", *_RUNNING, status="finished", result=given("result", 
 def succeed(claim: Claim, outcome: Outcome) -> bool:
     """Record the result and what comes with it in one transaction. Raises `Permanent` when the result cannot be kept."""
     check_result(outcome.result)
-    with one_statement() if outcome.is_alone else transaction() as connection:
+    if outcome.is_alone:
+        return bool(SUCCEED.make(**_of(claim), result=outcome.result))
+    with transaction() as connection:
         moved = SUCCEED.on(connection, **_of(claim), result=outcome.result)
         if not moved:
             return False
-        jobs = [] if outcome.is_alone else outcome.keep(connection, moved[0])
+        jobs = outcome.keep(connection, moved[0])
     queues.push(jobs)
     return True
 
@@ -159,11 +161,12 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
 
 def _give_up(claim: Claim, error: dict[str, Any]) -> bool:
     """Fail for good, with what comes of it in one transaction: `on_failure` of the job's type says what."""
-    has_more = has_aftermath(claim.job.type)
+    if not has_aftermath(claim.job.type):
+        return bool(FAIL.make(error["error_message"], **_of(claim), **error))
     jobs: list[NewJob] = []
-    with transaction() if has_more else one_statement() as connection:
+    with transaction() as connection:
         moved = FAIL.on(connection, error["error_message"], **_of(claim), **error)
-        for job in moved if has_more else ():
+        for job in moved:
             jobs = keep_aftermath(connection, job, error["error_type"], error["error_message"])
     queues.push(jobs)
     return bool(moved)

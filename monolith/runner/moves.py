@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, String, Text, bindparam, insert, literal, select, update
 
-from monolith.database import one_statement, storable
+from monolith.database import engine, storable, transaction
 from monolith.models import Job, JobEvent
+from monolith.prepared import Prepared
 
 MAX_NOTE = 2000  # characters of an event's note that are kept
 _JOBS: Any = Job.__table__
@@ -54,6 +55,7 @@ class Move:
         self._event = event
         self._update = update(_JOBS).where(*guard).values(**values).returning(*MOVED)
         self._with_event = self._in_one()
+        self._alone = Prepared(self._with_event)
 
     def _in_one(self) -> Select[Any]:
         moved = self._update.cte("moved")
@@ -63,7 +65,9 @@ class Move:
 
     def make(self, note: str | None = None, **said: Any) -> list[Moved]:
         """Make it as a transaction of its own; the rows as they are now, none when somebody else was faster."""
-        with one_statement() as connection:
+        if engine().dialect.name == "postgresql":
+            return [Moved._make(row) for row in self._alone.run(**said, note=note and storable(note, MAX_NOTE))]
+        with transaction() as connection:
             return self.on(connection, note, **said)
 
     def on(self, connection: Connection, note: str | None = None, **said: Any) -> list[Moved]:
