@@ -12,7 +12,7 @@ from monolith.runner.prefork.child import DONE, FAILED, HANDLED, STOPPED
 from monolith.runner.prefork.crew import Child, Crew, Report, signal_of
 from monolith.runner.prefork.task import Task
 
-AHEAD_S = 0.004  # so much work is given to a child beyond what it runs
+AHEAD_S = 0.02  # so much work is given to a child beyond what it runs
 MOST_AHEAD = 16
 STUCK_S = 0.25  # what waits so long behind a running job goes elsewhere
 LATE_S = 1.0  # the child itself ends a job at its limit; so much later the parent ends the child
