@@ -69,6 +69,7 @@ def test_one_file_and_several_files_are_accepted_and_downloaded_as_they_were(ali
         (tarred(("a.py", b"x")), "P.TGZ", "application/gzip"),
         (tarred(("a.py", b"x"), mode="w"), "p.tar", "application/x-tar"),
     ],
+    ids=["zip", "tar.gz", "tgz", "tar"],
 )
 def test_an_archive_is_a_project(alice: Caller, content: bytes, name: str, media_type: str) -> None:
     document = alice.post("/api/v1/documents", data=upload((content, name))).json["document"]

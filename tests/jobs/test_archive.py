@@ -128,6 +128,7 @@ def locked() -> bytes:
         (zipped(("a/", b"")), "no files"),
         (locked(), "locked by a password"),
     ],
+    ids=["half a zip", "no zip", "no tar", "half a tar", "empty", "folders", "locked"],
 )
 def test_what_cannot_be_opened_says_what_to_do(packed: bytes, words: str) -> None:
     with pytest.raises(Permanent, match=words):
