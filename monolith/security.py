@@ -19,10 +19,12 @@ from monolith import strict_json
 from monolith.auth import accounts
 from monolith.errors import Forbidden, Problem, TooManyRequests, Unauthorized
 from monolith.models import User
+from monolith.runner.audit import Actor
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
+OF_ONES_OWN = ("auth", "account")  # the blueprints in which also a viewer may change something: what is the viewer's own
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -88,6 +90,8 @@ def _require_user() -> None:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
+        raise Forbidden("You may look at everything here, and change nothing. Ask an admin to do it.")
 
 
 def _sign_in_by(secret: str) -> bool:
@@ -136,9 +140,14 @@ def limit(rate: str, what: str) -> None:
 
 
 def require_admin() -> None:
-    """Raises `Forbidden` for a user who is no admin."""
-    if not current_user.is_admin:
+    """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
+    if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
         raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+
+
+def actor() -> Actor:
+    """Who acts in this request, for the audit trail."""
+    return Actor(current_user.email, request.remote_addr, g.request_id)
 
 
 def _add_headers(response: Response) -> Response:

@@ -19,14 +19,14 @@ from monolith.prepared import Prepared
 USED_EVERY_S = 60  # a token's last use is written down at most this often
 
 
-def create_user(email: str, password: str, *, is_admin: bool = False) -> User:
+def create_user(email: str, password: str, *, is_admin: bool = False, is_viewer: bool = False) -> User:
     """A new user. Raises `Invalid` for an e-mail that is none or taken, or an empty password."""
     email = email.strip().lower()
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
         raise Invalid.field("/email", f"{email[:60]!r} is no e-mail address. Write it as name@host.")
     if not password:
         raise Invalid.field("/password", "The password is empty. Choose one.")
-    user = User(email=email, password_hash=generate_password_hash(password), is_admin=is_admin)
+    user = User(email=email, password_hash=generate_password_hash(password), is_admin=is_admin, is_viewer=is_viewer)
     try:
         with writing() as session:
             session.add(user)

@@ -24,6 +24,7 @@ class UserSchema(Schema):
     id = fields.Integer()
     email = fields.String()
     is_admin = fields.Boolean()
+    is_viewer = fields.Boolean(metadata={"description": "May look at everything, as admins do, and change nothing"})
     created_at = Moment()
 
 
