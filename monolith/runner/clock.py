@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import now, writing
 from monolith.models import Lease
-from monolith.runner import accounting, lifecycle, pruning, statistics
+from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, statistics
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -58,12 +58,14 @@ class Clock:
             Duty("interrupt_lost", interrupt_lost, REPAIR_S),
             Duty("push_missing", missing.push, REPAIR_S),
             Duty("resume", missing.resume, TICK_S / 2),
+            Duty("requeue_causes", requeues.advance, TICK_S / 2),
             Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
         )
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
             Duty("check_balance", accounting.check, MINUTE_S),
+            Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
             Duty("prune", pruning.prune, HOUR_S),
         )
 

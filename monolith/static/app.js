@@ -125,6 +125,18 @@ function toggleSending(event, isShown) {
   if (sending && event.target.id === "submit-form") sending.hidden = !isShown;
 }
 
+// One tick for all of a page.
+function watchTicks(root) {
+  for (const all of root.querySelectorAll("input[data-ticks]")) {
+    all.closest("label").hidden = false;
+    all.addEventListener("change", () => {
+      for (const one of all.form.querySelectorAll(`input[name=${all.dataset.ticks}]`)) one.checked = all.checked;
+    });
+  }
+}
+
+document.addEventListener("htmx:load", (event) => watchTicks(event.detail.elt));
+
 // A link to a part that is folded up unfolds it.
 function unfold() {
   const part = document.getElementById(location.hash.slice(1));
