@@ -36,6 +36,7 @@ def create_app() -> Flask:
 
 def _register_blueprints(app: Flask) -> None:
     from monolith import health, metrics
+    from monolith.auth import account_pages
     from monolith.auth import api as auth_api
     from monolith.auth import pages as auth_pages
     from monolith.jobs import api as jobs_api
@@ -45,7 +46,7 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.queue_admin import ai
     from monolith.queue_admin import pages as admin_pages
 
-    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages)
+    pages = (auth_pages, account_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages)
     for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in pages)):
         app.register_blueprint(blueprint)
     api = make_api(app)

@@ -16,6 +16,7 @@ LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no 
 ONE_LIVE = text(f"is_unique AND {LIVE}")
 
 
+SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
 MARK = "mark."  # begins the names of the events that jobs themselves write down
 
 
@@ -35,6 +36,9 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(255))
     is_admin: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float] = mapped_column(default=now())
+    mail_failed: Mapped[bool] = mapped_column(default=False, server_default=false())  # an e-mail for each job that ends so
+    mail_done: Mapped[bool] = mapped_column(default=False, server_default=false())
+    mail_since: Mapped[float | None]  # for those that ended later
 
     # What Flask-Login asks of a user.
     is_authenticated = True
@@ -55,7 +59,9 @@ class Token(Base):
     name: Mapped[str] = mapped_column(String(100))
     prefix: Mapped[str] = mapped_column(String(16))
     hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[str] = mapped_column(String(10), default="admin", server_default="admin")
     created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
 
     user: Mapped[User] = relationship(lazy="joined")
