@@ -119,13 +119,14 @@ def user() -> None:
 @user.command("create")
 @click.option("--email", required=True)
 @click.option("--password", required=True)
-@click.option("--admin", is_flag=True, help="May see and steer everything.")
-def create_user(email: str, password: str, admin: bool) -> None:
+@click.option("--admin", "role", flag_value="admin", help="May see and steer everything.")
+@click.option("--viewer", "role", flag_value="viewer", help="May see everything and change nothing.")
+def create_user(email: str, password: str, role: str | None) -> None:
     """Make a user."""
     from monolith.auth import accounts
 
-    made = accounts.create_user(email, password, is_admin=admin)
-    click.echo(f"Made the {'admin' if admin else 'user'} {made.email}")
+    made = accounts.create_user(email, password, is_admin=role == "admin", is_viewer=role == "viewer")
+    click.echo(f"Made the {role or 'user'} {made.email}")
 
 
 @user.command("password")

@@ -16,11 +16,16 @@ from monolith import strict_json
 from monolith.auth import sessions, tokens, tries
 from monolith.errors import Forbidden, Problem, Unauthorized
 from monolith.models import SCOPES, User
+from monolith.runner.audit import Actor
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
-OF_ACCOUNTS = ("account", "account_pages")  # blueprints: what is changed there needs a token of the scope `admin`
+OF_ONES_OWN = (
+    "auth",
+    "account",
+    "account_pages",
+)  # blueprints: there a viewer may change something, and a token only with the scope `admin`
 COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -108,6 +113,8 @@ def _require_user() -> None:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
+        raise Forbidden("You may look at everything here, and change nothing. Ask an admin to do it.")
 
 
 def _sign_in_by(secret: str) -> bool:
@@ -121,7 +128,7 @@ def _sign_in_by(secret: str) -> bool:
 
 def _check_scope(scope: str) -> None:
     """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
-    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ACCOUNTS else "submit"
+    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
     if SCOPES.index(scope) < SCOPES.index(needed):
         raise Forbidden(f"This token has the scope '{scope}', and this needs '{needed}'. Use another token.")
 
@@ -172,9 +179,14 @@ def network() -> str:
 
 
 def require_admin() -> None:
-    """Raises `Forbidden` for a user who is no admin."""
-    if not current_user.is_admin:
+    """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
+    if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
         raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+
+
+def actor() -> Actor:
+    """Who acts in this request, for the audit trail."""
+    return Actor(current_user.email, request.remote_addr, g.request_id)
 
 
 def _add_headers(response: Response) -> Response:

@@ -15,12 +15,12 @@ from monolith.models import User
 SIGN_IN = "sign in to"  # what tries of passwords are counted under
 
 
-def create_user(email: str, password: str, *, is_admin: bool = False) -> User:
+def create_user(email: str, password: str, *, is_admin: bool = False, is_viewer: bool = False) -> User:
     """A new user. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
     email = _canonical(email)
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
         raise Invalid.field("/email", f"{email[:60]!r} is no e-mail address. Write it as name@host.")
-    user = User(email=email, password_hash=passwords.hashed(password, email), is_admin=is_admin)
+    user = User(email=email, password_hash=passwords.hashed(password, email), is_admin=is_admin, is_viewer=is_viewer)
     try:
         with writing() as session:
             session.add(user)

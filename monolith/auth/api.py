@@ -28,6 +28,7 @@ class UserSchema(Schema):
     id = fields.Integer()
     email = fields.String()
     is_admin = fields.Boolean(metadata={"description": "Whether it is an admin who calls: with a token of a lower scope nobody is"})
+    is_viewer = fields.Boolean(metadata={"description": "May look at everything, as admins do, and change nothing"})
     mail_failed = fields.Boolean(metadata={"description": "An e-mail is sent for each job that fails"})
     mail_done = fields.Boolean(metadata={"description": "An e-mail is sent for each job that is done"})
     created_at = Moment()

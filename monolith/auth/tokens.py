@@ -50,7 +50,8 @@ _by_hash = Prepared(_known.where(Token.hash == bindparam("hash"), or_(Token.expi
 def user_of_token(secret: str) -> tuple[User, str] | None:
     """Whose token this is, and its scope. Asked for with every call of the API, and so with one statement that stands ready.
 
-    It is found by its hash: how long that takes says nothing of the secret. A token of a lower scope makes its owner no admin.
+    It is found by its hash: how long that takes says nothing of the secret. With a token of a lower scope nobody is an admin; one
+    that reads makes an admin a viewer.
     """
     wanted = hash_of(secret)
     found = _by_hash.run(hash=wanted)
@@ -61,7 +62,7 @@ def user_of_token(secret: str) -> tuple[User, str] | None:
         with writing() as session:
             session.execute(update(Token).where(Token.id == token_id).values(last_used_at=now()))
     user = user_from(columns)
-    user.is_admin = user.is_admin and scope == "admin"
+    user.is_admin, user.is_viewer = user.is_admin and scope == "admin", user.is_viewer or (user.is_admin and scope == "read")
     return user, scope
 
 

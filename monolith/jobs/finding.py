@@ -40,7 +40,9 @@ def document(session: Session, user: User, document_id: str) -> Document:
 def job(session: Session, user: User, job_id: str) -> Job:
     """The job with its result and files. Raises `NotFound` also for somebody else's."""
     row = session.scalar(
-        select(Job).where(Job.id == job_id).options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+        select(Job)
+        .where(Job.id == job_id, Job.cleaning_id.is_(None))
+        .options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     )
     if row is None or not row.may_be_seen_by(user):
         raise NotFound(f"You have no job {job_id[:60]!r}.")
@@ -69,7 +71,9 @@ def jobs(session: Session, user: User, limit: int, starting_after: str | None = 
     """
     if filters.get("status") and filters["status"] not in STATUSES:
         raise Invalid.field("/status", f"There is no status {filters['status']!r}. Choose one of: {', '.join(STATUSES)}.")
-    query = _owned(select(Job), Job, user).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    query = _owned(select(Job).where(Job.cleaning_id.is_(None)), Job, user).options(
+        defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document)
+    )
     internal = [one.name for one in registry.discover().values() if one.is_internal]
     if internal and not filters.get("type"):
         query = query.where(Job.type.not_in(internal))
@@ -96,7 +100,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
         raise NotFound(f"You have no batch {batch_id[:60]!r}.")
     documents = session.scalars(select(Document).where(Document.id.in_(of_batches.documents(batch_id)))).all()
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
-    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id))).options(*shown)).all()
+    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.cleaning_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
     return Whole(
         row,
@@ -124,7 +128,7 @@ def deliveries(session: Session, user: User, webhook_id: str, limit: int, starti
 
 
 def _owned(query: Select[Any], model: type[Document] | type[Job] | type[Batch], user: User) -> Select[Any]:
-    return query if user.is_admin else query.where(model.owner_id == user.id)
+    return query if user.sees_all else query.where(model.owner_id == user.id)
 
 
 def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None) -> Page:

@@ -65,7 +65,9 @@ def balance() -> Balance:
 def balance_in(session: Session) -> Balance:
     """The balance as this session's snapshot has it."""
     totals = _totals(session)
-    return Balance(totals["accepted"], totals["pruned"], statistics.counts(session))
+    counts = Counter(statistics.counts(session))
+    counts.update(statistics.counts_in_bin(session))  # still rows, until they are deleted
+    return Balance(totals["accepted"], totals["pruned"], dict(counts))
 
 
 def _totals(session: Session) -> Counter[str]:

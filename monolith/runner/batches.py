@@ -31,7 +31,7 @@ class Batch(Base):
     __table_args__ = (Index("batches_of_owner", "owner_id", "created_at", "id"), Index("batches_by_age", "created_at"))
 
     def may_be_seen_by(self, user: User) -> bool:
-        return user.is_admin or self.owner_id == user.id
+        return user.sees_all or self.owner_id == user.id
 
 
 class BatchItem(Base):

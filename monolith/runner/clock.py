@@ -52,10 +52,12 @@ class Clock:
         self._holder = holder
         self._stopped = stopped
         self._renew_at = 0.0
+        missing = MissingMessages()
         self._due = Duty("queue_due", _queue_due, every_s=0)  # in each tick
         self._repairs = (
             Duty("interrupt_lost", interrupt_lost, REPAIR_S),
-            Duty("push_missing", MissingMessages().push, REPAIR_S),
+            Duty("push_missing", missing.push, REPAIR_S),
+            Duty("resume", missing.resume, TICK_S / 2),
             Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
         )
         self._chores = (

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, reading, writing
-from monolith.models import Job, Sample
+from monolith.models import IN_BIN, NOT_IN_BIN, Job, Sample
 
 SAMPLE_S = 60
 LIVE = ("queued", "scheduled", "started")
@@ -25,10 +25,19 @@ class Kind(NamedTuple):
 
 
 def counts(session: Session, *statuses: str) -> dict[Kind, int]:
-    """The number of jobs of each queue and type, in each of these statuses or in every one. Reads one index only."""
-    rows = select(Job.status, Job.queue, Job.type, func.count()).group_by(Job.status, Job.queue, Job.type)
+    """The number of jobs of each queue and type, in each of these statuses or in every one, but for the bin. Reads one index only."""
+    rows = select(Job.status, Job.queue, Job.type, func.count()).where(NOT_IN_BIN).group_by(Job.status, Job.queue, Job.type)
     if statuses:
         rows = rows.where(Job.status.in_(statuses))
+    return _kinds(session, rows)
+
+
+def counts_in_bin(session: Session) -> dict[Kind, int]:
+    """The same of what is in the bin."""
+    return _kinds(session, select(Job.status, Job.queue, Job.type, func.count()).where(IN_BIN).group_by(Job.status, Job.queue, Job.type))
+
+
+def _kinds(session: Session, rows: Any) -> dict[Kind, int]:
     return {Kind(queue, type_name, status): count for status, queue, type_name, count in session.execute(rows)}
 
 

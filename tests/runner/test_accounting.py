@@ -107,9 +107,10 @@ def test_a_busy_ledger_is_balanced_at_every_moment(submit):
     def load() -> None:
         try:
             for _ in range(ROUNDS):
-                running.lifecycle.cancel(submit(number=3)[0].id)
+                job_id = submit(number=3)[0].id
+                running.lifecycle.cancel(job_id)
                 with writing() as session:
-                    session.execute(update(Job).where(Job.status == "canceled").values(ended_at=now() - 15 * 24 * 3600))
+                    session.execute(update(Job).where(Job.id == job_id).values(ended_at=now() - 15 * 24 * 3600))
                 work_off(pruning._prune_jobs("canceled", "trial_echo", 4e9))
                 work_off(accounting.fold())
         except Exception as error:
