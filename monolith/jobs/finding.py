@@ -61,7 +61,7 @@ def artefact(session: Session, user: User, job_id: str, name: str) -> Artefact:
 def documents(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
     """A page of the user's documents."""
     query = _owned(select(Document), Document, user).options(selectinload(Document.jobs).selectinload(Job.artefacts))
-    return _page(session, query, Document, limit, starting_after)
+    return _page(session, query, Document, limit, starting_after, user)
 
 
 def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:
@@ -80,7 +80,7 @@ def jobs(session: Session, user: User, limit: int, starting_after: str | None = 
     for name, value in filters.items():
         if value:
             query = query.where(getattr(Job, name) == value)
-    return _page(session, query, Job, limit, starting_after)
+    return _page(session, query, Job, limit, starting_after, user)
 
 
 @dataclass(frozen=True)
@@ -112,29 +112,34 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
 
 def batches(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
     """A page of the user's batches."""
-    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after)
+    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after, user)
 
 
 def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> Page:
     """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
     query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
-    return _page(session, query, Webhook, limit, starting_after)
+    return _page(session, query, Webhook, limit, starting_after, user)
 
 
 def deliveries(session: Session, user: User, webhook_id: str, limit: int, starting_after: str | None = None) -> Page:
     """A page of what was sent to one of them. Raises `NotFound`."""
     endpoints.find(session, user, webhook_id)
-    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after)
+    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after, user)
 
 
-def _owned(query: Select[Any], model: type[Document] | type[Job] | type[Batch], user: User) -> Select[Any]:
-    return query if user.sees_all else query.where(model.owner_id == user.id)
+def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
+    if user.sees_all:
+        return query
+    if model is Delivery:
+        return query.where(Delivery.webhook_id.in_(select(Webhook.id).where(Webhook.owner_id == user.id)))
+    return query.where(model.owner_id == user.id)  # type: ignore[attr-defined]
 
 
-def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None) -> Page:
+def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None, user: User) -> Page:
     """Paging by key: rows that come while a person pages neither repeat nor hide others."""
     if starting_after:
-        last = session.execute(select(model.created_at, model.id).where(model.id == starting_after)).one_or_none()
+        known: Any = select(model.created_at, model.id).where(model.id == starting_after)
+        last = session.execute(_owned(known, model, user)).one_or_none()  # of somebody else's it is not even said that it is there
         if last is None:
             detail = f"There is no {starting_after[:60]!r} to start after. Start at the first page."
             raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])
