@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
-from monolith.jobs import finding, forms, idempotency, submission, uploads, wording
+from monolith.jobs import finding, forms, idempotency, submission, tidying, uploads, wording
 from monolith.models import STATUSES, JobEvent, new_id
 from monolith.runner import batches, registry
 from monolith.runner.queues import PRIORITIES
@@ -146,7 +146,7 @@ def confirm_delete(document_id: str) -> str:
 @blueprint.post("/documents/<document_id>/delete")
 def delete_document(document_id: str) -> AnyResponse:
     """Delete a document with its jobs."""
-    submission.delete_document(current_user, document_id)
+    tidying.delete_document(current_user, document_id)
     flash("The document was deleted.")
     return redirect(url_for("pages.documents"), 303)
 
