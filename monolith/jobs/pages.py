@@ -15,9 +15,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
-from monolith.jobs import finding, forms, idempotency, submission, tidying, uploads, wording
+from monolith.jobs import bodies, finding, flashing, forms, idempotency, submission, tidying, uploads, wording
 from monolith.models import STATUSES, JobEvent, new_id
 from monolith.runner import batches, registry
+from monolith.runner.limits import room
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
 from monolith.runner.waiting import waiting_reason
@@ -53,17 +54,21 @@ def submit() -> Answer:
 
 
 def _submit(key: Key | None) -> submission.Submitted:
-    documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
+    documents, refused = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
     specs = forms.read_specs(request.form)
-    if len(documents) > 1 and specs:  # with a wrong file none is taken: a person can mend that at once
-        return submission.submit_batch(current_user, documents, [], specs, g.request_id, key)
-    return submission.submit_documents(current_user, documents, specs, g.request_id, key)
+    bodies.check_size(len(documents), len(specs))
+    if specs and (len(documents) > 1 or refused):  # its page goes on saying which were refused
+        return submission.submit_batch(current_user, documents, refused, specs, g.request_id, key)
+    submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
+    flashing.tell(submitted, refused)
+    return submitted
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
+    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": room(current_user)}
+    kinds = {"endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
     alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
-    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **_choices())
+    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **kinds, **_choices())
 
 
 def once(typed: MultiDict[str, str]) -> str:
@@ -85,7 +90,6 @@ def _place_of(submitted: submission.Submitted) -> str:
         return url_for("pages.job", job_id=submitted.job_ids[0])
     if len(submitted.document_ids) == 1:
         return url_for("pages.document", document_id=submitted.document_ids[0])
-    flash(f"{len(submitted.document_ids)} documents were accepted.")
     return url_for("pages.documents")
 
 
