@@ -116,11 +116,21 @@ def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[Fil
     return [*taken, *written], refused
 
 
+def read_tags(form: MultiDict[str, str]) -> list[str]:
+    """The tags typed in a form. Raises `Invalid` for none, and for what is too long."""
+    tags: list[str] = _loaded({"tags": form.get("tags", "").strip()})["tags"]
+    if not tags:
+        raise Invalid.field("/tags", "There is no tag. Write one or more words, with commas in between.")
+    return tags
+
+
 def _about(form: MultiDict[str, str]) -> dict[str, Any]:
+    return _loaded({name: form[name].strip() for name in ("title", "kind", "tags") if form.get(name, "").strip()})
+
+
+def _loaded(fields: dict[str, str]) -> dict[str, Any]:
     try:
-        given: dict[str, Any] = DocumentFields().load(
-            {name: form[name].strip() for name in ("title", "kind", "tags") if form.get(name, "").strip()}
-        )
+        given: dict[str, Any] = DocumentFields().load(fields)
     except ValidationError as error:
         raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
     return given

@@ -16,8 +16,9 @@ from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
 from monolith.jobs import bodies, finding, flashing, forms, idempotency, submission, tidying, uploads, wording
-from monolith.models import STATUSES, JobEvent, new_id
-from monolith.runner import batches, registry
+from monolith.jobs.queries import MAX_SEARCH
+from monolith.models import STATUSES, Document, JobEvent, new_id
+from monolith.runner import batches, registry, searching
 from monolith.runner.limits import room
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
@@ -103,10 +104,23 @@ def _go(url: str) -> AnyResponse:
 
 @blueprint.get("/documents")
 def documents() -> str:
-    """My documents, the newest first."""
+    """My documents, the newest first; those that the address asks for."""
+    filters = asked("q", "kind", "tag", "status", "type")
     with reading() as session:
-        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"))
-        return render_template("jobs/documents.html", page=page, now=_now(session))
+        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
+        shown = {"firsts": finding.firsts(session, page.rows), "tags": searching.tags_of(session, current_user.id), "now": _now(session)}
+        return render_template("jobs/documents.html", page=page, filters=filters, kinds=uploads.KINDS, **shown, **_states())
+
+
+def asked(*names: str) -> dict[str, str | None]:
+    """What the address asks for, by these names."""
+    return {name: request.args.get(name, "").strip()[:MAX_SEARCH] or None for name in names}
+
+
+def _states() -> dict[str, Any]:
+    """What a list can be narrowed to."""
+    types = [one.name for one in registry.discover().values() if not one.is_internal]
+    return {"statuses": STATUSES, "type_names": types, "words": wording.STATUS_WORDS}
 
 
 @blueprint.get("/documents/<document_id>")
@@ -119,7 +133,27 @@ def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, li
     with reading() as session:
         found = finding.document(session, current_user, document_id)
         shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
-        return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
+        first = _first(session, found)
+        return render_template("jobs/document.html", document=found, now=_now(session), first=first, **shown, **_choices())
+
+
+def _first(session: Session, document: Document) -> Document | None:
+    """The one with the same content that was handed in first."""
+    first_id = finding.firsts(session, [document]).get(document.id)
+    return session.get(Document, first_id) if first_id else None
+
+
+@blueprint.post("/documents/<document_id>/tags")
+def change_tags(document_id: str) -> Answer:
+    """Add tags to a document, or remove one."""
+    try:
+        if "remove" in request.form:
+            tidying.remove_tag(current_user, document_id, request.form["remove"])
+        else:
+            tidying.add_tags(current_user, document_id, forms.read_tags(request.form))
+    except Invalid as problem:
+        return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
+    return redirect(url_for("pages.document", document_id=document_id, _anchor="tags"), 303)
 
 
 @blueprint.post("/documents/<document_id>/jobs")
@@ -160,12 +194,11 @@ def delete_document(document_id: str) -> AnyResponse:
 
 @blueprint.get("/jobs")
 def jobs() -> str:
-    """My jobs, the newest first, of one status or type where the address says so."""
-    filters = {name: request.args.get(name) or None for name in ("status", "type")}
+    """My jobs, the newest first; those that the address asks for."""
+    filters = asked("q", "status", "type", "kind", "tag")
     with reading() as session:
         page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
-        choices = {"statuses": STATUSES, "type_names": [one.name for one in registry.discover().values() if not one.is_internal]}
-        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), words=wording.STATUS_WORDS, **choices)
+        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), **_states())
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -11,13 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import make_transient
 
-from monolith.database import reading
+from monolith.database import now, reading
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
 from monolith.jobs.aiming import aimed, automatic
 from monolith.models import LIVE, Document, Job, User
 from monolith.runner import lifecycle, limits, registry, replays, searching
-from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner.accepting import APART_S, NewJob, Wanted
 from monolith.runner.batches import NewBatch
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
@@ -77,6 +77,9 @@ def submit_documents(
     its kind gets by itself. Raises `Invalid` naming the field, `TooManyJobs` and `Busy`.
     """
     asked = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
+    if len(documents) > 1:  # they stand in the lists in their order
+        for place, document in enumerate(documents):
+            document.created_at = now() + place * APART_S
     each = [aimed(one, user, document) for document in documents for one in [*asked, *automatic(document, asked)]]
     return _accept(user, each, documents, key, request_id, batch=batch)
 
