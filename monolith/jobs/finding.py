@@ -41,7 +41,9 @@ def document(session: Session, user: User, document_id: str) -> Document:
 def job(session: Session, user: User, job_id: str) -> Job:
     """The job with its result and files. Raises `NotFound` also for somebody else's."""
     row = session.scalar(
-        select(Job).where(Job.id == job_id).options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+        select(Job)
+        .where(Job.id == job_id, Job.cleaning_id.is_(None))
+        .options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     )
     if row is None or not row.may_be_seen_by(user):
         raise NotFound(f"You have no job {job_id[:60]!r}.")
@@ -62,7 +64,7 @@ def documents(session: Session, user: User, limit: int, starting_after: str | No
     content (`sha256`), or with a job of one `status` or `type`.
     """
     query = _documents_of(user, filters).options(selectinload(Document.jobs).selectinload(Job.artefacts))
-    return _page(session, query, Document, limit, starting_after)
+    return _page(session, query, Document, limit, starting_after, user)
 
 
 def document_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
@@ -108,7 +110,7 @@ def jobs(session: Session, user: User, limit: int, starting_after: str | None = 
     Those that Intray submits by itself are shown only to who asks for their type.
     """
     query = _jobs_of(user, filters).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
-    return _page(session, query, Job, limit, starting_after)
+    return _page(session, query, Job, limit, starting_after, user)
 
 
 def job_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
@@ -120,7 +122,7 @@ def job_ids(session: Session, user: User, limit: int, **filters: str | None) -> 
 def _jobs_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
     given = {name: value for name, value in filters.items() if value}
     _check_status(given.get("status"))
-    query = _owned(select(Job), Job, user)
+    query = _owned(select(Job).where(Job.cleaning_id.is_(None)), Job, user)
     internal = [one.name for one in registry.discover().values() if one.is_internal]
     if internal and "type" not in given:
         query = query.where(Job.type.not_in(internal))
@@ -160,7 +162,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
         raise NotFound(f"You have no batch {batch_id[:60]!r}.")
     documents = session.scalars(select(Document).where(Document.id.in_(of_batches.documents(batch_id)))).all()
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
-    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id))).options(*shown)).all()
+    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.cleaning_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
     return Whole(
         row,
@@ -172,29 +174,34 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
 
 def batches(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
     """A page of the user's batches."""
-    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after)
+    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after, user)
 
 
 def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> Page:
     """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
     query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
-    return _page(session, query, Webhook, limit, starting_after)
+    return _page(session, query, Webhook, limit, starting_after, user)
 
 
 def deliveries(session: Session, user: User, webhook_id: str, limit: int, starting_after: str | None = None) -> Page:
     """A page of what was sent to one of them. Raises `NotFound`."""
     endpoints.find(session, user, webhook_id)
-    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after)
+    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after, user)
 
 
-def _owned(query: Select[Any], model: type[Document] | type[Job] | type[Batch], user: User) -> Select[Any]:
-    return query if user.is_admin else query.where(model.owner_id == user.id)
+def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
+    if user.sees_all:
+        return query
+    if model is Delivery:
+        return query.where(Delivery.webhook_id.in_(select(Webhook.id).where(Webhook.owner_id == user.id)))
+    return query.where(model.owner_id == user.id)  # type: ignore[attr-defined]
 
 
-def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None) -> Page:
+def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None, user: User) -> Page:
     """Paging by key: rows that come while a person pages neither repeat nor hide others."""
     if starting_after:
-        last = session.execute(select(model.created_at, model.id).where(model.id == starting_after)).one_or_none()
+        known: Any = select(model.created_at, model.id).where(model.id == starting_after)
+        last = session.execute(_owned(known, model, user)).one_or_none()  # of somebody else's it is not even said that it is there
         if last is None:
             detail = f"There is no {starting_after[:60]!r} to start after. Start at the first page."
             raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])

@@ -56,7 +56,7 @@ def earlier(user: User, key: Key | None) -> Submitted | None:
         return None
     with reading() as session:
         documents = set(session.scalars(select(Document.id).where(Document.id.in_(ids["documents"]))))
-        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]))))
+        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]), Job.cleaning_id.is_(None))))
     if not (documents if ids["documents"] else jobs):
         raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
     known = [one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs]

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import looking, reading
 from monolith.models import Job
-from monolith.runner import clock, queues
+from monolith.runner import clock, pauses, queues
 from monolith.runner.accepting import AnyJob
 
 COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
@@ -32,7 +32,7 @@ def waiting_reason(session: Session, job: Job) -> str | None:
 
 
 def _scheduled(session: Session, job: AnyJob) -> str:
-    at = datetime.fromtimestamp(job.run_at or 0, UTC).strftime("%H:%M:%S UTC")
+    at = _clock_time(job.run_at or 0)
     if not clock.is_ticking(session):
         return f"It is due at {at}, but no clock is running to queue it."
     if job.parked_reason:
@@ -42,11 +42,18 @@ def _scheduled(session: Session, job: AnyJob) -> str:
     return f"It is to start at {at}."
 
 
+def _clock_time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
+
+
 def _queued(session: Session, job: Job) -> str:
     return _why_none_takes_it(job) or _in_line(_place(session, job))
 
 
 def _why_none_takes_it(job: AnyJob) -> str | None:
+    if pause := pauses.of(job.queue, job.type, pauses.known()):
+        until = f" It goes on at {_clock_time(pause.until)}." if pause.until else ""
+        return f"Paused: {pause.reason.rstrip('.')}.{until}"
     listened = _listened_queues()
     if listened is None:
         return "Redis is away. The job is kept safely, and starts when Redis is back."
