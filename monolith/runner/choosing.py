@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from monolith.models import OVER, STATUSES, Document, Job, User
-from monolith.runner import registry, statistics
+from monolith.models import OVER, STATUSES, Job, User
+from monolith.runner import registry, searching, statistics
 from monolith.runner.causes import KEY_LENGTH
 
 ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -35,7 +35,7 @@ class Criteria:
     """What must hold of a job. Times are seconds since 1970.
 
     `since` and `until` are about when it was submitted; `old_before` about when it ended, or was submitted if it waits still.
-    `error` is a type of error, a cause, or words of the message. `text` begins the job's id or the title of its document.
+    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or begins the job's id.
     """
 
     status: str | None = None
@@ -82,8 +82,7 @@ class Criteria:
         if self.text is None:
             return []
         text = self.text.strip().lower()
-        titled = select(Document.id).where(func.lower(Document.title).startswith(text, autoescape=True))
-        found = Job.document_id.in_(titled)
+        found = searching.found_by(text, Job.document_id)
         if ID_PREFIX.fullmatch(text):  # "g" comes after all that an id may go on with, in every collation
             return [or_(found, (Job.id >= text) & (Job.id < f"{text}g"))]
         return [found]
