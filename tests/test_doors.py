@@ -90,6 +90,8 @@ DOORS = {
     "metrics.metrics": "admins",
     "ai.Trial": "admins",
     "pauses.*": "admins",
+    "queues_health.*": "admins",
+    "alert_pages.*": "admins",
     "cleaning.*": "admins",
     "requeues.*": "admins",
     "admin_jobs.*": "admins",
@@ -100,7 +102,7 @@ DOORS = {
 HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
-NAMES = {"filename": "intray.css", "scope": "all"}
+NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",
