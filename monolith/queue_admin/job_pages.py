@@ -99,7 +99,8 @@ def _page(act: Act, chosen: Chosen, total: int, done: int, step: Step | None = N
         cleaning.check_status(chosen.status)
     told = {"chosen": chosen, "all": isinstance(chosen, Criteria), "back": _back(chosen), "total": max(total, done), "done": done}
     after = filters.written(step.after) if step else ""
-    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=request.values.get("goes_to", ""), **told)
+    goes_to = request.values.get("goes_to", "")
+    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=wording.STATUS_WORDS, **told)
 
 
 def _back(chosen: Chosen) -> str:
