@@ -242,7 +242,8 @@ class Bookkeeping:
         arguments += [MOST_SKIPPED if looks_past else 0, in_a_row]
         arguments += [os.urandom(14).hex(), ASIDE_S, len(endings)]
         for ending in endings:
-            arguments += [ending.how, os.fsencode(ending.task.job_id), ending.task.execution_id, ending.task.queue.name]
+            task = ending.task
+            arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
             if ending.how == "done":
                 arguments += self._of_finished(ending, ending.ended_at or moment)
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
