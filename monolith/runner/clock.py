@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, lifecycle, pruning, statistics
+from monolith.runner.alerts import Judge
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -26,6 +27,7 @@ LEASE_S = 10.0
 RENEW_S = 3.0  # a lease this old is renewed before the next step
 TICK_S = 1.0
 REPAIR_S = 10.0
+JUDGE_S = 5.0
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 BEATS_S = 15.0  # after the database was away, workers get so long to say that they live
@@ -66,7 +68,7 @@ class Clock:
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
-            Duty("check_balance", accounting.check, MINUTE_S),
+            Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
             Duty("prune", pruning.prune, HOUR_S),
         )
 
