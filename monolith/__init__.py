@@ -42,7 +42,7 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
     from monolith.jobs import pages as jobs_pages
     from monolith.openapi import make_api
-    from monolith.queue_admin import ai, alert_pages, health_api, pauses_api
+    from monolith.queue_admin import ai, alert_pages, health_api, pauses_api, rq_pages
     from monolith.queue_admin import pages as admin_pages
 
     pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages, alert_pages)
@@ -50,5 +50,6 @@ def _register_blueprints(app: Flask) -> None:
         app.register_blueprint(blueprint)
     api = make_api(app)
     ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint)
+    rq_pages.init_app(app)
     for blueprint in (*ours, pauses_api.blueprint, health_api.blueprint, ai.blueprint):
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))

@@ -60,7 +60,8 @@ def _user_of_session(user_id: str) -> User | None:
     return accounts.user_by_id(user_id)
 
 
-def _bearer() -> str | None:
+def bearer() -> str | None:
+    """The token of a program that asks; None for a browser with its session."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
 
@@ -85,7 +86,7 @@ def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
     if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
         return
-    secret = _bearer()
+    secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
@@ -103,7 +104,7 @@ def _sign_in_by(secret: str) -> bool:
 
 def _check_csrf() -> None:
     """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
-    if request.method in SAFE or _bearer() is not None or request.endpoint is None:
+    if request.method in SAFE or bearer() is not None or request.endpoint is None:
         return
     try:
         csrf.protect()
