@@ -50,6 +50,8 @@ class Settings:
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
+    session_idle_hours: float
+    session_days: float
     max_queued: int
     max_queued_per_user: int
     keep_finished_days: float
@@ -122,6 +124,8 @@ def _read(env: Env) -> Settings:
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
+        session_idle_hours=env.float("SESSION_IDLE_HOURS", 12.0, validate=Range(min=0)),
+        session_days=env.float("SESSION_DAYS", 14.0, validate=Range(min=0)),
         max_queued=env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         max_queued_per_user=env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
         keep_finished_days=env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
