@@ -35,16 +35,6 @@ def create_app() -> Flask:
     return app
 
 
-def _register_blueprints(app: Flask) -> None:
-    from monolith import health, metrics
-    from monolith.auth import api as auth_api
-    from monolith.auth import pages as auth_pages
-    from monolith.jobs import api as jobs_api
-    from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
-    from monolith.jobs import pages as jobs_pages
-    from monolith.openapi import make_api
-    from monolith.queue_admin import ai, alert_pages, health_api, pauses_api, rq_pages
-    from monolith.queue_admin import pages as admin_pages
 PAGES = (
     "monolith.health",
     "monolith.metrics",
@@ -74,13 +64,12 @@ API = (  # in the order in which the document shows them
 
 def _register_blueprints(app: Flask) -> None:
     from monolith.openapi import make_api
+    from monolith.queue_admin import rq_pages
 
     for name in PAGES:
         app.register_blueprint(_blueprint(name))
-    api = make_api(app)
-    ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint)
     rq_pages.init_app(app)
-    for blueprint in (*ours, pauses_api.blueprint, health_api.blueprint, ai.blueprint):
+    api = make_api(app)
     for name in API:
         blueprint = _blueprint(name)
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
