@@ -87,3 +87,13 @@ def clock(queued: int, finished: int) -> None:
 
     logs.configure("bench")
     clock_rounds.measure(queued, finished, click.echo)
+
+
+@bench.command()
+@click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
+def admin(jobs: int) -> None:
+    """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""
+    from monolith.benchmarks import admin_pages
+
+    logs.configure("bench")
+    admin_pages.measure(jobs, click.echo)

@@ -18,7 +18,7 @@ from monolith.models import OVER, STATUSES, Job, User
 from monolith.runner import registry, searching, statistics
 from monolith.runner.causes import KEY_LENGTH
 
-ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
+ID_PREFIX = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,28}")
 CAUSE = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
@@ -35,7 +35,7 @@ class Criteria:
     """What must hold of a job. Times are seconds since 1970.
 
     `since` and `until` are about when it was submitted; `old_before` about when it ended, or was submitted if it waits still.
-    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or begins the job's id.
+    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or at least eight characters of the job's id.
     """
 
     status: str | None = None
@@ -82,10 +82,9 @@ class Criteria:
         if self.text is None:
             return []
         text = self.text.strip().lower()
-        found = searching.found_by(text, Job.document_id)
         if ID_PREFIX.fullmatch(text):  # "g" comes after all that an id may go on with, in every collation
-            return [or_(found, (Job.id >= text) & (Job.id < f"{text}g"))]
-        return [found]
+            return [Job.id >= text, Job.id < f"{text}g"]
+        return [searching.found_by(text, Job.document_id)]
 
 
 def count(session: Session, criteria: Criteria, among: Sequence[str] = STATUSES) -> int:
