@@ -65,9 +65,11 @@ API = (  # in the order in which the document shows them
 
 def _register_blueprints(app: Flask) -> None:
     from monolith.openapi import make_api
+    from monolith.queue_admin import rq_pages
 
     for name in PAGES:
         app.register_blueprint(_blueprint(name))
+    rq_pages.init_app(app)
     api = make_api(app)
     for name in API:
         blueprint = _blueprint(name)

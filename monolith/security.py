@@ -89,7 +89,8 @@ def sign_in(key: str) -> None:
     session["key"] = key
 
 
-def _bearer() -> str | None:
+def bearer() -> str | None:
+    """The token of a program that asks; None for a browser with its session."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
 
@@ -114,7 +115,7 @@ def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
     if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
         return
-    secret = _bearer()
+    secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
@@ -141,7 +142,7 @@ def _check_scope(scope: str) -> None:
 
 def _check_csrf() -> None:
     """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
-    if request.method in SAFE or _bearer() is not None or request.endpoint is None:
+    if request.method in SAFE or bearer() is not None or request.endpoint is None:
         return
     try:
         csrf.protect()
