@@ -39,7 +39,7 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.auth import api as auth_api
     from monolith.auth import pages as auth_pages
     from monolith.jobs import api as jobs_api
-    from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
+    from monolith.jobs import batch_pages, batches, events, run_pages, webhook_pages, webhooks
     from monolith.jobs import pages as jobs_pages
     from monolith.openapi import make_api
     from monolith.queue_admin import ai
@@ -49,6 +49,15 @@ def _register_blueprints(app: Flask) -> None:
     for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in pages)):
         app.register_blueprint(blueprint)
     api = make_api(app)
-    ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint, ai.blueprint)
+    ours = (
+        jobs_api.documents,
+        jobs_api.jobs,
+        events.blueprint,
+        batches.blueprint,
+        jobs_api.job_types,
+        webhooks.blueprint,
+        auth_api.blueprint,
+        ai.blueprint,
+    )
     for blueprint in ours:
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))

@@ -46,6 +46,8 @@ class Settings:
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
+    max_streams: int  # in each web process, as is the next
+    max_streams_per_user: int
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
@@ -107,6 +109,8 @@ def _read(env: Env) -> Settings:
         shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
         web_threads=env.int("WEB_THREADS", 8),
         web_concurrency=env.int("WEB_CONCURRENCY", 1),
+        max_streams=env.int("MAX_STREAMS", 500, validate=Range(min=0)),
+        max_streams_per_user=env.int("MAX_STREAMS_PER_USER", 50, validate=Range(min=0)),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),

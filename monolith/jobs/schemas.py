@@ -230,7 +230,7 @@ def job_view(
         "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
         "artifacts": [_artefact_view(one) for one in artefacts],
         "parent_id": job.parent_id,
-        "links": {"self": own, "result": f"{own}/result"},
+        "links": {"self": own, "result": f"{own}/result", "events": f"{own}/events"},
     }
 
 
