@@ -39,13 +39,13 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.auth import api as auth_api
     from monolith.auth import pages as auth_pages
     from monolith.jobs import api as jobs_api
-    from monolith.jobs import batch_pages, batches, events, run_pages, webhook_pages, webhooks
+    from monolith.jobs import batch_pages, batches, events, results, run_pages, webhook_pages, webhooks
     from monolith.jobs import pages as jobs_pages
     from monolith.openapi import make_api
     from monolith.queue_admin import ai
     from monolith.queue_admin import pages as admin_pages
 
-    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages)
+    pages = (auth_pages, jobs_pages, results, run_pages, batch_pages, webhook_pages, admin_pages)
     for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in pages)):
         app.register_blueprint(blueprint)
     api = make_api(app)

@@ -98,6 +98,10 @@ class WaitQuery(Schema):
     wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (at most 25 are waited)"})
 
 
+class ResultQuery(Schema):
+    format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md`: as Markdown, for people"})
+
+
 # ---- what goes out
 
 
