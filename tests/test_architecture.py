@@ -30,7 +30,7 @@ LAYERS = [
         "monolith.runner.registry",
     ),
     ("monolith.runner.accepting",),
-    ("monolith.runner.queues", "monolith.runner.pauses"),
+    ("monolith.runner.queues", "monolith.runner.pauses", "monolith.runner.audit"),
     ("monolith.runner.lifecycle", "monolith.runner.moves", "monolith.runner.outcomes"),
     ("monolith.runner",),
 ]

@@ -19,7 +19,7 @@ from http.client import HTTPConnection
 from itertools import cycle
 
 from monolith import database, launch
-from monolith.auth import accounts
+from monolith.auth import tokens
 from monolith.benchmarks import loads, tables
 from monolith.benchmarks.measuring import cpu_s, pss_mb
 from monolith.benchmarks.rig import ENDING_S, Say, free_port
@@ -76,14 +76,14 @@ def _tokens() -> dict[int, str]:
     with writing() as session:
         users = [User(email=f"bench{number}@example.org", password_hash="") for number in range(USERS)]
         session.add_all(users)
-    return {user.id: accounts.create_token(user.id, "bench")[1] for user in users}
+    return {user.id: tokens.create_token(user.id, "bench")[1] for user in users}
 
 
-def _jobs(tokens: dict[int, str]) -> list[Watched]:
+def _jobs(owners: dict[int, str]) -> list[Watched]:
     """Running jobs, a few of each user."""
     noop = registry.find("bench_noop")
     found = []
-    for user_id, token in [*tokens.items()] * 8:
+    for user_id, token in [*owners.items()] * 8:
         (job,) = lifecycle.submit(user_id, [accepting.Wanted(noop, {"at": time.time()})])
         if claim := lifecycle.claim(job.id, "bench"):
             found.append(Watched(claim, token))

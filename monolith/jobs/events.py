@@ -39,7 +39,7 @@ class JobEvents(MethodView):
         with reading() as session:
             finding.job(session, current_user, job_id)
         after = _last_seen(0)
-        stream = Stream(current_user.id, current_user.is_admin, job_id, after)
+        stream = Stream(current_user.id, current_user.sees_all, job_id, after)
         first = stream.tell_of_job(news.of_jobs({job_id: after}))
         return Response(status=204) if stream.is_over and not first else _answer(stream, first)
 
@@ -51,7 +51,7 @@ class Events(MethodView):
     @blueprint.alt_response(503, **BUSY)
     def get(self) -> Response:
         """Hear what happens to your jobs, from now on (`ready`). After a long absence `missed` comes first: then read the lists."""
-        return _answer(Stream(current_user.id, current_user.is_admin, None, _last_seen(FROM_NOW_ON)), "")
+        return _answer(Stream(current_user.id, current_user.sees_all, None, _last_seen(FROM_NOW_ON)), "")
 
 
 def _last_seen(otherwise: int) -> int:

@@ -61,6 +61,9 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
         return escape(f"Tried {times(job.attempt)}. ") + _because(Markup("Next try at {}").format(at), job.error_message)
     if reason.code == "parked":
         return Markup("It goes on at {}. {}").format(at, job.parked_reason or "")
+    if reason.code == "paused":
+        until = Markup(" It goes on at {}.").format(when(reason.until, now)) if reason.until else ""
+        return Markup("Such work is paused: {}.{}").format(reason.said.rstrip("."), until)
     if reason.code == "delayed":
         return Markup("It starts at {}.").format(at)
     if reason.code == "no_clock":

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import now, one_statement, storable, transaction
 from monolith.models import Base, Job
-from monolith.runner import accepting, queues
+from monolith.runner import accepting, pauses, queues
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.backoff import Backoff
 from monolith.runner.moves import Move, Moved, given
@@ -108,6 +108,7 @@ CLAIM = Move(
     "started",
     _ONE,
     Job.status == "queued",
+    ~pauses.holds_back(Job.queue, Job.type),
     status="started",
     attempt=Job.attempt + 1,
     claims=Job.claims + 1,
@@ -120,7 +121,7 @@ CLAIM = Move(
 
 
 def claim(job_id: str, worker: str) -> Claim | None:
-    """Take a queued job to run it. None when it is not queued: the message was a double, or the job was cancelled."""
+    """Take a queued job to run it. None when it is not queued (the message was a double, the job was cancelled) or paused."""
     moved = CLAIM.make(worker, job_id=job_id, worker=worker)
     return Claim(job_id, moved[0].claims, moved[0].attempt, moved[0]) if moved else None
 
@@ -229,6 +230,7 @@ REQUEUE = Move(
     "requeued",
     _ONE,
     Job.status.in_(("failed", "stopped", "canceled")),
+    Job.cleaning_id.is_(None),
     status="queued",
     attempt=0,
     interruptions=0,

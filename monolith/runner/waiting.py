@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import looking, reading
 from monolith.models import Job
-from monolith.runner import clock, queues
+from monolith.runner import clock, pauses, queues
 from monolith.runner.accepting import AnyJob
 
 COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
@@ -28,12 +28,14 @@ LISTENED_FOR_S = 2.0  # how long the answer of Redis about its workers is good e
 class Why(NamedTuple):
     """Why a job waits: a word for programs, a sentence for those who run Intray, and the place in line (0: it is in none).
 
-    Pages have words of their own for each `code`; see `jobs.wording`.
+    Pages have words of their own for each `code`; see `jobs.story`.
     """
 
     code: str
     text: str
     place: int = 0
+    until: float | None = None  # when a pause ends by itself
+    said: str = ""  # the reason of a pause
 
 
 def waiting_reason(session: Session, job: Job) -> str | None:
@@ -50,7 +52,7 @@ def why(session: Session, job: Job) -> Why | None:
 
 
 def _scheduled(session: Session, job: AnyJob) -> Why:
-    at = datetime.fromtimestamp(job.run_at or 0, UTC).strftime("%H:%M:%S UTC")
+    at = _clock_time(job.run_at or 0)
     if not clock.is_ticking(session):
         return Why("no_clock", f"It is due at {at}, but no clock is running to queue it.")
     if job.parked_reason:
@@ -60,11 +62,18 @@ def _scheduled(session: Session, job: AnyJob) -> Why:
     return Why("delayed", f"It is to start at {at}.")
 
 
+def _clock_time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
+
+
 def _queued(session: Session, job: Job) -> Why:
     return _why_none_takes_it(job) or _in_line(_place(session, job))
 
 
 def _why_none_takes_it(job: AnyJob) -> Why | None:
+    if pause := pauses.of(job.queue, job.type, pauses.known()):
+        until = f" It goes on at {_clock_time(pause.until)}." if pause.until else ""
+        return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
     listened = _listened_queues()
     if listened is None:
         return Why("redis_away", "Redis is away. The job is kept safely, and starts when Redis is back.")

@@ -7,12 +7,14 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from monolith.database import transaction
 from monolith.jobs import streams
 from monolith.jobs.streams import FROM_NOW_ON, Feed, Stream
 from monolith.models import JobEvent
 from monolith.runner import lifecycle, running
+from tests.api.test_account import sign_in
 from tests.conftest import Caller
 from tests.listening import heard
 
@@ -98,11 +100,10 @@ def test_without_a_token_or_a_session_nothing_is_told(alice: Caller) -> None:
         assert alice.client.get(path).status_code == 401
 
 
-def test_a_session_will_do_as_well(alice: Caller) -> None:
+def test_a_session_will_do_as_well(app: Flask, alice: Caller) -> None:
     job = submit(alice)
-    with alice.client.session_transaction() as session:
-        session["_user_id"] = alice.user.get_id()
-    assert next(heard(alice.client.get(job["links"]["events"]))).data["event"] == "submitted"
+    client, _, _ = sign_in(app)
+    assert next(heard(client.get(job["links"]["events"]))).data["event"] == "submitted"
 
 
 def test_a_user_is_told_of_all_their_jobs_from_now_on_and_of_nobody_elses(alice: Caller, bob: Caller) -> None:
@@ -118,7 +119,7 @@ def test_a_user_is_told_of_all_their_jobs_from_now_on_and_of_nobody_elses(alice:
     ]
 
 
-def test_an_admin_is_told_of_everybodys_as_their_lists_show(admin: Caller, alice: Caller) -> None:
+def test_who_sees_all_is_told_of_everybodys_as_their_lists_show(admin: Caller, alice: Caller) -> None:
     stream = listen(admin, "/api/v1/events")
     next(stream)
     assert submit(alice)["id"] == next(stream).data["job_id"]
