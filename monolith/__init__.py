@@ -42,6 +42,7 @@ PAGES = (
     "monolith.auth.pages",
     "monolith.auth.account_pages",
     "monolith.jobs.pages",
+    "monolith.jobs.results",
     "monolith.jobs.selection_pages",
     "monolith.jobs.run_pages",
     "monolith.jobs.batch_pages",
@@ -55,6 +56,7 @@ PAGES = (
 API = (  # in the order in which the document shows them
     "monolith.jobs.api:documents",
     "monolith.jobs.api:jobs",
+    "monolith.jobs.events",
     "monolith.jobs.batches",
     "monolith.jobs.selections",
     "monolith.jobs.api:job_types",
