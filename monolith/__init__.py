@@ -42,13 +42,15 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
     from monolith.jobs import pages as jobs_pages
     from monolith.openapi import make_api
-    from monolith.queue_admin import ai, numbers_api, pause_pages, pauses_api
+    from monolith.queue_admin import ai, audit_api, audit_pages, numbers_api, pause_pages, pauses_api, schedule_pages, schedules_api
     from monolith.queue_admin import pages as admin_pages
 
-    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages, pause_pages)
-    for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in pages)):
+    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages)
+    of_admins = (admin_pages, pause_pages, schedule_pages, audit_pages)
+    for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in (*pages, *of_admins))):
         app.register_blueprint(blueprint)
     api = make_api(app)
     ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint)
-    for blueprint in (*ours, pauses_api.blueprint, ai.blueprint, numbers_api.blueprint):
+    for_admins = (pauses_api, ai, numbers_api, schedules_api, audit_api)
+    for blueprint in (*ours, *(one.blueprint for one in for_admins)):
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
