@@ -97,7 +97,7 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
     submit(page, files=[{"name": "annual-report.pdf", "mimeType": "application/pdf", "buffer": pdf(GUIDE)}])
     done = submit(page, text=GUIDE)
     page.locator(".result").wait_for()
-    working = submit(page, url=slow, title="Handbook of the city archive")
+    working = submit(page, text=slow, title="Handbook of the city archive")
     page.context.close()
     document = {"submit": "/", "documents": "/documents", "jobs": "/jobs", "admin": "/admin/", "api": "/api/docs"}
     return {"job-working": working, **document, "job-done": done, "job-failed": failed}
@@ -109,7 +109,7 @@ def submit(page: Page, *, files: list[dict[str, object]] | None = None, title: s
     if files:
         page.locator("#file").set_input_files(files)
     if title:
-        page.get_by_text("Title and kind").click()
+        page.get_by_text("Title, kind and tags").click()
         page.locator("[name=title]").fill(title)
     for name, value in fields.items():
         page.locator(f"[name={name}]").fill(value)

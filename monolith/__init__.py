@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -34,23 +35,51 @@ def create_app() -> Flask:
     return app
 
 
-def _register_blueprints(app: Flask) -> None:
-    from monolith import health, metrics
-    from monolith.auth import api as auth_api
-    from monolith.auth import pages as auth_pages
-    from monolith.jobs import api as jobs_api
-    from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
-    from monolith.jobs import pages as jobs_pages
-    from monolith.openapi import make_api
-    from monolith.queue_admin import ai, audit_api, audit_pages, numbers_api, pause_pages, pauses_api, schedule_pages, schedules_api
-    from monolith.queue_admin import pages as admin_pages
+PAGES = (
+    "monolith.health",
+    "monolith.metrics",
+    "monolith.auth.pages",
+    "monolith.auth.account_pages",
+    "monolith.jobs.pages",
+    "monolith.jobs.selection_pages",
+    "monolith.jobs.run_pages",
+    "monolith.jobs.batch_pages",
+    "monolith.jobs.webhook_pages",
+    "monolith.queue_admin.pages",
+    "monolith.queue_admin.pause_pages",
+    "monolith.queue_admin.schedule_pages",
+    "monolith.queue_admin.audit_pages",
+    "monolith.queue_admin.alert_pages",
+)
+API = (  # in the order in which the document shows them
+    "monolith.jobs.api:documents",
+    "monolith.jobs.api:jobs",
+    "monolith.jobs.batches",
+    "monolith.jobs.selections",
+    "monolith.jobs.api:job_types",
+    "monolith.jobs.webhooks",
+    "monolith.auth.api",
+    "monolith.queue_admin.numbers_api",
+    "monolith.queue_admin.pauses_api",
+    "monolith.queue_admin.schedules_api",
+    "monolith.queue_admin.audit_api",
+    "monolith.queue_admin.health_api",
+    "monolith.queue_admin.ai",
+)
 
-    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages)
-    of_admins = (admin_pages, pause_pages, schedule_pages, audit_pages)
-    for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in (*pages, *of_admins))):
-        app.register_blueprint(blueprint)
+
+def _register_blueprints(app: Flask) -> None:
+    from monolith.openapi import make_api
+
+    for name in PAGES:
+        app.register_blueprint(_blueprint(name))
     api = make_api(app)
-    ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint)
-    for_admins = (pauses_api, ai, numbers_api, schedules_api, audit_api)
-    for blueprint in (*ours, *(one.blueprint for one in for_admins)):
+    for name in API:
+        blueprint = _blueprint(name)
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
+
+
+def _blueprint(name: str) -> Any:
+    """The blueprint of this module: `module`, or `module:variable` where it has several."""
+    module, _, variable = name.partition(":")
+    return getattr(import_module(module), variable or "blueprint")

@@ -17,6 +17,7 @@ IN_BIN, NOT_IN_BIN = text("cleaning_id IS NOT NULL"), text("cleaning_id IS NULL"
 ONE_LIVE = text(f"is_unique AND {LIVE}")
 
 
+SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
 MARK = "mark."  # begins the names of the events that jobs themselves write down
 
 
@@ -37,6 +38,9 @@ class User(Base):
     is_admin: Mapped[bool] = mapped_column(default=False)
     is_viewer: Mapped[bool] = mapped_column(default=False, server_default=false())  # may look at everything, and change nothing
     created_at: Mapped[float] = mapped_column(default=now())
+    mail_failed: Mapped[bool] = mapped_column(default=False, server_default=false())  # an e-mail for each job that ends so
+    mail_done: Mapped[bool] = mapped_column(default=False, server_default=false())
+    mail_since: Mapped[float | None]  # for those that ended later
 
     @property
     def sees_all(self) -> bool:
@@ -62,7 +66,9 @@ class Token(Base):
     name: Mapped[str] = mapped_column(String(100))
     prefix: Mapped[str] = mapped_column(String(16))
     hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[str] = mapped_column(String(10), default="admin", server_default="admin")
     created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
 
     user: Mapped[User] = relationship(lazy="joined")

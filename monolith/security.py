@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import math
+import ipaddress
 import re
-import time
 import uuid
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, g, request, session
+from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 
 from monolith import strict_json
-from monolith.auth import accounts
-from monolith.errors import Forbidden, Problem, TooManyRequests, Unauthorized
-from monolith.models import User
+from monolith.auth import sessions, tokens, tries
+from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.models import SCOPES, User
 from monolith.runner.audit import Actor
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
-OF_ONES_OWN = ("auth", "account")  # the blueprints in which also a viewer may change something: what is the viewer's own
+OF_ONES_OWN = (
+    "auth",
+    "account",
+    "account_pages",
+)  # blueprints: there a viewer may change something, and a token only with the scope `admin`
+COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -48,16 +50,37 @@ def init_app(app: Flask) -> None:
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
-    app.extensions["rates"] = FixedWindowRateLimiter(MemoryStorage())
+    app.session_interface = Cookies()
     for step in (_name_request, _require_user, _check_text, _check_csrf, _check_json):
         app.before_request(step)
     app.after_request(_add_headers)
     app.teardown_request(_forget_request)
 
 
-@login_manager.user_loader
-def _user_of_session(user_id: str) -> User | None:
-    return accounts.user_by_id(user_id)
+class Cookies(SecureCookieSessionInterface):
+    """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+    def get_cookie_name(self, app: Flask) -> str:
+        return f"__Host-{COOKIE}" if request.is_secure else COOKIE
+
+
+@login_manager.request_loader
+def _user_of_session(_: Request) -> User | None:
+    """Whose browser it is: the cookie is good for as long as its row is."""
+    found = sessions.user_of(session["key"]) if "key" in session else None
+    if found is None:
+        return None
+    g.session_id, user = found
+    return user
+
+
+def sign_in(key: str) -> None:
+    """Have the cookie of this browser hold the key of its session, and nothing of what it held before."""
+    session.clear()
+    session["key"] = key
 
 
 def _bearer() -> str | None:
@@ -96,9 +119,18 @@ def _require_user() -> None:
 
 def _sign_in_by(secret: str) -> bool:
     """For this request, the user is the token's: a session that comes with it says nothing."""
-    user = accounts.user_of_token(secret) if secret else None
-    g._login_user = user or AnonymousUserMixin()
-    return user is not None
+    found = tokens.user_of_token(secret) if secret else None
+    g._login_user = found[0] if found else AnonymousUserMixin()
+    if found:
+        _check_scope(found[1])
+    return found is not None
+
+
+def _check_scope(scope: str) -> None:
+    """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
+    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
+    if SCOPES.index(scope) < SCOPES.index(needed):
+        raise Forbidden(f"This token has the scope '{scope}', and this needs '{needed}'. Use another token.")
 
 
 def _check_csrf() -> None:
@@ -128,15 +160,22 @@ def _check_json() -> None:
 
 
 def limit(rate: str, what: str) -> None:
-    """Raises `TooManyRequests` when this address did it more often than `rate`, such as `10 per minute`.
+    """Raises `TooManyRequests` when this user, or who is nobody from this address, did it more often than `rate`: `10 per minute`."""
+    tries.limit(rate, what, f"user {current_user.id}" if current_user.is_authenticated else f"address {network()}")
 
-    Asked where it matters, and not before every request: looking up that none is limited took 5 % of a submission.
-    """
-    rates, item, who = current_app.extensions["rates"], parse(rate), request.remote_addr or ""
-    if not rates.hit(item, what, who):
-        resets_at = rates.get_window_stats(item, what, who).reset_time
-        wait_s = max(1, math.ceil(resets_at - time.time()))
-        raise TooManyRequests("You tried this too often. Wait a little, and try again.", retry_after=wait_s)
+
+def browser() -> tuple[str, str]:
+    """The address and the name of the browser that asks, for its owner to recognise it by."""
+    return request.remote_addr or "", request.user_agent.string
+
+
+def network() -> str:
+    """Where the request comes from: the address, or of an IPv6 one the network, for one customer has that whole."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network(f"{address}/64", strict=False) if address.version == 6 else address)
 
 
 def require_admin() -> None:

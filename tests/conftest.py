@@ -19,7 +19,7 @@ from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from monolith import create_app, database
-from monolith.auth import accounts
+from monolith.auth import tokens
 from monolith.config import settings
 from monolith.models import User
 from monolith.runner import pauses, queues, registry, waiting
@@ -152,7 +152,7 @@ def caller(app: Flask) -> Callable[..., Caller]:
         user = User(email=email, password_hash=PASSWORD_HASH, is_admin=is_admin, is_viewer=is_viewer)
         with database.writing() as session:
             session.add(user)
-        return Caller(app.test_client(), user, accounts.create_token(user.id, "tests")[1])
+        return Caller(app.test_client(), user, tokens.create_token(user.id, "tests")[1])
 
     return make
 

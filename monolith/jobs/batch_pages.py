@@ -61,7 +61,8 @@ def _story(session: Session, batch_id: str) -> dict[str, Any]:
     reason = next((waiting_reason(session, job) for job in whole.jobs if job.status == "queued"), None)
     shown = [(job.id, job.status, job.claims, job.progress, job.progress_note, job.error_message) for job in whole.jobs]
     version = hashlib.sha256(repr((shown, reason, len(whole.documents))).encode()).hexdigest()[:16]
-    return {**vars(whole), "parts": _parts(whole.documents, whole.jobs), "reason": reason, "version": version}
+    firsts = finding.firsts(session, whole.documents)
+    return {**vars(whole), "parts": _parts(whole.documents, whole.jobs), "reason": reason, "version": version, "firsts": firsts}
 
 
 def _parts(documents: list[Document], jobs: list[Job]) -> list[tuple[Document, list[Job]]]:

@@ -35,6 +35,8 @@ EVENT_WORDS = {
     "canceled": "Cancelled",
     "requeued": "Put in line again by a person",
 }
+BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
+SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
 MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
 
 
@@ -134,10 +136,20 @@ def maturity_words(score: float) -> str:
     return next(word for limit, word in MATURITY if score < limit)
 
 
+def browser_words(user_agent: str) -> str:
+    """`Firefox on Linux`; what it calls itself, where that is none of the usual ones."""
+    browser = next((name for mark, name in BROWSERS if mark in user_agent), user_agent[:60] or "A program without a name")
+    system = next((name for mark, name in SYSTEMS if mark in user_agent), "")
+    return f"{browser} on {system}" if system else browser
+
+
 def prose(markdown: str) -> Markup:
     """Markdown of a job or a model as HTML that can do nothing: no script, no picture, no link but to pages."""
     module, _, function = MARKDOWN_READER.partition(":")
     return Markup(getattr(importlib.import_module(module), function)(str(markdown)))  # noqa: S704 - it is sanitised there
 
 
-FILTERS = (subject, status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, money, maturity_words, prose)
+FILTERS = (
+    *(subject, status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, money, maturity_words),
+    *(browser_words, prose),
+)

@@ -7,8 +7,6 @@ from typing import Any
 
 from flask import Blueprint, Response, render_template, request, url_for
 from redis import RedisError
-from sqlalchemy import column, select, table
-from sqlalchemy.orm import Session
 
 from monolith import llm
 from monolith.config import settings
@@ -16,7 +14,7 @@ from monolith.database import reading
 from monolith.queue_admin import charts, counting
 from monolith.queue_admin.ai import RATE
 from monolith.queue_admin.fragments import Fragment, answer, fragment
-from monolith.runner import clock, history, queues, workers
+from monolith.runner import clock, history, queues, standing, workers
 from monolith.security import limit, require_admin
 
 blueprint = Blueprint("queue_admin", __name__, url_prefix="/admin")
@@ -46,16 +44,9 @@ def test_language_model() -> str:
 def _trouble() -> Fragment:
     """What is wrong now."""
     with reading() as session:
-        shown = {"alerts": _open_alerts(session), "workers": _names(), "is_ticking": clock.is_ticking(session)}
+        shown = {"standing": standing.standing(session), "workers": _names(), "is_ticking": clock.is_ticking(session)}
     shown["is_inline"] = queues.is_inline()
     return _fragment("trouble", shown)
-
-
-def _open_alerts(session: Session) -> list[dict[str, object]]:
-    """The alerts that are open, the worst first and then the oldest."""
-    alerts = table("alerts", *map(column, ("code", "subject", "severity", "message", "opened_at", "closed_at")))
-    rows = select(alerts).where(alerts.c.closed_at.is_(None)).order_by(alerts.c.severity, alerts.c.opened_at)
-    return [dict(row) for row in session.execute(rows).mappings()]
 
 
 def _names() -> list[str] | None:

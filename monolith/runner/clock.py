@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, lifecycle, pruning, schedules, statistics
+from monolith.runner.alerts import Judge
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -27,8 +28,10 @@ LEASE_S = 10.0
 RENEW_S = 3.0  # a lease this old is renewed before the next step
 TICK_S = 1.0
 REPAIR_S = 10.0
+JUDGE_S = 5.0
 MINUTE_S = 60.0
 HOUR_S = 3600.0
+BEATS_S = 15.0  # after the database was away, workers get so long to say that they live
 DUE_BUDGET_S = 1.0  # in one tick
 BUDGET_S = 0.1  # in one tick, for all the rest: a tick is short, and what is due never waits long
 BATCH = 1000
@@ -53,10 +56,12 @@ class Clock:
         self._holder = holder
         self._stopped = stopped
         self._renew_at = 0.0
+        self._away_until = 0.0
         missing = MissingMessages()
         self._due = Duty("queue_due", _queue_due, every_s=0)  # in each tick
+        self._lost = Duty("interrupt_lost", interrupt_lost, REPAIR_S)
         self._repairs = (
-            Duty("interrupt_lost", interrupt_lost, REPAIR_S),
+            self._lost,
             Duty("push_missing", missing.push, REPAIR_S),
             Duty("resume", missing.resume, TICK_S / 2),
             Duty("schedules", schedules.submit_due, TICK_S / 2),
@@ -65,7 +70,7 @@ class Clock:
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
-            Duty("check_balance", accounting.check, MINUTE_S),
+            Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
             Duty("prune", pruning.prune, HOUR_S),
             Duty("tell", self._tell, REPAIR_S),
         )
@@ -105,10 +110,14 @@ class Clock:
         asked_at = time.monotonic()
         if asked_at < self._renew_at:
             return True
+        if asked_at < self._away_until:
+            return False
         try:
             leads = lead(self._holder)
         except OperationalError as error:
             log.error("database_away", error=str(error.orig))
+            self._away_until = time.monotonic() + TICK_S / 2  # so asked once in each tick
+            self._lost.due_at = time.monotonic() + BEATS_S
             return False
         except SQLAlchemyError:
             log.exception("lease_not_renewed")

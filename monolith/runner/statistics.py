@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, reading, writing
-from monolith.models import IN_BIN, NOT_IN_BIN, Job, Sample
+from monolith.models import IN_BIN, NOT_IN_BIN, STATUSES, Job, Sample
 
 SAMPLE_S = 60
 LIVE = ("queued", "scheduled", "started")
@@ -30,6 +30,14 @@ def counts(session: Session, *statuses: str) -> dict[Kind, int]:
     if statuses:
         rows = rows.where(Job.status.in_(statuses))
     return _kinds(session, rows)
+
+
+def by_status(session: Session) -> dict[str, int]:
+    """The number of jobs in each status, but for the bin."""
+    found = Counter(dict.fromkeys(STATUSES, 0))
+    for kind, count in counts(session).items():
+        found[kind.status] += count
+    return dict(found)
 
 
 def counts_in_bin(session: Session) -> dict[Kind, int]:
@@ -54,6 +62,12 @@ def types(session: Session, status: str) -> list[str]:
     while name := session.scalar(select(func.min(Job.type)).where(Job.status == status, Job.type > found[-1])):
         found.append(name)
     return found[1:]
+
+
+def failed_since(session: Session, since: float, at_most: int) -> int:
+    """How many jobs failed since then, counted up to a number, but for the bin."""
+    failed = (Job.status == "failed", Job.type.in_(types(session, "failed")), Job.ended_at > since, NOT_IN_BIN)
+    return session.scalar(select(func.count()).select_from(select(Job.id).where(*failed).limit(at_most).subquery())) or 0
 
 
 def sample() -> Iterator[None]:

@@ -10,7 +10,7 @@ function isHeld() {
 function showHeld() {
   document.documentElement.classList.toggle("held", isHeld());
   for (const button of document.querySelectorAll("#hold")) {
-    button.hidden = false;
+    button.hidden = !document.querySelector("[data-live]");
     button.setAttribute("aria-pressed", String(isHeld()));
   }
 }

@@ -90,9 +90,9 @@ def test_without_redis_the_overview_says_so_and_the_api_answers_503(
     assert "Does not answer" in admin.get("/admin/").text
 
 
-def test_a_stock_worker_and_broken_fields_do_no_harm(admin: Caller) -> None:
+def test_a_worker_that_tells_nothing_of_children_is_shown_too(admin: Caller) -> None:
     queues.connection().sadd("rq:workers", "rq:worker:w1")
-    queues.connection().hset("rq:worker:w1", mapping={"pid": "x", "birth": "?", "children": "{", "queues": ""})
+    queues.connection().hset("rq:worker:w1", mapping={"children": "{", "queues": "", "state": "idle"})
     [worker] = admin.get("/api/v1/workers").json["data"]
     assert (worker["pid"], worker["born_at"], worker["children"]) == (None, None, [])
     assert admin.get("/admin/").status_code == 200

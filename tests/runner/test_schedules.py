@@ -108,7 +108,7 @@ def test_the_clock_submits_what_is_due_and_tells_of_its_duties(admin: Caller) ->
 
     def has_told() -> bool:
         clock.tick()  # its time for each tick is short: a slow machine needs several
-        return "Check balance" in admin.get("/admin/schedules").text
+        return "Fold tallies" in admin.get("/admin/schedules").text
 
     until(has_told)
     assert len(jobs()) == 1
