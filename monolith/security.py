@@ -9,11 +9,13 @@ import uuid
 
 import structlog
 from flask import Flask, Response, current_app, g, request
+from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from monolith import strict_json
 from monolith.auth import accounts
@@ -51,6 +53,20 @@ def init_app(app: Flask) -> None:
         app.before_request(step)
     app.after_request(_add_headers)
     app.teardown_request(_forget_request)
+
+
+class Sessions(SecureCookieSessionInterface):
+    """The cookie of a session goes over TLS only, wherever the request came by it."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+
+def trust_proxies(app: Flask, proxies: int) -> None:
+    """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
+    app.session_interface = Sessions()
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
 
 
 @login_manager.user_loader

@@ -30,7 +30,22 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANAGE = str(ROOT / "manage.py")
 VENV_ONLY = str(Path(sys.executable).parent)  # a PATH without redis-server: the embedded one has to serve
-OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PORT", "HOST", "LOG_", "OPENAI_", "RQ_", "WEB_", "WORKER_", "INTRAY_", "DYNO", "FETCH_")
+OURS = (
+    "DATABASE_URL",
+    "REDIS_",
+    "SECRET_KEY",
+    "TRUSTED_",
+    "PORT",
+    "HOST",
+    "LOG_",
+    "OPENAI_",
+    "RQ_",
+    "WEB_",
+    "WORKER_",
+    "INTRAY_",
+    "DYNO",
+    "FETCH_",
+)
 STARTING_S = 60
 ENDING_S = 40
 ANNOUNCED = "Press Ctrl-C to end."
