@@ -23,6 +23,7 @@ from pathlib import Path
 from tests.acceptance.processes import ROOT, free_port, until
 
 BASE = "debian:bookworm-slim"
+MACHINE = {"PIP_CERT": "/authorities/ca-certificates.crt"}  # those that this machine trusts: it may reach PyPI by a proxy of its own
 APT, PIP = "apt-get ", "python3 -m venv "  # how the steps begin that download
 # $1 lower, $2 upper, $3 work, $4 the mounted root, $5 what to bind into it, $6 user, $7 folder; then environment and command
 ENTER = """
@@ -92,6 +93,8 @@ class Image:
     base: Path
     folder: Path
     stand_ins: dict[str, Callable[[Stage], None]] = field(default_factory=dict)
+    binds: dict[str, str] = field(default_factory=dict)  # of every stage, as is the next
+    env: dict[str, str] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def build(self) -> Stage:
@@ -107,7 +110,8 @@ class Image:
     def _from(self, rest: str) -> None:
         base, _, name = rest.partition(" AS ")
         assert base == BASE, base
-        self.stages[name] = Stage(self.base, self.folder / (name or "last"))
+        self.stages[name] = Stage(self.base, self.folder / (name or "last"), binds=dict(self.binds))
+        self._stage.env |= self.env
 
     def _run(self, rest: str) -> None:
         stand_in = next((one for begins, one in self.stand_ins.items() if rest.startswith(begins)), None)
@@ -191,7 +195,7 @@ def main() -> None:
         folder = Path(name)
         subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(folder / "base")], check=True, stdout=subprocess.DEVNULL)
         folder.chmod(0o755)
-        stage = Image(folder / "base", folder / "stages").build()
+        stage = Image(folder / "base", folder / "stages", binds={"/authorities": "/etc/ssl/certs"}, env=MACHINE).build()
         with started(stage) as check:
             until(lambda: check().returncode == 0, 60, (stage.folder / "log").read_text)
         size = subprocess.run(["du", "-sm", stage.upper], capture_output=True, text=True, check=True).stdout.split()[0]

@@ -24,7 +24,7 @@ PYTHON, PACKAGES = Path("/opt/python"), Path("/opt/intray")  # in the image, whe
 def install_python(stage: Stage) -> None:
     """Instead of what `apt-get install` leaves: the Python of these tests, and where they belong its packages."""
     site = Path(sysconfig.get_path("purelib")).resolve()
-    stage.binds = {str(PYTHON): sys.base_prefix, str(PACKAGES / site.relative_to(Path(sys.prefix).resolve())): str(site)}
+    stage.binds |= {str(PYTHON): sys.base_prefix, str(PACKAGES / site.relative_to(Path(sys.prefix).resolve())): str(site)}
     stage.env["LD_LIBRARY_PATH"] = str(PYTHON / "lib")  # it was built for another place, which may be root's alone
 
 
