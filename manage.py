@@ -67,6 +67,7 @@ def web() -> None:
     from monolith.web import serve
 
     kernel.forks_die_with_us()
+    kernel.keep_few_heaps()
     serve()
 
 
