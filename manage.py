@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from monolith import logs
 from monolith.benchmarks.commands import bench
 from monolith.config import BadSetting
 from monolith.errors import Problem
+
+if TYPE_CHECKING:
+    from monolith.models import User
 
 
 class Commands(click.Group):
@@ -117,13 +120,34 @@ def user() -> None:
 @user.command("create")
 @click.option("--email", required=True)
 @click.option("--password", required=True)
-@click.option("--admin", is_flag=True, help="May see and steer everything.")
-def create_user(email: str, password: str, admin: bool) -> None:
+@click.option("--admin", "role", flag_value="admin", help="May see and steer everything.")
+@click.option("--viewer", "role", flag_value="viewer", help="May see everything and change nothing.")
+def create_user(email: str, password: str, role: str | None) -> None:
     """Make a user."""
     from monolith.auth import accounts
 
-    made = accounts.create_user(email, password, is_admin=admin)
-    click.echo(f"Made the {'admin' if admin else 'user'} {made.email}")
+    made = accounts.create_user(email, password, is_admin=role == "admin", is_viewer=role == "viewer")
+    click.echo(f"Made the {role or 'user'} {made.email}")
+
+
+@user.command("password")
+@click.option("--email", required=True)
+@click.option("--password", required=True)
+def set_password(email: str, password: str) -> None:
+    """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
+    from monolith.auth import accounts
+
+    accounts.reset_password(_user(email), password)
+    click.echo(f"The password of {email} was changed, and all sessions were ended.")
+
+
+def _user(email: str) -> User:
+    from monolith.auth import accounts
+
+    found = accounts.find_user(email)
+    if found is None:
+        raise click.ClickException(f"There is no user {email}. Make one with `manage.py user create`.")
+    return found
 
 
 @main.group()
@@ -134,14 +158,14 @@ def token() -> None:
 @token.command("create")
 @click.option("--email", required=True, help="Whose token it is.")
 @click.option("--name", default="command line", show_default=True, help="What its owner knows it by.")
-def create_token(email: str, name: str) -> None:
+@click.option("--scope", default="admin", show_default=True, help="What it may do: read, submit, or admin: all that its owner may.")
+@click.option("--days", type=click.FloatRange(0), help="When it runs out; never, when not given.")
+def create_token(email: str, name: str, scope: str, days: float | None) -> None:
     """Make an API token; it is shown this once, as the last word."""
-    from monolith.auth import accounts
+    from monolith.auth import tokens
 
-    owner = accounts.find_user(email)
-    if owner is None:
-        raise click.ClickException(f"There is no user {email}. Make one with `manage.py user create`.")
-    _, secret = accounts.create_token(owner.id, name)
+    owner = _user(email)
+    _, secret = tokens.create_token(owner.id, name, scope, days)
     click.echo(f"The token of {owner.email}, shown this once: {secret}")
 
 

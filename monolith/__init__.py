@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -12,11 +13,11 @@ def create_app() -> Flask:
     """The application: settings, job types, blueprints; nothing else."""
     from flask import Flask
 
-    from monolith import problems, security
+    from monolith import assets, problems, security
     from monolith.config import settings
     from monolith.runner import registry
 
-    app = Flask(__name__, template_folder="../templates")
+    app = Flask(__name__, template_folder="../templates", static_folder=None)
     app.config.update(
         SECRET_KEY=settings().secret_key,
         MAX_CONTENT_LENGTH=settings().max_request_bytes,
@@ -31,25 +32,65 @@ def create_app() -> Flask:
     registry.discover()
     security.init_app(app)
     problems.register(app)
+    assets.init_app(app)
     _register_blueprints(app)
     return app
 
 
-def _register_blueprints(app: Flask) -> None:
-    from monolith import health, metrics
-    from monolith.auth import api as auth_api
-    from monolith.auth import pages as auth_pages
-    from monolith.jobs import api as jobs_api
-    from monolith.jobs import batch_pages, batches, run_pages, webhook_pages, webhooks
-    from monolith.jobs import pages as jobs_pages
-    from monolith.openapi import make_api
-    from monolith.queue_admin import ai
-    from monolith.queue_admin import pages as admin_pages
+PAGES = (
+    "monolith.health",
+    "monolith.metrics",
+    "monolith.auth.pages",
+    "monolith.auth.account_pages",
+    "monolith.jobs.pages",
+    "monolith.jobs.results",
+    "monolith.jobs.selection_pages",
+    "monolith.jobs.run_pages",
+    "monolith.jobs.batch_pages",
+    "monolith.jobs.webhook_pages",
+    "monolith.queue_admin.pages",
+    "monolith.queue_admin.pause_pages",
+    "monolith.queue_admin.schedule_pages",
+    "monolith.queue_admin.audit_pages",
+    "monolith.queue_admin.alert_pages",
+    "monolith.queue_admin.job_pages",
+    "monolith.queue_admin.failure_pages",
+    "monolith.queue_admin.bin_pages",
+)
+API = (  # in the order in which the document shows them
+    "monolith.jobs.api:documents",
+    "monolith.jobs.api:jobs",
+    "monolith.jobs.events",
+    "monolith.jobs.batches",
+    "monolith.jobs.selections",
+    "monolith.jobs.api:job_types",
+    "monolith.jobs.webhooks",
+    "monolith.auth.api",
+    "monolith.queue_admin.numbers_api",
+    "monolith.queue_admin.pauses_api",
+    "monolith.queue_admin.schedules_api",
+    "monolith.queue_admin.audit_api",
+    "monolith.queue_admin.health_api",
+    "monolith.queue_admin.cleaning_api",
+    "monolith.queue_admin.requeues_api",
+    "monolith.queue_admin.ai",
+)
 
-    pages = (auth_pages, jobs_pages, run_pages, batch_pages, webhook_pages, admin_pages)
-    for blueprint in (health.blueprint, metrics.blueprint, *(one.blueprint for one in pages)):
-        app.register_blueprint(blueprint)
+
+def _register_blueprints(app: Flask) -> None:
+    from monolith.openapi import make_api
+    from monolith.queue_admin import rq_pages
+
+    for name in PAGES:
+        app.register_blueprint(_blueprint(name))
+    rq_pages.init_app(app)
     api = make_api(app)
-    ours = (jobs_api.documents, jobs_api.jobs, batches.blueprint, jobs_api.job_types, webhooks.blueprint, auth_api.blueprint, ai.blueprint)
-    for blueprint in ours:
+    for name in API:
+        blueprint = _blueprint(name)
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
+
+
+def _blueprint(name: str) -> Any:
+    """The blueprint of this module: `module`, or `module:variable` where it has several."""
+    module, _, variable = name.partition(":")
+    return getattr(import_module(module), variable or "blueprint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -48,9 +49,13 @@ class Settings:
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
+    max_streams: int  # in each web process, as is the next
+    max_streams_per_user: int
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
+    session_idle_hours: float
+    session_days: float
     max_queued: int
     max_queued_per_user: int
     keep_finished_days: float
@@ -74,6 +79,17 @@ class Settings:
     sandbox_disk_mb: int
     sandbox_seconds: int
     sandbox_cgroup: str | None
+    alert_failed: int
+    alert_waiting: int
+    alert_oldest_s: float
+    alert_no_worker_s: float
+    alert_silence_s: float
+    alert_pause_s: float
+    alert_redis_percent: float
+    alert_disk_mb: float
+    alert_email: list[str]
+    alert_webhook_url: str | None
+    alert_webhook_secret: str | None = field(repr=False)
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
@@ -109,11 +125,12 @@ def _read(env: Env) -> Settings:
         child_max_jobs=env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
         child_max_growth_mb=env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
         shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
-        web_threads=env.int("WEB_THREADS", 8),
-        web_concurrency=env.int("WEB_CONCURRENCY", 1),
+        **_web(env),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
+        session_idle_hours=env.float("SESSION_IDLE_HOURS", 12.0, validate=Range(min=0)),
+        session_days=env.float("SESSION_DAYS", 14.0, validate=Range(min=0)),
         max_queued=env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         max_queued_per_user=env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
         keep_finished_days=env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
@@ -127,7 +144,18 @@ def _read(env: Env) -> Settings:
         mail_from=env.str("MAIL_FROM", "") or None,
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
         **_sandbox(env),
+        **_alerts(env),
     )
+
+
+def _web(env: Env) -> dict[str, Any]:
+    """What a web process does at once."""
+    return {
+        "web_threads": env.int("WEB_THREADS", 8),
+        "web_concurrency": env.int("WEB_CONCURRENCY", 1),
+        "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),
+        "max_streams_per_user": env.int("MAX_STREAMS_PER_USER", 50, validate=Range(min=0)),
+    }
 
 
 def _llm(env: Env) -> dict[str, Any]:
@@ -151,6 +179,33 @@ def _sandbox(env: Env) -> dict[str, Any]:
         "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
         "sandbox_cgroup": env.str("SANDBOX_CGROUP", "") or None,
     }
+
+
+def _alerts(env: Env) -> dict[str, Any]:
+    """When an alert opens, and who is told."""
+    return {
+        "alert_failed": env.int("ALERT_FAILED", 10, validate=Range(min=0)),
+        "alert_waiting": env.int("ALERT_WAITING", 50, validate=Range(min=0)),
+        "alert_oldest_s": env.float("ALERT_OLDEST_S", 300.0, validate=Range(min=0)),
+        "alert_no_worker_s": env.float("ALERT_NO_WORKER_S", 10.0, validate=Range(min=0)),
+        "alert_silence_s": env.float("ALERT_SILENCE_S", 600.0, validate=Range(min=0)),
+        "alert_pause_s": env.float("ALERT_PAUSE_S", 3600.0, validate=Range(min=0)),
+        "alert_redis_percent": env.float("ALERT_REDIS_PERCENT", 80.0, validate=Range(1, 100)),
+        "alert_disk_mb": env.float("ALERT_DISK_MB", 200.0, validate=Range(min=0)),
+        "alert_email": env.list("ALERT_EMAIL", []),
+        **_alert_webhook(env.str("ALERT_WEBHOOK_URL", ""), env.str("ALERT_WEBHOOK_SECRET", "")),
+    }
+
+
+def _alert_webhook(url: str, secret: str) -> dict[str, str | None]:
+    """The secret is as Standard Webhooks writes one; without one nothing is sent, since nobody could tell that it comes from us."""
+    try:
+        is_fit = secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
+    except ValueError:
+        is_fit = False
+    if url and not is_fit:
+        raise BadSetting("ALERT_WEBHOOK_URL needs ALERT_WEBHOOK_SECRET, to be signed with: whsec_ and 24 to 64 random bytes in base64.")
+    return {"alert_webhook_url": url or None, "alert_webhook_secret": secret or None}
 
 
 def on_dyno() -> bool:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import math
+import ipaddress
 import re
-import time
 import uuid
+from typing import Any
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from limits import parse
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from monolith import strict_json
-from monolith.auth import accounts
-from monolith.errors import Forbidden, Problem, TooManyRequests, Unauthorized
-from monolith.models import User
+from monolith.auth import sessions, tokens, tries
+from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.models import SCOPES, User
+from monolith.runner.audit import Actor
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
+OF_ONES_OWN = (
+    "auth",
+    "account",
+    "account_pages",
+)  # blueprints: there a viewer may change something, and a token only with the scope `admin`
+COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -48,33 +52,52 @@ def init_app(app: Flask) -> None:
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
-    app.extensions["rates"] = FixedWindowRateLimiter(MemoryStorage())
+    app.session_interface = Cookies()
     for step in (_name_request, _require_user, _check_text, _check_csrf, _check_json):
         app.before_request(step)
     app.after_request(_add_headers)
     app.teardown_request(_forget_request)
 
 
-class Sessions(SecureCookieSessionInterface):
-    """The cookie of a session goes over TLS only, wherever the request came by it."""
+class Cookies(SecureCookieSessionInterface):
+    """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
+
+    def save_session(self, app: Flask, session: Any, response: Any) -> None:
+        """Not with a static file: it would then be kept for this cookie only."""
+        if request.endpoint != "static":
+            super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure
 
+    def get_cookie_name(self, app: Flask) -> str:
+        return f"__Host-{COOKIE}" if request.is_secure else COOKIE
+
 
 def trust_proxies(app: Flask, proxies: int) -> None:
     """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
-    app.session_interface = Sessions()
     if proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
 
 
-@login_manager.user_loader
-def _user_of_session(user_id: str) -> User | None:
-    return accounts.user_by_id(user_id)
+@login_manager.request_loader
+def _user_of_session(_: Request) -> User | None:
+    """Whose browser it is: the cookie is good for as long as its row is."""
+    found = sessions.user_of(session["key"]) if "key" in session else None
+    if found is None:
+        return None
+    g.session_id, user = found
+    return user
 
 
-def _bearer() -> str | None:
+def sign_in(key: str) -> None:
+    """Have the cookie of this browser hold the key of its session, and nothing of what it held before."""
+    session.clear()
+    session["key"] = key
+
+
+def bearer() -> str | None:
+    """The token of a program that asks; None for a browser with its session."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
 
@@ -99,23 +122,34 @@ def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
     if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
         return
-    secret = _bearer()
+    secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
+        raise Forbidden("You may look at everything here, and change nothing. Ask an admin to do it.")
 
 
 def _sign_in_by(secret: str) -> bool:
     """For this request, the user is the token's: a session that comes with it says nothing."""
-    user = accounts.user_of_token(secret) if secret else None
-    g._login_user = user or AnonymousUserMixin()
-    return user is not None
+    found = tokens.user_of_token(secret) if secret else None
+    g._login_user = found[0] if found else AnonymousUserMixin()
+    if found:
+        _check_scope(found[1])
+    return found is not None
+
+
+def _check_scope(scope: str) -> None:
+    """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
+    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
+    if SCOPES.index(scope) < SCOPES.index(needed):
+        raise Forbidden(f"This token has the scope '{scope}', and this needs '{needed}'. Use another token.")
 
 
 def _check_csrf() -> None:
     """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
-    if request.method in SAFE or _bearer() is not None or request.endpoint is None:
+    if request.method in SAFE or bearer() is not None or request.endpoint is None:
         return
     try:
         csrf.protect()
@@ -140,21 +174,33 @@ def _check_json() -> None:
 
 
 def limit(rate: str, what: str) -> None:
-    """Raises `TooManyRequests` when this address did it more often than `rate`, such as `10 per minute`.
+    """Raises `TooManyRequests` when this user, or who is nobody from this address, did it more often than `rate`: `10 per minute`."""
+    tries.limit(rate, what, f"user {current_user.id}" if current_user.is_authenticated else f"address {network()}")
 
-    Asked where it matters, and not before every request: looking up that none is limited took 5 % of a submission.
-    """
-    rates, item, who = current_app.extensions["rates"], parse(rate), request.remote_addr or ""
-    if not rates.hit(item, what, who):
-        resets_at = rates.get_window_stats(item, what, who).reset_time
-        wait_s = max(1, math.ceil(resets_at - time.time()))
-        raise TooManyRequests("You tried this too often. Wait a little, and try again.", retry_after=wait_s)
+
+def browser() -> tuple[str, str]:
+    """The address and the name of the browser that asks, for its owner to recognise it by."""
+    return request.remote_addr or "", request.user_agent.string
+
+
+def network() -> str:
+    """Where the request comes from: the address, or of an IPv6 one the network, for one customer has that whole."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network(f"{address}/64", strict=False) if address.version == 6 else address)
 
 
 def require_admin() -> None:
-    """Raises `Forbidden` for a user who is no admin."""
-    if not current_user.is_admin:
+    """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
+    if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
         raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+
+
+def actor() -> Actor:
+    """Who acts in this request, for the audit trail."""
+    return Actor(current_user.email, request.remote_addr, g.request_id)
 
 
 def _add_headers(response: Response) -> Response:

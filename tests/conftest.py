@@ -19,10 +19,10 @@ from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from monolith import create_app, database
-from monolith.auth import accounts
+from monolith.auth import tokens
 from monolith.config import settings
 from monolith.models import User
-from monolith.runner import queues, registry, waiting
+from monolith.runner import pauses, queues, registry, waiting
 from tests.acceptance.processes import new_database, postgresql_server, until
 
 __all__ = ["postgresql_server"]
@@ -119,7 +119,8 @@ def _forget() -> None:
         database.engine().dispose()
     if queues.connection.cache_info().currsize:
         queues.connection().connection_pool.disconnect()
-    for cached in (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues, waiting.line):
+    ours = (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues, waiting.line)
+    for cached in (*ours, pauses.active_in):
         cached.cache_clear()
     queues.breaker.close()
 
@@ -147,11 +148,11 @@ class Caller:
 
 @pytest.fixture
 def caller(app: Flask) -> Callable[..., Caller]:
-    def make(email: str, *, is_admin: bool = False) -> Caller:
-        user = User(email=email, password_hash=PASSWORD_HASH, is_admin=is_admin)
+    def make(email: str, *, is_admin: bool = False, is_viewer: bool = False) -> Caller:
+        user = User(email=email, password_hash=PASSWORD_HASH, is_admin=is_admin, is_viewer=is_viewer)
         with database.writing() as session:
             session.add(user)
-        return Caller(app.test_client(), user, accounts.create_token(user.id, "tests")[1])
+        return Caller(app.test_client(), user, tokens.create_token(user.id, "tests")[1])
 
     return make
 

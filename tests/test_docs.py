@@ -74,7 +74,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_route_of_the_api_is_documented(app: Flask) -> None:
-    routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/v1")}
+    routes = {re.sub(r"<(?:[^<>]+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/v1")}
     assert [route for route in sorted(routes) if f"`{route.removeprefix('/api/v1')}`" not in read("api")] == []
 
 

@@ -1,32 +1,26 @@
-"""Users and their API tokens."""
+"""Users: making them, signing them in, changing their password."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
-from functools import cache
 
-from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
-from werkzeug.security import check_password_hash, generate_password_hash
 
+from monolith.auth import passwords, sessions, tries
 from monolith.database import now, reading, writing
-from monolith.errors import Invalid, NotFound
-from monolith.models import Token, User
-from monolith.prepared import Prepared
+from monolith.errors import Invalid
+from monolith.models import User
 
-USED_EVERY_S = 60  # a token's last use is written down at most this often
+SIGN_IN = "sign in to"  # what tries of passwords are counted under
 
 
-def create_user(email: str, password: str, *, is_admin: bool = False) -> User:
-    """A new user. Raises `Invalid` for an e-mail that is none or taken, or an empty password."""
-    email = email.strip().lower()
+def create_user(email: str, password: str, *, is_admin: bool = False, is_viewer: bool = False) -> User:
+    """A new user. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
+    email = _canonical(email)
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
         raise Invalid.field("/email", f"{email[:60]!r} is no e-mail address. Write it as name@host.")
-    if not password:
-        raise Invalid.field("/password", "The password is empty. Choose one.")
-    user = User(email=email, password_hash=generate_password_hash(password), is_admin=is_admin)
+    user = User(email=email, password_hash=passwords.hashed(password, email), is_admin=is_admin, is_viewer=is_viewer)
     try:
         with writing() as session:
             session.add(user)
@@ -37,12 +31,11 @@ def create_user(email: str, password: str, *, is_admin: bool = False) -> User:
 
 def find_user(email: str) -> User | None:
     with reading() as session:
-        return session.scalar(select(User).where(User.email == email.strip().lower()))
+        return session.scalar(select(User).where(User.email == _canonical(email)))
 
 
-def user_by_id(user_id: str) -> User | None:
-    with reading() as session:
-        return session.get(User, int(user_id)) if user_id.isascii() and user_id.isdigit() else None
+def _canonical(email: str) -> str:
+    return email.strip().lower()
 
 
 def has_users() -> bool:
@@ -51,58 +44,44 @@ def has_users() -> bool:
 
 
 def check_password(email: str, password: str) -> User | None:
-    """The user, when the password is theirs. As slow for an unknown e-mail as for a wrong password."""
+    """The user, when the password is theirs. Words, time and waits are the same for an unknown e-mail as for a wrong password.
+
+    Raises `TooManyRequests` where too many were wrong of late.
+    """
+    email = _canonical(email)[:254]
+    tries.begin(SIGN_IN, email)
     user = find_user(email)
-    fits = check_password_hash(user.password_hash if user else _nobody(), password)
-    return user if fits else None
-
-
-@cache
-def _nobody() -> str:
-    """A hash that no password fits, for accounts that are not there."""
-    return generate_password_hash(secrets.token_hex(16))
-
-
-def create_token(user_id: int, name: str) -> tuple[Token, str]:
-    """A new API token and its secret, which is shown once: only its hash is stored."""
-    name = name.strip()
-    if not 1 <= len(name) <= 100:
-        raise Invalid.field("/name", "Give the token a name of 1 to 100 characters, such as what uses it.")
-    secret = f"intray_{secrets.token_urlsafe(32)}"
-    token = Token(user_id=user_id, name=name, prefix=secret[:13], hash=_hash(secret))
-    with writing() as session:
-        session.add(token)
-    return token, secret
-
-
-_is_stale = or_(Token.last_used_at.is_(None), Token.last_used_at < now() - USED_EVERY_S).label("is_stale")
-_by_hash = Prepared(select(Token.id.label("token_id"), _is_stale, *User.__table__.c).join(User).where(Token.hash == bindparam("hash")))
-
-
-def user_of_token(secret: str) -> User | None:
-    """The user whose token this is. Asked for with every call of the API, and so with one statement that stands ready."""
-    found = _by_hash.run(hash=_hash(secret))
-    if not found:
+    if not passwords.fits(password, user.password_hash if user else None):
         return None
-    token_id, is_stale, *columns = found[0]
-    if is_stale:
-        with writing() as session:
-            session.execute(update(Token).where(Token.id == token_id).values(last_used_at=now()))
-    return User(**dict(zip(User.__table__.c.keys(), columns, strict=True)))
+    tries.succeeded(SIGN_IN, email)
+    return user
 
 
-def tokens_of(user: User) -> list[Token]:
-    with reading() as session:
-        return list(session.scalars(select(Token).where(Token.user_id == user.id).order_by(Token.created_at.desc())))
+def change_password(user: User, current: str, new: str, address: str, user_agent: str) -> str:
+    """Set a new password and end all sessions; what the cookie of the browser that did it is to hold from now on.
 
-
-def revoke_token(user: User, token_id: str) -> None:
-    """Raises `NotFound` for a token that is not the user's."""
+    Raises `Invalid` where the current one is wrong or the new one too weak, `TooManyRequests` as `check_password` does.
+    """
+    password_hash = passwords.hashed(new, user.email, "/new")
+    if check_password(user.email, current) is None:
+        raise Invalid.field("/current", "This is not your password. Type the one you signed in with.")
     with writing() as session:
-        revoked = session.scalar(delete(Token).where(Token.id == token_id, Token.user_id == user.id).returning(Token.id))
-        if revoked is None:
-            raise NotFound(f"You have no token {token_id[:60]!r}.")
+        session.execute(update(User).where(User.id == user.id).values(password_hash=password_hash))
+        return sessions.replace_all(session, user.id, address, user_agent)
 
 
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+def reset_password(user: User, new: str) -> None:
+    """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
+    password_hash = passwords.hashed(new, user.email)
+    with writing() as session:
+        session.execute(update(User).where(User.id == user.id).values(password_hash=password_hash))
+    sessions.end_others(user, None)
+
+
+def choose_mail(user: User, *, failed: bool, done: bool) -> User:
+    """Whether the user gets an e-mail for each job that fails, and for each that is done, from now on; the user as it is then."""
+    chosen = update(User).where(User.id == user.id).values(mail_failed=failed, mail_done=done, mail_since=now())
+    with writing() as session:
+        session.execute(chosen)
+    user.mail_failed, user.mail_done = failed, done
+    return user

@@ -1,34 +1,59 @@
-"""API tokens and who one is, as JSON."""
+"""Who one is, one's tokens, sessions and password, as JSON."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import request
+from flask import g, request
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
-from marshmallow.validate import Length
+from marshmallow.validate import Length, OneOf, Range
 
-from monolith.auth import accounts
+from monolith import security
+from monolith.auth import accounts, sessions, tokens
+from monolith.auth.tables import UserSession
 from monolith.jobs.schemas import ListSchema, Moment
-from monolith.models import Token, User
+from monolith.models import SCOPES, Token, User
 from monolith.openapi import ProblemSchema
 
-blueprint = Blueprint("account", __name__, description="Who you are, and your tokens")
+MOST_DAYS = 3650
+blueprint = Blueprint("account", __name__, description="Who you are, your tokens, your sessions")
+NOT_YOURS = {"schema": ProblemSchema, "description": "Not yours, or not there"}
 
 
 class UserSchema(Schema):
     object = fields.Constant("user")
     id = fields.Integer()
     email = fields.String()
-    is_admin = fields.Boolean()
+    is_admin = fields.Boolean(metadata={"description": "Whether it is an admin who calls: with a token of a lower scope nobody is"})
+    is_viewer = fields.Boolean(metadata={"description": "May look at everything, as admins do, and change nothing"})
+    mail_failed = fields.Boolean(metadata={"description": "An e-mail is sent for each job that fails"})
+    mail_done = fields.Boolean(metadata={"description": "An e-mail is sent for each job that is done"})
     created_at = Moment()
+
+
+class MeRequest(Schema):
+    mail_failed = fields.Boolean()
+    mail_done = fields.Boolean()
+
+
+class PasswordRequest(Schema):
+    current = fields.String(required=True, validate=Length(max=1000))
+    new = fields.String(required=True, validate=Length(max=1000), metadata={"description": "12 to 256 characters"})
 
 
 class TokenRequest(Schema):
     name = fields.String(required=True, validate=Length(1, 100), metadata={"description": "What uses it"})
+    scope = fields.String(
+        load_default="submit",
+        validate=OneOf(SCOPES),
+        metadata={"description": "`read` reads, `submit` does all but for accounts and admins, `admin` all that you may"},
+    )
+    days = fields.Float(
+        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "When it runs out; null: never"}
+    )
 
 
 class TokenSchema(Schema):
@@ -36,13 +61,29 @@ class TokenSchema(Schema):
     id = fields.String()
     name = fields.String()
     prefix = fields.String(metadata={"description": "The first characters, to recognise it by"})
+    scope = fields.String(validate=OneOf(SCOPES))
     token = fields.String(metadata={"description": "The token itself, shown once, when it is created"})
     created_at = Moment()
+    expires_at = Moment(allow_none=True)
     last_used_at = Moment(allow_none=True)
 
 
 class TokenListSchema(ListSchema):
     data = fields.List(fields.Nested(TokenSchema))
+
+
+class SessionSchema(Schema):
+    object = fields.Constant("session")
+    id = fields.String()
+    address = fields.String()
+    user_agent = fields.String()
+    is_this = fields.Boolean(metadata={"description": "Whether it is the one that asks"})
+    created_at = Moment()
+    last_used_at = Moment()
+
+
+class SessionListSchema(ListSchema):
+    data = fields.List(fields.Nested(SessionSchema))
 
 
 @blueprint.route("/me")
@@ -53,30 +94,75 @@ class Me(MethodView):
         user: User = current_user._get_current_object()
         return user
 
+    @blueprint.arguments(MeRequest())
+    @blueprint.response(200, UserSchema)
+    def patch(self, given: dict[str, bool]) -> User:
+        """Choose for which jobs you get an e-mail."""
+        user: User = current_user._get_current_object()
+        chosen = {"failed": user.mail_failed, "done": user.mail_done, **{name.removeprefix("mail_"): on for name, on in given.items()}}
+        return accounts.choose_mail(user, **chosen)
+
+
+@blueprint.route("/me/password")
+class Password(MethodView):
+    @blueprint.arguments(PasswordRequest())
+    @blueprint.response(204)
+    @blueprint.alt_response(429, schema=ProblemSchema, description="The current password was wrong too often")
+    def put(self, given: dict[str, str]) -> None:
+        """Change your password. All your sessions end, but for the one that asks; tokens go on."""
+        key = accounts.change_password(current_user, given["current"], given["new"], *security.browser())
+        if "session_id" in g:
+            security.sign_in(key)
+
 
 @blueprint.route("/tokens")
 class Tokens(MethodView):
     @blueprint.response(200, TokenListSchema)
     def get(self) -> dict[str, Any]:
         """List your tokens."""
-        return {"object": "list", "data": accounts.tokens_of(current_user), "has_more": False, "url": request.path}
+        return {"object": "list", "data": tokens.tokens_of(current_user), "has_more": False, "url": request.path}
 
     @blueprint.arguments(TokenRequest())
     @blueprint.response(201, TokenSchema)
+    @blueprint.alt_response(409, schema=ProblemSchema, description="You have too many")
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
         """Create a token. It is shown this once: only its hash is stored."""
-        token, secret = accounts.create_token(current_user.id, given["name"])
-        return {**_view(token), "token": secret}
+        token, secret = tokens.create_token(current_user.id, **given)
+        return {**_shown(token, TokenSchema), "token": secret}
 
 
 @blueprint.route("/tokens/<token_id>")
 class OneToken(MethodView):
     @blueprint.response(204)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @blueprint.alt_response(404, **NOT_YOURS)
     def delete(self, token_id: str) -> None:
         """Revoke a token. It stops working at once."""
-        accounts.revoke_token(current_user, token_id)
+        tokens.revoke_token(current_user, token_id)
 
 
-def _view(token: Token) -> dict[str, Any]:
-    return {name: getattr(token, name) for name in ("id", "name", "prefix", "created_at", "last_used_at")}
+@blueprint.route("/sessions")
+class Sessions(MethodView):
+    @blueprint.response(200, SessionListSchema)
+    def get(self) -> dict[str, Any]:
+        """List where you are signed in, the last used first."""
+        found = [{**_shown(one, SessionSchema), "is_this": one.id == g.get("session_id")} for one in sessions.of(current_user)]
+        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+
+    @blueprint.response(204)
+    def delete(self) -> None:
+        """Sign out everywhere else."""
+        sessions.end_others(current_user, g.get("session_id"))
+
+
+@blueprint.route("/sessions/<session_id>")
+class OneSession(MethodView):
+    @blueprint.response(204)
+    @blueprint.alt_response(404, **NOT_YOURS)
+    def delete(self, session_id: str) -> None:
+        """Sign out there. It ends at once."""
+        sessions.end(current_user, session_id)
+
+
+def _shown(row: Token | UserSession, schema: type[Schema]) -> dict[str, Any]:
+    """What the row itself has of the schema."""
+    return {name: getattr(row, name) for name in schema().fields if hasattr(row, name)}

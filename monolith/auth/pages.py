@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, request, session, url_for
-from flask_login import current_user, login_user, logout_user
+from flask import Blueprint, g, redirect, render_template, request, session, url_for
+from flask_login import current_user
 from werkzeug.wrappers import Response
 
-from monolith.auth import accounts
+from monolith import security
+from monolith.auth import accounts, sessions
 from monolith.config import settings
-from monolith.security import limit
+from monolith.errors import TooManyRequests
 
 blueprint = Blueprint("auth", __name__)
 WRONG = "The e-mail address or the password is wrong. Mend it and try again."
@@ -23,20 +24,24 @@ def sign_in() -> Response | str | tuple[str, int]:
         return redirect(wanted, 303)
     if request.method == "GET":
         return render_template("auth/sign_in.html", next=wanted, email="", error=None)
-    limit(settings().sign_in_rate, "sign in")
     email = request.form.get("email", "")
-    user = accounts.check_password(email, request.form.get("password", ""))
+    try:
+        security.limit(settings().sign_in_rate, "sign in")
+        user = accounts.check_password(email, request.form.get("password", ""))
+    except TooManyRequests as problem:
+        shown = render_template("auth/sign_in.html", next=wanted, email=email, error=problem.detail)
+        return Response(shown, problem.status, {"Retry-After": str(problem.retry_after)}, mimetype="text/html")
     if user is None:
         return render_template("auth/sign_in.html", next=wanted, email=email, error=WRONG), 401
-    session.clear()
-    login_user(user)
+    security.sign_in(sessions.begin(user.id, *security.browser()))
     return redirect(wanted, 303)
 
 
 @blueprint.post("/sign-out")
 def sign_out() -> Response:
-    """Sign out."""
-    logout_user()
+    """Sign out: the session has ended, whoever still has its cookie."""
+    if "session_id" in g:
+        sessions.end(current_user, g.session_id)
     session.clear()
     return redirect(url_for("auth.sign_in"), 303)
 

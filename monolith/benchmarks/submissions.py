@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from monolith import database, processes
-from monolith.auth import accounts
+from monolith.auth import accounts, tokens
 from monolith.config import BadSetting, settings
 from monolith.database import reading
 from monolith.models import User
@@ -107,7 +107,7 @@ def require_empty() -> None:
 
 def new_token() -> str:
     user = accounts.create_user("bench@example.org", os.urandom(16).hex())
-    return accounts.create_token(user.id, "bench")[1]
+    return tokens.create_token(user.id, "bench")[1]
 
 
 # ---- the servers

@@ -31,8 +31,11 @@ def job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[st
     return s.job_view(job, waiting_reason(session, job), job.artefacts, result)
 
 
-def document_view(session: Session, document: Document) -> dict[str, Any]:
-    return s.document_view(document, [job_view(session, job, with_result=False) for job in document.jobs])
+def document_views(session: Session, documents: list[Document]) -> list[dict[str, Any]]:
+    """Documents, each with its jobs."""
+    firsts = finding.firsts(session, documents)
+    jobs = [[job_view(session, job, with_result=False) for job in one.jobs] for one in documents]
+    return [s.document_view(one, of_it, firsts.get(one.id)) for one, of_it in zip(documents, jobs, strict=True)]
 
 
 def submitted_job_view(submitted: Submitted) -> dict[str, Any]:
@@ -52,7 +55,17 @@ def submitted_view(submitted: Submitted) -> dict[str, Any]:
 
 def _all_new(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     views = _new_views(submitted)
-    return [s.document_view(one, [job for job in views if job["document_id"] == one.id]) for one in submitted.documents], views
+    with reading() as session:
+        firsts = finding.firsts(session, submitted.documents)
+    of_document = _by_document(views)
+    return [s.document_view(one, of_document[one.id], firsts.get(one.id)) for one in submitted.documents], views
+
+
+def _by_document(views: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
+    found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for job in views:
+        found[job["document_id"]].append(job)
+    return found
 
 
 def _new_views(submitted: Submitted) -> list[dict[str, Any]]:
@@ -63,7 +76,7 @@ def _new_views(submitted: Submitted) -> list[dict[str, Any]]:
 def _as_they_are(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A job that it shares may belong to another document."""
     with reading() as session:
-        found = [document_view(session, finding.document(session, current_user, one)) for one in submitted.document_ids]
+        found = document_views(session, [finding.document(session, current_user, one) for one in submitted.document_ids])
         known = {job["id"]: job for one in found for job in one["jobs"]}
         elsewhere = [one for one in submitted.job_ids if one not in known]
         known |= {one: job_view(session, finding.job(session, current_user, one), with_result=False) for one in elsewhere}
@@ -80,10 +93,8 @@ def whole_batch_view(session: Session, whole: finding.Whole) -> dict[str, Any]:
     """A batch with its documents, each with its jobs of this batch, and the jobs."""
     reasons = _reasons(session, whole.jobs)
     views = [s.job_view(job, reasons.get(job.id), job.artefacts) for job in whole.jobs]
-    of_document: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
-    for job in views:
-        of_document[job["document_id"]].append(job)
-    documents = [s.document_view(one, of_document[one.id]) for one in whole.documents]
+    of_document, firsts = _by_document(views), finding.firsts(session, whole.documents)
+    documents = [s.document_view(one, of_document[one.id], firsts.get(one.id)) for one in whole.documents]
     return {**batch_view(whole.batch, whole.standing), "documents": documents, "jobs": views}
 
 

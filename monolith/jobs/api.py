@@ -13,10 +13,11 @@ from sqlalchemy import select
 
 from monolith.database import reading
 from monolith.errors import Conflict, NotFound
-from monolith.jobs import bodies, finding, idempotency, submission, uploads
+from monolith.jobs import bodies, finding, idempotency, results, submission, tidying, uploads
 from monolith.jobs import schemas as s
-from monolith.jobs.answering import accepted, document_view, job_view, listed, submitted_job_view, submitted_view, tell_room
+from monolith.jobs.answering import accepted, document_views, job_view, listed, submitted_job_view, submitted_view, tell_room
 from monolith.jobs.downloads import download
+from monolith.jobs.queries import DocumentsQuery, JobsQuery
 from monolith.jobs.watching import wait_until
 from monolith.models import OVER, Document, Job
 from monolith.openapi import ProblemSchema
@@ -42,13 +43,13 @@ for _blueprint in (documents, jobs):
 
 @documents.route("")
 class Documents(MethodView):
-    @documents.arguments(s.PageQuery(), location="query")
+    @documents.arguments(DocumentsQuery(), location="query")
     @documents.response(200, s.DocumentListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List your documents, the newest first."""
+        """List or search your documents, the newest first."""
         with reading() as session:
             page = finding.documents(session, current_user, **query)
-            return listed(page, [document_view(session, one) for one in page.rows])
+            return listed(page, document_views(session, page.rows))
 
     @documents.doc(
         requestBody={
@@ -82,14 +83,26 @@ class OneDocument(MethodView):
     @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
     def get(self, document_id: str) -> Response:
         """Show a document and its jobs."""
-        with reading() as session:
-            return jsonify(document_view(session, finding.document(session, current_user, document_id)))
+        return _one_document(document_id)
+
+    @documents.arguments(s.DocumentChange())
+    @documents.response(200, s.DocumentSchema)
+    @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    def patch(self, changes: dict[str, Any], document_id: str) -> Response:
+        """Give a document another title, or other tags in place of those it has."""
+        tidying.change_document(current_user, document_id, **changes)
+        return _one_document(document_id)
 
     @documents.response(204)
     @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
     def delete(self, document_id: str) -> None:
         """Delete a document with its jobs and their files."""
-        submission.delete_document(current_user, document_id)
+        tidying.delete_document(current_user, document_id)
+
+
+def _one_document(document_id: str) -> Response:
+    with reading() as session:
+        return jsonify(document_views(session, [finding.document(session, current_user, document_id)])[0])
 
 
 @documents.route("/<document_id>/content")
@@ -116,10 +129,10 @@ def original(document_id: str) -> Response:
 
 @jobs.route("")
 class Jobs(MethodView):
-    @jobs.arguments(s.JobsQuery(), location="query")
+    @jobs.arguments(JobsQuery(), location="query")
     @jobs.response(200, s.JobListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List your jobs, the newest first, without their results."""
+        """List or search your jobs, the newest first, without their results."""
         with reading() as session:
             page = finding.jobs(session, current_user, **query)
             return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
@@ -212,15 +225,14 @@ class RequeueJob(MethodView):
 
 @jobs.route("/<job_id>/result")
 class JobResult(MethodView):
-    @jobs.response(200, description="The result, as the job type makes it")
+    @jobs.arguments(s.ResultQuery(), location="query")
+    @jobs.response(200, description="The result, as the job type makes it; as Markdown with `format=md` or `Accept: text/markdown`")
     @jobs.alt_response(409, schema=ProblemSchema, description="Not finished")
-    def get(self, job_id: str) -> Response:
+    def get(self, query: dict[str, Any], job_id: str) -> Response:
         """Read the result of a finished job."""
-        with reading() as session:
-            job = finding.job(session, current_user, job_id)
-        if job.status != "finished":
-            raise Conflict(f"The job has no result: it is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
-        return jsonify(job.result)
+        preferred = request.accept_mimetypes.best_match(["application/json", "text/markdown"], "application/json")
+        form = query.get("format") or ("md" if preferred == "text/markdown" else "json")
+        return Response(results.written(job_id, form), content_type=results.MEDIA_TYPES[form], headers={"Vary": "Accept"})
 
 
 @jobs.route("/<job_id>/artifacts/<name>")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +10,11 @@ from marshmallow import Schema, ValidationError
 from werkzeug.datastructures import FileStorage
 
 from monolith import strict_json
-from monolith.database import storable
-from monolith.errors import FieldError, Invalid, Problem
+from monolith.errors import FieldError, Invalid
 from monolith.jobs import schemas as s
 from monolith.jobs import uploads
 from monolith.jobs.batch_schemas import MAX_JOBS, BatchDocument, BatchRequest, BatchUpload
+from monolith.jobs.sorting import Given, read, sort_out
 from monolith.models import Document
 from monolith.runner.registry import field_errors
 
@@ -39,7 +37,7 @@ def _document(owner_id: int, fields: dict[str, Any]) -> Document:
 
 def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
     """The documents of a form with files, and the jobs asked for. Raises `Invalid` or `TooLarge` naming the field."""
-    files = [(file.filename, _read(file)) for file in request.files.getlist("file") if file.filename]
+    files = [(file.filename, read(file)) for file in request.files.getlist("file") if file.filename]
     if not files:
         raise Invalid.field("/file", "There is no file. Send one or more in the form field 'file'.")
     form = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
@@ -49,29 +47,25 @@ def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
     return given, [spec for text in request.form.getlist("jobs") for spec in _specs(text)]
 
 
-@dataclass(frozen=True)
-class Given:
-    """One document of a batch: what to call it, where it stands in the request, and what makes it or raises."""
-
-    name: str
-    pointer: str
-    make: Callable[[], Document]
-
-
 def of_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], list[Any]]:
     """The documents of a batch, those that are refused with the reason, and the jobs asked for.
 
     Raises `Invalid` when what is said of all of them is wrong, or none can be taken.
     """
     given, specs = _given_as_files(owner_id) if request.mimetype == "multipart/form-data" else _given_as_json(owner_id)
-    documents, refused = _sort_out(given)
+    documents, refused = sort_out(given)
     if not documents:
         errors = [FieldError(one["detail"], one["pointer"]) for one in refused]
         raise Invalid("None of the documents can be taken. Nothing was accepted.", errors=errors)
-    if len(documents) * len(specs) > MAX_JOBS:
-        detail = f"{len(documents)} documents with {len(specs)} jobs each are more than {MAX_JOBS:,} jobs. Submit them as several batches."
-        raise Invalid.field("/jobs", detail)
+    check_size(len(documents), len(specs))
     return documents, refused, specs
+
+
+def check_size(documents: int, jobs: int) -> None:
+    """Raises `Invalid` for more jobs than a batch may have."""
+    if documents * jobs > MAX_JOBS:
+        detail = f"{documents} documents with {jobs} jobs each are more than {MAX_JOBS:,} jobs. Submit them as several batches."
+        raise Invalid.field("/jobs", detail)
 
 
 def _given_as_json(owner_id: int) -> tuple[list[Given], list[Any]]:
@@ -101,31 +95,7 @@ def _given_as_files(owner_id: int) -> tuple[list[Given], list[Any]]:
 
 def _given_as_file(owner_id: int, file: FileStorage, pointer: str, about: dict[str, Any]) -> Given:
     name = file.filename or ""
-    return Given(name, pointer, lambda: uploads.from_file(owner_id, name, _read(file), pointer, **about))
-
-
-def _sort_out(given: list[Given]) -> tuple[list[Document], list[dict[str, str]]]:
-    """The documents that can be taken, and what is wrong with the others."""
-    documents: list[Document] = []
-    refused: list[dict[str, str]] = []
-    for one in given:
-        try:
-            documents.append(one.make())
-        except Problem as problem:
-            refused += [_refusal(one, error) for error in problem.errors or [FieldError(problem.detail, "")]]
-    return documents, refused
-
-
-def _refusal(given: Given, error: FieldError) -> dict[str, str]:
-    inner = error.pointer if error.pointer.startswith(given.pointer) else given.pointer + error.pointer
-    return {"name": storable(given.name, 300), "pointer": inner, "detail": error.detail}
-
-
-def _read(file: FileStorage) -> bytes:
-    """The content; what was spooled to disk for it is let go at once."""
-    with file.stream as stream:
-        content: bytes = stream.read()
-    return content
+    return Given(name, pointer, lambda: uploads.from_file(owner_id, name, read(file), pointer, **about))
 
 
 def _specs(text: str) -> list[Any]:

@@ -10,6 +10,8 @@ from marshmallow.validate import Length
 from monolith.errors import Invalid
 from monolith.jobs import submission
 
+MAX_TAGS = 20
+
 
 class Priority(fields.Field[str]):
     """critical, high, normal, low, or 1..10."""
@@ -25,7 +27,7 @@ class Tags(fields.List[str]):
     """Short words to find a document by; in a form, separated by commas."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(fields.String(validate=Length(1, 50)), validate=Length(max=20), **options)
+        super().__init__(fields.String(validate=Length(1, 50)), validate=Length(max=MAX_TAGS), **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> list[Any]:
         if isinstance(value, str):

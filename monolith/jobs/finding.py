@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select, tuple_
-from sqlalchemy.orm import Session, defer, selectinload, undefer
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, false, func, select, tuple_
+from sqlalchemy.orm import Session, aliased, defer, selectinload, undefer
 
 from monolith.errors import FieldError, Invalid, NotFound
 from monolith.models import STATUSES, Artefact, Document, Job, User
 from monolith.runner import batches as of_batches
-from monolith.runner import registry
+from monolith.runner import registry, searching
 from monolith.runner.batches import Batch, Standing
 from monolith.runner.webhooks import endpoints
 from monolith.runner.webhooks.tables import Delivery, Webhook
@@ -40,7 +41,9 @@ def document(session: Session, user: User, document_id: str) -> Document:
 def job(session: Session, user: User, job_id: str) -> Job:
     """The job with its result and files. Raises `NotFound` also for somebody else's."""
     row = session.scalar(
-        select(Job).where(Job.id == job_id).options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+        select(Job)
+        .where(Job.id == job_id, Job.cleaning_id.is_(None))
+        .options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     )
     if row is None or not row.may_be_seen_by(user):
         raise NotFound(f"You have no job {job_id[:60]!r}.")
@@ -56,27 +59,90 @@ def artefact(session: Session, user: User, job_id: str, name: str) -> Artefact:
     return row
 
 
-def documents(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
-    """A page of the user's documents."""
-    query = _owned(select(Document), Document, user).options(selectinload(Document.jobs).selectinload(Job.artefacts))
-    return _page(session, query, Document, limit, starting_after)
+def documents(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:
+    """A page of the user's documents; where given, those that the words `q` find, of one `kind`, with one `tag`, of one
+    content (`sha256`), or with a job of one `status` or `type`.
+    """
+    query = _documents_of(user, filters).options(selectinload(Document.jobs).selectinload(Job.artefacts))
+    return _page(session, query, Document, limit, starting_after, user)
+
+
+def document_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
+    """The ids of the newest of them."""
+    newest = _documents_of(user, filters).with_only_columns(Document.id).order_by(Document.created_at.desc(), Document.id.desc())
+    return list(session.scalars(newest.limit(limit)))
+
+
+def _documents_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
+    given = {name: value for name, value in filters.items() if value}
+    of_jobs = {name: given.pop(name) for name in ("status", "type") if name in given}
+    query = _owned(select(Document), Document, user).where(*_about(given))
+    if of_jobs:
+        _check_status(of_jobs.get("status"))
+        query = query.where(
+            exists().where(Job.document_id == Document.id, *(getattr(Job, name) == value for name, value in of_jobs.items()))
+        )
+    return query
+
+
+def _about(given: dict[str, Any]) -> list[ColumnElement[bool]]:
+    """What a document must be like."""
+    of_column = [getattr(Document, name) == given[name] for name in ("kind", "sha256") if name in given]
+    if "tag" in given:
+        of_column.append(searching.has_tag(Document.tags, given["tag"]))
+    return [*of_column, *([searching.found_by(given["q"], Document.id)] if "q" in given else [])]
+
+
+def firsts(session: Session, documents: Iterable[Document]) -> dict[str, str]:
+    """Of those whose owner has handed in the same content before: the id of the first document with it."""
+    ids = [one.id for one in documents if one.sha256]
+    other = aliased(Document)
+    same = (other.owner_id == Document.owner_id, other.sha256 == Document.sha256)
+    first = select(other.id).where(*same).order_by(other.created_at, other.id).limit(1).scalar_subquery()
+    found = session.execute(select(Document.id, first).where(Document.id.in_(ids))) if ids else ()
+    return {document_id: first_id for document_id, first_id in found if first_id != document_id}
 
 
 def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:
-    """A page of the user's jobs, of one `status`, `type` or `document_id` where given. Results are left out.
+    """A page of the user's jobs; where given, of one `status`, `type` or `document_id`, with a document of one `kind` or `tag`,
+    or found by the words `q`: those of the document, or of the params where there is none. Results are left out.
 
     Those that Intray submits by itself are shown only to who asks for their type.
     """
-    if filters.get("status") and filters["status"] not in STATUSES:
-        raise Invalid.field("/status", f"There is no status {filters['status']!r}. Choose one of: {', '.join(STATUSES)}.")
-    query = _owned(select(Job), Job, user).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    query = _jobs_of(user, filters).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
+    return _page(session, query, Job, limit, starting_after, user)
+
+
+def job_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
+    """The ids of the newest of them."""
+    newest = _jobs_of(user, filters).with_only_columns(Job.id).order_by(Job.created_at.desc(), Job.id.desc())
+    return list(session.scalars(newest.limit(limit)))
+
+
+def _jobs_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
+    given = {name: value for name, value in filters.items() if value}
+    _check_status(given.get("status"))
+    query = _owned(select(Job).where(Job.cleaning_id.is_(None)), Job, user)
     internal = [one.name for one in registry.discover().values() if one.is_internal]
-    if internal and not filters.get("type"):
+    if internal and "type" not in given:
         query = query.where(Job.type.not_in(internal))
-    for name, value in filters.items():
-        if value:
-            query = query.where(getattr(Job, name) == value)
-    return _page(session, query, Job, limit, starting_after)
+    query = query.where(*(getattr(Job, name) == given[name] for name in ("status", "type", "document_id") if name in given))
+    if "q" in given:
+        query = query.where(searching.found_by(given["q"], Job.document_id) | _in_params(given.pop("q")))
+    about = _about(given)
+    return query.where(Job.document_id.in_(select(Document.id).where(*about))) if about else query
+
+
+def _in_params(query: str) -> ColumnElement[bool]:
+    """Whether a job without a document has all the words in what it was given."""
+    said = func.lower(cast(Job.params, Text))
+    words = [said.contains(word, autoescape=True) for word in searching.plain_words(query)]
+    return and_(Job.document_id.is_(None), *words) if words else false()
+
+
+def _check_status(status: str | None) -> None:
+    if status and status not in STATUSES:
+        raise Invalid.field("/status", f"There is no status {status!r}. Choose one of: {', '.join(STATUSES)}.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +162,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
         raise NotFound(f"You have no batch {batch_id[:60]!r}.")
     documents = session.scalars(select(Document).where(Document.id.in_(of_batches.documents(batch_id)))).all()
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
-    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id))).options(*shown)).all()
+    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.cleaning_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
     return Whole(
         row,
@@ -108,29 +174,34 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
 
 def batches(session: Session, user: User, limit: int, starting_after: str | None = None) -> Page:
     """A page of the user's batches."""
-    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after)
+    return _page(session, _owned(select(Batch), Batch, user), Batch, limit, starting_after, user)
 
 
 def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> Page:
     """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
     query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
-    return _page(session, query, Webhook, limit, starting_after)
+    return _page(session, query, Webhook, limit, starting_after, user)
 
 
 def deliveries(session: Session, user: User, webhook_id: str, limit: int, starting_after: str | None = None) -> Page:
     """A page of what was sent to one of them. Raises `NotFound`."""
     endpoints.find(session, user, webhook_id)
-    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after)
+    return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after, user)
 
 
-def _owned(query: Select[Any], model: type[Document] | type[Job] | type[Batch], user: User) -> Select[Any]:
-    return query if user.is_admin else query.where(model.owner_id == user.id)
+def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
+    if user.sees_all:
+        return query
+    if model is Delivery:
+        return query.where(Delivery.webhook_id.in_(select(Webhook.id).where(Webhook.owner_id == user.id)))
+    return query.where(model.owner_id == user.id)  # type: ignore[attr-defined]
 
 
-def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None) -> Page:
+def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None, user: User) -> Page:
     """Paging by key: rows that come while a person pages neither repeat nor hide others."""
     if starting_after:
-        last = session.execute(select(model.created_at, model.id).where(model.id == starting_after)).one_or_none()
+        known: Any = select(model.created_at, model.id).where(model.id == starting_after)
+        last = session.execute(_owned(known, model, user)).one_or_none()  # of somebody else's it is not even said that it is there
         if last is None:
             detail = f"There is no {starting_after[:60]!r} to start after. Start at the first page."
             raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])

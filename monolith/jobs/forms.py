@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +13,11 @@ from werkzeug.datastructures import FileStorage, MultiDict
 
 from monolith.errors import FieldError, Invalid, Problem
 from monolith.jobs import uploads
+from monolith.jobs.batch_schemas import MAX_DOCUMENTS
 from monolith.jobs.schemas import DocumentFields, params_schema
+from monolith.jobs.sorting import Given, read, sort_out
 from monolith.jobs.submission import for_admins
+from monolith.jobs.uploads import MAX_URL
 from monolith.jobs.wording import humanise
 from monolith.models import Document
 from monolith.runner import registry
@@ -22,6 +26,8 @@ from monolith.runner.registry import JobType, field_errors
 OWN = ("text", "url", "content")  # params that the form itself asks for, as the document
 LONG_TEXT = 200  # characters: a param that may be longer gets a box of several lines
 NOTHING = "There is nothing to submit yet. Choose a file, paste some text, or give the address of a page."
+ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)\S+", re.IGNORECASE)  # a text of nothing else is meant as pages
+MAX_ADDRESSES = 50
 LIMITS = {"minimum": "min", "maximum": "max", "minLength": "minlength", "maxLength": "maxlength"}
 
 
@@ -92,52 +98,66 @@ def _read(control: Control, form: MultiDict[str, str]) -> Any:
     return text or None
 
 
-def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[FileStorage]) -> list[Document]:
-    """Every document in the form: files, text and page. Raises `Invalid` with all that is wrong; then none is taken."""
+def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[FileStorage]) -> tuple[list[Document], list[dict[str, str]]]:
+    """Every document in the form, and the files that cannot be taken, each with the reason.
+
+    Raises `Invalid` when what was written is wrong, which a person mends at once, or when nothing is left to be taken.
+    """
     about = _about(form)
-    chosen = [file for file in files if file.filename]
-    makers: list[Callable[[], Document]] = [partial(_from_file, owner_id, file, place, about) for place, file in enumerate(chosen)]
-    if text := form.get("text", "").replace("\r\n", "\n"):
-        makers += [partial(uploads.from_text, owner_id, text, **about)] if text.strip() else []
-    if url := form.get("url", "").strip():
-        makers += [partial(uploads.from_url, owner_id, url, **about)]
-    if not makers:
+    written = _written(owner_id, form.get("text", "").replace("\r\n", "\n"), about)
+    given = [*_chosen(owner_id, files, about), *_left_out(form)]
+    if not written and not given:
         raise Invalid.field("/file", NOTHING)
-    if len(makers) > 1 and "title" in about:
+    if len(written) + len(given) > 1 and "title" in about:
         raise Invalid.field("/title", "A title belongs to one document. Leave it empty, or submit one at a time.")
-    return _make_all(makers)
+    taken, refused = sort_out(given)
+    if not taken and not written:
+        raise Invalid("None of the files can be taken.", errors=[FieldError(one["detail"], "/file") for one in refused])
+    return [*taken, *written], refused
+
+
+def read_tags(form: MultiDict[str, str]) -> list[str]:
+    """The tags typed in a form. Raises `Invalid` for none, and for what is too long."""
+    tags: list[str] = _loaded({"tags": form.get("tags", "").strip()})["tags"]
+    if not tags:
+        raise Invalid.field("/tags", "There is no tag. Write one or more words, with commas in between.")
+    return tags
 
 
 def _about(form: MultiDict[str, str]) -> dict[str, Any]:
+    return _loaded({name: form[name].strip() for name in ("title", "kind", "tags") if form.get(name, "").strip()})
+
+
+def _loaded(fields: dict[str, str]) -> dict[str, Any]:
     try:
-        given: dict[str, Any] = DocumentFields().load(
-            {name: form[name].strip() for name in ("title", "kind") if form.get(name, "").strip()}
-        )
+        given: dict[str, Any] = DocumentFields().load(fields)
     except ValidationError as error:
         raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
     return given
 
 
-def _from_file(owner_id: int, file: FileStorage, place: int, about: dict[str, Any]) -> Document:
+def _written(owner_id: int, text: str, about: dict[str, Any]) -> list[Document]:
+    """A document of the text; of addresses, one a line, a page each."""
+    lines = text.split("\n") if len(text) < MAX_ADDRESSES * MAX_URL else []
+    addresses = [line.strip() for line in lines if line.strip()]
+    if addresses and len(addresses) <= MAX_ADDRESSES and all(ADDRESS.fullmatch(one) for one in addresses):
+        return [uploads.from_url(owner_id, one if "://" in one else f"https://{one}", **about) for one in addresses]
+    return [uploads.from_text(owner_id, text, **about)] if text.strip() else []
+
+
+def _chosen(owner_id: int, files: Iterable[FileStorage], about: dict[str, Any]) -> list[Given]:
+    return [_of_file(owner_id, file, f"/file/{place}", about) for place, file in enumerate(file for file in files if file.filename)]
+
+
+def _of_file(owner_id: int, file: FileStorage, pointer: str, about: dict[str, Any]) -> Given:
     name = uploads.safe_filename(file.filename or "")
-    try:
-        return uploads.from_file(owner_id, name, file.read(), f"/file/{place}", **about)
-    except Problem as problem:
-        said = problem.detail if problem.detail.startswith(name) else f"{name}: {problem.detail}"
-        raise Invalid.field(f"/file/{place}", said) from problem
+    return Given(name, pointer, lambda: uploads.from_file(owner_id, name, read(file), pointer, **about))
 
 
-def _make_all(makers: list[Callable[[], Document]]) -> list[Document]:
-    made: list[Document] = []
-    errors: list[FieldError] = []
-    for make in makers:
-        try:
-            made.append(make())
-        except Problem as problem:
-            errors += problem.errors
-    if errors:
-        raise Invalid("Some fields need mending. Nothing was submitted yet.", errors=errors)
-    return made
+def _left_out(form: MultiDict[str, str]) -> list[Given]:
+    """The files that the page did not send, because it saw that they cannot be taken; each said as its size and its name."""
+    told = [one.partition(" ") for one in form.getlist("left_out")[:MAX_DOCUMENTS]]
+    return [Given(name, "/file", partial(uploads.refuse_unsent, name, size)) for size, _, name in told]
 
 
 def errors_by_control(problem: Problem, form: MultiDict[str, str]) -> dict[str, list[str]]:
@@ -155,9 +175,9 @@ def _control_of(pointer: str, types: list[str]) -> str:
         return _control_of("/" + "/".join(parts[2:]), [types[int(parts[1])]])
     if parts[0] == "params" and len(parts) > 1 and types:
         return f"{types[0]}.{parts[1]}"
-    names = {"type": "job", "jobs": "job"}
+    names = {"type": "job", "jobs": "job", "url": "text"}
     name = names.get(parts[0], parts[0])
-    return name if name in ("file", "text", "url", "title", "kind", "job", "priority") else ""
+    return name if name in ("file", "text", "title", "kind", "tags", "job", "priority") else ""
 
 
 def errors_by_name(problem: Problem) -> dict[str, list[str]]:

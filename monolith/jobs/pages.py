@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from flask import Blueprint, Response, current_app, flash, g, redirect, render_template, request, url_for
@@ -15,12 +14,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
-from monolith.jobs import finding, forms, idempotency, submission, uploads, wording
-from monolith.models import STATUSES, JobEvent, new_id
-from monolith.runner import batches, registry
+from monolith.jobs import bodies, finding, flashing, forms, idempotency, story, submission, tidying, uploads, wording
+from monolith.jobs.queries import MAX_SEARCH
+from monolith.models import STATUSES, Document, new_id
+from monolith.runner import batches, registry, searching
+from monolith.runner.limits import room
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
-from monolith.runner.waiting import waiting_reason
 
 PAGE_ROWS = 25
 SHOWN_BY_DEFAULT = ["analyze"]
@@ -53,17 +53,21 @@ def submit() -> Answer:
 
 
 def _submit(key: Key | None) -> submission.Submitted:
-    documents = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
+    documents, refused = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
     specs = forms.read_specs(request.form)
-    if len(documents) > 1 and specs:  # with a wrong file none is taken: a person can mend that at once
-        return submission.submit_batch(current_user, documents, [], specs, g.request_id, key)
-    return submission.submit_documents(current_user, documents, specs, g.request_id, key)
+    bodies.check_size(len(documents), len(specs))
+    if specs and (len(documents) > 1 or refused):  # its page goes on saying which were refused
+        return submission.submit_batch(current_user, documents, refused, specs, g.request_id, key)
+    submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
+    flashing.tell(submitted, refused)
+    return submitted
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    limits = {"limit": settings().max_upload_bytes, "endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
+    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": room(current_user)}
+    kinds = {"endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
     alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
-    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **_choices())
+    return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **kinds, **_choices())
 
 
 def once(typed: MultiDict[str, str]) -> str:
@@ -85,7 +89,6 @@ def _place_of(submitted: submission.Submitted) -> str:
         return url_for("pages.job", job_id=submitted.job_ids[0])
     if len(submitted.document_ids) == 1:
         return url_for("pages.document", document_id=submitted.document_ids[0])
-    flash(f"{len(submitted.document_ids)} documents were accepted.")
     return url_for("pages.documents")
 
 
@@ -99,10 +102,23 @@ def _go(url: str) -> AnyResponse:
 
 @blueprint.get("/documents")
 def documents() -> str:
-    """My documents, the newest first."""
+    """My documents, the newest first; those that the address asks for."""
+    filters = asked("q", "kind", "tag", "status", "type")
     with reading() as session:
-        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"))
-        return render_template("jobs/documents.html", page=page, now=_now(session))
+        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
+        shown = {"firsts": finding.firsts(session, page.rows), "tags": searching.tags_of(session, current_user.id), "now": _now(session)}
+        return render_template("jobs/documents.html", page=page, filters=filters, kinds=uploads.KINDS, **shown, **_states())
+
+
+def asked(*names: str) -> dict[str, str | None]:
+    """What the address asks for, by these names."""
+    return {name: request.args.get(name, "").strip()[:MAX_SEARCH] or None for name in names}
+
+
+def _states() -> dict[str, Any]:
+    """What a list can be narrowed to."""
+    types = [one.name for one in registry.discover().values() if not one.is_internal]
+    return {"statuses": STATUSES, "type_names": types, "words": wording.STATUS_WORDS}
 
 
 @blueprint.get("/documents/<document_id>")
@@ -115,7 +131,27 @@ def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, li
     with reading() as session:
         found = finding.document(session, current_user, document_id)
         shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
-        return render_template("jobs/document.html", document=found, now=_now(session), **shown, **_choices())
+        first = _first(session, found)
+        return render_template("jobs/document.html", document=found, now=_now(session), first=first, **shown, **_choices())
+
+
+def _first(session: Session, document: Document) -> Document | None:
+    """The one with the same content that was handed in first."""
+    first_id = finding.firsts(session, [document]).get(document.id)
+    return session.get(Document, first_id) if first_id else None
+
+
+@blueprint.post("/documents/<document_id>/tags")
+def change_tags(document_id: str) -> Answer:
+    """Add tags to a document, or remove one."""
+    try:
+        if "remove" in request.form:
+            tidying.remove_tag(current_user, document_id, request.form["remove"])
+        else:
+            tidying.add_tags(current_user, document_id, forms.read_tags(request.form))
+    except Invalid as problem:
+        return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
+    return redirect(url_for("pages.document", document_id=document_id, _anchor="tags"), 303)
 
 
 @blueprint.post("/documents/<document_id>/jobs")
@@ -146,7 +182,7 @@ def confirm_delete(document_id: str) -> str:
 @blueprint.post("/documents/<document_id>/delete")
 def delete_document(document_id: str) -> AnyResponse:
     """Delete a document with its jobs."""
-    submission.delete_document(current_user, document_id)
+    tidying.delete_document(current_user, document_id)
     flash("The document was deleted.")
     return redirect(url_for("pages.documents"), 303)
 
@@ -156,28 +192,27 @@ def delete_document(document_id: str) -> AnyResponse:
 
 @blueprint.get("/jobs")
 def jobs() -> str:
-    """My jobs, the newest first, of one status or type where the address says so."""
-    filters = {name: request.args.get(name) or None for name in ("status", "type")}
+    """My jobs, the newest first; those that the address asks for."""
+    filters = asked("q", "status", "type", "kind", "tag")
     with reading() as session:
         page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
-        choices = {"statuses": STATUSES, "type_names": [one.name for one in registry.discover().values() if not one.is_internal]}
-        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), words=wording.STATUS_WORDS, **choices)
+        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), **_states())
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     """One job: how far it is, and its result."""
     with reading() as session:
-        return render_template("jobs/job.html", **_story(session, job_id))
+        return render_template("jobs/job.html", **story.of_job(session, current_user, job_id))
 
 
 @blueprint.get("/jobs/<job_id>/live")
 def job_live(job_id: str) -> AnyResponse | str:
     """The moving part of the job's page; 204 when it is still as the page shows it."""
     with reading() as session:
-        story = _story(session, job_id)
-        is_seen = request.args.get("seen") == story["version"]
-        return Response(status=204) if is_seen else render_template("jobs/_live.html", **story)
+        told = story.of_job(session, current_user, job_id)
+        is_seen = request.args.get("seen") == told["version"]
+        return Response(status=204) if is_seen else render_template("jobs/_live.html", is_alone=True, **told)
 
 
 @blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
@@ -186,21 +221,6 @@ def steer(job_id: str, act: str) -> Answer:
     verbs = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
     verbs[act](current_user, job_id)
     return redirect(url_for("pages.job", job_id=job_id), 303)
-
-
-def _story(session: Session, job_id: str) -> dict[str, Any]:
-    """What the page tells of a job. `version` changes with all that the moving part shows."""
-    job = finding.job(session, current_user, job_id)
-    reason = waiting_reason(session, job)
-    shown = (job.status, job.claims, job.progress, job.progress_note, reason, len(job.events))
-    version = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
-    return {"job": job, "reason": reason, "steps": _steps(job.events), "version": version, "now": _now(session)}
-
-
-def _steps(events: list[JobEvent]) -> list[JobEvent]:
-    """The steps of the newest attempt, in order."""
-    begun = max((place for place, event in enumerate(events) if event.name == "started"), default=len(events))
-    return [event for event in events[begun:] if event.name == "progress"]
 
 
 def _now(session: Session) -> float:

@@ -68,6 +68,13 @@ class DocumentUpload(DocumentFields):
     )
 
 
+class DocumentChange(DocumentFields):
+    """What may be said anew of a document; what is left out stays."""
+
+    class Meta:
+        exclude = ("kind",)
+
+
 class JobRequest(Schema):
     type = fields.String(required=True, metadata={"description": "The name of a job type"})
     params = fields.Dict(metadata={"description": "Params of the job type; see GET /api/v1/job-types"})
@@ -88,14 +95,12 @@ class PageQuery(Schema):
     starting_after = fields.String(metadata={"description": "The id of the last one of the page before"})
 
 
-class JobsQuery(PageQuery):
-    status = fields.String(validate=OneOf(STATUSES))
-    type = fields.String()
-    document_id = fields.String()
-
-
 class WaitQuery(Schema):
     wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (at most 25 are waited)"})
+
+
+class ResultQuery(Schema):
+    format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md`: as Markdown, for people"})
 
 
 # ---- what goes out
@@ -169,6 +174,7 @@ class DocumentSchema(Schema):
     decision = fields.String(allow_none=True, metadata={"description": "approve, review or reject"})
     score = fields.Integer(allow_none=True, metadata={"description": "0..100"})
     defaulted = fields.Boolean(metadata={"description": "Nothing could be decided: route and decision are the safe ones"})
+    duplicate_of = fields.String(allow_none=True, metadata={"description": "The first document of yours with the same content, if another"})
     created_at = Moment()
     jobs = fields.List(fields.Nested(JobSchema))
     links = fields.Dict(keys=fields.String(), values=fields.String())
@@ -230,7 +236,7 @@ def job_view(
         "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
         "artifacts": [_artefact_view(one) for one in artefacts],
         "parent_id": job.parent_id,
-        "links": {"self": own, "result": f"{own}/result"},
+        "links": {"self": own, "result": f"{own}/result", "events": f"{own}/events"},
     }
 
 
@@ -254,13 +260,14 @@ def _artefact_view(one: Artefact) -> dict[str, Any]:
     return {"name": one.name, "media_type": one.media_type, "size": one.size, "url": url}
 
 
-def document_view(document: Document, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+def document_view(document: Document, jobs: list[dict[str, Any]], duplicate_of: str | None = None) -> dict[str, Any]:
     """A document as `DocumentSchema` describes it."""
     own = url_for("documents.OneDocument", document_id=document.id)
     return {
         "object": "document",
         **{name: getattr(document, name) for name in _DOCUMENT},
         "defaulted": bool(document.is_defaulted),
+        "duplicate_of": duplicate_of,
         "created_at": moment(document.created_at),
         "jobs": jobs,
         "links": {"self": own, "content": f"{own}/content"},

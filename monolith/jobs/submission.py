@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import make_transient
 
-from monolith.database import reading, writing
+from monolith.database import now, reading
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
 from monolith.jobs.aiming import aimed, automatic
 from monolith.models import LIVE, Document, Job, User
-from monolith.runner import accounting, lifecycle, limits, registry, replays
-from monolith.runner.accepting import NewJob, Wanted
+from monolith.runner import cleaning, lifecycle, limits, registry, replays, searching
+from monolith.runner.accepting import APART_S, NewJob, Wanted
 from monolith.runner.batches import NewBatch
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
@@ -56,7 +56,7 @@ def earlier(user: User, key: Key | None) -> Submitted | None:
         return None
     with reading() as session:
         documents = set(session.scalars(select(Document.id).where(Document.id.in_(ids["documents"]))))
-        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]))))
+        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]), Job.cleaning_id.is_(None))))
     if not (documents if ids["documents"] else jobs):
         raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
     known = [one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs]
@@ -77,6 +77,9 @@ def submit_documents(
     its kind gets by itself. Raises `Invalid` naming the field, `TooManyJobs` and `Busy`.
     """
     asked = [want(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
+    if len(documents) > 1:  # they stand in the lists in their order
+        for place, document in enumerate(documents):
+            document.created_at = now() + place * APART_S
     each = [aimed(one, user, document) for document in documents for one in [*asked, *automatic(document, asked)]]
     return _accept(user, each, documents, key, request_id, batch=batch)
 
@@ -128,7 +131,7 @@ def _accept(
         may = partial(limits.let_in, user=user, jobs=len(new))
         hooks, secret = endpoints.for_job(user, hook_url, job_ids[0]) if hook_url else ([], None)
         items = zip((one.document_id for one in wanted), taken, strict=True)
-        along = [*documents, *hooks, *([batch.row(user.id, items)] if batch else [])]
+        along = [*documents, *map(searching.entry, documents), *hooks, *([batch.row(user.id, items)] if batch else [])]
         try:
             jobs = lifecycle.submit(user.id, new, first=first, may=may, along=along, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
@@ -154,10 +157,14 @@ def _standing_in(user: User, wanted: list[Wanted]) -> dict[str, str]:
 
 
 def _there(user: User, ids: list[str]) -> list[str]:
+    """Those that are there already. One in the bin comes out of it: somebody wants it again."""
     if not ids:
         return []
     with reading() as session:
-        return list(session.scalars(select(Job.id).where(Job.owner_id == user.id, Job.id.in_(ids))))
+        there = session.execute(select(Job.id, Job.cleaning_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
+    if any(one.cleaning_id for one in there):
+        cleaning.take_out([one.id for one in there])
+    return [one.id for one in there]
 
 
 def _live(user: User, keys: set[str | None]) -> dict[str | None, str]:
@@ -274,17 +281,3 @@ def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> N
         with reading() as session:
             status = session.scalar(select(Job.status).where(Job.id == job_id))
         raise Conflict(f"The job is {status}. {rule}")
-
-
-def delete_document(user: User, document_id: str) -> None:
-    """Delete a document with its jobs and their files. Raises `Conflict` while a job works on it."""
-    with writing() as session:
-        finding.document(session, user, document_id)
-        session.execute(select(Document.id).where(Document.id == document_id).with_for_update())  # from now on it gets no new job
-        jobs = session.execute(select(Job.id, Job.status).where(Job.document_id == document_id).with_for_update()).all()
-        for job_id, status in jobs:
-            if status == "started":
-                raise Conflict(f"Job {job_id} is working on this document. Delete it when the job is over.")
-        endpoints.forget_job(session, [job_id for job_id, _ in jobs])
-        session.execute(delete(Document).where(Document.id == document_id))
-        accounting.record_pruned(session, len(jobs))

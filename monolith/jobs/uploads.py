@@ -63,6 +63,15 @@ def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/fil
     return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": kind, **given})
 
 
+def refuse_unsent(filename: str, size: str) -> Document:
+    """Say why a page has not sent a file, by name and size alone, in the words that the file would get. Raises `Invalid` or `TooLarge`."""
+    name = safe_filename(filename)
+    check_size(int(size[:15]) if size.isascii() and size.isdigit() else 0, "/file", f"{name}: ")
+    _check_name(name, is_empty=size == "0", pointer="/file")
+    limit = _megabytes(settings().max_request_bytes)
+    raise Invalid.field("/file", f"{name}: It had no room beside the others: one submission has at most {limit}. Submit it by itself.")
+
+
 def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
     return Document(
         id=new_id(),
@@ -118,16 +127,23 @@ def safe_filename(filename: str) -> str:
 
 def media_type_of(name: str, content: bytes, pointer: str) -> str:
     """The media type, when the name's ending and the content agree. Raises `Invalid` when they do not."""
-    extension = _extension(name)
+    extension = _check_name(name, is_empty=not content, pointer=pointer)
     try:
-        if not content:
-            raise Invalid("The file is empty. Choose one with something in it.")
-        if extension not in MEDIA_TYPES:
-            raise Invalid(f"Files that end in {extension or 'nothing'} cannot be read. Choose one of: {' '.join(MEDIA_TYPES)}.")
         _check_content(extension, content)
     except Problem as problem:
         raise Invalid.field(pointer, f"{name}: {problem.detail}") from None
     return MEDIA_TYPES[extension]
+
+
+def _check_name(name: str, *, is_empty: bool, pointer: str) -> str:
+    """The ending, when files with it can be read."""
+    extension = _extension(name)
+    if is_empty:
+        raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with something in it.")
+    if extension not in MEDIA_TYPES:
+        ending = f"end in {extension}" if extension else "have no ending"
+        raise Invalid.field(pointer, f"{name}: Files that {ending} cannot be read. Choose one of: {' '.join(MEDIA_TYPES)}.")
+    return extension
 
 
 def _extension(name: str) -> str:

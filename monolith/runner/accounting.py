@@ -65,7 +65,9 @@ def balance() -> Balance:
 def balance_in(session: Session) -> Balance:
     """The balance as this session's snapshot has it."""
     totals = _totals(session)
-    return Balance(totals["accepted"], totals["pruned"], statistics.counts(session))
+    counts = Counter(statistics.counts(session))
+    counts.update(statistics.counts_in_bin(session))  # still rows, until they are deleted
+    return Balance(totals["accepted"], totals["pruned"], dict(counts))
 
 
 def _totals(session: Session) -> Counter[str]:
@@ -88,15 +90,16 @@ def record_pruned(session: Session, amount: int) -> None:
         session.execute(insert(Tally).values(name="pruned", amount=amount))
 
 
-def check() -> Iterator[None]:
-    """Say so when the two sides differ. Every minute: the rows are counted as a whole, by status only when there is something to say."""
+def imbalance() -> int:
+    """By how much the two sides differ, and say so. The rows are counted as a whole, by status only when there is something to say."""
     with snapshot() as session:
         rows = session.scalar(select(func.count()).select_from(Job)) or 0
         expected = sum(total if name == "accepted" else -total for name, total in _totals(session).items())
     if rows != expected:
         found = balance()
         log.error("ledger_imbalance", imbalance=found.imbalance, accepted=found.accepted, pruned=found.pruned, **found.statuses)
-    yield
+        return found.imbalance
+    return 0
 
 
 def fold() -> Iterator[None]:

@@ -31,7 +31,7 @@ class Batch(Base):
     __table_args__ = (Index("batches_of_owner", "owner_id", "created_at", "id"), Index("batches_by_age", "created_at"))
 
     def may_be_seen_by(self, user: User) -> bool:
-        return user.is_admin or self.owner_id == user.id
+        return user.sees_all or self.owner_id == user.id
 
 
 class BatchItem(Base):
@@ -100,9 +100,9 @@ def _standing(numbers: list[tuple[str, int, float]]) -> Standing:
 def titles(session: Session, batch_ids: Sequence[str]) -> dict[str, tuple[str | None, int]]:
     """Of each batch the title of its first document, None when that is deleted, and the number of its documents."""
     first = select(BatchItem.batch_id, Document.title).join(Document, Document.id == BatchItem.document_id)
-    named = dict(session.execute(first.where(BatchItem.batch_id.in_(batch_ids), BatchItem.place == 0)).tuples().all())
+    named = dict(session.execute(first.where(BatchItem.batch_id.in_(batch_ids), BatchItem.place == 0)).all())
     number = select(BatchItem.batch_id, func.count(BatchItem.document_id.distinct())).where(BatchItem.batch_id.in_(batch_ids))
-    return {one: (named.get(one), count) for one, count in session.execute(number.group_by(BatchItem.batch_id)).tuples()}
+    return {one: (named.get(one), count) for one, count in session.execute(number.group_by(BatchItem.batch_id))}
 
 
 def jobs(batch_id: str) -> Any:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis import RedisError
@@ -18,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from monolith.database import now, writing
 from monolith.models import Lease
-from monolith.runner import accounting, lifecycle, pruning, statistics
+from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, schedules, statistics
+from monolith.runner.alerts import Judge
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -26,8 +28,10 @@ LEASE_S = 10.0
 RENEW_S = 3.0  # a lease this old is renewed before the next step
 TICK_S = 1.0
 REPAIR_S = 10.0
+JUDGE_S = 5.0
 MINUTE_S = 60.0
 HOUR_S = 3600.0
+BEATS_S = 15.0  # after the database was away, workers get so long to say that they live
 DUE_BUDGET_S = 1.0  # in one tick
 BUDGET_S = 0.1  # in one tick, for all the rest: a tick is short, and what is due never waits long
 BATCH = 1000
@@ -52,17 +56,25 @@ class Clock:
         self._holder = holder
         self._stopped = stopped
         self._renew_at = 0.0
+        self._away_until = 0.0
+        missing = MissingMessages()
         self._due = Duty("queue_due", _queue_due, every_s=0)  # in each tick
+        self._lost = Duty("interrupt_lost", interrupt_lost, REPAIR_S)
         self._repairs = (
-            Duty("interrupt_lost", interrupt_lost, REPAIR_S),
-            Duty("push_missing", MissingMessages().push, REPAIR_S),
+            self._lost,
+            Duty("push_missing", missing.push, REPAIR_S),
+            Duty("resume", missing.resume, TICK_S / 2),
+            Duty("requeue_causes", requeues.advance, TICK_S / 2),
+            Duty("schedules", schedules.submit_due, TICK_S / 2),
             Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
         )
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
-            Duty("check_balance", accounting.check, MINUTE_S),
+            Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
+            Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
             Duty("prune", pruning.prune, HOUR_S),
+            Duty("tell", self._tell, REPAIR_S),
         )
 
     def tick(self) -> None:
@@ -71,6 +83,13 @@ class Clock:
         rest_at = time.monotonic() + BUDGET_S
         for duty in sorted((*self._repairs, *self._chores), key=lambda duty: duty.due_at):
             self._work(duty, rest_at - time.monotonic())
+
+    def _tell(self) -> Iterator[None]:
+        """Write down how the duties go, for the page of schedules: another process shows it. Times are ages, as hosts' clocks differ."""
+        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores)]
+        with writing() as session:
+            session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == self._holder).values(duties=told, duties_at=now()))
+        yield
 
     def is_behind(self) -> bool:
         """Whether something that people wait for is half done. Pruning is no such thing: it takes its time."""
@@ -93,10 +112,14 @@ class Clock:
         asked_at = time.monotonic()
         if asked_at < self._renew_at:
             return True
+        if asked_at < self._away_until:
+            return False
         try:
             leads = lead(self._holder)
         except OperationalError as error:
             log.error("database_away", error=str(error.orig))
+            self._away_until = time.monotonic() + TICK_S / 2  # so asked once in each tick
+            self._lost.due_at = time.monotonic() + BEATS_S
             return False
         except SQLAlchemyError:
             log.exception("lease_not_renewed")
@@ -114,7 +137,10 @@ class Duty:
     every_s: float
     due_at: float = 0.0
     steps: Iterator[None] | None = None
+    has_failed: bool = False
     _began_at: float = 0.0
+    _ran_at: float | None = None
+    _took_s: float = 0.0
 
     def work(self, may_go_on: Callable[[], bool]) -> None:
         """Do some of it, if it is up. What goes wrong is logged and tried again; it never holds up the other duties."""
@@ -140,10 +166,24 @@ class Duty:
             if not may_go_on():
                 return
         self.steps = None
+        self._ran_at, self.has_failed = time.monotonic(), False
+        self._took_s = self._ran_at - self._began_at
         self.due_at = self._began_at + self.every_s
 
+    def told(self) -> dict[str, Any]:
+        """How it goes: seconds since it last ended, that it took then, and until it comes again."""
+        moment = time.monotonic()
+        ago_s = None if self._ran_at is None else round(moment - self._ran_at, 1)
+        told = {"name": self.name, "every_s": self.every_s, "ago_s": ago_s, "took_s": round(self._took_s, 3)}
+        return {
+            **told,
+            "in_s": round(max(0.0, self.due_at - moment), 1),
+            "has_failed": self.has_failed,
+            "is_going_on": self.steps is not None,
+        }
+
     def _again_in(self, seconds: float) -> None:
-        self.steps = None
+        self.steps, self.has_failed = None, True
         self.due_at = time.monotonic() + min(self.every_s, seconds)
 
     def abandon(self) -> None:

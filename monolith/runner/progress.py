@@ -17,7 +17,7 @@ from sqlalchemy.orm import undefer
 from monolith.database import now, patiently, reading, storable, writing
 from monolith.errors import Later
 from monolith.models import MARK, Document, Job, JobEvent, User
-from monolith.runner import answers, breakers, spending
+from monolith.runner import answers, breakers, searching, spending
 from monolith.runner.ledger_reading import SeenLedger
 from monolith.runner.lifecycle import Claim, running
 from monolith.runner.moves import MAX_NOTE
@@ -52,6 +52,7 @@ class RunningDocument:
         """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
         module, _, function = DOCUMENT_READER.partition(":")
         text: str = getattr(importlib.import_module(module), function)(self)
+        searching.keep_text(self.id, text)
         return text
 
     def keep(self, content: bytes, media_type: str, title: str | None) -> None:
@@ -61,8 +62,10 @@ class RunningDocument:
         fetched = {"content": content, "media_type": media_type[:100], "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         if title:
             fetched["title"] = storable(title, 300)
+        first = update(Document).where(Document.id == self.id, Document.content.is_(None)).values(**fetched).returning(Document.id)
         with writing() as session:
-            session.execute(update(Document).where(Document.id == self.id, Document.content.is_(None)).values(**fetched))
+            if session.scalar(first):
+                searching.keep_names(session, self)
 
 
 class RunningJob:

@@ -14,6 +14,7 @@ from monolith.config import settings
 from monolith.database import now, reading, writing
 from monolith.models import OVER, Job, LlmAnswer, Sample
 from monolith.runner import accounting, batches, replays, statistics
+from monolith.runner.alerts import Alert
 from monolith.runner.spending import Spending
 from monolith.runner.webhooks import outbox
 from monolith.runner.webhooks.tables import Delivery, Webhook
@@ -22,6 +23,7 @@ BATCH = 500  # jobs in one transaction: a fraction of a second
 DAY_S = 24 * 3600.0
 KEEP_SAMPLES_DAYS = 8
 KEEP_SPENDINGS_DAYS = 400
+KEEP_ALERTS_DAYS = 90
 KEEP_DELIVERIES_S = 4 * DAY_S  # at least: until their last attempt
 log = structlog.get_logger()
 
@@ -37,6 +39,7 @@ def prune() -> Iterator[None]:
     yield from _prune_rows(Spending.day, Spending.day, moment / DAY_S - KEEP_SPENDINGS_DAYS)
     yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
     yield from _prune_rows(Delivery.id, Delivery.created_at, moment - settings().keep_failed_days * DAY_S - KEEP_DELIVERIES_S)
+    yield from _prune_rows(Alert.id, Alert.closed_at, moment - KEEP_ALERTS_DAYS * DAY_S)
     yield from _prune_single_webhooks()
     yield from batches.prune(moment - settings().keep_failed_days * DAY_S)
     with writing() as session:
@@ -64,7 +67,7 @@ def _surplus_until(status: str, type_name: str) -> float:
 
 def _prune_batch(status: str, type_name: str, until: float) -> int:
     """The guard stands twice: a job that is started again meanwhile is no longer what the inner query found."""
-    guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until)
+    guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.cleaning_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
     gone = delete(Job).where(*guard, Job.id.in_(oldest)).returning(Job.id).execution_options(synchronize_session=False)
     with writing() as session:
@@ -73,7 +76,7 @@ def _prune_batch(status: str, type_name: str, until: float) -> int:
     return deleted
 
 
-def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[float], until: float) -> Iterator[None]:
+def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[Any], until: float) -> Iterator[None]:
     batch = BATCH
     while batch == BATCH:
         with writing() as session:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, tuple_
 
 from monolith.database import now, reading
 from monolith.models import Job
-from monolith.runner import lifecycle, queues
+from monolith.runner import lifecycle, pauses, queues
 
 LOST_AFTER_S = 30.0
 ARRIVING_S = 2.0  # a message that was pushed a moment ago is not missing
@@ -21,6 +21,7 @@ BATCH = 1000
 PAGE = 10_000
 LONGEST_REST_S = 30.0
 REST = 100  # a close look at a queue is followed by so many times its duration of rest: it costs at most 1 % of the time
+WAITING = (Job.status == "queued", ~pauses.holds_back(Job.queue, Job.type))  # a paused job's message is left to be lost
 
 log = structlog.get_logger()
 
@@ -49,12 +50,13 @@ class MissingMessages:
 
     First only numbers are compared. A queue that lacks messages is looked at closely, which costs a read of all its ids.
     Workers that hold messages they have not claimed yet make a busy queue look like that all the time: hence the rest.
-    A Redis that was started again or emptied since is looked at closely at once.
+    A Redis that was started again or emptied since is looked at closely at once, and so is all when a pause is over.
     """
 
     def __init__(self) -> None:
         self._rests: dict[str, Rest] = {}
         self._incarnation = ""
+        self._paused: set[str] = set()
 
     def push(self) -> Iterator[None]:
         """Raises RedisError when Redis is away."""
@@ -85,11 +87,21 @@ class MissingMessages:
         rest = min(REST * (ended - began), LONGEST_REST_S)
         self._rests[name] = Rest(ended + rest, max(0, missing - pushed))
 
+    def resume(self) -> Iterator[None]:
+        """Push what waited for a pause that is over now. Raises RedisError when Redis is away: then it is tried again."""
+        pauses.forget_ended()
+        with reading() as session:
+            paused = {one.scope for one in pauses.active(session)}
+        if not self._paused <= paused:
+            self._rests = {}
+            yield from self.push()
+        self._paused = paused
+
 
 def _too_few() -> dict[str, int]:
     """How many messages each queue lacks, where it does. Counting the rows reads one index only."""
     moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
-    waiting = select(Job.queue, Job.priority, func.count()).where(Job.status == "queued", Job.queued_at < moment - ARRIVING_S)
+    waiting = select(Job.queue, Job.priority, func.count()).where(*WAITING, Job.queued_at < moment - ARRIVING_S)
     with reading() as session:
         found = session.execute(waiting.group_by(Job.queue, Job.priority)).all()
     rows = Counter({f"{queue}.{priority}": count for queue, priority, count in found})
@@ -106,7 +118,7 @@ def _moment() -> float:
 def _pages(name: str, before: float) -> Iterator[list[str]]:
     """The ids that wait in this queue since before that moment, the oldest first."""
     queue, _, priority = name.rpartition(".")
-    guard = (Job.status == "queued", Job.queue == queue, Job.priority == priority, Job.queued_at < before)
+    guard = (*WAITING, Job.queue == queue, Job.priority == priority, Job.queued_at < before)
     page = select(Job.queued_at, Job.id).where(*guard).order_by(Job.queued_at, Job.id).limit(PAGE)
     last: tuple[float | None, str] = (0.0, "")
     while True:
@@ -121,7 +133,7 @@ def _pages(name: str, before: float) -> Iterator[list[str]]:
 def _push_again(job_ids: list[str], before: float) -> int:
     """Push those that still wait: a worker may just have claimed one, which then was not missing. How many were pushed."""
     with reading() as session:
-        still = (Job.id.in_(job_ids), Job.status == "queued", Job.queued_at < before)
+        still = (Job.id.in_(job_ids), *WAITING, Job.queued_at < before)
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
     if not queues.push(jobs):
         raise RedisAway("Redis went away while messages were pushed again")

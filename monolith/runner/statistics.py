@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, reading, writing
-from monolith.models import Job, Sample
+from monolith.models import IN_BIN, NOT_IN_BIN, STATUSES, Job, Sample
 
 SAMPLE_S = 60
 LIVE = ("queued", "scheduled", "started")
@@ -25,10 +25,27 @@ class Kind(NamedTuple):
 
 
 def counts(session: Session, *statuses: str) -> dict[Kind, int]:
-    """The number of jobs of each queue and type, in each of these statuses or in every one. Reads one index only."""
-    rows = select(Job.status, Job.queue, Job.type, func.count()).group_by(Job.status, Job.queue, Job.type)
+    """The number of jobs of each queue and type, in each of these statuses or in every one, but for the bin. Reads one index only."""
+    rows = select(Job.status, Job.queue, Job.type, func.count()).where(NOT_IN_BIN).group_by(Job.status, Job.queue, Job.type)
     if statuses:
         rows = rows.where(Job.status.in_(statuses))
+    return _kinds(session, rows)
+
+
+def by_status(session: Session) -> dict[str, int]:
+    """The number of jobs in each status, but for the bin."""
+    found = Counter(dict.fromkeys(STATUSES, 0))
+    for kind, count in counts(session).items():
+        found[kind.status] += count
+    return dict(found)
+
+
+def counts_in_bin(session: Session) -> dict[Kind, int]:
+    """The same of what is in the bin."""
+    return _kinds(session, select(Job.status, Job.queue, Job.type, func.count()).where(IN_BIN).group_by(Job.status, Job.queue, Job.type))
+
+
+def _kinds(session: Session, rows: Any) -> dict[Kind, int]:
     return {Kind(queue, type_name, status): count for status, queue, type_name, count in session.execute(rows)}
 
 
@@ -45,6 +62,12 @@ def types(session: Session, status: str) -> list[str]:
     while name := session.scalar(select(func.min(Job.type)).where(Job.status == status, Job.type > found[-1])):
         found.append(name)
     return found[1:]
+
+
+def failed_since(session: Session, since: float, at_most: int) -> int:
+    """How many jobs failed since then, counted up to a number, but for the bin."""
+    failed = (Job.status == "failed", Job.type.in_(types(session, "failed")), Job.ended_at > since, NOT_IN_BIN)
+    return session.scalar(select(func.count()).select_from(select(Job.id).where(*failed).limit(at_most).subquery())) or 0
 
 
 def sample() -> Iterator[None]:

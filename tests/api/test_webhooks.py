@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from monolith.runner.webhooks import endpoints
 from tests.api.test_documents import pointers
 from tests.conftest import Caller
+from tests.visitor import signed_in
 
 URL = "http://127.0.0.1:8000/hook"
 
@@ -120,10 +122,8 @@ def test_the_job_type_is_intrays_own(alice: Caller) -> None:
 
 
 @pytest.fixture
-def browser(alice: Caller) -> FlaskClient:
-    with alice.client.session_transaction() as session:
-        session["_user_id"] = str(alice.user.id)
-    return alice.client
+def browser(app: Flask, alice: Caller) -> FlaskClient:
+    return signed_in(app).client
 
 
 def send(browser: FlaskClient, path: str, **fields: Any) -> Any:

@@ -62,7 +62,9 @@ def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPat
         ("/jobs/0/type", "job"),
         ("/params/name", "analyze.name"),
         ("/jobs/0/priority", "priority"),
-        ("/tags", ""),
+        ("/tags", "tags"),
+        ("/url", "text"),
+        ("/nothing", ""),
         ("", ""),
     ],
 )

@@ -124,7 +124,7 @@ class Fleet:
         while not self._is_over.wait(WATCH_S):
             with self._lock:
                 self._thaw_due()
-                for post in self.posts.values():
+                for post in self.posts.values() if not self._is_over.is_set() else ():  # it may have been told while it waited for the lock
                     if not post.pid and time.monotonic() >= post.away_until:
                         self._fill(post)
 

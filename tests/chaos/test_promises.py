@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from monolith.models import Job, User, new_id
 from tests.acceptance.processes import has_postgresql, until
-from tests.chaos.fleet import EXIT_S, Fleet, new_fleet
+from tests.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
 from tests.chaos.ledger import Ledger, runs_in
 
 WAITING = 5000
@@ -68,7 +69,7 @@ def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_onc
     fleet = fleet_of("postgresql", workers=3)
     ids = [_submit(fleet, "chaos_sleep", seconds=4) for _ in range(2)]
     talkative = _submit(fleet, "chaos_steps", seconds=4)
-    until(lambda: _count(fleet, "started") == 3, 60)
+    until(lambda: all(_note(fleet, one) for one in (*ids, talkative)), 60)  # one that cannot say its step is put aside, and runs again
     fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
     until(lambda: not fleet.posts["postgresql"].pid, 20)
     answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json={"type": "chaos_quick"}, headers=_headers(fleet), timeout=30)
@@ -99,7 +100,7 @@ def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fl
     job_id = _submit(fleet, "chaos_sleep", seconds=3)
     until(lambda: _count(fleet, "started") == 1 and len(runs_in(tmp_path / "runs")) == 1, 60)
     frozen = fleet.posts["worker-0"]
-    fleet.freeze([frozen.pid, *fleet.children_of(frozen)], 600)
+    until(lambda: _frozen_between_writes(fleet, frozen), 20)
     fleet.hire(1)
     second = _when_over(fleet, 90)[job_id]
     fleet.thaw()
@@ -112,6 +113,18 @@ def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fl
     assert set(runs_in(tmp_path / "runs").values()) == {1}
 
 
+def _frozen_between_writes(fleet: Fleet, post: Post) -> bool:
+    """Freeze the worker; False, and thawed again, where that hit a write: SQLite's only lock would then be held for ever."""
+    fleet.freeze([post.pid, *fleet.children_of(post)], 600)
+    try:
+        with closing(sqlite3.connect(f"{fleet.home}/intray.sqlite3", timeout=2, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        fleet.thaw()
+        return False
+    return True
+
+
 def _headers(fleet: Fleet) -> dict[str, str]:
     return {"Authorization": f"Bearer {fleet.token}"}
 
@@ -121,6 +134,14 @@ def _submit(fleet: Fleet, name: str, **params: Any) -> str:
     answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json=body, headers=_headers(fleet), timeout=30)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
+
+
+def _note(fleet: Fleet, job_id: str) -> str | None:
+    """What the job has said that it does."""
+    note: str | None = requests.get(f"{fleet.intray.base_url}/api/v1/jobs/{job_id}", headers=_headers(fleet), timeout=30).json()[
+        "progress_note"
+    ]
+    return note
 
 
 def _queue(fleet: Fleet, count: int) -> list[str]:

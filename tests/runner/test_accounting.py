@@ -63,14 +63,14 @@ def test_a_row_that_vanished_shows_and_is_an_alert(submit):
         session.execute(delete(Job).where(Job.id == jobs[0].id))
     assert balance().imbalance == 1
     with capture_logs() as logged:
-        work_off(accounting.check())
+        accounting.imbalance()
     assert [(one["event"], one["log_level"], one["imbalance"]) for one in logged] == [("ledger_imbalance", "error", 1)]
 
 
 def test_a_balanced_ledger_is_no_alert(submit):
     submit()
     with capture_logs() as logged:
-        work_off(accounting.check())
+        accounting.imbalance()
     assert logged == []
 
 
@@ -107,9 +107,10 @@ def test_a_busy_ledger_is_balanced_at_every_moment(submit):
     def load() -> None:
         try:
             for _ in range(ROUNDS):
-                running.lifecycle.cancel(submit(number=3)[0].id)
+                job_id = submit(number=3)[0].id
+                running.lifecycle.cancel(job_id)
                 with writing() as session:
-                    session.execute(update(Job).where(Job.status == "canceled").values(ended_at=now() - 15 * 24 * 3600))
+                    session.execute(update(Job).where(Job.id == job_id).values(ended_at=now() - 15 * 24 * 3600))
                 work_off(pruning._prune_jobs("canceled", "trial_echo", 4e9))
                 work_off(accounting.fold())
         except Exception as error:

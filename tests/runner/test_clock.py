@@ -165,12 +165,23 @@ def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
     with capture_logs() as logged:
         one.tick()
         make_due(jobs)
-        one.tick()
+        make_up(one, "judge_alerts")
+
+        def have_failed() -> bool:
+            one.tick()  # its time in each tick is short: a slow machine needs several
+            failed = {line["duty"] for line in logged if line["log_level"] == "error"}
+            return failed == {"sample", "fold_tallies", "judge_alerts", "prune"}
+
+        until(have_failed)
     assert statuses([*jobs, *silent]) == {"queued"}
-    assert {line["duty"] for line in logged if line["log_level"] == "error"} == {"sample", "fold_tallies", "check_balance", "prune"}
 
 
-def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_tick(submit, intray_settings, redis_url):
+def make_up(one: Clock, duty_name: str) -> None:
+    """As if it were time for this duty."""
+    next(duty for duty in one._chores if duty.name == duty_name).due_at = 0.0
+
+
+def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks(submit, intray_settings, redis_url):
     jobs, silent, waiting = submit(1, delay=60), submit(1), submit(1)
     lose(*silent, *waiting)
     lifecycle.claim(silent[0], "a worker that died")
@@ -182,8 +193,26 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_tick(
     one.tick()
     assert statuses([*jobs, *silent]) == {"queued"}
     intray_settings(REDIS_URL=redis_url)
-    one.tick()
+    for _ in range(20):  # a tick has little time for each duty, and a busy machine less
+        one.tick()
     assert waiting[0] in messages()
+
+
+def test_after_the_database_was_away_workers_first_get_time_to_say_that_they_live(submit, intray_settings, database_url):
+    jobs = submit(1)
+    lifecycle.claim(jobs[0], "a worker that could not write its heartbeat")
+    with writing() as session:
+        session.execute(update(Job).values(heartbeat_at=now() - 31))
+    one = Clock(lambda: False, "a")
+    intray_settings(DATABASE_URL="postgresql://127.0.0.1:1/nothing")
+    one.tick()
+    intray_settings(DATABASE_URL=database_url)
+    one._away_until = 0.0
+    one.tick()
+    assert statuses(jobs) == {"started"}
+    one._lost.due_at = 0.0
+    one.tick()
+    assert statuses(jobs) == {"queued"}
 
 
 def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():

@@ -46,17 +46,17 @@ def _data(job: Row[Any]) -> dict[str, Any]:
     return {
         **{name: getattr(job, name) for name in _PLAIN},
         "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,
-        **{name: _rfc3339(getattr(job, name)) for name in _MOMENTS},
+        **{name: rfc3339(getattr(job, name)) for name in _MOMENTS},
         "links": {"self": own, "result": f"{own}/result"},
     }
 
 
 def _delivery(webhook_id: str, type: str, at: float, data: dict[str, Any], job_id: str | None) -> Delivery:
-    said = {"type": type, "timestamp": _rfc3339(at), "data": data}
+    said = {"type": type, "timestamp": rfc3339(at), "data": data}
     return Delivery(webhook_id=webhook_id, type=type, job_id=job_id, body=json.dumps(said, ensure_ascii=False, separators=(",", ":")))
 
 
-def _rfc3339(seconds: float | None) -> str | None:
+def rfc3339(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,90 @@
+"""The page of one's own account: password, tokens, where one is signed in, e-mails. The verbs are those of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, flash, g, redirect, render_template, request, url_for
+from flask_login import current_user
+from sqlalchemy import select
+from werkzeug.wrappers import Response
+
+from monolith import security
+from monolith.auth import accounts, sessions, tokens
+from monolith.database import now, reading
+from monolith.errors import Conflict, Invalid, TooManyRequests
+
+blueprint = Blueprint("account_pages", __name__, url_prefix="/account")
+Answer = str | Response | tuple[str, int]
+LASTING = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", "": "until it is revoked"}
+
+
+@blueprint.get("")
+def show() -> str:
+    """All of it."""
+    return _show({})
+
+
+def _show(errors: dict[str, list[str]]) -> str:
+    shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.of(current_user)}
+    with reading() as session:
+        shown["now"] = session.scalar(select(now()))
+    return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=LASTING)
+
+
+@blueprint.post("/password")
+def change_password() -> Answer:
+    """Change it, and end all other sessions; or show the form again with what is wrong."""
+    try:
+        key = accounts.change_password(current_user, request.form.get("current", ""), request.form.get("new", ""), *security.browser())
+    except (Invalid, TooManyRequests) as problem:
+        errors = {error.pointer.strip("/"): [error.detail] for error in problem.errors} or {"current": [problem.detail]}
+        return _show(errors), problem.status
+    security.sign_in(key)
+    return _back("Your password was changed. Everywhere else you were signed out.")
+
+
+@blueprint.post("/tokens")
+def create_token() -> Answer:
+    """Make one and show it, here only; or show the form again with what is wrong."""
+    days = request.form.get("days", "")
+    lasts = float(days) if days and days in LASTING else None
+    try:
+        token, secret = tokens.create_token(current_user.id, request.form.get("name", ""), request.form.get("scope", ""), lasts)
+    except (Invalid, Conflict) as problem:
+        errors = {error.pointer.strip("/"): [error.detail] for error in problem.errors} or {"name": [problem.detail]}
+        return _show(errors), problem.status
+    return render_template("auth/token.html", token=token, secret=secret), 201
+
+
+@blueprint.post("/tokens/<token_id>/revoke")
+def revoke_token(token_id: str) -> Response:
+    """It stops working at once."""
+    tokens.revoke_token(current_user, token_id)
+    return _back("The token was revoked.")
+
+
+@blueprint.post("/sessions/<session_id>/end")
+def end_session(session_id: str) -> Response:
+    """Sign out there."""
+    sessions.end(current_user, session_id)
+    return _back("You were signed out there.")
+
+
+@blueprint.post("/sessions/end-others")
+def end_other_sessions() -> Response:
+    """Sign out everywhere else."""
+    ended = sessions.end_others(current_user, g.get("session_id"))
+    return _back(f"You were signed out elsewhere: {ended} {'session' if ended == 1 else 'sessions'}.")
+
+
+@blueprint.post("/mail")
+def choose_mail() -> Response:
+    """For which jobs an e-mail is sent."""
+    accounts.choose_mail(current_user, failed="failed" in request.form, done="done" in request.form)
+    return _back("Your choice was saved.")
+
+
+def _back(said: str) -> Response:
+    flash(said)
+    return redirect(url_for("account_pages.show"), 303)

@@ -1,0 +1,45 @@
+"""`GET /api/v1/queues/health`: is all well, and if not, what is it? For admins and their monitors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+
+from monolith.database import reading
+from monolith.openapi import ProblemSchema
+from monolith.runner import standing, statistics
+from monolith.security import require_admin
+
+blueprint = Blueprint("queues_health", __name__, description="The health of the queues, for admins")
+blueprint.before_request(require_admin)
+
+
+class AlertSchema(Schema):
+    code = fields.String(metadata={"description": "What it is, such as `no_worker`"})
+    severity = fields.String(metadata={"description": "`critical` or `warning`"})
+    subject = fields.String(metadata={"description": "What it is about: a queue, a pause, a server, or `all`"})
+    message = fields.String()
+
+
+class HealthSchema(Schema):
+    healthy = fields.Boolean(metadata={"description": "False while an alert is critical"})
+    alerts = fields.List(fields.Nested(AlertSchema))
+    stats = fields.Dict(keys=fields.String(), values=fields.Integer(), metadata={"description": "How many jobs are in each status"})
+    timestamp = fields.String(metadata={"description": "RFC 3339"})
+
+
+@blueprint.route("/queues/health")
+class Health(MethodView):
+    @blueprint.response(200, HealthSchema)
+    @blueprint.alt_response(403, schema=ProblemSchema, description="You are no admin")
+    def get(self) -> dict[str, Any]:
+        """Whether all is well, and the alerts that hold now. 200 also when it is not: `healthy` says so."""
+        with reading() as session:
+            found = standing.standing(session)
+            stats = statistics.by_status(session)
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return {"healthy": standing.is_healthy(found), "alerts": found, "stats": stats, "timestamp": now}

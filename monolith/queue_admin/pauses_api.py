@@ -1,0 +1,66 @@
+"""`PUT` and `DELETE /api/v1/pauses/<scope>`: hold everything, a queue or a job type back, and let it go on. For admins."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import Length
+
+from monolith.jobs.schemas import ListSchema, Moment
+from monolith.openapi import ProblemSchema
+from monolith.runner import pauses
+from monolith.runner.pauses import Paused
+from monolith.security import actor, require_admin
+
+blueprint = Blueprint("pauses", __name__, description="What is paused, for admins")
+blueprint.before_request(require_admin)
+
+
+class PauseRequest(Schema):
+    reason = fields.String(required=True, validate=Length(1, 300), metadata={"description": "Why; those whose jobs wait read it"})
+    until = fields.AwareDateTime(
+        load_default=None, allow_none=True, default_timezone=UTC, metadata={"description": "When it ends by itself, RFC 3339"}
+    )
+
+
+class PauseSchema(Schema):
+    object = fields.Constant("pause")
+    scope = fields.String(metadata={"description": "`all`, `queue:<name>` or `type:<name>`"})
+    reason = fields.String()
+    paused_by = fields.String()
+    since = Moment()
+    until = Moment(allow_none=True)
+
+
+class PauseListSchema(ListSchema):
+    data = fields.List(fields.Nested(PauseSchema))
+
+
+@blueprint.route("/pauses")
+class Pauses(MethodView):
+    @blueprint.response(200, PauseListSchema)
+    def get(self) -> dict[str, Any]:
+        """List what is paused, the oldest first."""
+        return {"object": "list", "data": pauses.known(), "has_more": False, "url": request.path}
+
+
+@blueprint.route("/pauses/<scope>")
+class OnePause(MethodView):
+    @blueprint.arguments(PauseRequest())
+    @blueprint.response(200, PauseSchema)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is called so")
+    def put(self, given: dict[str, Any], scope: str) -> Paused:
+        """Pause `all`, `queue:<name>` or `type:<name>`, or change its reason and end. What runs goes on; nothing more is begun."""
+        until: datetime | None = given["until"]
+        return pauses.pause(scope, given["reason"], actor(), until=until.timestamp() if until else None)
+
+    @blueprint.response(204)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not paused")
+    def delete(self, scope: str) -> None:
+        """Resume. What waited is pushed within a second."""
+        pauses.resume(scope, actor())

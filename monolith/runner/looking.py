@@ -1,0 +1,138 @@
+"""One look at everything that alerts are judged by. Each query reads an index only, or a handful of rows."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from redis import RedisError
+from sqlalchemy import exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from monolith.config import settings
+from monolith.database import now, reading
+from monolith.models import OVER, Job, User
+from monolith.runner import pauses, queues, statistics
+from monolith.runner.breakers import Breaker
+from monolith.runner.pauses import Paused
+from monolith.runner.spending import DAY_S, PLACES, Spending
+
+COUNTED_TO = 10_000  # failures, and no further
+OVERSPENT_AT_MOST = 20  # users who are named
+
+
+class Line(NamedTuple):
+    """What waits in one RQ queue and is not paused, and for how many seconds the oldest does."""
+
+    jobs: int
+    oldest_s: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """How things were at one moment. `unknown` are the codes of alerts that could not be judged."""
+
+    moment: float
+    waiting: int
+    failed: int
+    lines: dict[str, Line]
+    has_moved: bool  # whether a job was begun or ended in the last ALERT_SILENCE_S
+    pauses: list[Paused]
+    breakers: dict[str, str]
+    spent_all: Decimal | None  # where that is everybody's budget or more
+    overspent: list[str]
+    listened: set[str] | None
+    redis_percent: float | None
+    redis_missed: int  # looks in a row, this one included, at which Redis did not answer
+    disk_free_mb: float | None
+    imbalance: int | None
+
+    @property
+    def unknown(self) -> set[str]:
+        of_redis = {"no_worker", "silence", "redis_memory"} if self.listened is None else set()
+        return of_redis | ({"ledger_imbalance"} if self.imbalance is None else set())
+
+
+def look(redis_missed: int = 0, imbalance: int | None = None) -> Look:
+    """Look at the ledger and at Redis. `redis_missed`: before this look; `imbalance` takes a minute's count, and is the caller's."""
+    listened, percent = _redis()
+    with reading() as session:
+        moment: float = session.scalar(select(now())) or 0.0
+        spent, overspent = _spent(session, int(moment // DAY_S))
+        return Look(
+            moment=moment,
+            waiting=sum(statistics.counts(session, "queued").values()),
+            failed=statistics.failed_since(session, moment - DAY_S, COUNTED_TO),
+            lines=_lines(session, moment),
+            has_moved=_has_moved(session, moment - settings().alert_silence_s),
+            pauses=pauses.active(session),
+            breakers=_breakers(session),
+            spent_all=spent,
+            overspent=overspent,
+            listened=listened,
+            redis_percent=percent,
+            redis_missed=0 if listened is not None else redis_missed + 1,
+            disk_free_mb=_disk_free_mb(),
+            imbalance=imbalance,
+        )
+
+
+def _redis() -> tuple[set[str] | None, float | None]:
+    """The queues that some worker listens to, None while Redis is away; and how full it is, where it has a limit."""
+    try:
+        return queues.listened(), None if queues.is_inline() else _redis_percent()
+    except RedisError:
+        return None, None
+
+
+def _redis_percent() -> float | None:
+    said = queues.connection().info("memory")
+    most = int(said.get("maxmemory") or 0)
+    return 100 * int(said["used_memory"]) / most if most else None
+
+
+def _lines(session: Session, moment: float) -> dict[str, Line]:
+    waiting = (Job.status == "queued", ~pauses.holds_back(Job.queue, Job.type))
+    rows = select(Job.queue, Job.priority, func.count(), func.min(Job.queued_at)).where(*waiting).group_by(Job.queue, Job.priority)
+    return {
+        f"{queue}.{priority}": Line(jobs, max(0.0, moment - (since or moment))) for queue, priority, jobs, since in session.execute(rows)
+    }
+
+
+def _has_moved(session: Session, since: float) -> bool:
+    """Whether a job was begun since, or ended. Asked of each status and type, as the index has them."""
+    if session.scalar(select(exists().where(Job.status == "started", Job.started_at > since))):
+        return True
+    kinds = [(status, statistics.types(session, status)) for status in OVER]
+    ended = or_(*(Job.status.in_([status]) & Job.type.in_(names) & (Job.ended_at > since) for status, names in kinds))
+    return bool(session.scalar(select(exists().where(ended))))
+
+
+def _breakers(session: Session) -> dict[str, str]:
+    rows = session.execute(select(Breaker.name, Breaker.reason).where(Breaker.open_until.is_not(None)).order_by(Breaker.name))
+    return {name: reason or "" for name, reason in rows}
+
+
+def _spent(session: Session, day: int) -> tuple[Decimal | None, list[str]]:
+    """What all have spent today, where that is the budget; and who has used up their own."""
+    limit, own_limit = settings().llm_budget_usd, settings().llm_budget_per_user_usd
+    spent, over = Decimal(0), list[str]()
+    if limit:
+        spent = Decimal(int(session.scalar(select(func.sum(Spending.nano_usd)).where(Spending.day == day)) or 0)).scaleb(-PLACES)
+    if own_limit:
+        used_up = (Spending.day == day, Spending.nano_usd >= int(own_limit.scaleb(PLACES)))
+        emails = select(User.email).join(Spending, Spending.owner_id == User.id).where(*used_up).order_by(Spending.nano_usd.desc())
+        over = list(session.scalars(emails.limit(OVERSPENT_AT_MOST)))
+    return (spent if limit and spent >= limit else None), over
+
+
+def _disk_free_mb() -> float | None:
+    """Of the disk with the ledger, where that is a file under the home."""
+    if not settings().database_url.startswith("sqlite"):
+        return None
+    try:
+        return shutil.disk_usage(settings().home).free / 2**20
+    except OSError:
+        return None
