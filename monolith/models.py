@@ -234,6 +234,8 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(120))
     expires_at: Mapped[float]
+    duties: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # what the holder said of what it does, and when
+    duties_at: Mapped[float | None]
 
 
 class Tally(Base):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, func, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from monolith.models import OVER, STATUSES, Job, User
@@ -81,7 +81,7 @@ class Criteria:
         if CAUSE.fullmatch(self.error):
             return [Job.cause == self.error]
         failed, of_type = (Job.cause.is_not(None), Job.cleaning_id.is_(None)), Job.error_type == self.error
-        is_type = session.scalar(select(Job.id).where(*failed, of_type).limit(1)) is not None
+        is_type = session.scalar(select(func.count()).where(*failed, of_type))  # quicker than to look for one
         return [failed[0], of_type if is_type else Job.error_message.icontains(self.error, autoescape=True)]
 
     def _texts(self) -> list[ColumnElement[bool]]:
