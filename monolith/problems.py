@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.errors import FieldError, Invalid, Problem, Unauthorized, Unavailable
+from monolith.errors import FieldError, Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.runner.registry import field_errors
 
 DATABASE_RETRY_S = 5
@@ -27,6 +27,8 @@ class HttpProblem(Problem):
         self.status = error.code or 500
         self.code = HTTPStatus(self.status).phrase.lower().replace(" ", "_")
         self.title = HTTPStatus(self.status).phrase
+        if self.status == TooLarge.status:
+            self.detail = f"All of it together is more than {(request.max_content_length or 0) / 1024 / 1024:.3g} MB. Send less at once."
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
