@@ -20,6 +20,8 @@ document.addEventListener("click", (event) => {
   if (!event.target.closest("#hold")) return;
   localStorage.setItem(KEY, isHeld() ? "no" : "yes");
   showHeld();
+const here = document.querySelector(".subtabs [aria-current]");
+if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
 
 // ---- a free time, in the zone of whoever gives it
 
@@ -51,6 +53,8 @@ document.addEventListener("htmx:afterSwap", () => {
 });
 
 showHeld();
+const here = document.querySelector(".subtabs [aria-current]");
+if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
 
 // ---- a free time, in the zone of whoever gives it
 
