@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import now, writing
 from monolith.models import Lease
-from monolith.runner import accounting, lifecycle, pruning, schedules, statistics
+from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, schedules, statistics
 from monolith.runner.alerts import Judge
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
@@ -64,12 +64,14 @@ class Clock:
             self._lost,
             Duty("push_missing", missing.push, REPAIR_S),
             Duty("resume", missing.resume, TICK_S / 2),
+            Duty("requeue_causes", requeues.advance, TICK_S / 2),
             Duty("schedules", schedules.submit_due, TICK_S / 2),
             Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
         )
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
+            Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
             Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
             Duty("prune", pruning.prune, HOUR_S),
             Duty("tell", self._tell, REPAIR_S),

@@ -201,8 +201,9 @@ class PreforkWorker(Worker):
 
     def _take_turns(self) -> None:
         while self._records.wants_turn(room := self._room(), self._jobs.is_low(), self._jobs.is_empty):
-            tasks = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
-            self._taken += len(tasks)
+            found = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
+            self._taken += len(found)
+            tasks = self._settling.accepted(found)
             for task in tasks:
                 self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
             self._jobs.take_in(tasks)

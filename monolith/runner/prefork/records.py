@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from base64 import b64decode
 from collections import deque
@@ -15,7 +16,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.utils import as_text, now
+from rq.utils import now
 from rq.worker import Worker
 
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
@@ -90,9 +91,8 @@ class Records:
         ours = {task.composite_key for task in (*known, *unwritten)}
         for stray in self._books.strays(self._worker.executions_key, ours):
             job_id, _, execution_id = stray.rpartition(":")
-            job = Job(job_id, connection=self._wire.client, serializer=self._worker.serializer)
-            origin = as_text(self._wire.client.hget(job.key, "origin") or "")
-            queue = Queue(origin, connection=self._worker.connection, serializer=self._worker.serializer)
+            origin = self._wire.client.hget(os.fsencode(Job.key_for(job_id)), "origin") or b""
+            queue = Queue(os.fsdecode(origin), connection=self._worker.connection, serializer=self._worker.serializer)
             self.end("back", Task(job_id, execution_id, queue, {}, now(), False, False))
 
     def lose(self, error: RedisError) -> None:
