@@ -14,10 +14,10 @@ RATES = {"analyze": 9, "quality_check": 4, "generate_docs": 2, "email": 6, "enha
 COLUMNS = ("at", "queue", "type", "queued", "scheduled", "started", "finished", "failed", "mean_wait_s", "mean_run_s", "oldest_waiting_s")
 
 
-def seed(database: Path) -> None:
-    """Add them to this SQLite ledger, up to now."""
+def seed(database: Path, minutes: int = DAYS * DAY // MINUTE) -> None:
+    """Add so many minutes of them to this SQLite ledger, up to now."""
     end = int(time.time()) // MINUTE * MINUTE
-    rows = [_row(end - minute * MINUTE, minute, name) for minute in range(DAYS * DAY // MINUTE) for name in RATES]
+    rows = [_row(end - minute * MINUTE, minute, name) for minute in range(minutes) for name in RATES]
     with sqlite3.connect(database, timeout=30) as connection:
         names, places = ", ".join(COLUMNS), ", ".join("?" * len(COLUMNS))
         connection.executemany(f"INSERT INTO samples ({names}) VALUES ({places})", rows)  # noqa: S608 - both are constants
