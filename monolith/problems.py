@@ -27,6 +27,7 @@ class HttpProblem(Problem):
         self.status = error.code or 500
         self.code = HTTPStatus(self.status).phrase.lower().replace(" ", "_")
         self.title = HTTPStatus(self.status).phrase
+        self.allowed = sorted(getattr(error, "valid_methods", None) or ())
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
@@ -86,6 +87,8 @@ def _json(problem: Problem) -> Response:
 def _with_headers(response: Response, problem: Problem) -> Response:
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(problem.retry_after)
+    if isinstance(problem, HttpProblem) and problem.allowed:
+        response.headers["Allow"] = ", ".join(problem.allowed)
     if problem.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
