@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
+from typing import Any
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
@@ -60,6 +61,11 @@ def init_app(app: Flask) -> None:
 class Cookies(SecureCookieSessionInterface):
     """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
 
+    def save_session(self, app: Flask, session: Any, response: Any) -> None:
+        """Not with a static file: it would then be kept for this cookie only."""
+        if request.endpoint != "static":
+            super().save_session(app, session, response)
+
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure
 
@@ -83,7 +89,8 @@ def sign_in(key: str) -> None:
     session["key"] = key
 
 
-def _bearer() -> str | None:
+def bearer() -> str | None:
+    """The token of a program that asks; None for a browser with its session."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
 
@@ -108,7 +115,7 @@ def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
     if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
         return
-    secret = _bearer()
+    secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
@@ -135,7 +142,7 @@ def _check_scope(scope: str) -> None:
 
 def _check_csrf() -> None:
     """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
-    if request.method in SAFE or _bearer() is not None or request.endpoint is None:
+    if request.method in SAFE or bearer() is not None or request.endpoint is None:
         return
     try:
         csrf.protect()

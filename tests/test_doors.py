@@ -91,11 +91,13 @@ DOORS = {
     "ai.Trial": "admins",
     "pauses.*": "admins",
     "queues_health.*": "admins",
+    "cleaning.*": "admins",
+    "requeues.*": "admins",
 }
 HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
-NAMES = {"filename": "intray.css", "scope": "all"}
+NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, render_template, request
 from sqlalchemy import select
@@ -51,5 +52,5 @@ def _told() -> dict[str, Any]:
     return {
         "mail": bool(settings().smtp_url),
         "addresses": settings().alert_email,
-        "webhook": settings().alert_webhook_url,
+        "webhook": urlsplit(settings().alert_webhook_url or "").hostname,  # its path may be a secret
     }

@@ -266,13 +266,6 @@ def listened() -> set[str]:
     return {name for worker in _living() for name in worker.queue_names()}
 
 
-def workers() -> list[dict[str, str]]:
-    """The name, state and current job of each living worker. Raises RedisError when Redis is away."""
-    if is_inline():
-        return []
-    return [{"name": one.name, "state": str(one.get_state()), "job_id": one.get_current_job_id() or ""} for one in _living()]
-
-
 def stop(job_id: str) -> None:
     """Ask the worker that runs the job to end it now. Where Redis is away, its heartbeat or its next step does."""
     if is_inline():

@@ -6,7 +6,7 @@ import os
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -221,12 +221,13 @@ class Records:
 
     # ---- heartbeats
 
-    def beat(self, running: Sequence[Task]) -> None:
-        """Say that we live, and what runs. Raises RedisError."""
+    def beat(self, running: Sequence[Task], told: Mapping[str, str]) -> None:
+        """Say that we live, what runs, and what is `told` of the children. Raises RedisError."""
         known_at, created = 3, []
         with self._wire.client.pipeline(transaction=False) as pipeline:
             self._worker.heartbeat(self._worker.worker_ttl + 60, pipeline)
             pipeline.hexists(self._worker.key, "queues")
+            pipeline.hset(self._worker.key, mapping=told)  # type: ignore[arg-type]
             for task in running:
                 job, execution = self._restored(task)
                 ttl = self._worker.get_heartbeat_ttl(job)
@@ -239,3 +240,7 @@ class Records:
             self._wire.client.delete(*gone)
         if not answers[known_at]:
             self.register_again()
+
+    def report(self, told: Mapping[str, str]) -> None:
+        """Between two heartbeats, what is `told` of the children. Raises RedisError."""
+        self._wire.client.hset(self._worker.key, mapping=told)  # type: ignore[arg-type]

@@ -1,0 +1,194 @@
+"""rq-dashboard under `/admin/rq/`, with what it lacks: a guard, CSRF, our connection and serializer, escaping, and the audit trail.
+
+It is shown as it comes, but for two templates of ours (`templates/rq_dashboard/`). What it does to Redis changes nothing in the
+ledger: a message that is deleted is pushed again by the clock, and one that comes twice is ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, current_app, g, request
+from redis import Redis, RedisError
+from rq import Worker, requeue_job
+from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq_dashboard import web
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith import problems
+from monolith.database import writing
+from monolith.errors import Conflict, Forbidden, NotFound, Unavailable
+from monolith.runner import audit, queues
+from monolith.security import SAFE, actor, bearer, require_admin
+
+NAME = "rq_dashboard"
+PREFIX = "/admin/rq"
+AT_ONCE = 5000  # messages that one click may delete or requeue: it is done within the request
+REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
+# What stands in an address goes into scripts of the page, some of it as it is: nothing but this gets there.
+FORMS = {
+    "queue_name": r"[\w.:-]{1,120}",
+    "job_id": r"[\w-]{1,120}",
+    "registry_name": "|".join(REGISTRIES),
+    "order": "asc|dsc",
+    "page": r"[1-9]\d{0,6}",
+    "per_page": r"[1-9]\d{0,2}",
+    "instance_number": "0",
+}
+
+
+def init_app(app: Flask) -> None:
+    """Mount it, guarded."""
+    web.from_url = _connect
+    web.config.serializer = Json
+    web.Job, web.Worker = JsonJob, JsonWorker
+    web.requeue_job = partial(requeue_job, serializer=Json)
+    app.config["RQ_DASHBOARD_REDIS_URL"] = ("Redis of Intray",)
+    web.setup_rq_connection(app)
+    app.before_request(_guard)
+    app.after_request(_relax)
+    for error, said in ERRORS.items():
+        app.register_error_handler(error, partial(_answer, said))
+    app.register_blueprint(web.blueprint, url_prefix=PREFIX)
+
+
+def _connect(url: str, **options: Any) -> tuple[str, Redis]:
+    """Where it would open a connection of its own for each request."""
+    return "", queues.connection()
+
+
+class Json(JSONSerializer):
+    """What Intray did not write may be no JSON."""
+
+    @staticmethod
+    def loads(s: bytes, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return JSONSerializer.loads(s, *args, **kwargs)
+        except ValueError as error:
+            raise DeserializationError from error
+
+
+class JsonJob(Job):
+    """It reads jobs with RQ's default in places, which is pickle: whoever writes to Redis could then run code here."""
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Job:
+        return super().fetch(id, connection=connection, serializer=Json)
+
+    @property
+    def dependency_ids(self) -> Any:
+        """It expects bytes, as RQ gave them long ago."""
+        return [one.encode() for one in super().dependency_ids]
+
+
+class JsonWorker(Worker):
+    @classmethod
+    def all(cls, connection: Redis | None = None, *_: Any, **__: Any) -> list[Any]:
+        return Worker.all(connection=connection, job_class=JsonJob, serializer=Json)
+
+
+# ---- the guard
+
+
+def _guard() -> None:
+    if request.blueprint != NAME:
+        return
+    require_admin()
+    _check_address()
+    if request.method not in SAFE:
+        _check_origin()
+    elif request.endpoint == f"{NAME}.requeue_all":
+        raise MethodNotAllowed(["POST"])
+    if queues.is_inline():
+        raise NotFound(
+            "Jobs run in the web process here (QUEUE_MODE=inline): RQ has no queues to show. The other admin pages have all of them."
+        )
+    if request.endpoint != f"{NAME}.static" and not queues.is_reachable():
+        raise Unavailable(REDIS_AWAY, retry_after=5)
+    current_app.redis_conn = queues.connection()  # type: ignore[attr-defined]
+    if request.method not in SAFE:
+        _record()
+
+
+def _check_address() -> None:
+    for name, value in (request.view_args or {}).items():
+        if name in FORMS and value is not None and not re.fullmatch(FORMS[name], str(value), re.ASCII):
+            raise NotFound(f"The address has a {name.replace('_', ' ')} that cannot be. Start again from {PREFIX}/.")
+
+
+def _check_origin() -> None:
+    """Besides the CSRF token: what a browser sends must come from our own pages. Programs with a token are no browsers."""
+    origin = urlsplit(request.headers.get("Origin", "")).netloc
+    is_ours = request.headers.get("Sec-Fetch-Site") == "same-origin" or origin == request.host
+    if bearer() is None and not is_ours:
+        raise Forbidden("This came from another site's page. Load the page here again and repeat what you did.")
+
+
+def _record() -> None:
+    """Before it is done: what was not written down does not happen. Refuses what is too much for one request."""
+    said = request.view_args or {}
+    count = _count(said)
+    if count > AT_ONCE:
+        raise Conflict(f"These are {count:,} messages; at most {AT_ONCE:,} at once can be changed here. The other admin pages do more.")
+    subject = f"job {said['job_id']}" if "job_id" in said else "queue " + " ".join(said[name] for name in sorted(said))
+    act = str(request.endpoint).rpartition(".")[2].removesuffix("_view")
+    with writing() as session:
+        audit.record(session, actor(), f"rq_{act}"[:40], subject, count=count)
+
+
+def _count(said: dict[str, Any]) -> int:
+    """How many messages it is about."""
+    if "job_id" in said:
+        return 1
+    queue = queues.queue(said["queue_name"])
+    registry = "failed" if str(request.endpoint).endswith("requeue_all") else said.get("registry_name", "queued")
+    if registry == "queued":
+        return int(queue.count)
+    found: Any = getattr(queue, f"{registry}_job_registry")
+    return int(found.get_job_count(cleanup=False))
+
+
+# ---- answers
+
+REDIS_AWAY = "Redis does not answer, so there is nothing to show. The ledger has all jobs: see the other admin pages."
+ERRORS: dict[type[Exception], Callable[[], Exception]] = {
+    NoSuchJobError: lambda: NotFound("RQ has no such message any more. The job itself is in the ledger: look for it among the jobs."),
+    DeserializationError: lambda: Conflict("What Redis has of this job is no JSON, and is not read: Intray did not write it. Delete it."),
+    InvalidJobOperation: lambda: Conflict(
+        "RQ does not hold this message for failed. What the ledger says of the job counts: requeue it on its page."
+    ),
+    RedisError: lambda: Unavailable(REDIS_AWAY, retry_after=5),
+}
+
+
+def _answer(said: Callable[[], Any], error: Exception) -> AnyResponse:
+    return problems.answer(said())
+
+
+def script_nonce() -> str:
+    """What the page's own script must carry to run, new for each request; for templates."""
+    if "script_nonce" not in g:
+        g.script_nonce = secrets.token_urlsafe(16)
+    nonce: str = g.script_nonce
+    return nonce
+
+
+def _relax(response: Response) -> Response:
+    """Its templates are made with `eval`, and have styles in their elements. Scripts in its data still do not run."""
+    if request.blueprint == NAME and "script_nonce" in g:
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'self' 'nonce-{script_nonce()}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data:; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+        )
+    return response
+
+
+web.blueprint.context_processor(lambda: {"script_nonce": script_nonce})
