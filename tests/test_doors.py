@@ -91,6 +91,12 @@ DOORS = {
     "ai.Trial": "admins",
     "pauses.*": "admins",
     "queues_health.*": "admins",
+    "audit.*": "admins",
+    "numbers.*": "admins",
+    "schedules.*": "admins",
+    "events.Events": "own",
+    "events.JobEvents": "shared",
+    "results.*": "shared",
     "cleaning.*": "admins",
     "requeues.*": "admins",
 }
@@ -106,7 +112,7 @@ OF_ROUTES = {
 }
 CLOSED = {
     **dict.fromkeys(("own", "shared", "private"), (401, 403, 404, 405, 500)),
-    "admins": (401, 403, 405, 500),
+    "admins": (401, 403, 500),
     "open": (403, 404, 405, 500),
 }
 IN, OUT = "comes in", {"anonymous": 401, "gone": 404, "forbidden": 403}
@@ -182,9 +188,9 @@ class World:
 
 def path_of(app: Flask, rule: Rule, method: str, ids: dict[str, str]) -> str:
     values: dict[str, Any] = {}
-    for name in rule.arguments:
+    for name in rule.arguments - set(rule.defaults or ()):
         choices = getattr(rule._converters[name], "items", None)
-        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES[rule.endpoint]
+        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES.get(rule.endpoint, "1")
     return app.url_map.bind("localhost").build(rule.endpoint, values, method=method)
 
 
