@@ -114,7 +114,7 @@ OF_ROUTES = {
 }
 CLOSED = {
     **dict.fromkeys(("own", "shared", "private"), (401, 403, 404, 405, 500)),
-    "admins": (401, 403, 405, 500),
+    "admins": (401, 403, 500),
     "open": (403, 404, 405, 500),
 }
 IN, OUT = "comes in", {"anonymous": 401, "gone": 404, "forbidden": 403}
@@ -190,9 +190,9 @@ class World:
 
 def path_of(app: Flask, rule: Rule, method: str, ids: dict[str, str]) -> str:
     values: dict[str, Any] = {}
-    for name in rule.arguments:
-        choices = getattr(rule._converters.get(name), "items", None)
-        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES[rule.endpoint]
+    for name in rule.arguments - set(rule.defaults or ()):
+        choices = getattr(rule._converters[name], "items", None)
+        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES.get(rule.endpoint, "1")
     return app.url_map.bind("localhost").build(rule.endpoint, values, method=method)
 
 
