@@ -20,6 +20,7 @@ from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, lifecycle, pruning, statistics
 from monolith.runner.alerts import Judge
+from monolith.runner.pulse import PULSE_S, Pulse
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -69,6 +70,7 @@ class Clock:
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
             Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
+            Duty("pulse", Pulse().work, PULSE_S),
             Duty("prune", pruning.prune, HOUR_S),
         )
 
