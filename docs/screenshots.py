@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from fpdf import FPDF
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -19,6 +20,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.acceptance.processes import Intray
 from tests.browser.starting import LAUNCH
 
+MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
 IMAGES = Path(__file__).resolve().parent / "images"
 LOOKS = {
     "light": {"viewport": {"width": 1200, "height": 760}, "color_scheme": "light"},
@@ -95,26 +97,50 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
     page = signed_in(browser, intray, "light")
     failed = submit(page, files=[{"name": "scan-0412.pdf", "mimeType": "application/pdf", "buffer": pdf(None)}])
     submit(page, files=[{"name": "annual-report.pdf", "mimeType": "application/pdf", "buffer": pdf(GUIDE)}])
-    done = submit(page, text=GUIDE)
+    refused = hand_in_ten(page)
+    done = submit(page, text=GUIDE, tags="guide, queue")
+    page.locator(".result").wait_for()
+    submit(page, text=GUIDE, title="The same guide again")
     page.locator(".result").wait_for()
     working = submit(page, text=slow, title="Handbook of the city archive")
     page.context.close()
-    document = {"submit": "/", "documents": "/documents", "jobs": "/jobs", "admin": "/admin/", "api": "/api/docs"}
-    return {"job-working": working, **document, "job-done": done, "job-failed": failed}
+    places = {
+        "submit": "/",
+        "documents": "/documents",
+        "search": "/documents?q=shared+list",
+        "jobs": "/jobs",
+        "admin": "/admin/",
+        "api": "/api/docs",
+    }
+    return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed}
 
 
-def submit(page: Page, *, files: list[dict[str, object]] | None = None, title: str = "", **fields: str) -> str:
+def hand_in_ten(page: Page) -> str:
+    """Submit ten files, two of which are bad; the path of the page that says so."""
+    good = [
+        {"name": f"minutes-{month}.md", "mimeType": "text/markdown", "buffer": f"# Minutes of {month}\n\n{GUIDE}".encode()}
+        for month in MONTHS
+    ]
+    bad = [
+        {"name": "scan-0411.pdf", "mimeType": "application/pdf", "buffer": b"not a PDF"},
+        {"name": "recording.mp3", "mimeType": "audio/mpeg", "buffer": b"ID3"},
+    ]
+    submit(page, files=[*good, *bad], leads_to="**/batches/*")
+    page.get_by_text("All 8 jobs done").wait_for()
+    return "/" + page.url.split("/", 3)[3]
+
+
+def submit(page: Page, *, files: list[dict[str, Any]] | None = None, leads_to: str = "**/jobs/*", **fields: str) -> str:
     """Fill the form in as a person does; the path of the page it leads to."""
     page.goto("/")
     if files:
         page.locator("#file").set_input_files(files)
-    if title:
+    if {"title", "tags"} & set(fields):
         page.get_by_text("Title, kind and tags").click()
-        page.locator("[name=title]").fill(title)
     for name, value in fields.items():
         page.locator(f"[name={name}]").fill(value)
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url("**/jobs/*")
+    page.wait_for_url(leads_to)
     return "/" + page.url.split("/", 3)[3]
 
 
@@ -144,8 +170,16 @@ def photograph(browser: Browser, intray: Intray, name: str, path: str, look: str
     page = browser.new_context(base_url=intray.base_url, **LOOKS[look]).new_page() if is_gate else signed_in(browser, intray, look)
     page.goto(path)
     page.wait_for_function("document.readyState === 'complete'")
+    act(page, name)
     page.screenshot(path=IMAGES / f"{name}-{look}.png", animations="disabled" if name != "job-working" else "allow")
     page.context.close()
+
+
+def act(page: Page, name: str) -> None:
+    """What is done on a page before its picture is taken."""
+    if name == "documents":
+        for place in (0, 2, 3):
+            page.locator(".pick input").nth(place).check()
 
 
 if __name__ == "__main__":

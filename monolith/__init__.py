@@ -13,11 +13,11 @@ def create_app() -> Flask:
     """The application: settings, job types, blueprints; nothing else."""
     from flask import Flask
 
-    from monolith import problems, security
+    from monolith import assets, problems, security
     from monolith.config import settings
     from monolith.runner import registry
 
-    app = Flask(__name__, template_folder="../templates")
+    app = Flask(__name__, template_folder="../templates", static_folder=None)
     app.config.update(
         SECRET_KEY=settings().secret_key,
         MAX_CONTENT_LENGTH=settings().max_request_bytes,
@@ -31,6 +31,7 @@ def create_app() -> Flask:
     registry.discover()
     security.init_app(app)
     problems.register(app)
+    assets.init_app(app)
     _register_blueprints(app)
     return app
 
@@ -41,23 +42,36 @@ PAGES = (
     "monolith.auth.pages",
     "monolith.auth.account_pages",
     "monolith.jobs.pages",
+    "monolith.jobs.results",
     "monolith.jobs.selection_pages",
     "monolith.jobs.run_pages",
     "monolith.jobs.batch_pages",
     "monolith.jobs.webhook_pages",
     "monolith.queue_admin.pages",
+    "monolith.queue_admin.pause_pages",
+    "monolith.queue_admin.schedule_pages",
+    "monolith.queue_admin.audit_pages",
     "monolith.queue_admin.alert_pages",
+    "monolith.queue_admin.job_pages",
+    "monolith.queue_admin.failure_pages",
+    "monolith.queue_admin.bin_pages",
 )
 API = (  # in the order in which the document shows them
     "monolith.jobs.api:documents",
     "monolith.jobs.api:jobs",
+    "monolith.jobs.events",
     "monolith.jobs.batches",
     "monolith.jobs.selections",
     "monolith.jobs.api:job_types",
     "monolith.jobs.webhooks",
     "monolith.auth.api",
+    "monolith.queue_admin.numbers_api",
     "monolith.queue_admin.pauses_api",
+    "monolith.queue_admin.schedules_api",
+    "monolith.queue_admin.audit_api",
     "monolith.queue_admin.health_api",
+    "monolith.queue_admin.cleaning_api",
+    "monolith.queue_admin.requeues_api",
     "monolith.queue_admin.ai",
 )
 

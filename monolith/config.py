@@ -48,6 +48,8 @@ class Settings:
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
+    max_streams: int  # in each web process, as is the next
+    max_streams_per_user: int
     max_upload_bytes: int
     max_request_bytes: int
     sign_in_rate: str
@@ -121,8 +123,7 @@ def _read(env: Env) -> Settings:
         child_max_jobs=env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
         child_max_growth_mb=env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
         shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
-        web_threads=env.int("WEB_THREADS", 8),
-        web_concurrency=env.int("WEB_CONCURRENCY", 1),
+        **_web(env),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
@@ -149,6 +150,16 @@ def _metrics_token(text: str) -> str | None:
     if 0 < len(text) < SHORTEST_TOKEN:
         raise BadSetting(f"METRICS_TOKEN can be guessed: give it {SHORTEST_TOKEN} random characters or more, or unset it.")
     return text or None
+
+
+def _web(env: Env) -> dict[str, Any]:
+    """What a web process does at once."""
+    return {
+        "web_threads": env.int("WEB_THREADS", 8),
+        "web_concurrency": env.int("WEB_CONCURRENCY", 1),
+        "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),
+        "max_streams_per_user": env.int("MAX_STREAMS_PER_USER", 50, validate=Range(min=0)),
+    }
 
 
 def _llm(env: Env) -> dict[str, Any]:

@@ -15,6 +15,7 @@ STATUSES = ("queued", "scheduled", "started", *OVER)
 LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no partial index answers for it
 IN_BIN, NOT_IN_BIN = text("cleaning_id IS NOT NULL"), text("cleaning_id IS NULL")
 ONE_LIVE = text(f"is_unique AND {LIVE}")
+WITH_CAUSE, IN_REQUEUE = text("cause IS NOT NULL AND cleaning_id IS NULL"), text("requeue_id IS NOT NULL")
 
 
 SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
@@ -131,6 +132,7 @@ class Job(Base):
     error_type: Mapped[str | None] = mapped_column(String(100))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_trace: Mapped[str | None] = deferred(mapped_column(Text))
+    cause: Mapped[str | None] = mapped_column(String(16))  # what this failure has in common with others: `runner.causes`
     attempt: Mapped[int] = mapped_column(default=0)
     claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
     max_attempts: Mapped[int]
@@ -150,7 +152,9 @@ class Job(Base):
     heartbeat_at: Mapped[float | None]
     ended_at: Mapped[float | None]
     cleaning_id: Mapped[int | None]  # in the bin, by this cleaning: no longer shown, soon gone
+    requeue_id: Mapped[int | None]  # started again by this requeue of a whole cause
 
+    owner: Mapped[User] = relationship(viewonly=True)
     document: Mapped[Document | None] = relationship(back_populates="jobs")
     artefacts: Mapped[list[Artefact]] = relationship(order_by="Artefact.name", passive_deletes=True)
     events: Mapped[list[JobEvent]] = relationship(order_by="JobEvent.id", passive_deletes=True)
@@ -170,11 +174,14 @@ class Job(Base):
         ),
         Index("jobs_due", "run_at", sqlite_where=text("status = 'scheduled'"), postgresql_where=text("status = 'scheduled'")),
         Index("jobs_running", "heartbeat_at", sqlite_where=text("status = 'started'"), postgresql_where=text("status = 'started'")),
-        Index("jobs_by_status", "status", "type", "ended_at"),
+        Index("jobs_by_status", "status", "type", "ended_at", "cleaning_id"),
         Index("jobs_live", "owner_id", sqlite_where=LIVE, postgresql_where=LIVE),
         Index("one_live_job_of_content", "content_key", unique=True, sqlite_where=ONE_LIVE, postgresql_where=ONE_LIVE),
         Index("jobs_counted", "status", "queue", "type", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
         Index("jobs_in_bin", "cleaning_id", sqlite_where=IN_BIN, postgresql_where=IN_BIN),
+        Index("jobs_listed", "status", "type", "created_at", "id", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
+        Index("jobs_by_cause", "cause", "status", "type", "ended_at", sqlite_where=WITH_CAUSE, postgresql_where=WITH_CAUSE),
+        Index("jobs_in_requeue", "requeue_id", "status", sqlite_where=IN_REQUEUE, postgresql_where=IN_REQUEUE),
     )
 
     @property
@@ -227,6 +234,8 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(120))
     expires_at: Mapped[float]
+    duties: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # what the holder said of what it does, and when
+    duties_at: Mapped[float | None]
 
 
 class Tally(Base):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
+from typing import Any
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
@@ -59,6 +60,11 @@ def init_app(app: Flask) -> None:
 
 class Cookies(SecureCookieSessionInterface):
     """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
+
+    def save_session(self, app: Flask, session: Any, response: Any) -> None:
+        """Not with a static file: it would then be kept for this cookie only."""
+        if request.endpoint != "static":
+            super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure

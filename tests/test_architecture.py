@@ -29,7 +29,7 @@ LAYERS = [
         *("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.delivery", "monolith.runner.ledger"),
         "monolith.runner.registry",
     ),
-    ("monolith.runner.accepting",),
+    ("monolith.runner.accepting", "monolith.runner.causes"),
     ("monolith.runner.queues", "monolith.runner.pauses", "monolith.runner.audit"),
     ("monolith.runner.lifecycle", "monolith.runner.moves", "monolith.runner.outcomes"),
     ("monolith.runner",),

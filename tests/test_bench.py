@@ -37,6 +37,13 @@ def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_in
     assert rows_of(postgresql_url, "jobs") == rows_of(postgresql_url, "users") == 0
 
 
+def test_streams_are_measured_and_all_stay_open(new_intray: NewIntray) -> None:
+    done = new_intray().manage("bench", "streams", "--streams", "30", "--seconds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "| 30 streams, jobs move" in done.stdout
+    assert "30 of 30 streams were open at the end" in done.stdout
+
+
 def test_a_database_in_which_somebody_is_is_left_alone(new_intray: NewIntray, postgresql_url: str) -> None:
     intray = new_intray(DATABASE_URL=postgresql_url)
     intray.checked("db", "upgrade")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import JSON, String, cast, delete, event, func, insert, literal, select, text
+from sqlalchemy import JSON, String, cast, delete, func, insert, literal, select, text
 
 from monolith import database
+from monolith.benchmarks.plans import plan, slow_queries
 from monolith.config import BadSetting
 from monolith.database import engine, now, reading, writing
 from monolith.models import Job, Sample, Tally, User
@@ -32,13 +32,13 @@ def measure(queued: int, finished: int, say: Say) -> None:
     _fill(queued, finished)
     _fill_redis()
     say(f"{'duty':<44}{'median ms':>10}{'max ms':>10}")
-    with _slow_queries() as slow:
+    with slow_queries(SLOW_S) as slow:
         for name, (prepare, work) in _duties().items():
             times = [_timed(prepare, work) for _ in range(ROUNDS)]
             say(f"{name:<44}{statistics.median(times):>10.1f}{max(times):>10.1f}")
     if engine().dialect.name == "postgresql":
         for statement, parameters in slow.items():
-            say(_plan(statement, parameters))
+            say(plan(statement, parameters))
 
 
 def _require_empty() -> None:
@@ -141,29 +141,3 @@ def _timed(prepare: Callable[[], object], work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) * 1000
-
-
-@contextmanager
-def _slow_queries() -> Iterator[dict[str, Any]]:
-    """The statements that took longer than SLOW_S in the block, with the parameters of the first time."""
-    found: dict[str, Any] = {}
-
-    def before(_: Any, cursor: Any, *rest: Any) -> None:
-        began[cursor] = time.perf_counter()
-
-    def after(_: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-        if time.perf_counter() - began.pop(cursor) > SLOW_S and isinstance(parameters, dict):  # not what is executed many times
-            found.setdefault(statement, parameters)
-
-    began: dict[Any, float] = {}
-    event.listen(engine(), "before_cursor_execute", before)
-    event.listen(engine(), "after_cursor_execute", after)
-    yield found
-    event.remove(engine(), "before_cursor_execute", before)
-    event.remove(engine(), "after_cursor_execute", after)
-
-
-def _plan(statement: str, parameters: Any) -> str:
-    with engine().connect() as connection:  # rolled back: EXPLAIN ANALYZE of a DELETE deletes
-        lines = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}", parameters).scalars().all()
-    return "\n".join(["", " ".join(statement.split()), *lines])

@@ -72,6 +72,18 @@ def idle(seconds: float, passes: int, concurrency: int) -> None:
 
 
 @bench.command()
+@click.option("--streams", type=AtLeastOne, default=200, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+def streams(streams: int, seconds: float) -> None:
+    """How quick ordinary requests are beside open streams, on one web process."""
+    from monolith.benchmarks import rig
+    from monolith.benchmarks import streams as of_streams
+
+    with rig.prepared(click.echo):
+        of_streams.measure(streams, seconds, click.echo)
+
+
+@bench.command()
 def submit() -> None:
     """What a submission costs."""
     logs.configure("bench")
@@ -87,3 +99,13 @@ def clock(queued: int, finished: int) -> None:
 
     logs.configure("bench")
     clock_rounds.measure(queued, finished, click.echo)
+
+
+@bench.command()
+@click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
+def admin(jobs: int) -> None:
+    """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""
+    from monolith.benchmarks import admin_pages
+
+    logs.configure("bench")
+    admin_pages.measure(jobs, click.echo)

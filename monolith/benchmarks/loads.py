@@ -83,14 +83,14 @@ def ledger(say: Callable[[str], object]) -> LedgerJobs | None:
     if not settings().database_url.startswith("postgresql"):
         say("The ledger is left out: DATABASE_URL names no PostgreSQL. Set it to an empty database to measure claims and outcomes in SQL.")
         return None
-    if not _is_empty():
+    if not is_empty():
         say("The ledger is left out: something is in the database of DATABASE_URL, and its tables are emptied here. Name an empty one.")
         return None
     database.upgrade()
     return LedgerJobs()
 
 
-def _is_empty() -> bool:
+def is_empty() -> bool:
     """Whether there are no tables at all, or those of an Intray that nobody has used yet."""
     if not inspect(database.engine()).get_table_names():
         return True

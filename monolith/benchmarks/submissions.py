@@ -137,13 +137,13 @@ def _serving(port: int, command: list[str]) -> Iterator[int]:
     child = Child("web", command, {**os.environ, **SETTINGS, **own})
     child.start()
     try:
-        _wait_for(port, child)
+        wait_for(port, child)
         yield port
     finally:
         processes.end([child], ENDING_S)
 
 
-def _wait_for(port: int, child: Child) -> None:
+def wait_for(port: int, child: Child) -> None:
     give_up_at = time.monotonic() + STARTING_S
     while True:
         try:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from monolith.database import reading
 from monolith.errors import Conflict, NotFound
-from monolith.jobs import bodies, finding, idempotency, submission, tidying, uploads
+from monolith.jobs import bodies, finding, idempotency, results, submission, tidying, uploads
 from monolith.jobs import schemas as s
 from monolith.jobs.answering import accepted, document_views, job_view, listed, submitted_job_view, submitted_view, tell_room
 from monolith.jobs.downloads import download
@@ -225,15 +225,14 @@ class RequeueJob(MethodView):
 
 @jobs.route("/<job_id>/result")
 class JobResult(MethodView):
-    @jobs.response(200, description="The result, as the job type makes it")
+    @jobs.arguments(s.ResultQuery(), location="query")
+    @jobs.response(200, description="The result, as the job type makes it; as Markdown with `format=md` or `Accept: text/markdown`")
     @jobs.alt_response(409, schema=ProblemSchema, description="Not finished")
-    def get(self, job_id: str) -> Response:
+    def get(self, query: dict[str, Any], job_id: str) -> Response:
         """Read the result of a finished job."""
-        with reading() as session:
-            job = finding.job(session, current_user, job_id)
-        if job.status != "finished":
-            raise Conflict(f"The job has no result: it is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
-        return jsonify(job.result)
+        preferred = request.accept_mimetypes.best_match(["application/json", "text/markdown"], "application/json")
+        form = query.get("format") or ("md" if preferred == "text/markdown" else "json")
+        return Response(results.written(job_id, form), content_type=results.MEDIA_TYPES[form], headers={"Vary": "Accept"})
 
 
 @jobs.route("/<job_id>/artifacts/<name>")

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.database import now, reading
-from monolith.jobs import finding, submission
+from monolith.jobs import finding, story, submission
 from monolith.models import Document, Job
 from monolith.runner.batches import standings, titles
-from monolith.runner.waiting import waiting_reason
+from monolith.runner.waiting import why
 
 ROWS = 25
 blueprint = Blueprint("batch_pages", __name__, url_prefix="/batches")
@@ -58,7 +58,9 @@ def retry(batch_id: str) -> AnyResponse:
 def _story(session: Session, batch_id: str) -> dict[str, Any]:
     """What the page tells of a batch. `version` changes with all that the moving part shows."""
     whole = finding.batch(session, current_user, batch_id)
-    reason = next((waiting_reason(session, job) for job in whole.jobs if job.status == "queued"), None)
+    first = next((job for job in whole.jobs if job.status == "queued"), None)
+    found = why(session, first) if first else None
+    reason = story.waiting(first, found, 0) if first and found else None
     shown = [(job.id, job.status, job.claims, job.progress, job.progress_note, job.error_message) for job in whole.jobs]
     version = hashlib.sha256(repr((shown, reason, len(whole.documents))).encode()).hexdigest()[:16]
     firsts = finding.firsts(session, whole.documents)

@@ -6,6 +6,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO
@@ -60,7 +61,17 @@ def _files(session: Session, job_id: str) -> list[Artefact]:
 
 def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]:
     tidying.check_number(ids)
-    packed = tempfile.TemporaryFile()  # noqa: SIM115 - whoever sends it closes it
+    with ExitStack() as stack:
+        packed = stack.enter_context(tempfile.TemporaryFile())
+        if not _pack(entries, packed):
+            raise Invalid.field("/ids", nothing)
+        packed.seek(0)
+        stack.pop_all()  # whoever sends it closes it
+        return packed
+
+
+def _pack(entries: Iterator[Entry], packed: IO[bytes]) -> set[str]:
+    """The names of what was packed."""
     limit, size, names = settings().max_request_bytes, 0, set[str]()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, at, content in entries:
@@ -69,10 +80,7 @@ def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]
                 raise Invalid.field("/ids", f"Together they are more than {limit // 1024 // 1024} MB. Select fewer at once.")
             entry = zipfile.ZipInfo(_unused(name, names), datetime.fromtimestamp(at, UTC).timetuple()[:6])
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    if not names:
-        raise Invalid.field("/ids", nothing)
-    packed.seek(0)
-    return packed
+    return names
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from flask import Blueprint, Response, current_app, flash, g, redirect, render_template, request, url_for
@@ -15,14 +14,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Invalid
-from monolith.jobs import bodies, finding, flashing, forms, idempotency, submission, tidying, uploads, wording
+from monolith.jobs import bodies, finding, flashing, forms, idempotency, story, submission, tidying, uploads, wording
 from monolith.jobs.queries import MAX_SEARCH
-from monolith.models import STATUSES, Document, JobEvent, new_id
+from monolith.models import STATUSES, Document, new_id
 from monolith.runner import batches, registry, searching
 from monolith.runner.limits import room
 from monolith.runner.queues import PRIORITIES
 from monolith.runner.replays import Key
-from monolith.runner.waiting import waiting_reason
 
 PAGE_ROWS = 25
 SHOWN_BY_DEFAULT = ["analyze"]
@@ -205,16 +203,16 @@ def jobs() -> str:
 def job(job_id: str) -> str:
     """One job: how far it is, and its result."""
     with reading() as session:
-        return render_template("jobs/job.html", **_story(session, job_id))
+        return render_template("jobs/job.html", **story.of_job(session, current_user, job_id))
 
 
 @blueprint.get("/jobs/<job_id>/live")
 def job_live(job_id: str) -> AnyResponse | str:
     """The moving part of the job's page; 204 when it is still as the page shows it."""
     with reading() as session:
-        story = _story(session, job_id)
-        is_seen = request.args.get("seen") == story["version"]
-        return Response(status=204) if is_seen else render_template("jobs/_live.html", **story)
+        told = story.of_job(session, current_user, job_id)
+        is_seen = request.args.get("seen") == told["version"]
+        return Response(status=204) if is_seen else render_template("jobs/_live.html", is_alone=True, **told)
 
 
 @blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
@@ -223,21 +221,6 @@ def steer(job_id: str, act: str) -> Answer:
     verbs = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
     verbs[act](current_user, job_id)
     return redirect(url_for("pages.job", job_id=job_id), 303)
-
-
-def _story(session: Session, job_id: str) -> dict[str, Any]:
-    """What the page tells of a job. `version` changes with all that the moving part shows."""
-    job = finding.job(session, current_user, job_id)
-    reason = waiting_reason(session, job)
-    shown = (job.status, job.claims, job.progress, job.progress_note, reason, len(job.events))
-    version = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
-    return {"job": job, "reason": reason, "steps": _steps(job.events), "version": version, "now": _now(session)}
-
-
-def _steps(events: list[JobEvent]) -> list[JobEvent]:
-    """The steps of the newest attempt, in order."""
-    begun = max((place for place, event in enumerate(events) if event.name == "started"), default=len(events))
-    return [event for event in events[begun:] if event.name == "progress"]
 
 
 def _now(session: Session) -> float:

@@ -99,6 +99,10 @@ class WaitQuery(Schema):
     wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (at most 25 are waited)"})
 
 
+class ResultQuery(Schema):
+    format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md`: as Markdown, for people"})
+
+
 # ---- what goes out
 
 
@@ -232,7 +236,7 @@ def job_view(
         "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
         "artifacts": [_artefact_view(one) for one in artefacts],
         "parent_id": job.parent_id,
-        "links": {"self": own, "result": f"{own}/result"},
+        "links": {"self": own, "result": f"{own}/result", "events": f"{own}/events"},
     }
 
 

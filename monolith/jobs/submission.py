@@ -17,7 +17,7 @@ from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.jobs import finding
 from monolith.jobs.aiming import aimed, automatic
 from monolith.models import LIVE, Document, Job, User
-from monolith.runner import lifecycle, limits, registry, replays, searching
+from monolith.runner import cleaning, lifecycle, limits, registry, replays, searching
 from monolith.runner.accepting import APART_S, NewJob, Wanted
 from monolith.runner.batches import NewBatch
 from monolith.runner.queues import PRIORITIES
@@ -160,10 +160,14 @@ def _standing_in(user: User, wanted: list[Wanted]) -> dict[str, str]:
 
 
 def _there(user: User, ids: list[str]) -> list[str]:
+    """Those that are there already. One in the bin comes out of it: somebody wants it again."""
     if not ids:
         return []
     with reading() as session:
-        return list(session.scalars(select(Job.id).where(Job.owner_id == user.id, Job.id.in_(ids))))
+        there = session.execute(select(Job.id, Job.cleaning_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
+    if any(one.cleaning_id for one in there):
+        cleaning.take_out([one.id for one in there])
+    return [one.id for one in there]
 
 
 def _live(user: User, keys: set[str | None]) -> dict[str | None, str]:

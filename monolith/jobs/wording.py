@@ -23,18 +23,20 @@ STATUS_WORDS = {
 }
 EVENT_WORDS = {
     "submitted": "Submitted",
-    "queued": "Put in line",
-    "started": "A worker took it",
+    "queued": "In line",
+    "started": "Work began",
     "progress": "Step",
     "finished": "Done",
-    "failed": "Gave up",
-    "retrying": "An attempt failed; it is tried again",
+    "failed": "It could not be done",
+    "retrying": "The {nth} try failed",
     "parked": "Put on hold",
-    "interrupted": "The worker went away; back in line",
+    "interrupted": "Interrupted, and in line again",
     "stopped": "Stopped",
     "canceled": "Cancelled",
-    "requeued": "Put in line again by a person",
+    "requeued": "Started again",
 }
+NTH = ("first", "second", "third", "fourth", "fifth")
+MOMENTS = {"time": "%H:%M:%S UTC", "clock": "%H:%M UTC", "datetime": "%-d %b %Y, %H:%M UTC"}
 BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
 MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
@@ -64,7 +66,22 @@ def status_kind(job: Job) -> str:
 
 def event_words(event: JobEvent) -> str:
     """What happened, as a person would say it."""
-    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK)))
+    if event.name == "started" and event.attempt > 1:
+        return f"The {nth(event.attempt)} try began"
+    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK))).format(nth=nth(event.attempt))
+
+
+def nth(number: int) -> str:
+    """`second`, `12th`."""
+    if 1 <= number <= len(NTH):
+        return NTH[number - 1]
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
+
+
+def times(number: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def humanise(name: str) -> str:
@@ -74,11 +91,11 @@ def humanise(name: str) -> str:
 
 
 def moment(seconds: float | None, style: str = "datetime") -> Markup:
-    """A time in UTC, which app.js rewrites in the reader's own zone. `style`: datetime or time."""
+    """A time in UTC, which app.js rewrites in the reader's own zone. `style`: datetime, time (with seconds) or clock (without)."""
     if seconds is None:
         return Markup("")
     at = datetime.fromtimestamp(seconds, UTC)
-    text = at.strftime("%H:%M:%S UTC" if style == "time" else "%-d %b %Y, %H:%M UTC")
+    text = at.strftime(MOMENTS[style])
     return Markup('<time datetime="{}" data-style="{}">{}</time>').format(at.isoformat(timespec="seconds"), style, text)
 
 

@@ -1,14 +1,21 @@
-"""Pages for admins: how many jobs of each queue and type are in which state."""
+"""The overview for admins: what is wrong, how it went, what waits and runs, and who works. Its parts are alive."""
 
 from __future__ import annotations
 
-from flask import Blueprint, render_template
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, render_template, request, url_for
 from redis import RedisError
 
+from monolith import llm
+from monolith.config import settings
 from monolith.database import reading
-from monolith.queue_admin import counting
-from monolith.runner import clock, queues
-from monolith.security import require_admin
+from monolith.queue_admin import charts, counting
+from monolith.queue_admin.ai import RATE
+from monolith.queue_admin.fragments import Fragment, answer, fragment
+from monolith.runner import clock, history, queues, standing, workers
+from monolith.security import limit, require_admin
 
 blueprint = Blueprint("queue_admin", __name__, url_prefix="/admin")
 blueprint.before_request(require_admin)
@@ -16,16 +23,59 @@ blueprint.before_request(require_admin)
 
 @blueprint.get("/")
 def overview() -> str:
-    """Counts per queue and type, and whether workers, clock and Redis are there."""
+    """The whole page."""
+    parts = {name: part() for name, part in PARTS.items()}
+    return render_template("queue_admin/overview.html", is_configured=bool(settings().openai_api_key), **parts)
+
+
+@blueprint.get("/parts/<any(trouble, charts, now):name>")
+def part(name: str) -> Response | str:
+    """One part of the page; 204 while it looks as it did."""
+    return answer(PARTS[name]())
+
+
+@blueprint.post("/ai-test")
+def test_language_model() -> str:
+    """Ask the language model one tiny question, and show how it went."""
+    limit(RATE, "ai_test")
+    return render_template("queue_admin/ai_test.html", trial=llm.try_out_apart())
+
+
+def _trouble() -> Fragment:
+    """What is wrong now."""
     with reading() as session:
-        counts = counting.by_queue_and_type(session)
-        is_ticking = clock.is_ticking(session)
-    return render_template("queue_admin/overview.html", counts=counts, workers=_workers(), is_ticking=is_ticking)
+        shown = {"standing": standing.standing(session), "workers": _names(), "is_ticking": clock.is_ticking(session)}
+    shown["is_inline"] = queues.is_inline()
+    return _fragment("trouble", shown)
 
 
-def _workers() -> list[dict[str, str]] | None:
-    """What each living worker does; None while Redis is away."""
+def _names() -> list[str] | None:
+    """The workers there are; None while Redis is away."""
     try:
-        return queues.workers()
+        return workers.names()
     except RedisError:
         return None
+
+
+def _charts() -> Fragment:
+    """How it went."""
+    period = history.PERIODS.get(request.args.get("period", ""), history.PERIODS["1h"])
+    by = "queue" if request.args.get("by") == "queue" else "type"
+    with reading() as session:
+        found = charts.all_of(history.of(session, period, by))
+    shown = {"charts": found, "period": period, "periods": history.PERIODS.values(), "by": by}
+    return _fragment("charts", shown, every_s=10, period=period.name, by=by)
+
+
+def _now() -> Fragment:
+    """What waits and runs, and who works."""
+    with reading() as session:
+        return _fragment("now", {"queues": counting.by_queue(session), "workers": workers.seen_or_none(session)})
+
+
+def _fragment(name: str, shown: dict[str, Any], every_s: int = 2, **at: str) -> Fragment:
+    url = url_for("queue_admin.part", name=name, _external=False, **at)
+    return fragment(name, url, f"queue_admin/_{name}.html", shown, every_s=every_s)
+
+
+PARTS: dict[str, Callable[[], Fragment]] = {"trouble": _trouble, "charts": _charts, "now": _now}

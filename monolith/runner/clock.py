@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis import RedisError
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import now, writing
 from monolith.models import Lease
-from monolith.runner import accounting, lifecycle, pruning, statistics
+from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, schedules, statistics
 from monolith.runner.alerts import Judge
 from monolith.runner.pulse import PULSE_S, Pulse
 from monolith.runner.repair import MissingMessages, interrupt_lost
@@ -64,14 +65,18 @@ class Clock:
             self._lost,
             Duty("push_missing", missing.push, REPAIR_S),
             Duty("resume", missing.resume, TICK_S / 2),
+            Duty("requeue_causes", requeues.advance, TICK_S / 2),
+            Duty("schedules", schedules.submit_due, TICK_S / 2),
             Duty("webhooks", Webhooks().work, TICK_S / 2),  # so in each tick, but not twice when one follows at once
         )
         self._chores = (
             Duty("sample", statistics.sample, REPAIR_S),
             Duty("fold_tallies", accounting.fold, REPAIR_S),
+            Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
             Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
             Duty("pulse", Pulse().work, PULSE_S),
             Duty("prune", pruning.prune, HOUR_S),
+            Duty("tell", self._tell, REPAIR_S),
         )
 
     def tick(self) -> None:
@@ -80,6 +85,13 @@ class Clock:
         rest_at = time.monotonic() + BUDGET_S
         for duty in sorted((*self._repairs, *self._chores), key=lambda duty: duty.due_at):
             self._work(duty, rest_at - time.monotonic())
+
+    def _tell(self) -> Iterator[None]:
+        """Write down how the duties go, for the page of schedules: another process shows it. Times are ages, as hosts' clocks differ."""
+        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores)]
+        with writing() as session:
+            session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == self._holder).values(duties=told, duties_at=now()))
+        yield
 
     def is_behind(self) -> bool:
         """Whether something that people wait for is half done. Pruning is no such thing: it takes its time."""
@@ -127,7 +139,10 @@ class Duty:
     every_s: float
     due_at: float = 0.0
     steps: Iterator[None] | None = None
+    has_failed: bool = False
     _began_at: float = 0.0
+    _ran_at: float | None = None
+    _took_s: float = 0.0
 
     def work(self, may_go_on: Callable[[], bool]) -> None:
         """Do some of it, if it is up. What goes wrong is logged and tried again; it never holds up the other duties."""
@@ -153,10 +168,24 @@ class Duty:
             if not may_go_on():
                 return
         self.steps = None
+        self._ran_at, self.has_failed = time.monotonic(), False
+        self._took_s = self._ran_at - self._began_at
         self.due_at = self._began_at + self.every_s
 
+    def told(self) -> dict[str, Any]:
+        """How it goes: seconds since it last ended, that it took then, and until it comes again."""
+        moment = time.monotonic()
+        ago_s = None if self._ran_at is None else round(moment - self._ran_at, 1)
+        told = {"name": self.name, "every_s": self.every_s, "ago_s": ago_s, "took_s": round(self._took_s, 3)}
+        return {
+            **told,
+            "in_s": round(max(0.0, self.due_at - moment), 1),
+            "has_failed": self.has_failed,
+            "is_going_on": self.steps is not None,
+        }
+
     def _again_in(self, seconds: float) -> None:
-        self.steps = None
+        self.steps, self.has_failed = None, True
         self.due_at = time.monotonic() + min(self.every_s, seconds)
 
     def abandon(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
+from typing import Any
 
+from redis import RedisError
+from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
@@ -12,6 +15,7 @@ from monolith.config import settings
 from monolith.database import engine
 from monolith.runner import holding, lifecycle, queues, registry, running
 from monolith.runner.lifecycle import Claim, Failure
+from monolith.runner.messages import Message, why_refused
 from monolith.runner.moves import Moved
 from monolith.runner.outcomes import Outcome
 from monolith.runner.prefork import options
@@ -28,6 +32,9 @@ class Holding:
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
+
+    def refuses(self, job_id: str, fields: dict[bytes, bytes]) -> str:
+        return why_refused(job_id, fields)
 
     def prepare(self) -> None:
         """In every forked process: connections of its own, and no heartbeat, for the worker sends it for all."""
@@ -52,7 +59,21 @@ class Holding:
 
 
 class LedgerWorker(PreforkWorker):
-    """Several jobs at once, in children that have the whole application loaded."""
+    """Several jobs at once, in children that have the whole application loaded. It believes nothing of Redis but ids."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "job_class": Message, "serializer": JSONSerializer})
+        for queue in self.queues:
+            queue.job_class, queue.serializer = Message, JSONSerializer
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own. Something in Redis that it cannot read must not end the worker."""
+        try:
+            super().run_maintenance_tasks()
+        except RedisError:
+            raise
+        except Exception:
+            self.log.exception("Worker %s: RQ's maintenance met something that it cannot read", self.name)
 
     def options(self) -> options.Options:
         self.hooks = Holding(self.name)

@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, one_statement, storable, transaction
 from monolith.models import Base, Job
-from monolith.runner import accepting, pauses, queues
+from monolith.runner import accepting, causes, pauses, queues
 from monolith.runner.accepting import NewJob, Wanted
 from monolith.runner.backoff import Backoff
 from monolith.runner.moves import Move, Moved, given
@@ -87,7 +87,7 @@ _ONE = Job.id == given("job_id", Job.id)
 _QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
 _RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
 _ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "parked_reason": None}
-_NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None}
+_NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None, "cause": None}
 _ERROR: dict[str, Any] = {name: given(name, getattr(Job, name)) for name in _NO_ERROR}
 
 _moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
@@ -150,14 +150,17 @@ RETRY = Move("retrying", *_RUNNING, status="scheduled", run_at=now() + given("se
 
 def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
     """End the attempt as failed: tried again after the backoff while attempts are left, else for good."""
-    error = {
-        "error_type": failure.type,
-        "error_message": storable(failure.message, MAX_MESSAGE),
-        "error_trace": storable(failure.trace or ""),
-    }
+    error = _error(failure)
     if failure.permanent or claim.attempt >= claim.job.max_attempts:
         return _give_up(claim, error)
     return bool(RETRY.make(failure.message, **_of(claim), **error, seconds=backoff.delay(claim.attempt)))
+
+
+def _error(failure: Failure) -> dict[str, Any]:
+    """What the ledger keeps of a failure, as it can be stored."""
+    message, trace = storable(failure.message, MAX_MESSAGE), storable(failure.trace or "")
+    cause = causes.of(failure.type, message, trace).key
+    return {"error_type": failure.type, "error_message": message, "error_trace": trace, "cause": cause}
 
 
 def _give_up(claim: Claim, error: dict[str, Any]) -> bool:
@@ -213,22 +216,24 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     would otherwise take the fleet down, one worker at a time. A worker that stops on request has not crashed.
     """
     said = {"job_id": job_id, "claim": number, "crash": int(crashed)}
-    message = storable(f"Set aside after {MAX_CRASHES} workers ended while running it: {why}.", MAX_MESSAGE)
+    error = _error(Failure("poison", f"Set aside after {MAX_CRASHES} workers ended while running it: {why}."))
+    message = error["error_message"]
     with transaction() as connection:
-        poison = POISON.on(connection, message, **said, error_type="poison", error_message=message, error_trace=None)
+        poison = POISON.on(connection, message, **said, **error)
         interrupted = INTERRUPT.on(connection, why, **said)
         follow_ups = [one for job in poison for one in keep_aftermath(connection, job, "poison", message)]
     queues.push([*interrupted, *follow_ups])
     return bool(poison or interrupted)
 
 
-# ---- what people do
+# ---- what people do, to one job or to many at once
 
-CANCEL = Move("canceled", _ONE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
-STOP = Move("stopped", _ONE, Job.status == "started", status="stopped", **_ENDED)
+_THESE = Job.id.in_(bindparam("job_ids", expanding=True))
+CANCEL = Move("canceled", _THESE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
+STOP = Move("stopped", _THESE, Job.status == "started", status="stopped", **_ENDED)
 REQUEUE = Move(
     "requeued",
-    _ONE,
+    _THESE,
     Job.status.in_(("failed", "stopped", "canceled")),
     Job.cleaning_id.is_(None),
     status="queued",
@@ -237,6 +242,7 @@ REQUEUE = Move(
     crashes=0,
     started_at=None,
     ended_at=None,
+    requeue_id=given("requeue_id", Job.requeue_id),
     **_NO_ERROR,
     **_RELEASED,
     **_QUEUED,
@@ -245,20 +251,23 @@ REQUEUE = Move(
 
 def cancel(job_id: str) -> bool:
     """End a job that has not started. False when it has, or is over."""
-    return bool(CANCEL.make(job_id=job_id))
+    with transaction() as connection:
+        return bool(CANCEL.on(connection, job_ids=[job_id]))
 
 
 def stop(job_id: str, *, tell_worker: bool = True) -> bool:
     """End a running job: from now on its outcome changes nothing, and its worker ends it. False when it does not run."""
-    stopped = STOP.make(job_id=job_id)
+    with transaction() as connection:
+        stopped = STOP.on(connection, job_ids=[job_id])
     if stopped and tell_worker:
         queues.stop(job_id)
     return bool(stopped)
 
 
-def requeue(job_id: str) -> bool:
+def requeue(job_id: str, *, requeue_id: int | None = None) -> bool:
     """Start a job again that failed, was stopped or was cancelled, with all its attempts. False when it is none of these."""
-    jobs = REQUEUE.make(job_id=job_id)
+    with transaction() as connection:
+        jobs = REQUEUE.on(connection, job_ids=[job_id], requeue_id=requeue_id)
     queues.push(jobs)
     return bool(jobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -254,7 +255,7 @@ def waiting_pages(name: str) -> Iterator[Collection[str]]:
     place, page = 0, [""] * IDS_AT_ONCE
     while len(page) == IDS_AT_ONCE:
         place -= IDS_AT_ONCE
-        page = queue(name).get_job_ids(place, IDS_AT_ONCE)
+        page = [os.fsdecode(one) for one in connection().lrange(queue(name).key, place, place + IDS_AT_ONCE - 1)]
         yield page
 
 
@@ -263,13 +264,6 @@ def listened() -> set[str]:
     if is_inline():
         return set(names())
     return {name for worker in _living() for name in worker.queue_names()}
-
-
-def workers() -> list[dict[str, str]]:
-    """The name, state and current job of each living worker. Raises RedisError when Redis is away."""
-    if is_inline():
-        return []
-    return [{"name": one.name, "state": str(one.get_state()), "job_id": one.get_current_job_id() or ""} for one in _living()]
 
 
 def stop(job_id: str) -> None:

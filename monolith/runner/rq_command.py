@@ -29,6 +29,7 @@ def work(arguments: tuple[str, ...] = ()) -> None:
 def _options() -> list[str]:
     return [
         *("worker", "--url", settings().redis_url, "--serializer", "json", "--worker-class", settings().worker_class),
+        *("--job-class", "monolith.runner.messages.Message"),  # also a stock worker then runs nothing but our jobs
         *("--worker-ttl", str(WORKER_TTL_S), "--job-monitoring-interval", str(MONITORING_S), "--disable-job-desc-logging"),
         *(() if settings().log_level == "DEBUG" else ("--quiet",)),  # what RQ says at every job and start, we say ourselves
     ]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from redis import RedisError
 from sqlalchemy import func, literal, or_, select
@@ -24,48 +25,67 @@ COUNTED_FOR_S = 1.0  # how long a count of the line is good enough
 LISTENED_FOR_S = 2.0  # how long the answer of Redis about its workers is good enough
 
 
+class Why(NamedTuple):
+    """Why a job waits: a word for programs, a sentence for those who run Intray, and the place in line (0: it is in none).
+
+    Pages have words of their own for each `code`; see `jobs.story`.
+    """
+
+    code: str
+    text: str
+    place: int = 0
+    until: float | None = None  # when a pause ends by itself
+    said: str = ""  # the reason of a pause
+
+
 def waiting_reason(session: Session, job: Job) -> str | None:
     """Why the job waits, in one sentence; None for a job that runs or is over."""
+    found = why(session, job)
+    return found.text if found else None
+
+
+def why(session: Session, job: Job) -> Why | None:
+    """The same as `Why`."""
     if job.status == "scheduled":
         return _scheduled(session, job)
     return _queued(session, job) if job.status == "queued" else None
 
 
-def _scheduled(session: Session, job: AnyJob) -> str:
+def _scheduled(session: Session, job: AnyJob) -> Why:
     at = _clock_time(job.run_at or 0)
     if not clock.is_ticking(session):
-        return f"It is due at {at}, but no clock is running to queue it."
+        return Why("no_clock", f"It is due at {at}, but no clock is running to queue it.")
     if job.parked_reason:
-        return f"Parked until {at}: {job.parked_reason}"
+        return Why("parked", f"Parked until {at}: {job.parked_reason}")
     if job.error_message:
-        return f"Attempt {job.attempt} of {job.max_attempts} failed; the next one is at {at}."
-    return f"It is to start at {at}."
+        return Why("retry", f"Attempt {job.attempt} of {job.max_attempts} failed; the next one is at {at}.")
+    return Why("delayed", f"It is to start at {at}.")
 
 
 def _clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
-def _queued(session: Session, job: Job) -> str:
+def _queued(session: Session, job: Job) -> Why:
     return _why_none_takes_it(job) or _in_line(_place(session, job))
 
 
-def _why_none_takes_it(job: AnyJob) -> str | None:
+def _why_none_takes_it(job: AnyJob) -> Why | None:
     if pause := pauses.of(job.queue, job.type, pauses.known()):
         until = f" It goes on at {_clock_time(pause.until)}." if pause.until else ""
-        return f"Paused: {pause.reason.rstrip('.')}.{until}"
+        return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
     listened = _listened_queues()
     if listened is None:
-        return "Redis is away. The job is kept safely, and starts when Redis is back."
+        return Why("redis_away", "Redis is away. The job is kept safely, and starts when Redis is back.")
     if job.rq_queue not in listened:
-        return f"No worker is listening to {job.rq_queue}."
+        return Why("no_worker", f"No worker is listening to {job.rq_queue}.")
     return None
 
 
-def _in_line(place: int) -> str:
+def _in_line(place: int) -> Why:
     if place > COUNTED_TO:
-        return f"{COUNTED_TO:,} or more are before it in line."
-    return "It is next in line." if place == 1 else f"It is number {place} in line."
+        return Why("in_line", f"{COUNTED_TO:,} or more are before it in line.", place)
+    return Why("in_line", "It is next in line." if place == 1 else f"It is number {place} in line.", place)
 
 
 def _place(session: Session, job: Job) -> int:
@@ -91,9 +111,9 @@ def reasons_of_new(jobs: Sequence[AnyJob]) -> list[str | None]:
 
 def _of_new(job: AnyJob, places: dict[str, int]) -> str | None:
     if job.id in places:
-        return _why_none_takes_it(job) or _in_line(places[job.id])
+        return (_why_none_takes_it(job) or _in_line(places[job.id])).text
     with reading() as session:
-        return _scheduled(session, job)
+        return _scheduled(session, job).text
 
 
 class Line:

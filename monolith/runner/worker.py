@@ -29,6 +29,7 @@ from monolith.runner.prefork.crew import Crew
 from monolith.runner.prefork.dispatch import Dispatcher, Outcome
 from monolith.runner.prefork.hooks import Hooks
 from monolith.runner.prefork.records import Records
+from monolith.runner.prefork.reporting import Reporting
 from monolith.runner.prefork.settling import Settling
 from monolith.runner.prefork.wire import Command, Wire
 
@@ -117,6 +118,7 @@ class PreforkWorker(Worker):
         self._crew = Crew(self, self._options, self._close_and_prepare, self._other_children)
         self._crew.fill()
         self._jobs = Dispatcher(self._crew)
+        self._reporting = Reporting(self._crew)
 
     def _close_inherited(self) -> None:
         self._wire.forget()
@@ -199,8 +201,9 @@ class PreforkWorker(Worker):
 
     def _take_turns(self) -> None:
         while self._records.wants_turn(room := self._room(), self._jobs.is_low(), self._jobs.is_empty):
-            tasks = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
-            self._taken += len(tasks)
+            found = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
+            self._taken += len(found)
+            tasks = self._settling.accepted(found)
             for task in tasks:
                 self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
             self._jobs.take_in(tasks)
@@ -224,9 +227,11 @@ class PreforkWorker(Worker):
 
     def _beat_when_due(self) -> None:
         if time.monotonic() < self._beat_at:
+            if not self._jobs.is_empty and self._reporting.is_due:
+                self._records.report(self._reporting.fields())
             return
         running = [task for _, task in self._jobs.running()]
-        self._records.beat(running)
+        self._records.beat(running, self._reporting.fields())
         at_most = self.job_monitoring_interval if running else IDLE_BEAT_S
         self._beat_at = time.monotonic() + max(1, min(at_most, self.worker_ttl - 15))
         if self.should_run_maintenance_tasks:

@@ -3,6 +3,7 @@
 
 const FORMATS = {
   time: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
+  clock: { hour: "2-digit", minute: "2-digit" },
   datetime: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" },
 };
 
@@ -38,6 +39,18 @@ document.addEventListener("htmx:responseError", (event) => {
 });
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) say(""); });
 document.addEventListener("htmx:load", (event) => localiseTimes(event.detail.elt));
+
+// One tick for all of a page.
+function watchTicks(root) {
+  for (const all of root.querySelectorAll("input[data-ticks]")) {
+    all.closest("label").hidden = false;
+    all.addEventListener("change", () => {
+      for (const one of all.form.querySelectorAll(`input[name=${all.dataset.ticks}]`)) one.checked = all.checked;
+    });
+  }
+}
+
+document.addEventListener("htmx:load", (event) => watchTicks(event.detail.elt));
 
 // A link to a part that is folded up unfolds it.
 function unfold() {

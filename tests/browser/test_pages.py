@@ -217,7 +217,7 @@ def test_jobs_are_filtered_by_the_address(page: Page) -> None:
     expect(page.locator(".result")).to_be_visible()
     page.goto("/jobs")
     page.get_by_label("State").select_option("canceled")
-    expect(page.get_by_text("No such jobs")).to_be_visible()
+    expect(page.get_by_text("Nothing found")).to_be_visible()
     expect(page).to_have_url(re.compile("status=canceled"))
     page.goto("/jobs?status=finished&type=analyze")
     expect(page.get_by_role("link", name="A note to find.")).to_be_visible()

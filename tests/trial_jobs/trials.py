@@ -57,6 +57,19 @@ def trial_second_time(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {"attempt": job.attempt}
 
 
+@job_type(params=Nothing, takes="nothing", max_attempts=3, backoff=fixed(2), timeout=20)
+def trial_busy_site(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Find a site busy the first time, and read it the second, both in steps that take a moment."""
+    job.progress(None, "fetching the page")
+    time.sleep(1)
+    if job.attempt == 1:
+        raise RuntimeError("The site answered 503.")
+    for share in (30, 60, 90):
+        job.progress(share, f"reading part {share // 30}")
+        time.sleep(0.6)
+    return {"parts": 3}
+
+
 @job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=20)
 def trial_permanent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Fail for good at once."""

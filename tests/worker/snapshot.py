@@ -20,6 +20,7 @@ VOLATILE = [
     (re.compile(r"0x[0-9a-f]{8,}"), "<address>"),
 ]
 VOLATILE_FIELDS = {"total_working_time", "pid", "execution_started_at", "execution_ended_at", "created_at", "last_heartbeat"}
+OURS = {"children", "memory"}  # fields that this worker alone writes, for the admin pages; RQ overlooks them
 LOCKS = ("rq:clean_groups", "rq:clean_registries:")  # of maintenance, which is not about jobs
 LONG = 500
 SOME = 1
@@ -54,7 +55,7 @@ def _value(connection: redis.Redis, name: str) -> tuple[str, Any, Any]:
 
 def _hash(connection: redis.Redis, name: str) -> dict[str, Any]:
     fields = {field.decode(): value for field, value in connection.hgetall(name).items()}
-    return {field: _field(field, value) for field, value in fields.items()}
+    return {field: _field(field, value) for field, value in fields.items() if field not in OURS}
 
 
 def _zset(connection: redis.Redis, name: str) -> list[Any]:

@@ -20,19 +20,20 @@ from rq.utils import as_text, now, utcformat
 
 from monolith.runner.prefork.task import Ending, Task
 
+ASIDE_S = 7 * 24 * 3600  # for so long a job that was refused is kept, as <prefix>:refused:<its id>
 MOST_SKIPPED = 100  # jobs for which there is no room, that are looked past for others, in one turn
 
 # KEYS: the queues, in the order to take from them.
 # ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the most a heartbeat lasts, the state to be in,
 #       room for ordinary and for waiting jobs, how many jobs without room may be looked past, how many one queue gives
-#       in a row, the start of execution ids,
+#       in a row, the start of execution ids, for how long a refused job is kept,
 #       the number of endings, and for each: how, job, execution, queue, and for `done`
 #       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, waiting_room, most_skipped = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local in_a_row, execution_start = tonumber(ARGV[11]), ARGV[12]
+local in_a_row, execution_start, aside_s = tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13])
 local worker_key = prefix .. ':worker:' .. worker
 local executions_key = worker_key .. ':executions'
 
@@ -67,6 +68,12 @@ local function finish(id, execution, queue, p)
   end
 end
 
+local function put_aside(job, id)
+  if redis.call('EXISTS', job) == 0 then return end
+  redis.call('RENAME', job, prefix .. ':refused:' .. id)
+  redis.call('EXPIRE', prefix .. ':refused:' .. id, aside_s)
+end
+
 -- Asked by a command that writes: what a script reads is tracked for its caller until it changes, and this would never change.
 local function has_dependents(job)
   local key = job .. ':dependents'
@@ -80,9 +87,9 @@ local function is_ours(job)
   return fields[1] == 'started' and fields[2] == worker
 end
 
-local p = 14
+local p = 15
 local late, done, seconds = {}, 0, 0
-for _ = 1, tonumber(ARGV[13]) do
+for _ = 1, tonumber(ARGV[14]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
@@ -95,6 +102,9 @@ for _ = 1, tonumber(ARGV[13]) do
       seconds = seconds + tonumber(ARGV[p + 3])
     end
     p = p + 6
+  elseif how == 'aside' then
+    release(id, execution, queue)
+    put_aside(job, id)
   elseif release(id, execution, queue) and is_ours(job) then
     if how == 'back' then
       redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
@@ -136,9 +146,13 @@ local function take_from(k, most)
     local id = redis.call('LINDEX', KEYS[k], place)
     if not id then return found end
     local job = prefix .. ':job:' .. id
-    local meta = redis.call('HGET', job, 'meta')
-    local waits = (meta and string.find(meta, 'waits', 1, true)) and 1 or 0
-    if (waits == 1 and waiting_room or room) > 0 then
+    local meta = redis.pcall('HGET', job, 'meta')
+    local is_odd = type(meta) == 'table' -- an error: what is there is no hash
+    local waits = (not is_odd and meta and string.find(meta, 'waits', 1, true)) and 1 or 0
+    if is_odd then
+      if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
+      put_aside(job, id)
+    elseif (waits == 1 and waiting_room or room) > 0 then
       if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
       local fields = redis.call('HGETALL', job)
       if #fields > 0 then
@@ -226,9 +240,10 @@ class Bookkeeping:
         arguments: list[str | bytes | int | float] = [RQ_KEY_PREFIX, self._worker, utcformat(moment), moment.timestamp()]
         arguments += [self._ttl, self._monitoring_s, state, max(0, room.ordinary), max(0, room.waiting)]
         arguments += [MOST_SKIPPED if looks_past else 0, in_a_row]
-        arguments += [os.urandom(14).hex(), len(endings)]
+        arguments += [os.urandom(14).hex(), ASIDE_S, len(endings)]
         for ending in endings:
-            arguments += [ending.how, ending.task.job_id, ending.task.execution_id, ending.task.queue.name]
+            task = ending.task
+            arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
             if ending.how == "done":
                 arguments += self._of_finished(ending, ending.ended_at or moment)
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
@@ -237,17 +252,17 @@ class Bookkeeping:
 
     def _of_finished(self, ending: Ending, ended_at: datetime) -> list[str | bytes | int | float]:
         task = ending.task
-        ttl = int(task.fields.get(b"result_ttl") or self._result_ttl)
+        ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
         seconds = (ended_at - task.taken_at).total_seconds()
         return [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp(), seconds, ttl, ending.result]
 
     def strays(self, executions_key: str, known: set[str]) -> list[str]:
         """The executions that Redis says we run and we know nothing of: taken in a turn whose answer was lost."""
-        found = {as_text(one) for one in self._client.smembers(executions_key)}
+        found = {os.fsdecode(one) for one in self._client.smembers(executions_key)}
         return sorted(found - known)
 
 
 def _task(queue: Queue, found: list[Any], moment: datetime) -> Task:
     _, job_id, execution_id, waits, has_dependents, flat = found
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Task(as_text(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(waits))
+    return Task(os.fsdecode(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(waits))

@@ -19,7 +19,10 @@ from monolith.runner.prefork.child import PACKET, become_child
 
 
 class Hooks(Protocol):
-    """Each may be called in a process of its own, after `prepare`."""
+    """Each may be called in a process of its own, after `prepare`, but for `refuses`."""
+
+    def refuses(self, job_id: str, fields: dict[bytes, bytes]) -> str:
+        """Why the worker must not run what it has found in Redis, `fields` being the job's hash; nothing when it may."""
 
     def prepare(self) -> None:
         """In every forked process, before anything else: connections of the parent are not to be used."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.utils import as_text, now
+from rq.utils import now
 from rq.worker import Worker
 
 from monolith.runner.prefork.bookkeeping import EVERYTHING, Bookkeeping, Room
@@ -90,9 +91,8 @@ class Records:
         ours = {task.composite_key for task in (*known, *unwritten)}
         for stray in self._books.strays(self._worker.executions_key, ours):
             job_id, _, execution_id = stray.rpartition(":")
-            job = Job(job_id, connection=self._wire.client, serializer=self._worker.serializer)
-            origin = as_text(self._wire.client.hget(job.key, "origin") or "")
-            queue = Queue(origin, connection=self._worker.connection, serializer=self._worker.serializer)
+            origin = self._wire.client.hget(os.fsencode(Job.key_for(job_id)), "origin") or b""
+            queue = Queue(os.fsdecode(origin), connection=self._worker.connection, serializer=self._worker.serializer)
             self.end("back", Task(job_id, execution_id, queue, {}, now(), False, False))
 
     def lose(self, error: RedisError) -> None:
@@ -221,12 +221,13 @@ class Records:
 
     # ---- heartbeats
 
-    def beat(self, running: Sequence[Task]) -> None:
-        """Say that we live, and what runs. Raises RedisError."""
+    def beat(self, running: Sequence[Task], told: Mapping[str, str]) -> None:
+        """Say that we live, what runs, and what is `told` of the children. Raises RedisError."""
         known_at, created = 3, []
         with self._wire.client.pipeline(transaction=False) as pipeline:
             self._worker.heartbeat(self._worker.worker_ttl + 60, pipeline)
             pipeline.hexists(self._worker.key, "queues")
+            pipeline.hset(self._worker.key, mapping=told)  # type: ignore[arg-type]
             for task in running:
                 job, execution = self._restored(task)
                 ttl = self._worker.get_heartbeat_ttl(job)
@@ -239,3 +240,7 @@ class Records:
             self._wire.client.delete(*gone)
         if not answers[known_at]:
             self.register_again()
+
+    def report(self, told: Mapping[str, str]) -> None:
+        """Between two heartbeats, what is `told` of the children. Raises RedisError."""
+        self._wire.client.hset(self._worker.key, mapping=told)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from rq.worker import Worker
 from monolith.runner.prefork.dispatch import LATE_S, Dispatcher, Outcome
 from monolith.runner.prefork.hooks import Hooks, Teller
 from monolith.runner.prefork.records import Records
+from monolith.runner.prefork.task import Task
 
 BEAT_S = 5.0  # how often the hooks are told what runs
 LEAVING_S = 3.0  # what they get to be told the last
@@ -27,9 +28,21 @@ class Settling:
         self._records = records
         self._close_inherited = close_inherited
         self._beat_at = 0.0
+        self._refuses = hooks.refuses if hooks else lambda job_id, fields: ""
         self.teller = Teller(hooks) if hooks else None
         if self.teller:
             self.teller.start(close_inherited, self._log)
+
+    def accepted(self, tasks: list[Task]) -> list[Task]:
+        """Those that may be run. The others are put aside in Redis, where an admin can look at them."""
+        found = []
+        for task in tasks:
+            if reason := task.oddity or self._refuses(task.job_id, task.fields):
+                self._log.error("Worker %s: %s: refused %.100r: %s", self._name, task.queue.name, task.job_id, reason)
+                self._records.end("aside", task)
+            else:
+                found.append(task)
+        return found
 
     def settle(self, outcome: Outcome) -> None:
         task = outcome.task

@@ -37,9 +37,17 @@ class Task:
     was_held: bool = False
     killed_because: str = ""
     limit: float = field(init=False)
+    result_ttl: int | None = field(init=False, default=None)
+    oddity: str = field(init=False, default="")  # why nobody can run it
 
     def __post_init__(self) -> None:
-        self.limit = float(self.fields.get(b"timeout") or self.queue.DEFAULT_TIMEOUT)
+        self.limit = float(self.queue.DEFAULT_TIMEOUT)
+        try:
+            self.limit = float(self.fields.get(b"timeout") or self.limit)
+            self.result_ttl = int(self.fields[b"result_ttl"]) if self.fields.get(b"result_ttl") else None
+            self.job_id.encode()
+        except ValueError:
+            self.oddity = "its id is no text, or a time of it no number"
 
     @property
     def composite_key(self) -> str:
@@ -58,7 +66,7 @@ class Task:
 
 @dataclass(slots=True, frozen=True)
 class Ending:
-    """How a task ended: `done` with its serialized result, `back` to the front of its queue, or `dropped` with its job."""
+    """How a task ended: `done` with its serialized result, `back` to the front of its queue, `dropped` with its job, or put `aside`."""
 
     how: str
     task: Task

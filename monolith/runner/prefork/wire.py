@@ -86,7 +86,10 @@ class Wire:
             raise RedisAway("Redis hung up")
         while self._hearing.can_read(0):
             message = self._hearing.read_response()
-            yield None if message[1] == INVALIDATED else json.loads(message[2])
+            if message[1] == INVALIDATED:
+                yield None
+            elif isinstance(said := _read(message[2]), dict):
+                yield said
 
     def close(self) -> None:
         self._hearing.disconnect()
@@ -97,3 +100,11 @@ class Wire:
         for connection in (self._hearing, self._asking.the_one()):
             if connection._sock:
                 connection._sock.close()
+
+
+def _read(said: bytes) -> Any:
+    """What somebody published; None for what is no JSON: anybody may say anything on a channel."""
+    try:
+        return json.loads(said)
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Text, and_, cast, func, or_, select, text, update
+from sqlalchemy import Row, Select, Text, and_, cast, or_, select, update
 from sqlalchemy.orm import Session
 
 from monolith.database import looking, now, reading, writing
 from monolith.models import Job, JobEvent
 from monolith.runner import registry
+from monolith.runner.horizon import Horizon, Mark, mark_now
 from monolith.runner.webhooks import telling
 from monolith.runner.webhooks.tables import ENDINGS, PROGRESS, Bookmark, Webhook
 
@@ -25,43 +25,23 @@ NAME = "webhooks"
 STEP = 500  # events in one transaction
 UNHEARD_S = 60.0  # where nobody listens the bookmark moves this seldom
 PROGRESS_S = 1.0  # of one job at most one in this time
-_WRITERS = text(
-    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = 'job_events'::regclass "
-    "AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()"
-)
 _mine = and_(Webhook.job_id.is_(None), Webhook.owner_id == Job.owner_id)
 _listening = Webhook.disabled_at.is_(None)
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Up to which number there are events, when that was so, and which transactions were adding some right then."""
-
-    position: int
-    at: float
-    writers: frozenset[str]
-
-
 class Outbox:
-    """Reads the events, in order of their numbers and none too early.
-
-    PostgreSQL gives an event its number before it commits: a lower one may appear after a higher one was read. So what is
-    there is noted first, with the transactions that hold the lock of those who write events; it is read when these are over.
-    They let go of the lock only when what they wrote is seen by all. (Transaction ids would do as well, but for those of other
-    databases on the same server, whose long transactions would hold everything up.)
-    """
+    """Reads the events, in order of their numbers and none too early; see `horizon`."""
 
     def __init__(self) -> None:
-        self._mark: Mark | None = None
+        self._horizon = Horizon()
 
     def read(self) -> Iterator[None]:
         """Turn all that has happened into deliveries, a step at a time."""
         if not _anybody_listens():
             _skip()
             return
-        mark = self._mark or _mark()
-        self._mark = mark if mark.writers & _writers() else None
-        while self._mark is None and _step(mark):
+        mark = self._horizon.look()
+        while mark is not None and _step(mark):
             yield
 
 
@@ -75,26 +55,9 @@ def _skip() -> None:
     with looking() as connection:
         age = connection.scalar(select(now() - Bookmark.at).where(Bookmark.name == NAME)) or 0.0
     if age > UNHEARD_S:
-        mark = _mark()
+        mark = mark_now()
         with writing() as session:
             session.execute(update(Bookmark).where(Bookmark.name == NAME).values(position=mark.position, at=mark.at))
-
-
-def _mark() -> Mark:
-    with looking() as connection:
-        moment = connection.scalar(select(now())) or 0.0
-        position = connection.scalar(select(func.max(JobEvent.id))) or 0
-    return Mark(position, moment, _writers())
-
-
-def _writers() -> frozenset[str]:
-    with looking() as connection:
-        return _writers_on(connection)
-
-
-def _writers_on(connection: Connection) -> frozenset[str]:
-    """SQLite has one writer at a time, which numbers its events while all others wait."""
-    return frozenset(connection.scalars(_WRITERS)) if connection.dialect.name == "postgresql" else frozenset()
 
 
 def _step(mark: Mark) -> bool:

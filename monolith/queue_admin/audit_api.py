@@ -1,0 +1,68 @@
+"""`GET /api/v1/audit`: who did what, on what, to how many, from where, and what it was before and after. For admins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import Range
+
+from monolith.database import reading
+from monolith.jobs.answering import listed
+from monolith.jobs.finding import Page
+from monolith.jobs.schemas import MAX_PAGE, ListSchema, Moment
+from monolith.queue_admin import trail
+from monolith.security import require_admin
+
+blueprint = Blueprint("audit", __name__, description="The audit trail, for admins")
+blueprint.before_request(require_admin)
+
+
+class AuditQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
+    starting_after = fields.Integer(metadata={"description": "The id of the last one of the page before"})
+    actor = fields.String(load_default="", metadata={"description": "Part of who did it"})
+    act = fields.String(load_default="", metadata={"description": "What was done, such as `pause`"})
+    subject = fields.String(load_default="", metadata={"description": "Part of on what"})
+    since = fields.String(load_default="", metadata={"description": "RFC 3339; from then on"})
+    until = fields.String(load_default="", metadata={"description": "RFC 3339; before then"})
+
+
+class AuditSchema(Schema):
+    object = fields.Constant("audit_entry")
+    id = fields.Integer()
+    at = Moment()
+    actor = fields.String()
+    act = fields.String()
+    subject = fields.String()
+    count = fields.Integer(allow_none=True, metadata={"description": "How many it touched"})
+    address = fields.String(allow_none=True)
+    request_id = fields.String(allow_none=True)
+    before = fields.Dict(allow_none=True)
+    after = fields.Dict(allow_none=True)
+
+
+class AuditListSchema(ListSchema):
+    data = fields.List(fields.Nested(AuditSchema))
+
+
+def filters_of(given: dict[str, Any]) -> trail.Filters:
+    """What was asked for. Raises `Invalid` naming the field."""
+    words = {name: str(given.get(name) or "").strip() for name in ("actor", "act", "subject")}
+    return trail.Filters(
+        **words, since=trail.moment(given.get("since") or "", "since"), until=trail.moment(given.get("until") or "", "until")
+    )
+
+
+@blueprint.route("/audit")
+class Audit(MethodView):
+    @blueprint.arguments(AuditQuery(), location="query")
+    @blueprint.response(200, AuditListSchema)
+    def get(self, query: dict[str, Any]) -> Response:
+        """List what admins did, the newest first."""
+        with reading() as session:
+            found, has_more = trail.entries(session, filters_of(query), query["limit"], query.get("starting_after"))
+        return listed(Page(found, has_more), [AuditSchema().dump(one) for one in found])

@@ -1,0 +1,45 @@
+"""The page of the audit trail: who did what, filtered in the address; and the same as a file."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, render_template, request
+from werkzeug.datastructures import MultiDict
+
+from monolith.database import reading
+from monolith.errors import Invalid
+from monolith.jobs import forms
+from monolith.queue_admin import trail
+from monolith.queue_admin.audit_api import filters_of
+from monolith.security import require_admin
+
+PAGE_ROWS = 50
+FIELDS = ("actor", "act", "subject", "since", "until")
+
+blueprint = Blueprint("audit_pages", __name__, url_prefix="/admin/audit")
+blueprint.before_request(require_admin)
+
+
+@blueprint.get("")
+def index() -> str | tuple[str, int]:
+    """What was done, the newest first."""
+    typed = MultiDict({name: request.args.get(name, "") for name in FIELDS})
+    try:
+        return _page(typed, filters_of(typed), {})
+    except Invalid as problem:
+        return _page(typed, trail.Filters(), forms.errors_by_name(problem)), 422
+
+
+@blueprint.get("/audit.csv")
+def sheet() -> Response:
+    """The same as CSV, all that matches."""
+    return Response(
+        trail.sheet(filters_of(request.args)), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=audit.csv"}
+    )
+
+
+def _page(typed: MultiDict[str, str], filters: trail.Filters, errors: dict[str, list[str]]) -> str:
+    with reading() as session:
+        entries, has_more = trail.entries(session, filters, PAGE_ROWS, request.args.get("after", type=int))
+        acts = trail.acts(session)
+    given = {name: text for name, text in typed.items() if text}
+    return render_template("queue_admin/audit.html", entries=entries, has_more=has_more, acts=acts, typed=typed, given=given, errors=errors)

@@ -1,0 +1,169 @@
+"""Charts as the template draws them: where each bar and line goes, what the axes say, and the same in words.
+
+A chart is drawn 10 units wide for each step and 100 high, and stretched to its place; what is text stands beside it as HTML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from monolith.jobs.wording import duration, humanise, number
+from monolith.runner.history import History, Series
+
+STEP, HEIGHT = 10, 100
+NICE_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+AGO = {
+    "1h": ("60 min ago", "45", "30", "15", "now"),
+    "24h": ("24 h ago", "18", "12", "6", "now"),
+    "7d": ("7 days ago", "6", "5", "4", "3", "2", "1", "now"),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    x: float
+    y: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One series as it is drawn: `kind` is its colour's number. `line` is a path, for what is no count."""
+
+    name: str
+    kind: int
+    bars: list[Bar]
+    line: str
+    said: str
+    most: str
+    most_at: str
+    latest: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of one measure. `hints` are the words for each step that has something to say, by its place."""
+
+    key: str
+    title: str
+    explained: str
+    width: int
+    top: str
+    middle: str
+    ago: tuple[str, ...]
+    series: list[Drawn]
+    hints: dict[int, str]
+    summary: str
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.hints
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one measure is shown: as bars of counts that stand on each other, or as lines of seconds."""
+
+    title: str
+    explained: str
+    is_count: bool
+    sum_up: Callable[[list[float]], float]
+
+    def say(self, value: float) -> str:
+        return number(round(value)) if self.is_count else duration(value)
+
+
+LOOKS = {
+    "finished": Look("Done", "jobs in {step}", True, sum),
+    "failed": Look("Failed", "jobs in {step}", True, sum),
+    "waited_s": Look("Waiting time", "mean of what was done in {step}", False, lambda values: sum(values) / len(values)),
+    "oldest_s": Look("Oldest that waits", "longest seen in {step}", False, max),
+}
+
+
+def all_of(history: History) -> list[Chart]:
+    """The four charts of a period."""
+    return [_chart(key, look, history) for key, look in LOOKS.items()]
+
+
+def _chart(key: str, look: Look, history: History) -> Chart:
+    series = history.measures[key]
+    top = _top(look, series)
+    floors = [0.0] * history.period.steps
+    drawn = [_drawn(kind, one, look, top, floors, history) for kind, one in enumerate(series) if any(one.values)]
+    step = duration(history.period.step_s, 1)
+    said = "; ".join(f"{one.name}: {one.said}, at most {one.most} at {one.most_at}" for one in drawn) or "nothing"
+    return Chart(
+        key,
+        look.title,
+        look.explained.format(step=step),
+        history.period.steps * STEP,
+        look.say(top) if look.is_count else duration(top, 1),
+        look.say(top / 2) if look.is_count else duration(top / 2, 1),
+        AGO[history.period.name],
+        drawn,
+        _hints(series, look, history),
+        f"{look.title}, {look.explained.format(step=step)}, over {history.period.words}: {said}.",
+    )
+
+
+def _top(look: Look, series: list[Series]) -> float:
+    """The number at the top of the axis: a round one, not below any value."""
+    columns = zip(*(one.values for one in series), strict=True)
+    whole = sum if look.is_count else max
+    most = max((whole([value or 0.0 for value in column]) for column in columns), default=0.0)
+    if not look.is_count:
+        return float(next((nice for nice in NICE_SECONDS if nice >= most), math.ceil(most / 86400) * 86400))
+    power = 10 ** math.floor(math.log10(max(most, 1)))
+    return float(max(2, next(power * nice for nice in (1, 2, 4, 6, 8, 10) if power * nice >= most)))
+
+
+def _drawn(kind: int, one: Series, look: Look, top: float, floors: list[float], history: History) -> Drawn:
+    values = [value for value in one.values if value is not None]
+    most = max(values)
+    at = one.values.index(most)
+    bars = _bars(one.values, top, floors) if look.is_count else []
+    line = "" if look.is_count else _line(one.values, top)
+    said = look.say(look.sum_up(values)) + (" in all" if look.sum_up is sum else "")
+    return Drawn(humanise(one.name), kind, bars, line, said, look.say(most), _clock(at, history), look.say(one.values[-1] or 0.0))
+
+
+def _bars(values: list[float | None], top: float, floors: list[float]) -> list[Bar]:
+    """Each bar stands on those of the series before: `floors` is how high these reach."""
+    bars = []
+    for place, value in enumerate(values):
+        if value:
+            height = value / top * HEIGHT
+            floors[place] += height
+            bars.append(Bar(place * STEP + 1, round(HEIGHT - floors[place], 2), round(height, 2)))
+    return bars
+
+
+def _line(values: list[float | None], top: float) -> str:
+    """A path with a gap where there is no value; a value alone is a dash, or it would not be seen."""
+    parts: list[str] = []
+    for place, value in enumerate(values):
+        if value is None:
+            continue
+        y = round(HEIGHT - value / top * HEIGHT, 2)
+        follows = place > 0 and values[place - 1] is not None
+        parts.append(f"L{place * STEP + 5} {y}" if follows else f"M{place * STEP + 2} {y}H{place * STEP + 8}")
+    return "".join(parts)
+
+
+def _hints(series: list[Series], look: Look, history: History) -> dict[int, str]:
+    found = {}
+    for place in range(history.period.steps):
+        said = [f"{humanise(one.name)}: {look.say(value)}" for one in series if (value := one.values[place])]
+        if said:
+            found[place] = "\n".join([_clock(place, history), *said])
+    return found
+
+
+def _clock(place: int, history: History) -> str:
+    """When a step began."""
+    at = datetime.fromtimestamp(history.start + place * history.period.step_s, UTC)
+    return at.strftime("%H:%M UTC" if history.period.name == "1h" else "%-d %b, %H:%M UTC")

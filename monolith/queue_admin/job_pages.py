@@ -1,0 +1,115 @@
+"""The jobs of everybody, for admins: find them by anything, and act on some or on all that match, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from sqlalchemy import select
+from sqlalchemy.orm import Session, defer, joinedload
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.database import reading
+from monolith.errors import Invalid
+from monolith.jobs import wording
+from monolith.models import STATUSES, Job
+from monolith.queue_admin import filters
+from monolith.runner import choosing, cleaning, registry, steering
+from monolith.runner.choosing import Criteria
+from monolith.runner.steering import Act, Step
+from monolith.security import actor, require_admin
+
+PAGE_ROWS = 50
+
+blueprint = Blueprint("admin_jobs", __name__, url_prefix="/admin/jobs")
+blueprint.before_request(require_admin)
+
+Chosen = Criteria | list[str]
+
+
+@blueprint.get("")
+def index() -> str:
+    """A page of jobs, the newest first."""
+    moment = steering.moment()
+    criteria = filters.criteria(request.args, moment)
+    with reading() as session:
+        found = choosing.newest(session, criteria, PAGE_ROWS + 1, filters.place(request.args.get("after")))
+        rows = _rows(session, [one.id for one in found[:PAGE_ROWS]])
+        after = filters.written((found[PAGE_ROWS - 1].at, found[PAGE_ROWS - 1].id)) if len(found) > PAGE_ROWS else ""
+        return render_template("queue_admin/jobs.html", rows=rows, after=after, now=moment, **_asked(), **choices())
+
+
+def _rows(session: Session, job_ids: list[str]) -> list[Job]:
+    query = select(Job).where(Job.id.in_(job_ids)).options(defer(Job.result), joinedload(Job.document), joinedload(Job.owner))
+    found = {job.id: job for job in session.scalars(query)}
+    return [found[one] for one in job_ids if one in found]
+
+
+def _asked() -> dict[str, Any]:
+    """What the address asks for, to show in the form and to carry on."""
+    asked = {name: value for name, value in request.args.items() if value and name not in ("after", "csrf_token")}
+    return {"asked": asked, "acts": steering.ACTS.values(), "words": wording.STATUS_WORDS}
+
+
+def choices() -> dict[str, Any]:
+    """What can be chosen from."""
+    types = registry.discover()
+    return {"statuses": STATUSES, "type_names": sorted(types), "queue_names": sorted({one.queue for one in types.values()})}
+
+
+# ---- acts on many
+
+
+@blueprint.get("/act")
+def confirm() -> str:
+    """Ask before an act, with the number of jobs."""
+    act, chosen = steering.find(request.args.get("act", "")), _chosen(request.args)
+    return _page(act, chosen, steering.count(act, chosen), done=0)
+
+
+@blueprint.post("/act")
+def take_step() -> str | AnyResponse:
+    """Do the next step of it; then show how far it is, or go back when it is over."""
+    act, chosen = steering.find(request.form.get("act", "")), _chosen(request.form)
+    number = request.form.get("cleaning", type=int)
+    step = steering.step(act, chosen, actor(), after=filters.place(request.form.get("after")), cleaning_id=number)
+    done = request.form.get("done", 0, type=int) + step.moved
+    if step.after:
+        return _page(act, chosen, request.form.get("total", 0, type=int), done, step)
+    flash(f"{done:,} {'job was' if done == 1 else 'jobs were'} {act.done}.")
+    return _go(_back(chosen))
+
+
+def _chosen(given: MultiDict[str, str]) -> Chosen:
+    """The jobs with a tick, or all that match as it is now: those that come later are not meant."""
+    if given.get("all"):
+        moment = steering.moment()
+        criteria = filters.criteria(given, moment)
+        return criteria if criteria.until is not None else replace(criteria, until=moment)
+    job_ids = given.getlist("job")[: steering.STEP]
+    if not job_ids:
+        raise Invalid.field("/job", "No job is chosen. Go back and tick some, or act on all that match.")
+    return job_ids
+
+
+def _page(act: Act, chosen: Chosen, total: int, done: int, step: Step | None = None) -> str:
+    if act.name == "clean" and isinstance(chosen, Criteria):
+        cleaning.check_status(chosen.status)
+    told = {"chosen": chosen, "all": isinstance(chosen, Criteria), "back": _back(chosen), "total": max(total, done), "done": done}
+    after = filters.written(step.after) if step else ""
+    goes_to = request.values.get("goes_to", "")
+    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=wording.STATUS_WORDS, **told)
+
+
+def _back(chosen: Chosen) -> str:
+    if request.values.get("goes_to") == "bin":
+        return url_for("admin_bin.index")
+    told = chosen.told() if isinstance(chosen, Criteria) else {}
+    return url_for("admin_jobs.index", **{name: told[name] for name in filters.WORDS if name in told})
+
+
+def _go(url: str) -> AnyResponse:
+    """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
+    return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)

@@ -1,0 +1,119 @@
+"""The page of what is paused: by whom, why, since and until when; to pause and to resume. And the words for it on all pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.database import now, reading
+from monolith.errors import Invalid, NotFound
+from monolith.jobs import forms
+from monolith.jobs.wording import humanise
+from monolith.runner import pauses
+from monolith.runner.pauses import Paused
+from monolith.security import actor, require_admin
+
+FOR_HOW_LONG = {"": "Until I resume it", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until ..."}
+LONGEST_ZONE_MIN = 15 * 60
+
+blueprint = Blueprint("pause_pages", __name__, url_prefix="/admin/pauses")
+blueprint.before_request(require_admin)
+
+
+@blueprint.get("")
+def index() -> str:
+    """What is paused, and a form to pause something; `?scope=` chooses it."""
+    return _page(MultiDict({"scope": request.args.get("scope", "")}), {})
+
+
+@blueprint.post("")
+def pause() -> AnyResponse | tuple[str, int]:
+    """Pause what was chosen, or show the form again with each error at its field."""
+    try:
+        paused = pauses.pause(request.form.get("scope", ""), request.form.get("reason", ""), actor(), until=_until(request.form))
+    except NotFound as problem:
+        return _page(request.form, {"scope": [problem.detail]}), 422
+    except Invalid as problem:
+        return _page(request.form, forms.errors_by_name(problem)), 422
+    flash(f"Paused: {scope_words(paused.scope)}. What runs goes on; nothing more is begun.")
+    return redirect(url_for("pause_pages.index"), 303)
+
+
+@blueprint.post("/<scope>/resume")
+def resume(scope: str) -> AnyResponse:
+    """Let it go on. Somebody may have done so a moment ago: then that is as good."""
+    try:
+        pauses.resume(scope, actor())
+        flash(f"Resumed: {scope_words(scope)}. What waited goes on within a second.")
+    except NotFound:
+        flash("It was not paused any more.")
+    return redirect(url_for("pause_pages.index"), 303)
+
+
+def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
+    with reading() as session:
+        held = pauses.active(session)
+        moment = session.scalar(select(now())) or 0.0
+    choices = {"scopes": pauses.scopes(), "for_how_long": FOR_HOW_LONG}
+    return render_template("queue_admin/pauses.html", held=held, now=moment, typed=typed, errors=errors, **choices)
+
+
+def _until(form: MultiDict[str, str]) -> float | None:
+    """When the pause is to end, in seconds since 1970. Raises `Invalid`."""
+    chosen = form.get("for", "")
+    if chosen == "until":
+        return _moment(form.get("until", ""), form.get("zone", ""))
+    if chosen not in FOR_HOW_LONG:
+        raise Invalid.field("/for", "Choose one of these.")
+    if not chosen:
+        return None
+    with reading() as session:
+        return (session.scalar(select(now())) or 0.0) + float(chosen)
+
+
+def _moment(text: str, zone: str) -> float:
+    """A time as a browser's control writes it, in UTC; `zone` is how many minutes the reader is behind it, where a script said so."""
+    behind = int(zone) if zone.removeprefix("-").isascii() and zone.removeprefix("-").isdigit() else 0
+    try:
+        if abs(behind) > LONGEST_ZONE_MIN:
+            raise ValueError
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=at.tzinfo or timezone(-timedelta(minutes=behind))).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise Invalid.field("/until", "Give a day and a time at which it ends by itself, or choose another end.") from None
+
+
+# ---- words for all pages
+
+
+@blueprint.app_template_filter()
+def scope_words(scope: str) -> str:
+    """`queue:default` as `the queue default`."""
+    kind, _, name = scope.partition(":")
+    return {"queue": f"the queue {name}", "type": f"the job type {humanise(name)}"}.get(kind, "everything")
+
+
+@blueprint.app_template_global()
+def pauses_now() -> list[Paused]:
+    """What is paused. Nothing where the database cannot say: a page that tells of trouble must not fail for it."""
+    try:
+        return pauses.known()
+    except SQLAlchemyError:
+        return []
+
+
+@blueprint.app_template_global()
+def pause_of_queue(name: str) -> Paused | None:
+    """What pauses this queue as a whole."""
+    return pauses.of(name, "", pauses_now())
+
+
+@blueprint.app_template_global()
+def pause_of_type(name: str, queue: str = "") -> Paused | None:
+    """What pauses this job type, wherever it may come from."""
+    return pauses.of(queue, name, pauses_now())

@@ -1,0 +1,138 @@
+"""`POST /api/v1/queues/requeue`, failures by cause, and requeues of a whole cause. For admins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import Length, Range
+
+from monolith.database import reading
+from monolith.errors import NotFound
+from monolith.jobs.schemas import ListSchema, Moment
+from monolith.openapi import ProblemSchema
+from monolith.queue_admin import failures
+from monolith.runner import choosing, requeues, steering
+from monolith.runner.choosing import Criteria
+from monolith.runner.requeues import Progress
+from monolith.security import actor, require_admin
+
+blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Starting what failed again, for admins")
+blueprint.before_request(require_admin)
+
+
+class RequeueRequest(Schema):
+    type = fields.String(load_default=None, allow_none=True, metadata={"description": "One job type only"})
+    error = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=Length(1, 300),
+        metadata={"description": "A type of error, a cause, or words of the message"},
+    )
+    limit = fields.Integer(load_default=1000, validate=Range(1, steering.STEP), metadata={"description": "At most so many, the newest"})
+
+
+class RequeuedSchema(Schema):
+    object = fields.Constant("requeued")
+    requeued = fields.Integer()
+
+
+class FailureSchema(Schema):
+    object = fields.Constant("failure")
+    cause = fields.String(attribute="key", metadata={"description": "Its key, for requeueing and filters"})
+    error_type = fields.String(attribute="cause.type")
+    message = fields.String(attribute="cause.message", metadata={"description": "Without ids, numbers, addresses and quotes"})
+    place = fields.String(attribute="cause.place")
+    count = fields.Integer()
+    types = fields.Dict(metadata={"description": "How many of each job type"})
+    first_at = Moment()
+    last_at = Moment()
+    example = fields.String(attribute="example.id", metadata={"description": "The newest of these jobs"})
+
+
+class FailureListSchema(ListSchema):
+    data = fields.List(fields.Nested(FailureSchema))
+
+
+class CauseRequest(Schema):
+    per_minute = fields.Integer(load_default=60, validate=Range(1, requeues.MAX_RATE))
+
+
+class RequeueSchema(Schema):
+    object = fields.Constant("requeue")
+    id = fields.Integer(attribute="requeue.id")
+    cause = fields.String(attribute="requeue.cause")
+    title = fields.String(attribute="requeue.title")
+    requeued_by = fields.String(attribute="requeue.requeued_by")
+    per_minute = fields.Integer(attribute="requeue.per_minute")
+    total = fields.Integer(attribute="requeue.total", metadata={"description": "How many had failed when it began"})
+    requeued = fields.Integer(attribute="requeue.requeued")
+    finished = fields.Integer(metadata={"description": "Of those requeued"})
+    failed = fields.Integer(metadata={"description": "Of those requeued; it stops by itself at more than a fifth"})
+    began_at = Moment(attribute="requeue.began_at")
+    ended_at = Moment(attribute="requeue.ended_at", allow_none=True)
+    outcome = fields.String(attribute="requeue.outcome", allow_none=True, metadata={"description": "Why it ended"})
+
+
+class RequeueListSchema(ListSchema):
+    data = fields.List(fields.Nested(RequeueSchema))
+
+
+@blueprint.route("/requeue")
+class RequeueJobs(MethodView):
+    @blueprint.arguments(RequeueRequest())
+    @blueprint.response(200, RequeuedSchema)
+    def post(self, given: dict[str, Any]) -> dict[str, int]:
+        """Start failed jobs again at once, with all their attempts. For many of one cause, a requeue at a rate is safer."""
+        criteria = Criteria(status="failed", type=given["type"], error=given["error"])
+        with reading() as session:
+            found = choosing.newest(session, criteria, given["limit"])
+        return {"requeued": steering.requeue([one.id for one in found], actor(), criteria) if found else 0}
+
+
+@blueprint.route("/failures")
+class Failures(MethodView):
+    @blueprint.response(200, FailureListSchema)
+    def get(self) -> dict[str, Any]:
+        """List failed jobs by cause, the most frequent first."""
+        with reading() as session:
+            found = failures.by_cause(session)
+        shown = found[: failures.SHOWN]
+        return {"object": "list", "data": shown, "has_more": len(found) > len(shown), "url": request.path}
+
+
+@blueprint.route("/failures/<cause>/requeue")
+class RequeueCause(MethodView):
+    @blueprint.arguments(CauseRequest())
+    @blueprint.response(202, RequeueSchema)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is failed with this cause")
+    @blueprint.alt_response(409, schema=ProblemSchema, description="It is being requeued already")
+    def post(self, given: dict[str, Any], cause: str) -> Progress:
+        """Start all failed jobs of a cause again, so many a minute. It stops by itself when more than a fifth fail again."""
+        with reading() as session:
+            group = failures.one(session, cause)
+        if group is None:
+            raise NotFound(f"Nothing is failed with the cause {cause[:40]!r}. GET /api/v1/queues/failures lists the causes.")
+        return Progress(requeues.start(cause, group.title, given["per_minute"], actor()), 0, 0, 0, 0)
+
+
+@blueprint.route("/requeues")
+class Requeues(MethodView):
+    @blueprint.response(200, RequeueListSchema)
+    def get(self) -> dict[str, Any]:
+        """List the requeues under way, and those that ended within a day."""
+        with reading() as session:
+            found = requeues.recent(session)
+        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+
+
+@blueprint.route("/requeues/<int:requeue_id>/stop")
+class StopRequeue(MethodView):
+    @blueprint.response(204)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not under way")
+    def post(self, requeue_id: int) -> None:
+        """Stop a requeue. What was started goes on."""
+        requeues.stop(requeue_id, actor())

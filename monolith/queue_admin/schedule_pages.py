@@ -1,0 +1,208 @@
+"""The pages of periodic work: what there is with its last and next run, a form for each, and the clock's own duties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask_login import current_user
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import MultiDict
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.database import now, reading
+from monolith.errors import Conflict, Invalid, NotFound, Problem
+from monolith.jobs import forms
+from monolith.models import Lease
+from monolith.queue_admin.schedules_api import view
+from monolith.runner import cron, registry, schedules
+from monolith.runner.queues import PRIORITIES
+from monolith.runner.registry import JobType
+from monolith.runner.schedules import Schedule
+from monolith.security import actor, require_admin
+
+PLAIN = ("name", "cron")  # fields of the form besides the job type's own
+
+blueprint = Blueprint("schedule_pages", __name__, url_prefix="/admin/schedules")
+blueprint.before_request(require_admin)
+
+
+@dataclass(frozen=True)
+class ShownDuty:
+    """One duty of the clock, as it last told; times in seconds since 1970."""
+
+    name: str
+    every_s: float
+    last_at: float | None
+    took_s: float
+    next_at: float
+    has_failed: bool
+    is_going_on: bool
+
+
+@blueprint.get("")
+def index() -> str:
+    """All schedules, and what the clock does besides."""
+    with reading() as session:
+        moment = _moment(session)
+        found = [view(one, moment) for one in schedules.known(session)]
+        duties = _duties(session)
+    types = [one for one in _schedulable() if not one.unavailable_reason]
+    return render_template("queue_admin/schedules.html", schedules=found, duties=duties, now=moment, types=types)
+
+
+@blueprint.get("/new")
+def new() -> str:
+    """The form for a new schedule of the job type that was chosen."""
+    return _form(_job_type(request.args.get("type", "")), MultiDict(), {})
+
+
+@blueprint.post("/new")
+def create() -> AnyResponse | tuple[str, int]:
+    """Set it up, or show the form again with each error at its field."""
+    job_type = _job_type(request.form.get("type", ""))
+    try:
+        made = schedules.create(_given(job_type), current_user, actor())
+    except (Invalid, Conflict) as problem:
+        return _form(job_type, request.form, _errors(problem, job_type)), 422
+    flash(f"Set up: {made.name}.")
+    return redirect(url_for("schedule_pages.index"), 303)
+
+
+@blueprint.get("/<int:schedule_id>")
+def show(schedule_id: int) -> str:
+    """One schedule, in its form."""
+    schedule = _find(schedule_id)
+    return _form(_job_type(schedule.type), _typed(schedule), {}, schedule)
+
+
+@blueprint.post("/<int:schedule_id>")
+def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
+    """Change it, or show the form again with each error at its field."""
+    schedule = _find(schedule_id)
+    job_type = _job_type(schedule.type)
+    try:
+        schedules.change(schedule_id, _given(job_type), actor())
+    except (Invalid, Conflict) as problem:
+        return _form(job_type, request.form, _errors(problem, job_type), schedule), 422
+    flash("Changed.")
+    return redirect(url_for("schedule_pages.index"), 303)
+
+
+@blueprint.post("/<int:schedule_id>/<any(on, off):state>")
+def switch(schedule_id: int, state: str) -> AnyResponse:
+    """Let it run by itself, or not."""
+    schedules.change(schedule_id, {"is_on": state == "on"}, actor())
+    return redirect(url_for("schedule_pages.index"), 303)
+
+
+@blueprint.post("/<int:schedule_id>/run")
+def run(schedule_id: int) -> AnyResponse:
+    """Submit its job now, and go to it."""
+    return redirect(url_for("pages.job", job_id=schedules.run_now(schedule_id, actor())), 303)
+
+
+@blueprint.post("/<int:schedule_id>/delete")
+def remove(schedule_id: int) -> AnyResponse:
+    """Delete it; the jobs it made stay."""
+    flash(f"Deleted: {schedules.remove(schedule_id, actor())}. The jobs it made stay.")
+    return redirect(url_for("schedule_pages.index"), 303)
+
+
+@blueprint.get("/preview")
+def preview() -> str:
+    """What an expression means: in words, and the next times; or what is wrong with it."""
+    return render_template("queue_admin/_preview.html", **_preview(request.args.get("cron", "")))
+
+
+def _preview(expression: str) -> dict[str, Any]:
+    if not expression.strip():
+        return {}
+    try:
+        checked = cron.checked(expression)
+    except Invalid as problem:
+        return {"wrong": problem.detail}
+    with reading() as session:
+        return {"explained": cron.explained(checked), "upcoming": cron.upcoming(checked, _moment(session))}
+
+
+def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]], schedule: Schedule | None = None) -> str:
+    shown = {
+        "controls": forms.controls(job_type),
+        "own": _own(job_type),
+        "priorities": PRIORITIES,
+        "preview": _preview(typed.get("cron", "")),
+    }
+    return render_template("queue_admin/schedule.html", job_type=job_type, typed=typed, errors=errors, schedule=schedule, **shown)
+
+
+def _given(job_type: JobType) -> dict[str, Any]:
+    """What the form says; `forms` reads the params as it does for a job."""
+    [spec] = forms.read_specs(MultiDict([*request.form.items(multi=True), ("job", job_type.name)]))
+    for name in _own(job_type):
+        if text := request.form.get(f"{job_type.name}.{name}", "").strip():
+            spec["params"][name] = text
+    return {**spec, **{name: request.form.get(name, "") for name in PLAIN}, "is_on": "is_on" in request.form}
+
+
+def _own(job_type: JobType) -> list[str]:
+    """The params that stand in for a document, and that the form for submitting one asks for in its own way."""
+    return [name for name in job_type.alternatives if name in forms.OWN]
+
+
+def _typed(schedule: Schedule) -> MultiDict[str, str]:
+    """A schedule as somebody would have typed it."""
+    typed = MultiDict({"name": schedule.name, "cron": schedule.cron, "priority": schedule.priority, "csrf_token": "-"})
+    for param, value in schedule.params.items():
+        if value is not False:
+            typed[f"{schedule.type}.{param}"] = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    if schedule.is_on:
+        typed["is_on"] = "on"
+    return typed
+
+
+def _errors(problem: Problem, job_type: JobType) -> dict[str, list[str]]:
+    """What is wrong by the name of its control; under "" what belongs to none."""
+    found: dict[str, list[str]] = {}
+    for error in problem.errors:
+        field, _, param = error.pointer.strip("/").partition("/")
+        name = f"{job_type.name}.{param.partition('/')[0]}" if field == "params" and param else field
+        found.setdefault(name if field in (*PLAIN, "priority", "params") else "", []).append(error.detail)
+    return found or {"": [problem.detail]}
+
+
+def _find(schedule_id: int) -> Schedule:
+    with reading() as session:
+        return schedules.find(session, schedule_id)
+
+
+def _schedulable() -> list[JobType]:
+    """The job types that need no document, or take something that can be typed instead."""
+    typed = {one.name: {*_own(one), *(control.param for control in forms.controls(one))} for one in registry.discover().values()}
+    return [one for name, one in registry.open_to(current_user).items() if one.takes == "nothing" or typed[name] & {*one.alternatives}]
+
+
+def _job_type(name: str) -> JobType:
+    found = registry.discover().get(name)
+    if found is None:
+        raise NotFound(f"There is no job type {name[:60]!r}. Choose one on the page of schedules.")
+    return found
+
+
+def _moment(session: Session) -> float:
+    return session.scalar(select(now())) or 0.0
+
+
+def _duties(session: Session) -> list[ShownDuty]:
+    """What the clock does, as it told in the last ten seconds. It gives ages: here they become times."""
+    row = session.execute(select(Lease.duties, Lease.duties_at).where(Lease.name == "clock")).first()
+    told, at = row if row else (None, None)
+    return [_duty(one, at or 0.0) for one in told or []]
+
+
+def _duty(told: dict[str, Any], at: float) -> ShownDuty:
+    last_at = None if told["ago_s"] is None else at - told["ago_s"]
+    next_at = at + told["in_s"]
+    return ShownDuty(told["name"], told["every_s"], last_at, told["took_s"], next_at, told["has_failed"], told["is_going_on"])

@@ -1,0 +1,133 @@
+"""Which jobs an admin means: by status, type, queue, owner, error, time and text. Pages, cleaning and acts on many choose by the same.
+
+Quick beside a million jobs. A page by status, type or queue is the newest of the first of each status and type, and an index
+holds these in order, however seldom they are; see docs/performance.md for the plans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_, union_all
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from monolith.models import OVER, STATUSES, Job, User
+from monolith.runner import registry, searching, statistics
+from monolith.runner.causes import KEY_LENGTH
+
+ID_PREFIX = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,28}")
+CAUSE = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+
+
+class Found(NamedTuple):
+    """One job, and where it stands in the order: `at` is when it was submitted, or when it ended where that is asked for."""
+
+    id: str
+    at: float
+    status: str
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What must hold of a job. Times are seconds since 1970.
+
+    `since` and `until` are about when it was submitted; `old_before` about when it ended, or was submitted if it waits still.
+    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or eight characters or more of the job's id.
+    """
+
+    status: str | None = None
+    type: str | None = None
+    queue: str | None = None
+    owner: str | None = None
+    error: str | None = None
+    text: str | None = None
+    since: float | None = None
+    until: float | None = None
+    old_before: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What is asked for, as the audit trail has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def order(self) -> InstrumentedAttribute[Any]:
+        """What the newest are found by."""
+        return Job.ended_at if self.old_before is not None and self.status in OVER else Job.created_at
+
+    def guard(self, session: Session) -> list[ColumnElement[bool]]:
+        """All of it, for a WHERE. What is in the bin is never meant."""
+        return [Job.cleaning_id.is_(None), *self._exact(session), *self._times(), *self._errors(), *self._texts()]
+
+    def _exact(self, session: Session) -> list[ColumnElement[bool]]:
+        asked: dict[Any, Any] = {Job.status: self.status, Job.type: self.type, Job.queue: self.queue}
+        if self.owner is not None:
+            asked[Job.owner_id] = session.scalar(select(User.id).where(User.email == self.owner.strip().lower())) or 0
+        return [column == value for column, value in asked.items() if value is not None]
+
+    def _times(self) -> list[ColumnElement[bool]]:
+        bounds = ((Job.created_at.__ge__, self.since), (Job.created_at.__le__, self.until), (self.order.__le__, self.old_before))
+        return [compare(moment) for compare, moment in bounds if moment is not None]
+
+    def _errors(self) -> list[ColumnElement[bool]]:
+        if self.error is None:
+            return []
+        if CAUSE.fullmatch(self.error):
+            return [Job.cause == self.error]
+        return [Job.cause.is_not(None), or_(Job.error_type == self.error, Job.error_message.icontains(self.error, autoescape=True))]
+
+    def _texts(self) -> list[ColumnElement[bool]]:
+        if self.text is None:
+            return []
+        text = self.text.strip().lower()
+        if ID_PREFIX.fullmatch(text):  # "g" comes after all that an id may go on with, in every collation
+            return [Job.id >= text, Job.id < f"{text}g"]
+        return [searching.found_by(text, Job.document_id)]
+
+
+def count(session: Session, criteria: Criteria, among: Sequence[str] = STATUSES) -> int:
+    """How many jobs it is, of those in one of these statuses."""
+    query = select(func.count()).select_from(Job).where(*criteria.guard(session))
+    if set(among) != set(STATUSES):
+        query = query.where(Job.status.in_(among))
+    return session.scalar(query) or 0
+
+
+def newest(
+    session: Session, criteria: Criteria, limit: int, after: tuple[float, str] | None = None, among: Sequence[str] = STATUSES
+) -> list[Found]:
+    """The newest of them, or the next `after` one that stands there."""
+    guard = criteria.guard(session)
+    if after:
+        guard.append(tuple_(criteria.order, Job.id) < tuple_(*after))
+    parts = [_part(criteria.order, [*guard, *more], limit) for more in _kinds(session, criteria, among)]
+    if not parts:
+        return []
+    found = union_all(*parts).subquery() if len(parts) > 1 else parts[0].subquery()
+    return [Found(*row) for row in session.execute(select(found).order_by(found.c.at.desc(), found.c.id.desc()).limit(limit))]
+
+
+def _part(order: Any, guard: list[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """As a query within others: SQLite sorts no part of a union by itself."""
+    part = select(Job.id, order.label("at"), Job.status).where(*guard).order_by(order.desc(), Job.id.desc()).limit(limit).subquery()
+    return select(part.c.id, part.c.at, part.c.status)
+
+
+def _kinds(session: Session, criteria: Criteria, among: Sequence[str]) -> list[list[ColumnElement[bool]]]:
+    """What each part of the search is about. One part is enough where an error, an owner or a text finds few, or nothing is asked."""
+    statuses = [one for one in among if criteria.status in (one, None)]
+    if criteria.error or criteria.text or criteria.owner:
+        return [[Job.status.in_(statuses)]] if statuses else []
+    if not (criteria.status or criteria.type or criteria.queue) and set(among) == set(STATUSES):
+        return [[]]
+    return [[Job.status == status, Job.type == name] for status in statuses for name in _types(session, criteria, status)]
+
+
+def _types(session: Session, criteria: Criteria, status: str) -> list[str]:
+    if criteria.type:
+        return [criteria.type]
+    declared = registry.discover()
+    there = statistics.types(session, status)
+    return [name for name in there if criteria.queue is None or name not in declared or declared[name].queue == criteria.queue]
