@@ -32,8 +32,9 @@ PANELS: list[tuple[str, str, str, int, list[tuple[str, str]]]] = [
     ("Wait time", "timeseries", "s", 12, [("intray_wait_seconds", "{{type}} p{{quantile}}")]),
     ("Jobs by status", "timeseries", "none", 12, [("sum by (status) (intray_jobs)", "{{status}}")]),
     ("Messages in Redis", "timeseries", "none", 12, [("intray_messages", "{{queue}}")]),
-    ("Workers by state", "timeseries", "none", 12, [("intray_workers", "{{state}}")]),
-    ("Deliveries of webhooks", "timeseries", "none", 12, [("intray_webhook_deliveries", "{{state}}")]),
+    ("Workers by state", "timeseries", "none", 8, [("intray_workers", "{{state}}")]),
+    ("Children by state", "timeseries", "none", 8, [("intray_children", "{{state}}")]),
+    ("Deliveries of webhooks", "timeseries", "none", 8, [("intray_webhook_deliveries", "{{state}}")]),
     (
         *("Language model today", "timeseries", "currencyUSD", 8),
         [("intray_llm_spent_today_usd", "spent"), ("intray_llm_budget_usd > 0", "budget")],

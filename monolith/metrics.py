@@ -17,9 +17,10 @@ from prometheus_client.registry import Collector
 from redis import RedisError
 
 from monolith.config import settings
-from monolith.runner import accounting, alert_rules, clock, measures, pauses, queues, statistics
+from monolith.runner import accounting, alert_rules, clock, measures, pauses, queues, statistics, workers
 from monolith.runner.accounting import Balance
 from monolith.runner.standing import Standing, standing
+from monolith.runner.workers import SeenWorker
 from monolith.security import bearer, require_admin, require_user
 
 blueprint = Blueprint("metrics", __name__)
@@ -56,6 +57,7 @@ class Ledger(Collector):
             yield _labelled("intray_webhook_deliveries", "Deliveries that are on their way.", "state", measures.deliveries(session))
             yield from _spent(measures.spent_today(session))
             yield _alerts(standing(session))
+            yield from _workers(workers.seen_or_none(session))
         yield from _redis()
 
 
@@ -119,18 +121,27 @@ def _alerts(found: list[Standing]) -> Metric:
     return family
 
 
+def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
+    """Nothing while Redis is away: 0 would be a lie."""
+    if seen is None:
+        return
+    states, children = Counter({"busy": 0, "idle": 0}), Counter({"busy": 0, "idle": 0})
+    for worker in seen:
+        states[worker.state] += 1
+        children.update("busy" if child.jobs else "idle" for child in worker.children)
+    yield _labelled("intray_workers", "Living workers.", "state", states)
+    yield _labelled("intray_children", "Processes of workers that run jobs.", "state", children)
+
+
 def _redis() -> Iterator[Metric]:
-    """No number of messages or workers while Redis is away: 0 would be a lie."""
+    """No number of messages while Redis is away either."""
     try:
-        lengths, workers = queues.lengths(queues.names()), queues.workers()
+        lengths = queues.lengths(queues.names())
     except RedisError:
         yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 0)
         return
     yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 1)
     yield _labelled("intray_messages", "Messages that wait in Redis.", "queue", lengths)
-    states = Counter({"busy": 0, "idle": 0})
-    states.update(one["state"] for one in workers)
-    yield _labelled("intray_workers", "Living workers.", "state", states)
 
 
 registry = CollectorRegistry()

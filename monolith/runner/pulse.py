@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from monolith.database import reading
 from monolith.models import JobEvent
-from monolith.runner import queues, statistics
+from monolith.runner import statistics, workers
 
 PULSE_S = 30.0
 TOLD = ("started", "finished", "failed")
@@ -52,6 +52,6 @@ class Pulse:
 def _workers() -> int | None:
     """How many live; None while Redis is away."""
     try:
-        return len(queues.workers())
+        return len(workers.names())
     except RedisError:
         return None
