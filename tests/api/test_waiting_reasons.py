@@ -20,7 +20,7 @@ __all__ = ["new_intray"]
 def ticking(app: object) -> None:
     """A clock leads, for as long as any test may take."""
     with writing() as session:
-        session.execute(insert(Lease).values(name="clock", holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_its_worker_has_fallen_silent(listening, alice):
     change(job_id, heartbeat_at=now() - 20)
     assert reason(alice, job_id) == "Its worker has said nothing for 20 s. No clock is running to give the job to another one."
     with writing() as session:
-        session.execute(insert(Lease).values(name="clock", holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
     assert "After 30 s the job is given back to its queue" in reason(alice, job_id)
     assert "has not been heard of for a while" in on_page(alice, job_id)
 
