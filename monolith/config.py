@@ -21,6 +21,7 @@ from marshmallow import ValidationError, fields
 from marshmallow.validate import Length, OneOf, Range
 
 MEGABYTE = 1024 * 1024
+SHORTEST_TOKEN = 16  # characters
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 
@@ -62,6 +63,7 @@ class Settings:
     keep_failed_days: float
     keep_per_type: int
     log_level: str
+    metrics_token: str | None = field(repr=False)
     openai_api_key: str | None
     openai_base_url: str | None
     openai_model: str
@@ -144,8 +146,14 @@ def _read(env: Env) -> Settings:
         mail_from=env.str("MAIL_FROM", "") or None,
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
         **_sandbox(env),
-        **_alerts(env),
+        **_watching(env),
     )
+
+
+def _metrics_token(text: str) -> str | None:
+    if 0 < len(text) < SHORTEST_TOKEN:
+        raise BadSetting(f"METRICS_TOKEN can be guessed: give it {SHORTEST_TOKEN} random characters or more, or unset it.")
+    return text or None
 
 
 def _web(env: Env) -> dict[str, Any]:
@@ -181,9 +189,10 @@ def _sandbox(env: Env) -> dict[str, Any]:
     }
 
 
-def _alerts(env: Env) -> dict[str, Any]:
-    """When an alert opens, and who is told."""
+def _watching(env: Env) -> dict[str, Any]:
+    """Who may read the metrics, when an alert opens, and who is told."""
     return {
+        "metrics_token": _metrics_token(env.str("METRICS_TOKEN", "")),
         "alert_failed": env.int("ALERT_FAILED", 10, validate=Range(min=0)),
         "alert_waiting": env.int("ALERT_WAITING", 50, validate=Range(min=0)),
         "alert_oldest_s": env.float("ALERT_OLDEST_S", 300.0, validate=Range(min=0)),

@@ -65,7 +65,7 @@ def answer(problem: Problem) -> AnyResponse:
     """The problem as JSON for programs, as a page for people; somebody who is not signed in is sent to do so."""
     if request.path.startswith("/api/"):
         return _with_headers(_json(problem), problem)
-    if isinstance(problem, Unauthorized) and request.method == "GET":
+    if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")), 303)
     return _with_headers(make_response(render_template("error.html", problem=problem), problem.status), problem)
 
