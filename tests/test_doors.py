@@ -55,6 +55,9 @@ DOORS = {
     "jobs.RequeueJob": "shared",
     "jobs.JobResult": "shared",
     "jobs.JobArtefact": "shared",
+    "results.download": "shared",
+    "events.JobEvents": "shared",
+    "events.Events": "own",
     "batches.Batches": "own",
     "batches.OneBatch": "shared",
     "batches.RetryBatch": "shared",
@@ -93,11 +96,14 @@ DOORS = {
     "queues_health.*": "admins",
     "cleaning.*": "admins",
     "requeues.*": "admins",
+    "numbers.*": "admins",
+    "schedules.*": "admins",
+    "audit.*": "admins",
 }
 HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
-NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1"}
+NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1", "schedule_id": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",

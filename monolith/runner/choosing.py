@@ -35,7 +35,7 @@ class Criteria:
     """What must hold of a job. Times are seconds since 1970.
 
     `since` and `until` are about when it was submitted; `old_before` about when it ended, or was submitted if it waits still.
-    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or eight characters or more of the job's id.
+    `error` is a type of error, a cause, or words of the message. `text` is words of the document, or the job's id, or its beginning.
     """
 
     status: str | None = None

@@ -7,7 +7,7 @@ from monolith.models import Document
 from monolith.runner import searching
 
 revision = '0010'
-down_revision = '0012'
+down_revision = '0009'
 branch_labels = None
 depends_on = None
 

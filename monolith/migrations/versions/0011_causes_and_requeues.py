@@ -5,7 +5,7 @@ from alembic import op
 
 from monolith.runner import causes
 
-revision = '0009'
+revision = '0011'
 down_revision = '0010'
 branch_labels = None
 depends_on = None
