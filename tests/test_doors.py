@@ -94,17 +94,18 @@ DOORS = {
     "ai.Trial": "admins",
     "pauses.*": "admins",
     "queues_health.*": "admins",
-    "audit.*": "admins",
-    "numbers.*": "admins",
-    "schedules.*": "admins",
-    "results.*": "shared",
     "cleaning.*": "admins",
     "requeues.*": "admins",
+    "numbers.*": "admins",
+    "schedules.*": "admins",
+    "audit.*": "admins",
 }
+REFUSED = ("GET", "/admin/rq/requeue/<queue_name>")  # rq-dashboard's own: a GET that changes something
 HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
 NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1", "schedule_id": "1"}
+NAMES |= {"instance_number": "0", "queue_name": "default.normal", "registry_name": "queued", "per_page": "5", "order": "asc", "page": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",
@@ -219,6 +220,7 @@ def test_nobody_comes_in_where_they_should_not_and_everybody_where_they_should(
                 ids = world.renewed(ids)
             asked += 1
             want = expected(kind, who, method, blueprint)
+            want = 405 if want == IN and (method, rule.rule) == REFUSED else want
             if status != want and not (want == IN and status not in CLOSED[kind]):
                 wrong.append(f"{method} {rule.rule}, {who}: {status} instead of {want}")
     assert not wrong, "\n".join(wrong)
@@ -230,6 +232,8 @@ def ask(app: Flask, who: Caller | None, method: str, path: str) -> int:
     headers = {"Authorization": f"Bearer {who.token}"} if who else {}
     body = {"json": {}} if path.startswith("/api/") and method not in SAFE and method != "DELETE" else {}
     answer = app.test_client().open(path, method=method, headers=headers, **body)
+    if answer.status_code == 308:  # the same address with another slash
+        return ask(app, who, method, answer.headers["Location"])
     location = answer.headers.get("Location", "")
     answer.close()
     if who is None and (location.startswith("/sign-in") or (answer.status_code == 403 and method not in SAFE)):
@@ -280,9 +284,8 @@ def test_selecting_what_is_somebody_elses_changes_nothing_and_shows_nothing(
 def test_lists_hold_ones_own_only(app: Flask, people: dict[str, Caller], intray_settings: Callable[..., None]) -> None:
     intray_settings(FETCH_ALLOW_LOOPBACK="true")
     World(people["owner"]).ids()
-    endless = ("events.Events",)
-    mine = [rule for rule, method in routes(app) if method == "GET" and not rule.arguments and kind_of(rule) == "own"]
-    lists = [rule.rule for rule in mine if rule.endpoint not in endless]
+    lists = [rule.rule for rule, method in routes(app) if method == "GET" and not rule.arguments and kind_of(rule) == "own"]
+    lists.remove("/api/v1/events")  # a stream has no end
     for path in lists:
         shown = people["other"].get(path).text
         assert HERS not in shown and "alice" not in shown, path
