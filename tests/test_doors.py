@@ -104,6 +104,7 @@ HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
 NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1", "schedule_id": "1"}
+NAMES |= {"instance_number": "0", "queue_name": "default.normal", "registry_name": "queued", "per_page": "8", "order": "asc", "page": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",
