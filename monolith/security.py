@@ -12,6 +12,7 @@ from flask import Flask, Request, Response, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from monolith import strict_json
 from monolith.auth import sessions, tokens, tries
@@ -71,6 +72,12 @@ class Cookies(SecureCookieSessionInterface):
 
     def get_cookie_name(self, app: Flask) -> str:
         return f"__Host-{COOKIE}" if request.is_secure else COOKIE
+
+
+def trust_proxies(app: Flask, proxies: int) -> None:
+    """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
 
 
 @login_manager.request_loader

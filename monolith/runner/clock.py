@@ -88,7 +88,7 @@ class Clock:
 
     def _tell(self) -> Iterator[None]:
         """Write down how the duties go, for the page of schedules: another process shows it. Times are ages, as hosts' clocks differ."""
-        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores)]
+        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores) if duty.name != "tell"]
         with writing() as session:
             session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == self._holder).values(duties=told, duties_at=now()))
         yield
