@@ -100,10 +100,12 @@ DOORS = {
     "schedules.*": "admins",
     "audit.*": "admins",
 }
+REFUSED = ("GET", "/admin/rq/requeue/<queue_name>")  # rq-dashboard's own: a GET that changes something
 HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
 NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1", "schedule_id": "1"}
+NAMES |= {"instance_number": "0", "queue_name": "default.normal", "registry_name": "queued", "per_page": "5", "order": "asc", "page": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",
@@ -112,7 +114,7 @@ OF_ROUTES = {
 }
 CLOSED = {
     **dict.fromkeys(("own", "shared", "private"), (401, 403, 404, 405, 500)),
-    "admins": (401, 403, 405, 500),
+    "admins": (401, 403, 500),
     "open": (403, 404, 405, 500),
 }
 IN, OUT = "comes in", {"anonymous": 401, "gone": 404, "forbidden": 403}
@@ -188,9 +190,9 @@ class World:
 
 def path_of(app: Flask, rule: Rule, method: str, ids: dict[str, str]) -> str:
     values: dict[str, Any] = {}
-    for name in rule.arguments:
+    for name in rule.arguments - set(rule.defaults or ()):
         choices = getattr(rule._converters[name], "items", None)
-        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES[rule.endpoint]
+        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES.get(rule.endpoint, "1")
     return app.url_map.bind("localhost").build(rule.endpoint, values, method=method)
 
 
@@ -218,6 +220,7 @@ def test_nobody_comes_in_where_they_should_not_and_everybody_where_they_should(
                 ids = world.renewed(ids)
             asked += 1
             want = expected(kind, who, method, blueprint)
+            want = 405 if want == IN and (method, rule.rule) == REFUSED else want
             if status != want and not (want == IN and status not in CLOSED[kind]):
                 wrong.append(f"{method} {rule.rule}, {who}: {status} instead of {want}")
     assert not wrong, "\n".join(wrong)
@@ -229,6 +232,8 @@ def ask(app: Flask, who: Caller | None, method: str, path: str) -> int:
     headers = {"Authorization": f"Bearer {who.token}"} if who else {}
     body = {"json": {}} if path.startswith("/api/") and method not in SAFE and method != "DELETE" else {}
     answer = app.test_client().open(path, method=method, headers=headers, **body)
+    if answer.status_code == 308:  # the same address with another slash
+        return ask(app, who, method, answer.headers["Location"])
     location = answer.headers.get("Location", "")
     answer.close()
     if who is None and (location.startswith("/sign-in") or (answer.status_code == 403 and method not in SAFE)):
@@ -280,6 +285,7 @@ def test_lists_hold_ones_own_only(app: Flask, people: dict[str, Caller], intray_
     intray_settings(FETCH_ALLOW_LOOPBACK="true")
     World(people["owner"]).ids()
     lists = [rule.rule for rule, method in routes(app) if method == "GET" and not rule.arguments and kind_of(rule) == "own"]
+    lists.remove("/api/v1/events")  # a stream has no end
     for path in lists:
         shown = people["other"].get(path).text
         assert HERS not in shown and "alice" not in shown, path

@@ -21,6 +21,7 @@ from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, schedules, statistics
 from monolith.runner.alerts import Judge
+from monolith.runner.pulse import PULSE_S, Pulse
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -73,6 +74,7 @@ class Clock:
             Duty("fold_tallies", accounting.fold, REPAIR_S),
             Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
             Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
+            Duty("pulse", Pulse().work, PULSE_S),
             Duty("prune", pruning.prune, HOUR_S),
             Duty("tell", self._tell, REPAIR_S),
         )
