@@ -24,8 +24,13 @@ BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 LAYERS = [
     ("monolith.kernel", "monolith.guard"),
     (
-        *("monolith.config", "monolith.errors", "monolith.kept_secret", "monolith.strict_json", "monolith.processes"),
-        *("monolith.redis_client", "monolith.turns"),
+        "monolith.config",
+        "monolith.errors",
+        "monolith.kept_secret",
+        "monolith.strict_json",
+        "monolith.processes",
+        "monolith.redis_client",
+        "monolith.turns",
     ),
     ("monolith.database", "monolith.prepared"),
     (
