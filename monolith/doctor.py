@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -17,8 +18,12 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from monolith import database, launch, llm, logs
 from monolith.config import BadSetting, settings
+from monolith.errors import Invalid
 from monolith.redis_client import options_of
-from monolith.runner import clock, queues, registry
+from monolith.runner import clock, notices, queues, registry
+from monolith.runner.webhooks import endpoints
+
+SANDBOX_CHECK = "jobs.tools.opening:why_off"  # found by name: nothing here imports jobs
 
 SHORTEST_SECRET = 16  # characters
 FULL = 0.9  # of the connections that a server gives
@@ -206,6 +211,47 @@ def _llm() -> str:
     return f"{found['model']} answered in {found['duration_ms']} ms"
 
 
+def _alerts() -> str:
+    """Whether those whom the settings name would hear of an alert."""
+    told = ["in the log"]
+    if settings().alert_email and not settings().smtp_url:
+        raise Trouble("ALERT_EMAIL is set, but no mail goes out from here: set SMTP_URL and MAIL_FROM too, or unset it.")
+    if settings().smtp_url:
+        told.append(f"by e-mail to {_check_email()}")
+    if url := settings().alert_webhook_url:
+        try:
+            endpoints.check_url(url)
+        except Invalid as error:
+            raise Trouble(f"ALERT_WEBHOOK_URL cannot be used: {error.detail} Mend or unset it.") from error
+        told.append("by a webhook")
+    return f"told {', '.join(told)}"
+
+
+def _check_email() -> str:
+    """Whom the mail of an alert goes to."""
+    mail = registry.discover().get("email")
+    if mail is None or mail.unavailable_reason:
+        raise Trouble(f"No alert goes out by e-mail: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type email.'}")
+    if not settings().alert_email:
+        return "all admins"
+    try:
+        mail.load_params({"to": settings().alert_email[: notices.MAX_RECIPIENTS], "subject": "x", "text": "x"}, False)
+    except Invalid as error:
+        raise Trouble(f"ALERT_EMAIL cannot be used: {' '.join(one.detail for one in error.errors)} Mend or unset it.") from error
+    return ", ".join(settings().alert_email)
+
+
+def _sandbox() -> str:
+    """No trouble where there is none: job types that need one are off then, and say so to whoever asks for them."""
+    module, _, function = SANDBOX_CHECK.partition(":")
+    try:
+        reason: str | None = getattr(importlib.import_module(module), function)()
+    except ModuleNotFoundError:
+        return "no job type here needs one"
+    limits = f"{settings().sandbox_memory_mb} MB, {settings().sandbox_seconds} s"
+    return f"none: {reason}" if reason else f"works, was tried just now; a project may use {limits}"
+
+
 def _job_types() -> str:
     """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
@@ -224,6 +270,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "crowd": _crowd,
     "workers": _workers,
     "clock": _clock,
+    "alerts": _alerts,
+    "sandbox": _sandbox,
     "types": _job_types,
     "llm": _llm,
 }

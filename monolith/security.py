@@ -29,7 +29,7 @@ OF_ONES_OWN = (
     "account_pages",
 )  # blueprints: there a viewer may change something, and a token only with the scope `admin`
 COOKIE = "intray_session"
-OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
+OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -120,8 +120,12 @@ def _check_text() -> None:
 
 def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
-    if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
-        return
+    if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
+        require_user()
+
+
+def require_user() -> None:
+    """Raises `Unauthorized` for nobody, and `Forbidden` where a viewer or a token may not do such a thing."""
     secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
