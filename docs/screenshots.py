@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import requests
 from fpdf import FPDF
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -65,7 +66,8 @@ def main(names: list[str]) -> None:
 @contextmanager
 def running() -> Iterator[Intray]:
     with tempfile.TemporaryDirectory(prefix="intray-pictures-") as folder:
-        intray = Intray(Path(folder) / "home", {"FETCH_ALLOW_LOOPBACK": "true", "SIGN_IN_RATE": "1000 per minute"})
+        settings = {"FETCH_ALLOW_LOOPBACK": "true", "SIGN_IN_RATE": "1000 per minute", "ANALYZE_BACKOFF": "1200"}
+        intray = Intray(Path(folder) / "home", settings)
         try:
             yield intray.start()
         finally:
@@ -74,13 +76,16 @@ def running() -> Iterator[Intray]:
 
 @contextmanager
 def slow_site() -> Iterator[str]:
-    """The address of a page that is long in coming, so that a job can be seen at work."""
+    """The address of a page that is long in coming, so that a job can be seen at work; below it is one that is not to be had."""
 
     over = threading.Event()
 
     class Slow(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            over.wait(30)
+            if self.path.endswith("/busy"):
+                self.send_error(503)
+            else:
+                over.wait(60)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -102,6 +107,9 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
     page.locator(".result").wait_for()
     submit(page, text=GUIDE, title="The same guide again")
     page.locator(".result").wait_for()
+    retrying = submit(page, text=f"{slow}/busy", title="Opening hours of the city archive")
+    page.get_by_text("Tried once").wait_for()
+    jobs = {"job-checked": check(intray), "job-linted": lint(intray)}
     working = submit(page, text=slow, title="Handbook of the city archive")
     page.context.close()
     places = {
@@ -110,9 +118,12 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
         "search": "/documents?q=shared+list",
         "jobs": "/jobs",
         "admin": "/admin/",
+        "admin-jobs": "/admin/jobs",
+        "admin-failures": "/admin/failures",
+        "admin-bin": "/admin/bin?status=failed&age=0&unit=hours",
         "api": "/api/docs",
     }
-    return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed}
+    return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed, "job-retrying": retrying, **jobs}
 
 
 def hand_in_ten(page: Page) -> str:
@@ -128,6 +139,31 @@ def hand_in_ten(page: Page) -> str:
     submit(page, files=[*good, *bad], leads_to="**/batches/*")
     page.get_by_text("All 8 jobs done").wait_for()
     return "/" + page.url.split("/", 3)[3]
+
+
+def check(intray: Intray) -> str:
+    """The page of an application that was checked."""
+    text = "Application for certification\n\nApplicant: Ada's Bakery\nDate: 3 November 2026\n\nWe bake bread for twelve villages."
+    body = {"text": text, "title": "Application of Ada's Bakery", "kind": "application", "jobs": ["quality_check"]}
+    return done(intray, post(intray, "documents", body)["jobs"][0])
+
+
+def lint(intray: Intray) -> str:
+    """The page of a project that was linted."""
+    code = "import os\nimport sys\n\n\ndef total(prices):\n    sum = 0\n    for price in prices:\n        sum += price\n    return totl\n"
+    return done(intray, post(intray, "jobs", {"type": "lint", "params": {"files": {"shop/prices.py": code, "setup.cfg": ""}}}))
+
+
+def post(intray: Intray, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {intray.token()}"}
+    made: dict[str, Any] = requests.post(f"{intray.base_url}/api/v1/{path}", json=body, headers=headers, timeout=20).json()
+    return made
+
+
+def done(intray: Intray, job: dict[str, Any]) -> str:
+    headers = {"Authorization": f"Bearer {intray.token()}"}
+    requests.get(f"{intray.base_url}{job['links']['self']}?wait=25", headers=headers, timeout=40)
+    return f"/jobs/{job['id']}"
 
 
 def submit(page: Page, *, files: list[dict[str, Any]] | None = None, leads_to: str = "**/jobs/*", **fields: str) -> str:

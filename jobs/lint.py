@@ -25,15 +25,15 @@ def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Lint a project.
 
     Runs the project's linter in a sandbox without a network: what its `intray.toml` declares, ruff, the project's own eslint, `npm run
-    lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place. Findings are a result, not a
-    failed job.
+    lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place and source line. Findings are a
+    result, not a failed job.
     """
     with projects.unpacked(job, params) as project:
         plan = projects.plan("lint", project)
         outcome = confined.run(job, project, plan, findings.MAX_JSON, "linting")
-    job.progress(95, "reading what it found")
-    found, note = _diagnostics(outcome.files)
-    shown = fitting(found)
+        job.progress(95, "reading what it found")
+        found, note = _diagnostics(outcome.files)
+        shown = fitting(findings.beside_source(found, project.given))
     report = outcome.report(job)
     totals = {severity: sum(one["severity"] == severity for one in found) for severity in ("error", "warning")}
     return {

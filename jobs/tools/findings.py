@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jobs.tools import inside
@@ -12,6 +14,8 @@ from jobs.tools.printed import readable
 MAX_JSON = 20 * 1024 * 1024
 MAX_PATH, MAX_RULE, MAX_MESSAGE = 300, 100, 500  # characters
 MAX_LINE = 2**31
+MAX_SOURCE = 240  # characters of a source line
+MAX_FILE = 1024 * 1024  # bytes of a file whose lines are shown
 SYNTAX = "syntax"  # the rule of what is no code at all
 ESLINT_SEVERITIES = {1: "warning", 2: "error"}
 
@@ -56,3 +60,24 @@ def _diagnostic(path: str, line: Any, column: Any, rule: str | None, message: st
 
 def _place(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 <= value < MAX_LINE else None
+
+
+def beside_source(found: list[dict[str, Any]], project: Path) -> list[dict[str, Any]]:
+    """The findings, each with the `source` line that it is about; None where that cannot be shown."""
+    lines = cache(lambda path: _lines(project, path))
+    return [{**one, "source": _line(lines(one["file"]), one["line"])} for one in found]
+
+
+def _lines(project: Path, path: str) -> list[str]:
+    """None for what is no plain file of the project: the path is the linter's word, and the linter may be the project's own."""
+    try:
+        place = (project / path).resolve(strict=True)
+        if place.is_relative_to(project.resolve()) and place.is_file() and place.stat().st_size <= MAX_FILE:
+            return place.read_text(errors="replace").splitlines()
+    except (OSError, ValueError, RuntimeError):
+        pass
+    return []
+
+
+def _line(lines: list[str], number: int | None) -> str | None:
+    return readable(lines[number - 1].expandtabs(4))[:MAX_SOURCE] if number and number <= len(lines) else None

@@ -23,11 +23,11 @@ def of_result(job: Job) -> str:
 
 
 def _fields(values: Mapping[str, Any], level: int) -> Iterator[str]:
-    """What is short comes first, as one list; then each of the others under its name."""
+    """What is short comes first, as one list; then each of the others under its name, what was printed last."""
     short = {name: value for name, value in values.items() if _is_short(value)}
     if short:
         yield "\n".join(f"- **{_text(humanise(name))}**: {_scalar(value)}" for name, value in short.items())
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: _is_printed(item[1])):
         if name not in short and value not in (None, [], {}, ""):
             yield f"{'#' * min(level, DEEPEST)} {_text(humanise(str(name)))}"
             yield from _whole(value, level + 1)
@@ -38,7 +38,7 @@ def _whole(value: Any, level: int) -> Iterator[str]:
         yield from _fields(value, level)
     elif isinstance(value, list | tuple):
         yield from _list(value, level)
-    elif isinstance(value, str) and "\n" in value:
+    elif _is_printed(value):
         yield _fenced(value)
     else:
         yield _scalar(value)
@@ -72,12 +72,16 @@ def _fenced(text: str) -> str:
     return f"{fence}\n{text.rstrip()}\n{fence}"
 
 
+def _is_printed(value: Any) -> bool:
+    return isinstance(value, str) and "\n" in value.strip()
+
+
 def _is_short(value: Any) -> bool:
     return _is_cell(value) and value not in (None, "") and len(str(value)) <= LONG
 
 
 def _is_cell(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "\n" not in value)
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and not _is_printed(value))
 
 
 def _scalar(value: Any) -> str:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from monolith.config import settings
 from monolith.jobs.streams import GREETING, HEARTBEAT, Feed, Stream
@@ -158,7 +159,10 @@ class Switchboard(threading.Thread):
             for stream, text in self._feed.read([line.stream for line in self._lines]):
                 self._say(by_stream[id(stream)], text)
             self._tick_at = time.monotonic() + TICK_S
-        except Exception:  # a database that is away, mostly: the streams outlive it
+        except OperationalError as error:
+            log.warning("database_away", error=str(error.orig))
+            self._tick_at = time.monotonic() + AWAY_S
+        except Exception:  # a mistake of ours about one stream must not silence the others for ever
             log.exception("streams_not_told")
             self._tick_at = time.monotonic() + AWAY_S
         for line in list(self._lines):

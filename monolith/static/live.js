@@ -87,6 +87,9 @@ const live = (() => {
   });
   document.addEventListener("htmx:afterRequest", () => { isAsking = false; });
   document.addEventListener("htmx:afterSwap", () => { localiseTimes(document); wake(0); });
+  document.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status === 404 && part()) delete part().dataset.events; // it was deleted: nothing moves any more
+  });
   addEventListener("pagehide", () => hangUp());
   addEventListener("pageshow", (event) => { if (event.persisted) hear(); });
   wake(0);

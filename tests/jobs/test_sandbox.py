@@ -295,3 +295,15 @@ with workplace():
     print("here", flush=True)
     import time; time.sleep(1000)
 """
+
+
+def test_a_finding_stands_beside_its_line_and_beside_nothing_that_is_not_the_projects(tmp_path: Path) -> None:
+    project = tmp_path / "given"
+    project.mkdir()
+    (tmp_path / "secret.py").write_text("hunter2")
+    (project / "a.py").write_text("import os\n\tx = 1\n" + "y" * 1000)
+    (project / "link.py").symlink_to(tmp_path / "secret.py")
+    places = [("a.py", 2), ("a.py", 3), ("a.py", 9), ("a.py", None), ("a.py", 0), ("none.py", 1)]
+    outside = [("../secret.py", 1), (str(tmp_path / "secret.py"), 1), ("link.py", 1), (".", 1), ("a\0.py", 1)]
+    shown = findings.beside_source([{"file": file, "line": line} for file, line in places + outside], project)
+    assert [one["source"] for one in shown] == ["    x = 1", "y" * findings.MAX_SOURCE, *[None] * (len(places) + len(outside) - 2)]
