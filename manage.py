@@ -70,6 +70,7 @@ def web() -> None:
     from monolith.web import serve
 
     kernel.forks_die_with_us()
+    kernel.keep_few_heaps()
     serve()
 
 
@@ -169,12 +170,13 @@ def create_token(email: str, name: str, scope: str, days: float | None) -> None:
 
 
 @main.command()
-def doctor() -> None:
+@click.option("--release", is_flag=True, help="Only what must hold before the processes of a new version start.")
+def doctor(release: bool) -> None:
     """Check this deployment; exit 1 on trouble. Each finding says the mend."""
     from monolith import doctor
 
     findings = []
-    for finding in doctor.examine():
+    for finding in doctor.examine(release):
         click.echo(str(finding))
         findings.append(finding)
     if any(finding.is_trouble for finding in findings):

@@ -28,6 +28,7 @@ def create_app() -> Flask:
         WTF_CSRF_SSL_STRICT=False,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    security.trust_proxies(app, settings().trusted_proxies)
     registry.discover()
     security.init_app(app)
     problems.register(app)

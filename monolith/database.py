@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
+# A host that is cut off says nothing: without these, what was asked of PostgreSQL would wait for a quarter of an hour.
+CUT_OFF = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2}
 IDLE_S = 1.0  # a connection that was not used for so long is tried before it is
 Answer = TypeVar("Answer")
 log = structlog.get_logger()
@@ -90,7 +92,7 @@ def engine() -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     # the driver must not begin transactions by itself: _begin_postgresql does
-    made = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args={"connect_timeout": 5})
+    made = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args=CUT_OFF)
     event.listen(made, "begin", _begin_postgresql)
     event.listen(made, "checkin", _note_idle)
     event.listen(made, "checkout", _try_idle)

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import ipaddress
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from redis import RedisError
+from redis.connection import SSLConnection
 from rq.utils import import_attribute
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from monolith import database, launch, llm, logs
 from monolith.config import BadSetting, settings
-from monolith.runner import clock, queues, registry
+from monolith.errors import Invalid
+from monolith.redis_client import options_of
+from monolith.runner import clock, notices, queues, registry
+from monolith.runner.webhooks import endpoints
+
+SANDBOX_CHECK = "jobs.tools.opening:why_off"  # found by name: nothing here imports jobs
+
+SHORTEST_SECRET = 16  # characters
+FULL = 0.9  # of the connections that a server gives
+# What one process of each kind may open: docs/operations.md, "Connections".
+REDIS_OF_WEB, REDIS_OF_WORKER, OF_CLOCK = queues.MAX_CONNECTIONS, 2, 1
+NEW_KEY = "`python3 -c 'import secrets; print(secrets.token_urlsafe(48))'`"
+LIMIT_OF_DATABASE = """
+    SELECT least(
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+    )
+"""
 
 
 class Trouble(Exception):
@@ -28,9 +53,9 @@ class Finding:
         return f"{'TROUBLE' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
 
 
-def examine() -> Iterator[Finding]:
-    """Every check, in the order in which to mend."""
-    for subject, check in CHECKS.items():
+def examine(release: bool = False) -> Iterator[Finding]:
+    """Every check, in the order in which to mend. For a release, what must hold before its web, workers and clock start."""
+    for subject, check in (BEFORE_A_RELEASE if release else CHECKS).items():
         if queues.is_inline() and subject in ("redis", "eviction", "workers"):
             continue
         try:
@@ -50,6 +75,19 @@ def _settings() -> str:
     except (ValueError, ImportError, AttributeError) as error:
         raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Mend or unset it.") from error
     return f"home {settings().home}"
+
+
+def _secret() -> str:
+    if len(settings().secret_key) < SHORTEST_SECRET:
+        raise Trouble(f"SECRET_KEY can be guessed: it has fewer than {SHORTEST_SECRET} characters. Set it to the output of {NEW_KEY}.")
+    return "kept under the home" if settings().secret_is_kept else "set"
+
+
+def _secret_of_all() -> str:
+    """A release goes to processes that may share no disk: each would make a secret of its own."""
+    if settings().secret_is_kept:
+        raise Trouble(f"SECRET_KEY is not set: hosts that share no disk would not know each other's sessions. Set it to {NEW_KEY}.")
+    return _secret()
 
 
 def _database() -> str:
@@ -74,6 +112,77 @@ def _eviction() -> str:
     if policy != "noeviction":
         raise Trouble(f"Redis may throw messages away: its maxmemory-policy is {policy}. Set it to noeviction.")
     return policy
+
+
+def _tls() -> str:
+    bare = [name for name, is_bare in (("REDIS_URL", _redis_is_bare()), ("DATABASE_URL", _database_is_bare())) if is_bare]
+    if bare:
+        raise Trouble(f"{' and '.join(bare)}: goes over the internet unencrypted. Use rediss://, and ?sslmode=require for PostgreSQL.")
+    return "Redis with TLS, certificate not checked" if "ssl_cert_reqs=none" in settings().redis_url else "nothing leaves unencrypted"
+
+
+def _redis_is_bare() -> bool:
+    if queues.is_inline():
+        return False
+    options = options_of(settings().redis_url)
+    hosts = [host for host, _ in options.get("sentinels", ())] or [options.get("host")]
+    return not issubclass(options.get("connection_class", object), SSLConnection) and any(map(_is_public, hosts))
+
+
+def _database_is_bare() -> bool:
+    if database.engine().dialect.name == "sqlite" or not _is_public(database.engine().url.host):
+        return False
+    return not _asked("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+
+
+def _is_public(host: str | None) -> bool:
+    """Whether the way there leads over the internet: not to this machine, a socket or a private network."""
+    with suppress(OSError, ValueError):
+        return any(ipaddress.ip_address(one[4][0]).is_global for one in socket.getaddrinfo(host, None)) if host else False
+    return False
+
+
+def _asked(question: str) -> Any:
+    with database.looking() as connection:
+        return connection.execute(text(question)).scalar()
+
+
+def _budget() -> str:
+    """Whether one web process, one worker and the clock, as they are configured, get all the connections that they may open."""
+    webs, children = settings().web_concurrency, settings().worker_concurrency
+    redis = webs * REDIS_OF_WEB + REDIS_OF_WORKER + OF_CLOCK
+    sql = webs * settings().web_threads + children + OF_CLOCK + 1
+    for server, (_, limit), wanted in (("Redis", _in_redis(), redis), ("PostgreSQL", _in_database(), sql)):
+        if limit < wanted:
+            raise Trouble(
+                f"{server} gives {limit:.0f} connections, but a web process, a worker and a clock may open {wanted}. "
+                "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or take a larger plan."
+            )
+    return f"at most {redis} connections to Redis and {sql} to PostgreSQL for one web process, one worker and the clock"
+
+
+def _crowd() -> str:
+    for server, (used, limit) in (("Redis", _in_redis()), ("PostgreSQL", _in_database())):
+        if used >= FULL * limit:
+            raise Trouble(
+                f"{used} of {limit:.0f} connections of {server} are in use. Run fewer processes, lower WEB_THREADS or "
+                "WORKER_CONCURRENCY, or take a larger plan."
+            )
+    return f"{_in_redis()[0]} connections to Redis, {_in_database()[0]} to PostgreSQL"
+
+
+def _in_redis() -> tuple[int, float]:
+    """The connections that are used, by everybody, and that there may be."""
+    if queues.is_inline():
+        return 0, float("inf")
+    clients = queues.connection().info("clients")
+    return int(clients["connected_clients"]), float(clients.get("maxclients", "inf"))
+
+
+def _in_database() -> tuple[int, float]:
+    if database.engine().dialect.name == "sqlite":
+        return 0, float("inf")
+    return int(_asked("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user")), float(_asked(LIMIT_OF_DATABASE))
 
 
 def _workers() -> str:
@@ -102,6 +211,47 @@ def _llm() -> str:
     return f"{found['model']} answered in {found['duration_ms']} ms"
 
 
+def _alerts() -> str:
+    """Whether those whom the settings name would hear of an alert."""
+    told = ["in the log"]
+    if settings().alert_email and not settings().smtp_url:
+        raise Trouble("ALERT_EMAIL is set, but no mail goes out from here: set SMTP_URL and MAIL_FROM too, or unset it.")
+    if settings().smtp_url:
+        told.append(f"by e-mail to {_check_email()}")
+    if url := settings().alert_webhook_url:
+        try:
+            endpoints.check_url(url)
+        except Invalid as error:
+            raise Trouble(f"ALERT_WEBHOOK_URL cannot be used: {error.detail} Mend or unset it.") from error
+        told.append("by a webhook")
+    return f"told {', '.join(told)}"
+
+
+def _check_email() -> str:
+    """Whom the mail of an alert goes to."""
+    mail = registry.discover().get("email")
+    if mail is None or mail.unavailable_reason:
+        raise Trouble(f"No alert goes out by e-mail: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type email.'}")
+    if not settings().alert_email:
+        return "all admins"
+    try:
+        mail.load_params({"to": settings().alert_email[: notices.MAX_RECIPIENTS], "subject": "x", "text": "x"}, False)
+    except Invalid as error:
+        raise Trouble(f"ALERT_EMAIL cannot be used: {' '.join(one.detail for one in error.errors)} Mend or unset it.") from error
+    return ", ".join(settings().alert_email)
+
+
+def _sandbox() -> str:
+    """No trouble where there is none: job types that need one are off then, and say so to whoever asks for them."""
+    module, _, function = SANDBOX_CHECK.partition(":")
+    try:
+        reason: str | None = getattr(importlib.import_module(module), function)()
+    except ModuleNotFoundError:
+        return "no job type here needs one"
+    limits = f"{settings().sandbox_memory_mb} MB, {settings().sandbox_seconds} s"
+    return f"none: {reason}" if reason else f"works, was tried just now; a project may use {limits}"
+
+
 def _job_types() -> str:
     """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
@@ -111,11 +261,19 @@ def _job_types() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "settings": _settings,
+    "secret": _secret,
     "database": _database,
     "redis": _redis,
     "eviction": _eviction,
+    "tls": _tls,
+    "budget": _budget,
+    "crowd": _crowd,
     "workers": _workers,
     "clock": _clock,
+    "alerts": _alerts,
+    "sandbox": _sandbox,
     "types": _job_types,
     "llm": _llm,
 }
+OF_WHAT_RUNS = ("crowd", "workers", "clock", "types", "llm")
+BEFORE_A_RELEASE = {subject: check for subject, check in CHECKS.items() if subject not in OF_WHAT_RUNS} | {"secret": _secret_of_all}

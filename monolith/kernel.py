@@ -16,6 +16,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 PROCESSES = Path("/proc")
 GUARD = Path(__file__).with_name("guard.py")
 
@@ -25,6 +26,13 @@ def _prctl() -> Callable[[int, int], int]:
     """The system call, found before a fork: looking it up after one may wait for a lock that nobody holds any more."""
     call: Callable[[int, int], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
     return call
+
+
+def keep_few_heaps() -> None:
+    """Threads share two heaps, and what is free goes back to the system: with one for each thread, large uploads stay in memory."""
+    with suppress(AttributeError):  # another C library than glibc
+        for option, value in ((M_ARENA_MAX, 2), (M_TRIM_THRESHOLD, 128 * 1024)):
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:

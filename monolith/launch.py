@@ -109,9 +109,13 @@ def require_redis() -> None:
         raise BadSetting("Redis does not run. Start everything with `make run`, or set REDIS_URL to a server of your own.")
     if silent:
         url = mask(settings().redis_url)
-        raise BadSetting(
-            f"Redis at {url} cannot be reached: {mask(silent)}. Mend REDIS_URL, or unset it to use the Redis that comes along."
-        )
+        raise BadSetting(f"Redis at {url} cannot be reached: {mask(silent)}. {_mend_of(silent)}")
+
+
+def _mend_of(silent: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in silent:
+        return "Name its authority (?ssl_ca_certs=/path in REDIS_URL); or, where nobody has signed it, set REDIS_TLS_VERIFY=false."
+    return "Mend REDIS_URL, or unset it to use the Redis that comes along."
 
 
 def _start_all() -> list[Child]:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.errors import FieldError, Invalid, Problem, Unauthorized, Unavailable
+from monolith.errors import FieldError, Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.runner.registry import field_errors
 
 DATABASE_RETRY_S = 5
@@ -27,6 +27,9 @@ class HttpProblem(Problem):
         self.status = error.code or 500
         self.code = HTTPStatus(self.status).phrase.lower().replace(" ", "_")
         self.title = HTTPStatus(self.status).phrase
+        self.allowed = sorted(getattr(error, "valid_methods", None) or ())
+        if self.status == TooLarge.status:
+            self.detail = f"All of it together is more than {(request.max_content_length or 0) / 1024 / 1024:.3g} MB. Send less at once."
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
@@ -62,7 +65,7 @@ def answer(problem: Problem) -> AnyResponse:
     """The problem as JSON for programs, as a page for people; somebody who is not signed in is sent to do so."""
     if request.path.startswith("/api/"):
         return _with_headers(_json(problem), problem)
-    if isinstance(problem, Unauthorized) and request.method == "GET":
+    if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")), 303)
     return _with_headers(make_response(render_template("error.html", problem=problem), problem.status), problem)
 
@@ -86,6 +89,8 @@ def _json(problem: Problem) -> Response:
 def _with_headers(response: Response, problem: Problem) -> Response:
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(problem.retry_after)
+    if isinstance(problem, HttpProblem) and problem.allowed:
+        response.headers["Allow"] = ", ".join(problem.allowed)
     if problem.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -9,12 +9,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from redis import Redis, RedisError
+from redis import RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from monolith.config import BadSetting, redis_socket, settings
 from monolith.processes import Child
+from monolith.redis_client import Client
 
 STARTING_S = 20.0  # reading the append-only file takes a while when it is large
 LEAVING_S = 5.0  # after `kill -9` the server of an earlier run needs a moment to end
@@ -47,7 +48,7 @@ def answers() -> bool:
 def why_silent() -> str | None:
     """What stands between us and Redis in a few words; None when it answers."""
     try:
-        with Redis.from_url(settings().redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+        with Client.from_url(settings().redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             client.ping()
     except (RedisError, OSError) as error:
         return str(error).strip().rstrip(".") or type(error).__name__

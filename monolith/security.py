@@ -12,6 +12,7 @@ from flask import Flask, Request, Response, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from monolith import strict_json
 from monolith.auth import sessions, tokens, tries
@@ -28,7 +29,7 @@ OF_ONES_OWN = (
     "account_pages",
 )  # blueprints: there a viewer may change something, and a token only with the scope `admin`
 COOKIE = "intray_session"
-OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "auth.sign_in", "api-docs.openapi_json", "docs.page")
+OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -73,6 +74,12 @@ class Cookies(SecureCookieSessionInterface):
         return f"__Host-{COOKIE}" if request.is_secure else COOKIE
 
 
+def trust_proxies(app: Flask, proxies: int) -> None:
+    """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
+
+
 @login_manager.request_loader
 def _user_of_session(_: Request) -> User | None:
     """Whose browser it is: the cookie is good for as long as its row is."""
@@ -113,8 +120,12 @@ def _check_text() -> None:
 
 def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
-    if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
-        return
+    if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
+        require_user()
+
+
+def require_user() -> None:
+    """Raises `Unauthorized` for nobody, and `Forbidden` where a viewer or a token may not do such a thing."""
     secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")

@@ -92,6 +92,7 @@ def _options() -> dict[str, Any]:
         "limit_request_line": 4094,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,
+        "forwarded_allow_ips": "",  # what proxies say is believed by TRUSTED_PROXIES alone, in `security`
         "accesslog": None,
         "logger_class": Log,
         "loglevel": "warning" if settings().log_level == "INFO" else settings().log_level.lower(),

@@ -119,7 +119,7 @@ def _forget() -> None:
         database.engine().dispose()
     if queues.connection.cache_info().currsize:
         queues.connection().connection_pool.disconnect()
-    ours = (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.listened_queues, waiting.line)
+    ours = (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.around_in, waiting.line)
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()
     queues.breaker.close()

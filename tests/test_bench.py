@@ -30,6 +30,14 @@ def test_it_prints_a_table_with_stock_rq_first(new_intray: NewIntray, command: s
     assert "The ledger is left out: DATABASE_URL names no PostgreSQL" in done.stdout
 
 
+def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_intray: NewIntray) -> None:
+    done = new_intray().manage("bench", "load", "--minutes", "0.05", "--per-minute", "200", "--steps", "1", "--step-seconds", "1")
+    assert done.returncode in (0, 1), done.stderr
+    figures = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| 200 ", "| 300 "))]
+    assert [row[2] for row in figures] == ["0", "0"], done.stdout  # no errors
+    assert "| worker |" in done.stdout and "Held: " in done.stdout and "What gave way at 300 a minute: " in done.stdout
+
+
 def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_intray: NewIntray, postgresql_url: str) -> None:
     done = new_intray(DATABASE_URL=postgresql_url).manage("bench", "worker", "--passes", "1", *COMMANDS["worker"])
     assert done.returncode == 0, done.stderr

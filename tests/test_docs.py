@@ -29,6 +29,7 @@ EXPECTED = (
     "projects",
     "api",
     "operations",
+    "deploy-heroku",
     "performance",
     "security",
     "decisions",

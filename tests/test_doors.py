@@ -104,6 +104,7 @@ HERS = "Zanzibar"
 SAFE = ("GET", "HEAD", "OPTIONS")
 ABOUT_ONESELF = ("auth", "account", "account_pages")
 NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", "cleaning_id": "1", "requeue_id": "1", "schedule_id": "1"}
+NAMES |= {"instance_number": "0", "queue_name": "default.normal", "registry_name": "queued", "per_page": "5", "order": "asc", "page": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
     "run_pages.form": "trial_echo",
@@ -112,7 +113,7 @@ OF_ROUTES = {
 }
 CLOSED = {
     **dict.fromkeys(("own", "shared", "private"), (401, 403, 404, 405, 500)),
-    "admins": (401, 403, 405, 500),
+    "admins": (401, 403, 500),
     "open": (403, 404, 405, 500),
 }
 IN, OUT = "comes in", {"anonymous": 401, "gone": 404, "forbidden": 403}
@@ -188,9 +189,9 @@ class World:
 
 def path_of(app: Flask, rule: Rule, method: str, ids: dict[str, str]) -> str:
     values: dict[str, Any] = {}
-    for name in rule.arguments:
+    for name in rule.arguments - set(rule.defaults or ()):
         choices = getattr(rule._converters[name], "items", None)
-        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES[rule.endpoint]
+        values[name] = next(iter(choices)) if choices else ids.get(name) or NAMES.get(name) or OF_ROUTES.get(rule.endpoint, "1")
     return app.url_map.bind("localhost").build(rule.endpoint, values, method=method)
 
 
@@ -229,6 +230,8 @@ def ask(app: Flask, who: Caller | None, method: str, path: str) -> int:
     headers = {"Authorization": f"Bearer {who.token}"} if who else {}
     body = {"json": {}} if path.startswith("/api/") and method not in SAFE and method != "DELETE" else {}
     answer = app.test_client().open(path, method=method, headers=headers, **body)
+    if answer.status_code == 308:  # the same address with another slash
+        return ask(app, who, method, answer.headers["Location"])
     location = answer.headers.get("Location", "")
     answer.close()
     if who is None and (location.startswith("/sign-in") or (answer.status_code == 403 and method not in SAFE)):
@@ -280,6 +283,7 @@ def test_lists_hold_ones_own_only(app: Flask, people: dict[str, Caller], intray_
     intray_settings(FETCH_ALLOW_LOOPBACK="true")
     World(people["owner"]).ids()
     lists = [rule.rule for rule, method in routes(app) if method == "GET" and not rule.arguments and kind_of(rule) == "own"]
+    lists.remove("/api/v1/events")  # a stream has no end
     for path in lists:
         shown = people["other"].get(path).text
         assert HERS not in shown and "alice" not in shown, path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Reading:
 
     @cached_property
     def words(self) -> list[str]:
-        return [word.lower() for word in WORD.findall(self.text)]
+        return [sys.intern(word.lower()) for word in WORD.findall(self.text)]
 
     @cached_property
     def language(self) -> str | None:
@@ -94,7 +95,7 @@ def read(text: str) -> Reading:
 
 def _add_sentences(reading: Reading, block: str, section: str, *, listed: bool) -> None:
     for one in _sentences(block):
-        words = tuple(word.lower() for word in WORD.findall(re.sub(r"https?://\S+", " ", one)))
+        words = tuple(sys.intern(word.lower()) for word in WORD.findall(re.sub(r"https?://\S+", " ", one)))
         reading.sentences.append(Sentence(one, len(reading.sentences), section, listed, words))
 
 

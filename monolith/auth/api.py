@@ -14,6 +14,7 @@ from marshmallow.validate import Length, OneOf, Range
 from monolith import security
 from monolith.auth import accounts, sessions, tokens
 from monolith.auth.tables import UserSession
+from monolith.jobs.fields import Truth
 from monolith.jobs.schemas import ListSchema, Moment
 from monolith.models import SCOPES, Token, User
 from monolith.openapi import ProblemSchema
@@ -35,8 +36,8 @@ class UserSchema(Schema):
 
 
 class MeRequest(Schema):
-    mail_failed = fields.Boolean()
-    mail_done = fields.Boolean()
+    mail_failed = Truth()
+    mail_done = Truth()
 
 
 class PasswordRequest(Schema):
@@ -94,7 +95,7 @@ class Me(MethodView):
         user: User = current_user._get_current_object()
         return user
 
-    @blueprint.arguments(MeRequest())
+    @blueprint.arguments(MeRequest(), required=False)
     @blueprint.response(200, UserSchema)
     def patch(self, given: dict[str, bool]) -> User:
         """Choose for which jobs you get an e-mail."""

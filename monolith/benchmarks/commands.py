@@ -102,6 +102,22 @@ def clock(queued: int, finished: int) -> None:
 
 
 @bench.command()
+@click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
+@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions.")
+@concurrency
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=6, show_default=True, help="Then so many times half as much again, to find the limit."
+)
+@click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
+def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_seconds: float) -> None:
+    """Hold a steady load of `analyze` on the local engine; exit 1 when it is not held. Then more, until something gives way."""
+    from monolith.benchmarks import steady
+
+    if not steady.measure(steady.Plan(minutes * 60, per_minute, concurrency, steps, step_seconds), click.echo):
+        raise SystemExit(1)
+
+
+@bench.command()
 @click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
 def admin(jobs: int) -> None:
     """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""

@@ -155,17 +155,24 @@ def concurrent(children: int, waiting: int | None = None) -> dict[str, str]:
 @contextmanager
 def prepared(say: Say) -> Iterator[Rig]:
     """Raises `BadSetting` for a Redis or a database in which something is. Leaves both empty, and no process, also after Ctrl-C."""
+    with empty_redis() as (folder, url), Redis.from_url(url, socket_timeout=REDIS_TIMEOUT_S) as redis:
+        rig = Rig(url, redis, Records(folder / "records"), loads.ledger(say))
+        try:
+            yield rig
+        finally:
+            rig.clear()
+
+
+@contextmanager
+def empty_redis() -> Iterator[tuple[Path, str]]:
+    """A folder that goes with the block, and the URL of a Redis with nothing in it, which this process's settings name from now on."""
     with TemporaryDirectory(prefix="intray-bench-") as folder, _ending_on_sigterm(), _redis(Path(folder)) as url:
         _set_environment(Path(folder), url)
         logs.configure("bench")
         with Redis.from_url(url, socket_timeout=REDIS_TIMEOUT_S) as redis:
             if redis.dbsize():
                 raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one, or unset it: this empties it between its runs.")
-            rig = Rig(url, redis, Records(Path(folder, "records")), loads.ledger(say))
-            try:
-                yield rig
-            finally:
-                rig.clear()
+        yield Path(folder), url
 
 
 def _set_environment(folder: Path, url: str) -> None:

@@ -71,8 +71,8 @@ class Rate:
 
 def measure(say: Say) -> None:
     """Start both, measure them in turn, tell. Raises `BadSetting` for a database or a Redis in which something is."""
-    _require_empty()
-    token = _token()
+    require_empty()
+    token = new_token()
     with ExitStack() as started:
         ours, bare = (started.enter_context(_serving(name, command)) for name, command in _commands().items())
         bearer = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -96,7 +96,7 @@ def _tell(say: Say, singles: dict[str, list[Rate]], batches: dict[str, list[Rate
         say(f"{'jobs/s in batches':<24}{statistics.median(rate.per_s for rate in rates) * BATCH:>12.0f}")
 
 
-def _require_empty() -> None:
+def require_empty() -> None:
     database.upgrade()
     with reading() as session:
         if session.scalar(select(User.id).limit(1)):
@@ -105,7 +105,7 @@ def _require_empty() -> None:
         raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
 
 
-def _token() -> str:
+def new_token() -> str:
     user = accounts.create_user("bench@example.org", os.urandom(16).hex())
     return tokens.create_token(user.id, "bench")[1]
 
@@ -115,7 +115,7 @@ def _token() -> str:
 
 def _commands() -> dict[int, list[str]]:
     """What to start, by the port it listens at."""
-    ours, bare = _free_port(), _free_port()
+    ours, bare = free_port(), free_port()
     gunicorn = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "8", "--keep-alive", "5"]
     return {
         ours: [sys.executable, str(MANAGE), "web"],
@@ -123,7 +123,7 @@ def _commands() -> dict[int, list[str]]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     import socket
 
     with socket.socket() as probe:

@@ -85,7 +85,7 @@ class OneDocument(MethodView):
         """Show a document and its jobs."""
         return _one_document(document_id)
 
-    @documents.arguments(s.DocumentChange())
+    @documents.arguments(s.DocumentChange(), required=False)
     @documents.response(200, s.DocumentSchema)
     @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
     def patch(self, changes: dict[str, Any], document_id: str) -> Response:

@@ -70,7 +70,9 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
         return Markup(
             "It was to go on at {}. It is kept safely, and goes on by itself when the part of Intray that is away is back."
         ).format(at)
-    return escape(_in_line(reason))
+    if reason.code == "worker_lost":
+        return Markup("Whoever is at work on it has not been heard of for a while. It is kept safely, and begun again if that stays so.")
+    return escape(("It was interrupted, and starts again. " if job.interruptions else "") + _in_line(reason))
 
 
 def _in_line(reason: Why) -> str:
@@ -80,7 +82,8 @@ def _in_line(reason: Why) -> str:
         return "It is kept safely. Nobody is at work on such jobs just now; it starts by itself as soon as somebody is."
     if reason.place > COUNTED_TO:
         return f"More than {COUNTED_TO:,} are before it."
-    return "It is next in line." if reason.place == 1 else f"It is number {reason.place} in line."
+    turn = f", and its turn should come in {_about(reason.seconds)}" if reason.seconds else ""
+    return f"It is next in line{turn}." if reason.place == 1 else f"It is number {reason.place} in line{turn}."
 
 
 def outlook(job: Job, usual: Usual | None, now: float) -> str:

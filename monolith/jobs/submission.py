@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import make_transient
+from structlog.contextvars import bind_contextvars
 
 from monolith.database import now, reading
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
@@ -24,6 +25,7 @@ from monolith.runner.replays import Key
 from monolith.runner.webhooks import endpoints
 
 MAX_DELAY_S = 30 * 24 * 3600
+LOGGED = 20  # ids of jobs that the log line of a request names
 TRIES = 3  # a submission that loses a race finds what the winner made when it looks again
 
 
@@ -140,6 +142,7 @@ def _accept(
             for row in along:  # they were written and taken back: the next try writes them anew
                 make_transient(row)
             continue
+        bind_contextvars(job_ids=job_ids[:LOGGED])
         return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret, batch_id)
     raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
 

@@ -15,6 +15,7 @@ from monolith.database import reading
 from monolith.jobs import finding
 from monolith.jobs import schemas as s
 from monolith.jobs.answering import listed
+from monolith.jobs.fields import Truth
 from monolith.openapi import ProblemSchema
 from monolith.runner.webhooks import endpoints
 from monolith.runner.webhooks.tables import ENDINGS, EVENTS, STATES, Delivery, Webhook
@@ -40,7 +41,7 @@ class WebhookRequest(Schema):
 class WebhookChange(Schema):
     url = fields.String()
     events = fields.List(Event())
-    enabled = fields.Boolean(metadata={"description": "Enabled again, it hears of what happens from then on"})
+    enabled = Truth(metadata={"description": "Enabled again, it hears of what happens from then on"})
 
 
 class WebhooksQuery(s.PageQuery):
@@ -60,7 +61,7 @@ class WebhookSchema(Schema):
     id = fields.String()
     url = fields.String()
     events = fields.List(Event())
-    enabled = fields.Boolean()
+    enabled = Truth()
     disabled_reason = fields.String(allow_none=True)
     failing_since = s.Moment(allow_none=True, metadata={"description": "Since then every attempt has failed"})
     created_at = s.Moment()
@@ -139,7 +140,7 @@ class Webhooks(MethodView):
 
 @blueprint.route("/secret")
 class SharedSecret(MethodView):
-    @blueprint.arguments(RotateRequest())
+    @blueprint.arguments(RotateRequest(), required=False)
     @blueprint.response(200, SecretSchema)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
         """Make a new secret for the `webhook_url` of single jobs. It is shown this once."""
@@ -159,7 +160,7 @@ class OneWebhook(MethodView):
         """Show a webhook."""
         return _shown(webhook_id)
 
-    @blueprint.arguments(WebhookChange())
+    @blueprint.arguments(WebhookChange(), required=False)
     @blueprint.response(200, WebhookSchema)
     @blueprint.alt_response(404, **NOT_YOURS)
     def patch(self, given: dict[str, Any], webhook_id: str) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class OneWebhook(MethodView):
 
 @blueprint.route("/<webhook_id>/rotate")
 class RotateSecret(MethodView):
-    @blueprint.arguments(RotateRequest())
+    @blueprint.arguments(RotateRequest(), required=False)
     @blueprint.response(200, WebhookSchema)
     @blueprint.alt_response(404, **NOT_YOURS)
     def post(self, given: dict[str, Any], webhook_id: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from monolith.jobs.wording import duration, humanise, number
 from monolith.runner.history import History, Series
 
 STEP, HEIGHT = 10, 100
-NICE_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+NICE_SECONDS = (2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 14400, 28800, 43200, 86400)  # and so are their halves
 AGO = {
     "1h": ("60 min ago", "45", "30", "15", "now"),
     "24h": ("24 h ago", "18", "12", "6", "now"),

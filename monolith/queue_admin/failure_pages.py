@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -9,6 +11,7 @@ from monolith.database import reading
 from monolith.errors import NotFound
 from monolith.queue_admin import failures
 from monolith.runner import requeues, steering
+from monolith.runner.requeues import Progress
 from monolith.security import actor, require_admin
 
 blueprint = Blueprint("admin_failures", __name__, url_prefix="/admin/failures")
@@ -20,11 +23,20 @@ def index() -> str:
     """The causes, the most frequent first, and what is being requeued."""
     with reading() as session:
         groups, going = failures.by_cause(session), requeues.recent(session)
-        under_way = {one.requeue.cause for one in going if not one.requeue.ended_at}
-        shown = {"groups": groups[: failures.SHOWN], "causes": len(groups), "jobs": sum(one.count for one in groups)}
-        return render_template(
-            "queue_admin/failures.html", going=going, under_way=under_way, rates=requeues.RATES, now=steering.moment(), **shown
-        )
+        busy = {one.requeue.cause for one in going if not one.requeue.ended_at}
+        shown = {"groups": groups[: failures.SHOWN], "causes": len(groups), "jobs": sum(one.count for one in groups), "busy": busy}
+        return render_template("queue_admin/failures.html", rates=requeues.RATES, **shown, **_going(going))
+
+
+@blueprint.get("/requeues")
+def under_way() -> str:
+    """What is being requeued alone, for the page to renew it."""
+    with reading() as session:
+        return render_template("queue_admin/_requeues.html", **_going(requeues.recent(session)))
+
+
+def _going(going: list[Progress]) -> dict[str, Any]:
+    return {"going": going, "judged": requeues.JUDGED, "now": steering.moment()}
 
 
 @blueprint.post("/<cause>/requeue")

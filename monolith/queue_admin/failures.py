@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import case, func, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session, joinedload, undefer
 
 from monolith.database import now, whole
@@ -15,6 +15,7 @@ from monolith.runner import causes
 from monolith.runner.causes import Cause
 
 SHOWN = 50  # causes, the most frequent
+FAILED = (Job.cause.is_not(None), Job.cleaning_id.is_(None), Job.status == "failed")
 BARS, BAR_S = 42, 4 * 3600.0  # of the sparkline: seven days
 
 
@@ -40,21 +41,21 @@ class Group:
         """The cause in one line."""
         return ": ".join(filter(None, (self.cause.type, self.cause.message)))
 
-    def add(self, type_name: str, bar: int, count: int, first_at: float, last_at: float) -> None:
+    def add(self, type_name: str, count: int, first_at: float, last_at: float) -> None:
         self.count += count
         self.types[type_name] += count
         self.first_at, self.last_at = min(self.first_at, first_at), max(self.last_at, last_at)
-        if 0 <= bar < BARS:
-            self.bars[bar] += count
 
 
 def by_cause(session: Session) -> list[Group]:
-    """All causes, the most frequent first; those of the first SHOWN with an example. Reads one index, and a row for each example."""
-    moment = session.scalar(select(now())) or 0.0
+    """All causes, the most frequent first; the first SHOWN with an example. Reads one index, and a row for each example."""
     found: dict[str, Group] = {}
-    for key, *numbers in session.execute(_counts(moment - BARS * BAR_S)):
-        found.setdefault(key, Group(key)).add(*numbers)
+    numbers: Any = (func.count(), func.min(Job.ended_at), func.max(Job.ended_at))
+    rows: Any = session.execute(select(Job.cause, Job.type, *numbers).where(*FAILED).group_by(Job.cause, Job.type))
+    for key, *said in rows:
+        found.setdefault(key, Group(key)).add(*said)
     groups = sorted(found.values(), key=lambda one: (-one.count, -one.last_at))
+    _add_bars(session, found)
     _add_examples(session, groups[:SHOWN])
     return groups
 
@@ -67,17 +68,20 @@ def one(session: Session, key: str) -> Group | None:
     return group
 
 
-def _counts(since: float) -> Any:
-    bar = case((Job.ended_at >= since, whole((Job.ended_at - since) / BAR_S)), else_=-1).label("bar")
-    failed = (Job.cause.is_not(None), Job.cleaning_id.is_(None), Job.status == "failed")
-    numbers = (func.count(), func.min(Job.ended_at), func.max(Job.ended_at))
-    return select(Job.cause, Job.type, bar, *numbers).where(*failed).group_by(Job.cause, Job.type, bar)
+def _add_bars(session: Session, groups: dict[str, Group]) -> None:
+    since = (session.scalar(select(now())) or 0.0) - BARS * BAR_S
+    bar = whole((Job.ended_at - since) / BAR_S).label("bar")
+    for key, place, count in session.execute(
+        select(Job.cause, bar, func.count()).where(*FAILED, Job.ended_at >= since).group_by(Job.cause, bar)
+    ):
+        if key in groups:
+            groups[key].bars[min(place, BARS - 1)] += count
 
 
 def _add_examples(session: Session, groups: list[Group]) -> None:
     """The newest of each, with its trace."""
     newest = tuple_(Job.cause, Job.ended_at).in_([(group.key, group.last_at) for group in groups])
-    query = select(Job).where(newest, Job.status == "failed", Job.cleaning_id.is_(None))
+    query = select(Job).where(newest, *FAILED)
     rows = session.scalars(query.options(undefer(Job.error_trace), joinedload(Job.document))).all()
     of = {row.cause: row for row in rows}
     for group in groups:

@@ -21,6 +21,7 @@ from monolith.database import now, writing
 from monolith.models import Lease
 from monolith.runner import accounting, cleaning, lifecycle, pruning, requeues, schedules, statistics
 from monolith.runner.alerts import Judge
+from monolith.runner.pulse import PULSE_S, Pulse
 from monolith.runner.repair import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.duties import Webhooks
 
@@ -73,6 +74,7 @@ class Clock:
             Duty("fold_tallies", accounting.fold, REPAIR_S),
             Duty("empty_bin", cleaning.empty_bin, MINUTE_S),
             Duty("judge_alerts", Judge().work, JUDGE_S, time.monotonic() + JUDGE_S),  # after what can be repaired was
+            Duty("pulse", Pulse().work, PULSE_S),
             Duty("prune", pruning.prune, HOUR_S),
             Duty("tell", self._tell, REPAIR_S),
         )
@@ -86,7 +88,7 @@ class Clock:
 
     def _tell(self) -> Iterator[None]:
         """Write down how the duties go, for the page of schedules: another process shows it. Times are ages, as hosts' clocks differ."""
-        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores)]
+        told = [duty.told() for duty in (self._due, *self._repairs, *self._chores) if duty.name != "tell"]
         with writing() as session:
             session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == self._holder).values(duties=told, duties_at=now()))
         yield

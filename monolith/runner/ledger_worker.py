@@ -21,6 +21,7 @@ from monolith.runner.outcomes import Outcome
 from monolith.runner.prefork import options
 from monolith.runner.registry import fixed
 from monolith.runner.worker import PreforkWorker
+from monolith.turns import Turns
 
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
@@ -87,6 +88,7 @@ class LedgerWorker(PreforkWorker):
 
     def preload(self) -> None:
         registry.discover()
+        queues.turns = Turns()
         configure_mappers()
         for name in (*PRELOADED, *([LLM_CLIENT] if settings().openai_api_key else [])):
             importlib.import_module(name)

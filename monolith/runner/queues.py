@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
@@ -25,36 +24,24 @@ from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from monolith.config import settings
+from monolith.redis_client import Breaker, options_of
 from monolith.runner import registry
+from monolith.turns import Turns
 
 PRIORITIES = registry.PRIORITIES
 FUNCTION = "monolith.runner.running.run"  # the only function that a message ever names
+MAX_CONNECTIONS = 3  # of one process: two web dynos of two each leave room for the rest on a plan of 20
 REDIS_TIMEOUT_S = 0.5
-BREAK_S = 5.0  # after Redis failed, submissions do not wait for it again for this long
 MARGIN_S = 3  # the worker kills a job this much behind the limit that the job's own process holds
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
 INCARNATION = "intray:incarnation"
 IDS_AT_ONCE = 10_000  # read from Redis, which answers nobody else meanwhile
 
+# In a worker's children, which are many: small plans give 20 connections in all, so they have one among them, and keep none.
+turns: Turns | None = None
+
 log = structlog.get_logger()
-
-
-class Breaker:
-    """Opens when Redis failed: for BREAK_S nobody waits for it again."""
-
-    def __init__(self) -> None:
-        self._closes_at = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        return time.monotonic() < self._closes_at
-
-    def open(self) -> None:
-        self._closes_at = time.monotonic() + BREAK_S
-
-    def close(self) -> None:
-        self._closes_at = 0.0
 
 
 breaker = Breaker()
@@ -63,9 +50,9 @@ breaker = Breaker()
 @cache
 def connection() -> Redis:
     """This process's Redis client: short time-outs, no retries, so that a submission never waits for Redis."""
-    pool = BlockingConnectionPool.from_url(
-        settings().redis_url,
-        max_connections=4,
+    pool = BlockingConnectionPool(
+        **options_of(settings().redis_url),
+        max_connections=MAX_CONNECTIONS,
         timeout=REDIS_TIMEOUT_S,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
@@ -141,8 +128,8 @@ def push(jobs: Iterable[Pushed]) -> bool:
     if breaker.is_open:
         return False
     try:
-        _push(queued)
-    except RedisError as error:
+        _push(queued) if turns is None else _push_in_turn(queued, turns)
+    except (RedisError, TimeoutError) as error:
         breaker.open()
         log.warning("redis_away", error=str(error), waiting=len(queued))
         return False
@@ -154,6 +141,14 @@ def _push_inline(jobs: list[Pushed]) -> bool:
     if (own := pool()) is not None:
         own.push(jobs)
     return own is not None
+
+
+def _push_in_turn(jobs: list[Pushed], turns: Turns) -> None:
+    with turns.one(REDIS_TIMEOUT_S):
+        try:
+            _push(jobs)
+        finally:
+            connection().connection_pool.disconnect()
 
 
 def _push(jobs: list[Pushed]) -> None:

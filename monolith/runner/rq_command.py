@@ -10,6 +10,7 @@ from rq.cli.cli import main
 from monolith.config import settings
 from monolith.runner import queues
 
+CLIENT = "monolith.redis_client.Client"
 WORKER_TTL_S = 30  # how long RQ takes to notice that a worker is gone; its default is seven minutes
 MONITORING_S = 10  # between two heartbeats in Redis of what runs
 NICER = 10  # beside a web process on the same cores, jobs step back: whoever submits is answered at once
@@ -28,7 +29,8 @@ def work(arguments: tuple[str, ...] = ()) -> None:
 
 def _options() -> list[str]:
     return [
-        *("worker", "--url", settings().redis_url, "--serializer", "json", "--worker-class", settings().worker_class),
+        *("worker", "--url", settings().redis_url, "--connection-class", CLIENT),
+        *("--serializer", "json", "--worker-class", settings().worker_class),
         *("--job-class", "monolith.runner.messages.Message"),  # also a stock worker then runs nothing but our jobs
         *("--worker-ttl", str(WORKER_TTL_S), "--job-monitoring-interval", str(MONITORING_S), "--disable-job-desc-logging"),
         *(() if settings().log_level == "DEBUG" else ("--quiet",)),  # what RQ says at every job and start, we say ourselves

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,11 +65,12 @@ def _attempt(claim: Claim) -> None:
         unknown = f"No worker knows the job type {claim.job.type!r} any more. Submit the document with another type."
         _record(lambda: lifecycle.fail(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1)))
         return
-    job = RunningJob(claim)
+    job, began = RunningJob(claim), time.monotonic()
     try:
         with time_limit(job_type.timeout):
             job.outcome.result = job_type.function(job, claim.job.params)
-        _record(lambda: lifecycle.succeed(claim, job.outcome))
+        if _record(lambda: lifecycle.succeed(claim, job.outcome)):
+            log.info("job_finished", seconds=round(time.monotonic() - began, 3))
     except Later as later:
         wait = later
         log.info("job_parked", seconds=later.seconds, reason=str(later))
@@ -99,11 +101,13 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
     return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
 
 
-def _record(move: Callable[[], bool]) -> None:
+def _record(move: Callable[[], bool]) -> bool:
     """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
     suspend_limit()
-    if not patiently(move, RECORDING_S):
+    is_recorded = patiently(move, RECORDING_S)
+    if not is_recorded:
         log.warning("job_overtaken", reason="It was stopped, or given to another worker: this outcome changes nothing.")
+    return is_recorded
 
 
 @contextmanager

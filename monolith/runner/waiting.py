@@ -15,14 +15,15 @@ from redis import RedisError
 from sqlalchemy import func, literal, or_, select
 from sqlalchemy.orm import Session
 
-from monolith.database import looking, reading
+from monolith.database import looking, now, reading
 from monolith.models import Job
-from monolith.runner import clock, pauses, queues
+from monolith.runner import clock, estimates, pauses, queues, repair, workers
 from monolith.runner.accepting import AnyJob
 
 COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
 COUNTED_FOR_S = 1.0  # how long a count of the line is good enough
-LISTENED_FOR_S = 2.0  # how long the answer of Redis about its workers is good enough
+AROUND_S = 2.0  # how long what is known of workers, clock and pace is good enough
+SILENT_S = 12.0  # a worker says every 5 s that it lives
 
 
 class Why(NamedTuple):
@@ -36,10 +37,11 @@ class Why(NamedTuple):
     place: int = 0
     until: float | None = None  # when a pause ends by itself
     said: str = ""  # the reason of a pause
+    seconds: float | None = None  # until it is its turn, at the pace of the last hour
 
 
 def waiting_reason(session: Session, job: Job) -> str | None:
-    """Why the job waits, in one sentence; None for a job that runs or is over."""
+    """Why the job waits, in a sentence or two; None for a job that runs or is over."""
     found = why(session, job)
     return found.text if found else None
 
@@ -48,10 +50,33 @@ def why(session: Session, job: Job) -> Why | None:
     """The same as `Why`."""
     if job.status == "scheduled":
         return _scheduled(session, job)
+    if job.status == "started":
+        return _silent(session, job)
     return _queued(session, job) if job.status == "queued" else None
 
 
+def _silent(session: Session, job: Job) -> Why | None:
+    """Nothing holds a running job up, but for a worker that seems to be lost."""
+    beat = (Job.id == job.id, Job.status == "started", Job.heartbeat_at < now() - SILENT_S)
+    silent = session.scalar(select(now() - Job.heartbeat_at).where(*beat))
+    if silent is None:
+        return None
+    if clock.is_ticking(session):
+        after = f"After {repair.LOST_AFTER_S:.0f} s the job is given back to its queue, and another one takes it."
+    else:
+        after = "No clock is running to give the job to another one."
+    return Why("worker_lost", f"Its worker has said nothing for {silent:.0f} s. {after}")
+
+
 def _scheduled(session: Session, job: AnyJob) -> Why:
+    found = _until_due(session, job)
+    pause = pauses.of(job.queue, job.type, pauses.known())
+    if pause is None or (pause.until is not None and pause.until <= (job.run_at or 0)):
+        return found
+    return found._replace(text=f"{found.text} Such work is paused then: {pause.reason.rstrip('.')}.")
+
+
+def _until_due(session: Session, job: AnyJob) -> Why:
     at = _clock_time(job.run_at or 0)
     if not clock.is_ticking(session):
         return Why("no_clock", f"It is due at {at}, but no clock is running to queue it.")
@@ -67,14 +92,14 @@ def _clock_time(at: float) -> str:
 
 
 def _queued(session: Session, job: Job) -> Why:
-    return _why_none_takes_it(job) or _in_line(_place(session, job))
+    return _why_none_takes_it(job) or _in_line(job, _place(session, job))
 
 
 def _why_none_takes_it(job: AnyJob) -> Why | None:
     if pause := pauses.of(job.queue, job.type, pauses.known()):
         until = f" It goes on at {_clock_time(pause.until)}." if pause.until else ""
         return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
-    listened = _listened_queues()
+    listened = _around().listened
     if listened is None:
         return Why("redis_away", "Redis is away. The job is kept safely, and starts when Redis is back.")
     if job.rq_queue not in listened:
@@ -82,10 +107,30 @@ def _why_none_takes_it(job: AnyJob) -> Why | None:
     return None
 
 
-def _in_line(place: int) -> Why:
+def _in_line(job: AnyJob, place: int) -> Why:
+    around = _around()
+    seconds = place / around.pace if around.pace and place <= COUNTED_TO else None
+    said = [
+        "A worker ended while running it, so it starts again." if job.interruptions else "",
+        "All workers are busy." if job.rq_queue in (around.busy or ()) else "",
+        _place_words(place, seconds),
+        "" if around.is_ticking else "No clock is running: should its message be lost, nobody pushes it again.",
+    ]
+    return Why("in_line", " ".join(filter(None, said)), place, seconds=seconds)
+
+
+def _place_words(place: int, seconds: float | None) -> str:
     if place > COUNTED_TO:
-        return Why("in_line", f"{COUNTED_TO:,} or more are before it in line.", place)
-    return Why("in_line", "It is next in line." if place == 1 else f"It is number {place} in line.", place)
+        return f"{COUNTED_TO:,} or more are before it in line."
+    words = "It is next in line" if place == 1 else f"It is number {place} in line"
+    return f"{words}." if seconds is None else f"{words}, {_about(seconds)} by what was done in the last hour."
+
+
+def _about(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    if minutes <= 1:
+        return "under a minute"
+    return f"about {minutes} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
 
 
 def _place(session: Session, job: Job) -> int:
@@ -111,7 +156,7 @@ def reasons_of_new(jobs: Sequence[AnyJob]) -> list[str | None]:
 
 def _of_new(job: AnyJob, places: dict[str, int]) -> str | None:
     if job.id in places:
-        return (_why_none_takes_it(job) or _in_line(places[job.id])).text
+        return (_why_none_takes_it(job) or _in_line(job, places[job.id])).text
     with reading() as session:
         return _scheduled(session, job).text
 
@@ -150,21 +195,36 @@ def line() -> Line:
     return Line()
 
 
-# ---- workers
+# ---- what is around
 
 
-def _listened_queues() -> set[str] | None:
-    """The queues with a living worker, asked at most every LISTENED_FOR_S; None while Redis is away."""
-    return listened_queues(int(time.monotonic() / LISTENED_FOR_S))
+class Around(NamedTuple):
+    """What decides over all waiting jobs alike: the queues that are listened to (None while Redis is away), those of them whose
+    workers are all busy, whether a clock leads, and how many jobs ended a second (None where that cannot be said).
+    """
+
+    listened: set[str] | None
+    busy: set[str] | None
+    is_ticking: bool
+    pace: float | None
+
+
+def _around() -> Around:
+    return around_in(int(time.monotonic() / AROUND_S))
 
 
 @lru_cache(maxsize=1)
-def listened_queues(period: int) -> set[str] | None:
-    """As Redis said in this period of LISTENED_FOR_S seconds."""
+def around_in(period: int) -> Around:
+    """As it was in this period of AROUND_S seconds: submissions do not ask for it each."""
+    with reading() as session:
+        return Around(*_workers(), clock.is_ticking(session), estimates.pace(session))
+
+
+def _workers() -> tuple[set[str] | None, set[str] | None]:
     if queues.breaker.is_open:
-        return None
+        return None, None
     try:
-        return queues.listened()
+        return queues.listened(), workers.busy_queues()
     except RedisError:
         queues.breaker.open()
-        return None
+        return None, None

@@ -93,6 +93,20 @@ def names() -> list[str]:
     return [name for name, told in _hashes() if told]
 
 
+def busy_queues() -> set[str]:
+    """The queues whose listeners all have their hands full, as they last said. Raises RedisError when Redis is away."""
+    busy, free = set[str](), set[str]()
+    for _, told in _hashes():
+        (free if _has_room(told) else busy).update(filter(None, told.get("queues", "").split(",")))
+    return busy - free
+
+
+def _has_room(told: dict[str, str]) -> bool:
+    """Whether one of its processes has nothing to do; those in which jobs wait are started when they are needed."""
+    ordinary = [one for one in _listed(told.get("children")) if not one["waits"]]
+    return any(not one["jobs"] for one in ordinary) if ordinary else told.get("state") != "busy"
+
+
 def _running(session: Session) -> dict[str, list[Running]]:
     rows = select(Job.worker, Job.id, Job.type, Job.started_at).where(Job.status == "started").limit(MOST_RUNNING)
     found: dict[str, list[Running]] = defaultdict(list)

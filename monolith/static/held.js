@@ -20,16 +20,6 @@ document.addEventListener("click", (event) => {
   if (!event.target.closest("#hold")) return;
   localStorage.setItem(KEY, isHeld() ? "no" : "yes");
   showHeld();
-
-// ---- a free time, in the zone of whoever gives it
-
-for (const form of document.querySelectorAll("form[data-zoned]")) {
-  const input = form.querySelector("[type=datetime-local]");
-  form.querySelector(".help[id=until-help]").textContent = "In your own time zone.";
-  form.addEventListener("submit", () => {
-    form.querySelector("[name=zone]").value = input.value ? new Date(input.value).getTimezoneOffset() : "";
-  });
-}
 });
 
 // A page that is held still, or that nobody looks at, asks for nothing.
@@ -51,12 +41,13 @@ document.addEventListener("htmx:afterSwap", () => {
 });
 
 showHeld();
+const here = document.querySelector(".subtabs [aria-current]");
+if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
 
-// ---- a free time, in the zone of whoever gives it
-
+// A free time is in the zone of whoever gives it.
 for (const form of document.querySelectorAll("form[data-zoned]")) {
   const input = form.querySelector("[type=datetime-local]");
-  form.querySelector(".help[id=until-help]").textContent = "In your own time zone.";
+  form.querySelector("#until-help").textContent = "In your own time zone.";
   form.addEventListener("submit", () => {
     form.querySelector("[name=zone]").value = input.value ? new Date(input.value).getTimezoneOffset() : "";
   });

@@ -30,7 +30,22 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANAGE = str(ROOT / "manage.py")
 VENV_ONLY = str(Path(sys.executable).parent)  # a PATH without redis-server: the embedded one has to serve
-OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PORT", "HOST", "LOG_", "OPENAI_", "RQ_", "WEB_", "WORKER_", "INTRAY_", "DYNO", "FETCH_")
+OURS = (
+    "DATABASE_URL",
+    "REDIS_",
+    "SECRET_KEY",
+    "TRUSTED_",
+    "PORT",
+    "HOST",
+    "LOG_",
+    "OPENAI_",
+    "RQ_",
+    "WEB_",
+    "WORKER_",
+    "INTRAY_",
+    "DYNO",
+    "FETCH_",
+)
 STARTING_S = 60
 PATIENCE = 3
 ENDING_S = 40
@@ -42,13 +57,14 @@ _numbers = count(1)
 
 @dataclass
 class Intray:
-    """One installation: a home, a port, and the settings it runs with."""
+    """One installation: a home, a port, the settings it runs with, and the code: this checkout's, or that of another version."""
 
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
     run: subprocess.Popen[bytes] | None = None
     spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    code: Path = ROOT
 
     @property
     def base_url(self) -> str:
@@ -71,13 +87,15 @@ class Intray:
         """Start one process, such as `run` or `worker`; what it prints is in `output()`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            process = subprocess.Popen([sys.executable, MANAGE, *words], cwd=ROOT, env=self.env, stdout=log, stderr=log)
+            command = [sys.executable, str(self.code / "manage.py"), *words]
+            process = subprocess.Popen(command, cwd=self.code, env=self.env, stdout=log, stderr=log)
         self.spawned.append(process)
         return process
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run([sys.executable, MANAGE, *words], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60)
+        command = [sys.executable, str(self.code / "manage.py"), *words]
+        return subprocess.run(command, cwd=self.code, env=self.env, capture_output=True, text=True, timeout=60)
 
     def wait_until(self, is_so: Callable[[], bool], within: float = STARTING_S) -> None:
         until(is_so, within, lambda: f"it printed:\n{self.output()}", lambda: self.run is not None and self.run.poll() is not None)

@@ -14,6 +14,7 @@ from tests.browser.starting import CHROMIUM, LAUNCH
 
 EMAIL, PASSWORD = "ada@example.org", "a long password"
 EXPECTED = ("status of 401", "status of 403", "status of 404", "status of 422")  # Chromium writes every 4xx to its console
+EXPECTED += ("htmx:afterRequest", "htmx:sendError")  # and htmx each answer that a page which is left has not waited for
 expect.set_options(timeout=20_000)
 NewPage = Callable[..., Page]
 

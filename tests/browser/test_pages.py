@@ -223,8 +223,8 @@ def test_jobs_are_filtered_by_the_address(page: Page) -> None:
     expect(page.get_by_role("link", name="A note to find.")).to_be_visible()
 
 
-def test_after_signing_out_the_pages_are_closed(page: Page) -> None:
-    page.goto("/")
+def test_after_signing_out_the_pages_are_closed(new_page: NewPage) -> None:
+    page = sign_in(new_page())  # a session of its own, for it ends
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     page.goto("/jobs")

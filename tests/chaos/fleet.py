@@ -67,6 +67,10 @@ class Fleet:
         return self.intray.home
 
     @property
+    def database_url(self) -> str:
+        return self.cluster.url if self.cluster else f"sqlite:///{self.home}/intray.sqlite3"
+
+    @property
     def redis(self) -> Redis:
         return Redis(port=self.redis_port, socket_timeout=1, socket_connect_timeout=1)
 

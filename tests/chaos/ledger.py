@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, undefer
 
 from monolith.models import OVER, Artefact, Job, JobEvent
-from tests.chaos.fleet import Fleet
 
 Event = tuple[float, str, int, str]  # when, name, attempt, note
 
@@ -27,10 +26,9 @@ class Pages:
 
 
 class Ledger:
-    """Read access to a fleet's database."""
+    """Read access to the database of an installation."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        url = fleet.cluster.url if fleet.cluster else f"sqlite:///{fleet.home}/intray.sqlite3"
+    def __init__(self, url: str) -> None:
         self._engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
         self._live = 0
 

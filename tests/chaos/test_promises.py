@@ -161,7 +161,7 @@ def _count(fleet: Fleet, status: str) -> int:
 
 
 def _when_over(fleet: Fleet, within: float) -> dict[str, Job]:
-    ledger = Ledger(fleet)
+    ledger = Ledger(fleet.database_url)
     try:
         until(lambda: ledger.live() == 0, within, lambda: fleet.intray.output()[-3000:])
         return ledger.read().jobs
@@ -170,7 +170,7 @@ def _when_over(fleet: Fleet, within: float) -> dict[str, Job]:
 
 
 def _read(fleet: Fleet) -> Any:
-    ledger = Ledger(fleet)
+    ledger = Ledger(fleet.database_url)
     try:
         return ledger.read()
     finally:

@@ -59,7 +59,7 @@ def run(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Report:
 
 
 def _under_load(plan: Plan, fleet: Fleet, folder: Path) -> Report:
-    ledger = Ledger(fleet)
+    ledger = Ledger(fleet.database_url)
     load = Load(fleet.intray.base_url, fleet.token, plan.seed, plan.jobs, plan.seconds * 0.9, ledger.live, 40 if plan.short else 150)
     faults = Faults(fleet, plan.seed, plan.seconds, **(_SHORT if plan.short else {}))
     submitter = threading.Thread(target=load.run)

@@ -25,7 +25,7 @@ SQLITE = (
 POSTGRESQL = (
     "ALTER TABLE document_texts ADD COLUMN vector tsvector"
     " GENERATED ALWAYS AS (to_tsvector('simple', names || ' ' || words)) STORED",
-    "CREATE INDEX document_texts_by_word ON document_texts USING gin (vector)",
+    "CREATE INDEX document_texts_by_word ON document_texts USING gin (vector) WITH (fastupdate = off)",  # or a search reads what is pending
 )
 
 
