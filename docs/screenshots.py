@@ -118,6 +118,9 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
         "search": "/documents?q=shared+list",
         "jobs": "/jobs",
         "admin": "/admin/",
+        "admin-jobs": "/admin/jobs",
+        "admin-failures": "/admin/failures",
+        "admin-bin": "/admin/bin?status=failed&age=0&unit=hours",
         "api": "/api/docs",
     }
     return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed, "job-retrying": retrying, **jobs}

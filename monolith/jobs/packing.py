@@ -61,26 +61,26 @@ def _files(session: Session, job_id: str) -> list[Artefact]:
 
 def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]:
     tidying.check_number(ids)
-    with ExitStack() as stack:
-        packed = stack.enter_context(tempfile.TemporaryFile())
-        if not _pack(entries, packed):
+    with ExitStack() as unless_it_is_sent:
+        packed = unless_it_is_sent.enter_context(tempfile.TemporaryFile())
+        if not _write(packed, entries):
             raise Invalid.field("/ids", nothing)
-        packed.seek(0)
-        stack.pop_all()  # whoever sends it closes it
-        return packed
+        unless_it_is_sent.pop_all()  # whoever sends it closes it
+    packed.seek(0)
+    return packed
 
 
-def _pack(entries: Iterator[Entry], packed: IO[bytes]) -> set[str]:
-    """The names of what was packed."""
+def _write(packed: IO[bytes], entries: Iterator[Entry]) -> int:
+    """Write them all; how many they are."""
     limit, size, names = settings().max_request_bytes, 0, set[str]()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, at, content in entries:
             size += len(content)
             if size > limit:
                 raise Invalid.field("/ids", f"Together they are more than {limit // 1024 // 1024} MB. Select fewer at once.")
             entry = zipfile.ZipInfo(_unused(name, names), datetime.fromtimestamp(at, UTC).timetuple()[:6])
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    return names
+    return len(names)
 
 
 def _unused(name: str, names: set[str]) -> str:

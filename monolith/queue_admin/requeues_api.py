@@ -30,7 +30,7 @@ class RequeueRequest(Schema):
         load_default=None,
         allow_none=True,
         validate=Length(1, 300),
-        metadata={"description": "A type of error, a cause, or words of the message"},
+        metadata={"description": "A cause, a type of error, or else words of the message"},
     )
     limit = fields.Integer(load_default=1000, validate=Range(1, steering.STEP), metadata={"description": "At most so many, the newest"})
 
