@@ -275,5 +275,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "types": _job_types,
     "llm": _llm,
 }
-OF_WHAT_RUNS = ("crowd", "workers", "clock", "types", "llm")
+OF_WHAT_RUNS = ("crowd", "workers", "clock", "sandbox", "types", "llm")
 BEFORE_A_RELEASE = {subject: check for subject, check in CHECKS.items() if subject not in OF_WHAT_RUNS} | {"secret": _secret_of_all}
