@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import tempfile
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,13 +19,12 @@ from environs import Env, EnvError
 from marshmallow import ValidationError, fields
 from marshmallow.validate import Length, OneOf, Range
 
+from monolith.errors import BadSetting as BadSetting
+from monolith.kept_secret import kept_secret
+
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
-
-
-class BadSetting(Exception):
-    """A setting that cannot be used. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -116,28 +114,18 @@ def _read(env: Env) -> Settings:
         database_url=_database_url(env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"),
         redis_url=_redis_url(env) or f"unix://{quote(str(redis_socket(home)))}",
         redis_is_ours=not env.str("REDIS_URL", ""),
-        secret_key=env.str("SECRET_KEY", "") or _kept_secret(home),
+        secret_key=_secret_key(env, home),
         secret_is_kept=not env.str("SECRET_KEY", ""),
-        trusted_proxies=env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         job_packages=env.list("JOB_PACKAGES", ["jobs"]),
         queue_mode=env.str("QUEUE_MODE", "redis", validate=OneOf(("redis", "inline"))),
-        worker_class=env.str("WORKER_CLASS", "monolith.runner.ledger_worker.LedgerWorker"),
-        worker_concurrency=env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
-        waiting_per_child=env.int("WAITING_PER_CHILD", 16, validate=Range(min=1)),
-        child_max_jobs=env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
-        child_max_growth_mb=env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
-        shutdown_grace=env.float("SHUTDOWN_GRACE", 20.0),
+        **_worker(env),
         **_web(env),
         max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
         max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
         sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
         session_idle_hours=env.float("SESSION_IDLE_HOURS", 12.0, validate=Range(min=0)),
         session_days=env.float("SESSION_DAYS", 14.0, validate=Range(min=0)),
-        max_queued=env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
-        max_queued_per_user=env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
-        keep_finished_days=env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
-        keep_failed_days=env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
-        keep_per_type=env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
+        **_limits(env),
         log_level=env.str("LOG_LEVEL", "INFO").upper(),
         **_llm(env),
         fetch_allow_loopback=env.bool("FETCH_ALLOW_LOOPBACK", False),
@@ -156,9 +144,33 @@ def _metrics_token(text: str) -> str | None:
     return text or None
 
 
-def _web(env: Env) -> dict[str, Any]:
-    """What a web process does at once."""
+def _worker(env: Env) -> dict[str, Any]:
+    """What a worker does at once, and for how long."""
     return {
+        "worker_class": env.str("WORKER_CLASS", "monolith.runner.ledger_worker.LedgerWorker"),
+        "worker_concurrency": env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
+        "waiting_per_child": env.int("WAITING_PER_CHILD", 16, validate=Range(min=1)),
+        "child_max_jobs": env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
+        "child_max_growth_mb": env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
+        "shutdown_grace": env.float("SHUTDOWN_GRACE", 20.0),
+    }
+
+
+def _limits(env: Env) -> dict[str, Any]:
+    """What may wait, and what is kept."""
+    return {
+        "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
+        "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
+        "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
+        "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
+        "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
+    }
+
+
+def _web(env: Env) -> dict[str, Any]:
+    """What a web process does at once, and whom in front of it it believes."""
+    return {
+        "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         "web_threads": env.int("WEB_THREADS", 8),
         "web_concurrency": env.int("WEB_CONCURRENCY", 1),
         "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),
@@ -217,6 +229,13 @@ def _alert_webhook(url: str, secret: str) -> dict[str, str | None]:
     return {"alert_webhook_url": url or None, "alert_webhook_secret": secret or None}
 
 
+def _secret_key(env: Env, home: Path) -> str:
+    key: str = env.str("SECRET_KEY", "")
+    if not key and on_dyno():
+        raise BadSetting("SECRET_KEY is not set: on a host whose disk is thrown away, set it to a long random text.")
+    return key or kept_secret(home)
+
+
 def on_dyno() -> bool:
     """Whether this is Heroku, or a host that behaves like it: one router in front, and a disk that is thrown away."""
     return "DYNO" in os.environ
@@ -258,33 +277,6 @@ def _prices(text: str) -> dict[str, list[Decimal]]:
             'such as {"some-model": [0.25, 2.00]}: read and written; a third one is for those read from the server\'s cache.'
         ) from error
     return prices
-
-
-def _kept_secret(home: Path) -> str:
-    """The secret that signs sessions, made once and kept under the home. A host with a throw-away disk must set it."""
-    if on_dyno():
-        raise BadSetting("SECRET_KEY is not set: on a host whose disk is thrown away, set it to a long random text.")
-    path = home / "secret_key"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            _write_privately(path, secrets.token_urlsafe(48))
-        return path.read_text()
-    except OSError as error:
-        raise BadSetting(f"The home {home} cannot be written ({error.strerror}). Set INTRAY_HOME to a folder you own.") from error
-
-
-def _write_privately(path: Path, text: str) -> None:
-    """Write the whole file or nothing, readable by its owner alone; the first of several processes wins."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 _OVERRIDE_KINDS: dict[str, type[int] | type[float]] = {"max_attempts": int, "timeout": int, "backoff": float}

@@ -92,3 +92,7 @@ class Later(Exception):
         super().__init__(reason or f"parked for {seconds:g} s")
         self.seconds = seconds
         self.reason = reason
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used. The message is one line that says what to do."""

@@ -20,7 +20,6 @@ from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobEr
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_dashboard import web
-from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith import problems
@@ -31,6 +30,7 @@ from monolith.security import SAFE, actor, bearer, require_admin
 
 NAME = "rq_dashboard"
 PREFIX = "/admin/rq"
+FILES = (f"{NAME}.static", f"{NAME}.favicon")  # need no Redis
 AT_ONCE = 5000  # messages that one click may delete or requeue: it is done within the request
 REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
 # What stands in an address goes into scripts of the page, some of it as it is: nothing but this gets there.
@@ -58,6 +58,8 @@ def init_app(app: Flask) -> None:
     for error, said in ERRORS.items():
         app.register_error_handler(error, partial(_answer, said))
     app.register_blueprint(web.blueprint, url_prefix=PREFIX)
+    for rule in app.url_map.iter_rules(f"{NAME}.requeue_all"):
+        rule.methods = {"POST"}  # it also does it when it is only read
 
 
 def _connect(url: str, **options: Any) -> tuple[str, Redis]:
@@ -105,13 +107,11 @@ def _guard() -> None:
     _check_address()
     if request.method not in SAFE:
         _check_origin()
-    elif request.endpoint == f"{NAME}.requeue_all":
-        raise MethodNotAllowed(["POST"])
     if queues.is_inline():
         raise NotFound(
             "Jobs run in the web process here (QUEUE_MODE=inline): RQ has no queues to show. The other admin pages have all of them."
         )
-    if request.endpoint != f"{NAME}.static" and not queues.is_reachable():
+    if request.endpoint not in FILES and not queues.is_reachable():
         raise Unavailable(REDIS_AWAY, retry_after=5)
     current_app.redis_conn = queues.connection()  # type: ignore[attr-defined]
     if request.method not in SAFE:
