@@ -15,6 +15,7 @@ from tests.acceptance.processes import Intray, NewIntray, until
 from tests.listening import Event, events
 
 MANY = 40
+LONGER_THAN_KEPT_ALIVE_S = 8  # gunicorn closes a connection that it holds after 5 s without a request
 SETTINGS = {
     **{"JOB_PACKAGES": "jobs,tests.trial_jobs", "WEB_THREADS": "2", "WEB_CONCURRENCY": "1"},
     **{"MAX_STREAMS": str(MANY + 2), "MAX_STREAMS_PER_USER": str(MANY)},
@@ -65,17 +66,14 @@ def ada(running: Intray, opened: ExitStack) -> Client:
 
 
 def test_many_more_streams_than_threads_are_open_and_requests_are_answered_beside(ada: Client) -> None:
-    job = ada.submit(delay=3600)
+    job = ada.submit(delay=LONGER_THAN_KEPT_ALIVE_S)
     of_job = [ada.listen(job["links"]["events"]) for _ in range(MANY - 1)]
-    assert [next(one).data["event"] for one in of_job] == ["submitted"] * len(of_job)
+    assert {next(one).data["event"] for one in of_job} == {"submitted"}
     of_user = ada.listen()
     next(of_user)
     done = ada.submit()
-    told = [next(of_user) for _ in range(5)]
-    assert {one.data["job_id"] for one in told} == {done["id"]} and told[-1].data["event"] == "finished"
-    assert ada.session.post(f"{ada.intray.base_url}{job['links']['self']}/cancel", timeout=20).status_code == 200
-    assert [next(one).data["event"] for one in of_job] == ["canceled"] * len(of_job)
-    assert all(list(one) == [] for one in of_job)
+    assert next(event for event in of_user if event.data["job_id"] == done["id"] and event.data["event"] == "finished")
+    assert [[event.data["event"] for event in one][-1] for one in of_job] == ["finished"] * len(of_job)
 
 
 def test_beyond_the_cap_a_client_is_told_to_ask_and_room_is_made_by_who_leaves(running: Intray, ada: Client, opened: ExitStack) -> None:
