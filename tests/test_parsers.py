@@ -1,4 +1,4 @@
-"""What reads strangers' input, given all that hypothesis thinks of: it answers, or refuses in its own words, and lets in what is harmless."""
+"""What reads strangers' input, given all hypothesis thinks of: it answers or refuses in its own words, letting in what is harmless."""
 
 from __future__ import annotations
 
