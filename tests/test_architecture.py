@@ -23,7 +23,15 @@ BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 # A layer imports only from layers below it, or from its own.
 LAYERS = [
     ("monolith.kernel", "monolith.guard"),
-    ("monolith.config", "monolith.errors", "monolith.kept_secret", "monolith.strict_json", "monolith.processes", "monolith.redis_client", "monolith.turns"),
+    (
+        "monolith.config",
+        "monolith.errors",
+        "monolith.kept_secret",
+        "monolith.strict_json",
+        "monolith.processes",
+        "monolith.redis_client",
+        "monolith.turns",
+    ),
     ("monolith.database", "monolith.prepared"),
     (
         *("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.delivery", "monolith.runner.ledger"),
