@@ -18,7 +18,8 @@ import requests
 from fpdf import FPDF
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.acceptance.processes import Intray
+from docs.samples import seed
+from tests.acceptance.processes import Intray, until
 from tests.browser.starting import LAUNCH
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
@@ -56,11 +57,16 @@ def main(names: list[str]) -> None:
     with running() as intray, slow_site() as slow, sync_playwright() as playwright:
         browser = playwright.chromium.launch(**LAUNCH)
         places = hand_in(browser, intray, slow)
-        for name, path in {"sign-in": "/sign-in", **places}.items():
-            for look in LOOKS:
-                if not names or f"{name}-{look}".startswith(tuple(names)):
-                    photograph(browser, intray, name, path, look)
+        photograph_all(browser, intray, {"sign-in": "/sign-in", **places}, names)
+        photograph_all(browser, intray, administer(intray), names)
         browser.close()
+
+
+def photograph_all(browser: Browser, intray: Intray, places: dict[str, str], names: list[str]) -> None:
+    for name, path in places.items():
+        for look in LOOKS:
+            if not names or f"{name}-{look}".startswith(tuple(names)):
+                photograph(browser, intray, name, path, look)
 
 
 @contextmanager
@@ -117,13 +123,33 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
         "documents": "/documents",
         "search": "/documents?q=shared+list",
         "jobs": "/jobs",
-        "admin": "/admin/",
         "admin-jobs": "/admin/jobs",
         "admin-failures": "/admin/failures",
         "admin-bin": "/admin/bin?status=failed&age=0&unit=hours",
         "api": "/api/docs",
     }
     return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed, "job-retrying": retrying, **jobs}
+
+
+def administer(intray: Intray) -> dict[str, str]:
+    """A week of samples, a pause and two schedules; the paths of the admin pages that show them. Last, as a pause is seen on all pages."""
+    seed(intray.home / "intray.sqlite3")
+    api, headers = f"{intray.base_url}/api/v1", {"Authorization": f"Bearer {intray.token()}"}
+    asked = [
+        ("PUT", "/pauses/type:email", {"reason": "The mail server is being moved; it is back at noon."}),
+        ("POST", "/schedules", {"name": "Weekly report", "type": "report", "cron": "30 6 * * MON"}),
+        (
+            "POST",
+            "/schedules",
+            {"name": "Release notes", "type": "analyze", "cron": "0 */4 * * *", "params": {"url": "https://example.org/"}},
+        ),
+        ("POST", "/schedules/1/run", None),
+    ]
+    for method, path, body in asked:
+        requests.request(method, api + path, json=body, headers=headers, timeout=20).raise_for_status()
+    until(lambda: requests.get(f"{api}/schedules/1", headers=headers, timeout=20).json()["last_job_id"] is not None)
+    pages = {"pauses": "/admin/pauses", "schedules": "/admin/schedules", "audit": "/admin/audit", "schedule": "/admin/schedules/1"}
+    return {"admin": "/admin/?period=24h", **{f"admin-{name}": path for name, path in pages.items()}}
 
 
 def hand_in_ten(page: Page) -> str:

@@ -116,7 +116,6 @@ def _read(env: Env) -> Settings:
         redis_is_ours=not env.str("REDIS_URL", ""),
         secret_key=_secret_key(env, home),
         secret_is_kept=not env.str("SECRET_KEY", ""),
-        trusted_proxies=env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         job_packages=env.list("JOB_PACKAGES", ["jobs"]),
         queue_mode=env.str("QUEUE_MODE", "redis", validate=OneOf(("redis", "inline"))),
         **_worker(env),
@@ -169,8 +168,9 @@ def _limits(env: Env) -> dict[str, Any]:
 
 
 def _web(env: Env) -> dict[str, Any]:
-    """What a web process does at once."""
+    """What a web process does at once, and whom in front of it it believes."""
     return {
+        "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         "web_threads": env.int("WEB_THREADS", 8),
         "web_concurrency": env.int("WEB_CONCURRENCY", 1),
         "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),

@@ -275,5 +275,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "types": _job_types,
     "llm": _llm,
 }
-OF_WHAT_RUNS = ("crowd", "workers", "clock", "types", "llm")
-BEFORE_A_RELEASE = {subject: check for subject, check in CHECKS.items() if subject not in OF_WHAT_RUNS} | {"secret": _secret_of_all}
+OF_A_RELEASE = ("settings", "secret", "database", "redis", "eviction", "tls", "budget")
+BEFORE_A_RELEASE = {subject: CHECKS[subject] for subject in OF_A_RELEASE} | {"secret": _secret_of_all}

@@ -13,6 +13,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter, Map
 
 from monolith import strict_json
 from monolith.auth import sessions, tokens, tries
@@ -53,10 +54,18 @@ def init_app(app: Flask) -> None:
     for extension in (csrf, login_manager):
         extension.init_app(app)
     app.session_interface = Cookies()
+    app.url_map.converters["int"] = RowId
     for step in (_name_request, _require_user, _check_text, _check_csrf, _check_json):
         app.before_request(step)
     app.after_request(_add_headers)
     app.teardown_request(_forget_request)
+
+
+class RowId(IntegerConverter):
+    """A number in an address, no larger than a database holds: with a larger one the address leads nowhere."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=2**31 - 1)
 
 
 class Cookies(SecureCookieSessionInterface):
@@ -213,6 +222,8 @@ def _add_headers(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    if request.is_secure:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
     log.info("request", method=request.method, path=request.path, status=response.status_code)

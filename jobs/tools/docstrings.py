@@ -15,7 +15,7 @@ from threading import Lock
 MAX_ENTRIES = 200  # of one file
 MAX_SIGNATURE = 160  # characters
 COMMENT = re.compile(
-    r"\s*(?:/\*+(?P<block>.*?)\*/|<!--(?P<markup>.*?)-->|\"\"\"(?P<quoted>.*?)\"\"\"|(?P<lines>(?:[ \t]*(?://+|\#+|--+|;;+|%+)[^\n]*\n?)+))",
+    r"\s*+(?:/\*(?P<block>.*?)\*/|<!--(?P<markup>.*?)-->|\"\"\"(?P<quoted>.*?)\"\"\"|(?P<lines>(?:[ \t]*(?://+|\#+|--+|;;+|%+)[^\n]*\n?)+))",
     re.DOTALL,
 )
 NOTICE = re.compile(r"copyright|\(c\)|spdx-|licen[sc]ed?\b", re.IGNORECASE)

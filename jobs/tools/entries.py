@@ -74,7 +74,7 @@ def _parts(line: str) -> tuple[str, str]:
     bare = _bare(line[:2000])
     cells = [cell.strip() for cell in bare.strip("|").split("|")]
     label, mark, value = (cells[0], "|", cells[1]) if len(cells) > 1 and bare.count("|") > 0 else bare.partition(":")
-    label = re.sub(r"\s*\([^()]*\)", "", label).strip(" :")
+    label = re.sub(r"(?:(?<!\s)\s+)?\([^()]*\)", "", label).strip(" :")
     is_label = mark and 1 < len(label) <= MAX_LABEL and len(label.split()) <= 7 and label[0].isalpha() and not value.startswith("//")
     return (" ".join(label.split()), value.strip()) if is_label and not re.search(r"[.!?;]\s", label) else ("", "")
 

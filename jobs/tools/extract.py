@@ -221,7 +221,7 @@ def _joined(pages: list[str]) -> str:
 
 def _unnumbered(line: str) -> str:
     """The line without a page number at its start or end."""
-    return re.sub(r"^\d+\s*|\s*\d+(?: (?:of|/) \d+)?$", "", line.strip())
+    return re.sub(r"^\d+\s*|(?:(?<!\s)\s+|(?<!\d))\d+(?: (?:of|/) \d+)?$", "", line.strip())
 
 
 def _without_edges(lines: list[str], repeated: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response
 
 from monolith import security
 from monolith.auth import accounts, sessions, tokens
+from monolith.config import settings
 from monolith.database import now, reading
 from monolith.errors import Conflict, Invalid, TooManyRequests
 
@@ -29,6 +30,7 @@ def _show(errors: dict[str, list[str]]) -> str:
     shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.of(current_user)}
     with reading() as session:
         shown["now"] = session.scalar(select(now()))
+    shown["has_mail"] = settings().smtp_url is not None
     return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=LASTING)
 
 

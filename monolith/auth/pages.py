@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from flask import Blueprint, g, redirect, render_template, request, session, url_for
 from flask_login import current_user
 from werkzeug.wrappers import Response
@@ -12,6 +13,7 @@ from monolith.config import settings
 from monolith.errors import TooManyRequests
 
 blueprint = Blueprint("auth", __name__)
+log = structlog.get_logger()
 WRONG = "The e-mail address or the password is wrong. Mend it and try again."
 
 
@@ -31,6 +33,8 @@ def sign_in() -> Response | str | tuple[str, int]:
     except TooManyRequests as problem:
         shown = render_template("auth/sign_in.html", next=wanted, email=email, error=problem.detail)
         return Response(shown, problem.status, {"Retry-After": str(problem.retry_after)}, mimetype="text/html")
+    # never what was typed as the e-mail: it may be a password
+    log.info("sign_in", user=user.id if user else None, address=request.remote_addr)
     if user is None:
         return render_template("auth/sign_in.html", next=wanted, email=email, error=WRONG), 401
     security.sign_in(sessions.begin(user.id, *security.browser()))

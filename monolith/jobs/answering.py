@@ -12,7 +12,7 @@ from flask_login import current_user
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from monolith.database import reading
+from monolith.database import looking, reading
 from monolith.jobs import finding
 from monolith.jobs import schemas as s
 from monolith.jobs.batch_schemas import batch_view
@@ -55,8 +55,8 @@ def submitted_view(submitted: Submitted) -> dict[str, Any]:
 
 def _all_new(submitted: Submitted) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     views = _new_views(submitted)
-    with reading() as session:
-        firsts = finding.firsts(session, submitted.documents)
+    with looking() as connection:
+        firsts = finding.firsts(connection, submitted.documents)
     of_document = _by_document(views)
     return [s.document_view(one, of_document[one.id], firsts.get(one.id)) for one in submitted.documents], views
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, false, func, select, tuple_
-from sqlalchemy.orm import Session, aliased, defer, selectinload, undefer
+from sqlalchemy import ColumnElement, Connection, Select, Text, and_, bindparam, cast, exists, false, func, select, tuple_
+from sqlalchemy.orm import Session, defer, selectinload, undefer
 
 from monolith.errors import FieldError, Invalid, NotFound
 from monolith.models import STATUSES, Artefact, Document, Job, User
@@ -93,14 +94,21 @@ def _about(given: dict[str, Any]) -> list[ColumnElement[bool]]:
     return [*of_column, *([searching.found_by(given["q"], Document.id)] if "q" in given else [])]
 
 
-def firsts(session: Session, documents: Iterable[Document]) -> dict[str, str]:
+def firsts(session: Session | Connection, documents: Iterable[Document]) -> dict[str, str]:
     """Of those whose owner has handed in the same content before: the id of the first document with it."""
     ids = [one.id for one in documents if one.sha256]
-    other = aliased(Document)
-    same = (other.owner_id == Document.owner_id, other.sha256 == Document.sha256)
-    first = select(other.id).where(*same).order_by(other.created_at, other.id).limit(1).scalar_subquery()
-    found = session.execute(select(Document.id, first).where(Document.id.in_(ids))) if ids else ()
+    found = session.execute(_firsts(), {"ids": ids}) if ids else ()
     return {document_id: first_id for document_id, first_id in found if first_id != document_id}
+
+
+@cache
+def _firsts() -> Select[Any]:
+    """Put together once: each submission asks it."""
+    given: Any = Document.__table__
+    other = given.alias()
+    same = (other.c.owner_id == given.c.owner_id, other.c.sha256 == given.c.sha256)
+    first = select(other.c.id).where(*same).order_by(other.c.created_at, other.c.id).limit(1).scalar_subquery()
+    return select(given.c.id, first).where(given.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> Page:

@@ -12,6 +12,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import OneOf, Range
 
 from monolith.database import reading
+from monolith.jobs.fields import Truth
 from monolith.jobs.schemas import ListSchema, Moment
 from monolith.models import STATUSES
 from monolith.openapi import ProblemSchema
@@ -32,7 +33,7 @@ class CleanRequest(Schema):
         required=True, validate=Range(0, 10 * 365 * 86400), metadata={"description": "Seconds since it ended, or was submitted if it waits"}
     )
     type = fields.String(load_default=None, allow_none=True, metadata={"description": "One job type only"})
-    dry_run = fields.Boolean(load_default=False, metadata={"description": "Only say what would be cleaned"})
+    dry_run = Truth(load_default=False, metadata={"description": "Only say what would be cleaned"})
 
 
 class SampleSchema(Schema):

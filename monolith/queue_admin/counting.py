@@ -12,7 +12,7 @@ from monolith.models import STATUSES
 from monolith.runner import pauses, registry, statistics
 from monolith.runner.pauses import Paused
 
-REST = 20  # counting may take a twentieth of the time: of a million jobs it takes a tenth of a second, and pages ask every two
+REST = 20  # counting may take a twentieth of the time: of a million jobs it takes some tenths of a second, and pages ask every two
 CHEAP_S = 0.05  # what is counted faster is counted anew each time
 
 

@@ -83,7 +83,7 @@ class RequeueListSchema(ListSchema):
 
 @blueprint.route("/requeue")
 class RequeueJobs(MethodView):
-    @blueprint.arguments(RequeueRequest())
+    @blueprint.arguments(RequeueRequest(), required=False)
     @blueprint.response(200, RequeuedSchema)
     def post(self, given: dict[str, Any]) -> dict[str, int]:
         """Start failed jobs again at once, with all their attempts. For many of one cause, a requeue at a rate is safer."""
@@ -106,7 +106,7 @@ class Failures(MethodView):
 
 @blueprint.route("/failures/<cause>/requeue")
 class RequeueCause(MethodView):
-    @blueprint.arguments(CauseRequest())
+    @blueprint.arguments(CauseRequest(), required=False)
     @blueprint.response(202, RequeueSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is failed with this cause")
     @blueprint.alt_response(409, schema=ProblemSchema, description="It is being requeued already")

@@ -30,6 +30,7 @@ from monolith.security import SAFE, actor, bearer, require_admin
 
 NAME = "rq_dashboard"
 PREFIX = "/admin/rq"
+FILES = (f"{NAME}.static", f"{NAME}.favicon")  # need no Redis
 AT_ONCE = 5000  # messages that one click may delete or requeue: it is done within the request
 REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
 # What stands in an address goes into scripts of the page, some of it as it is: nothing but this gets there.
@@ -110,7 +111,7 @@ def _guard() -> None:
         raise NotFound(
             "Jobs run in the web process here (QUEUE_MODE=inline): RQ has no queues to show. The other admin pages have all of them."
         )
-    if request.endpoint != f"{NAME}.static" and not queues.is_reachable():
+    if request.endpoint not in FILES and not queues.is_reachable():
         raise Unavailable(REDIS_AWAY, retry_after=5)
     current_app.redis_conn = queues.connection()  # type: ignore[attr-defined]
     if request.method not in SAFE:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from monolith.database import now, reading
-from monolith.jobs.fields import Priority
+from monolith.jobs.fields import Priority, Truth
 from monolith.jobs.schemas import ListSchema, Moment
 from monolith.openapi import ProblemSchema
 from monolith.runner import cron, schedules
@@ -32,7 +32,7 @@ class ScheduleChange(Schema):
     params = fields.Dict(metadata={"description": "Params of the job type; see GET /api/v1/job-types"})
     priority = Priority(metadata={"description": "critical, high, normal, low, or 1..10"})
     cron = fields.String(metadata={"description": "Minute, hour, day of the month, month, day of the week, in UTC: `30 6 * * MON`"})
-    enabled = fields.Boolean(attribute="is_on", metadata={"description": "Whether it runs by itself"})
+    enabled = Truth(attribute="is_on", metadata={"description": "Whether it runs by itself"})
 
 
 class ScheduleRequest(ScheduleChange):
@@ -114,7 +114,7 @@ class OneSchedule(MethodView):
         with reading() as session:
             return view(schedules.find(session, schedule_id), _moment(session))
 
-    @blueprint.arguments(ScheduleChange())
+    @blueprint.arguments(ScheduleChange(), required=False)
     @blueprint.response(200, ScheduleSchema)
     @blueprint.alt_response(404, **NOT_THERE)
     @blueprint.alt_response(409, **TAKEN)

@@ -121,7 +121,7 @@ def _disk(look: Look, limit: float) -> Iterator[Condition]:
 def _pause_forgotten(look: Look, limit: float) -> Iterator[Condition]:
     for pause in look.pauses:
         if pause.until is None and look.moment - pause.since > limit:
-            said = f"{pause.scope} is paused for {_span(look.moment - pause.since)}, with no end: {pause.reason} ({pause.paused_by})"
+            said = f"{pause.scope} has been paused for {_span(look.moment - pause.since)}, with no end: {pause.reason} ({pause.paused_by})"
             yield Condition("pause_forgotten", pause.scope, said)
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from redis import RedisError
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
@@ -38,7 +38,7 @@ class Look:
     waiting: int
     failed: int
     lines: dict[str, Line]
-    has_moved: bool  # whether a job was begun or ended in the last ALERT_SILENCE_S
+    has_moved: bool  # whether a job was begun or ended in the last ALERT_SILENCE_S, or none has waited for so long
     pauses: list[Paused]
     breakers: dict[str, str]
     spent_all: Decimal | None  # where that is everybody's budget or more
@@ -61,12 +61,13 @@ def look(redis_missed: int = 0, imbalance: int | None = None) -> Look:
     with reading() as session:
         moment: float = session.scalar(select(now())) or 0.0
         spent, overspent = _spent(session, int(moment // DAY_S))
+        lines = _lines(session, moment)
         return Look(
             moment=moment,
             waiting=sum(statistics.counts(session, "queued").values()),
             failed=statistics.failed_since(session, moment - DAY_S, COUNTED_TO),
-            lines=_lines(session, moment),
-            has_moved=_has_moved(session, moment - settings().alert_silence_s),
+            lines=lines,
+            has_moved=_has_moved(session, lines, moment - settings().alert_silence_s),
             pauses=pauses.active(session),
             breakers=_breakers(session),
             spent_all=spent,
@@ -101,13 +102,18 @@ def _lines(session: Session, moment: float) -> dict[str, Line]:
     }
 
 
-def _has_moved(session: Session, since: float) -> bool:
-    """Whether a job was begun since, or ended. Asked of each status and type, as the index has them."""
-    if session.scalar(select(exists().where(Job.status == "started", Job.started_at > since))):
+def _has_moved(session: Session, lines: dict[str, Line], since: float) -> bool:
+    """Whether a job was begun since, or ended; not asked where none has waited for so long."""
+    if all(line.oldest_s <= settings().alert_silence_s for line in lines.values()):
         return True
-    kinds = [(status, statistics.types(session, status)) for status in OVER]
-    ended = or_(*(Job.status.in_([status]) & Job.type.in_(names) & (Job.ended_at > since) for status, names in kinds))
-    return bool(session.scalar(select(exists().where(ended))))
+    begun = exists().where(Job.status == "started", Job.started_at > since)
+    return bool(session.scalar(select(begun))) or any(_has_ended(session, status, since) for status in OVER)
+
+
+def _has_ended(session: Session, status: str, since: float) -> bool:
+    """Names the types, because the index is by status, type and time of the end."""
+    ended = (Job.status == status, Job.type.in_(statistics.types(session, status)), Job.ended_at > since)
+    return session.scalar(select(Job.id).where(*ended).limit(1)) is not None
 
 
 def _breakers(session: Session) -> dict[str, str]:

@@ -209,8 +209,12 @@ class Around(NamedTuple):
     pace: float | None
 
 
+_asking = threading.Lock()  # one thread asks, and the others wait for its answer
+
+
 def _around() -> Around:
-    return around_in(int(time.monotonic() / AROUND_S))
+    with _asking:
+        return around_in(int(time.monotonic() / AROUND_S))
 
 
 @lru_cache(maxsize=1)

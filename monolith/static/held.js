@@ -41,8 +41,13 @@ document.addEventListener("htmx:afterSwap", () => {
 });
 
 showHeld();
+
+// On a narrow screen the row of pages is moved, and it alone, so that one sees where one is.
 const here = document.querySelector(".subtabs [aria-current]");
-if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
+if (here) {
+  const [own, row] = [here, here.parentElement].map((one) => one.getBoundingClientRect());
+  here.parentElement.scrollLeft += own.left + own.width / 2 - row.left - row.width / 2;
+}
 
 // A free time is in the zone of whoever gives it.
 for (const form of document.querySelectorAll("form[data-zoned]")) {

@@ -225,6 +225,11 @@ def test_a_search_finds_by_title_and_text_and_stands_in_the_address(page: Page, 
     expect(row(page, "Animals")).to_be_visible()
     row(page, "Animals").get_by_role("link", name="island").click()
     expect(page).to_have_url(re.compile(r"\?tag=island$"))
+    page.goto("/documents?type=trial&tag=island")
+    expect(page.get_by_text("Nothing found")).to_be_visible()
+    page.get_by_role("link", name="No matter the job type").click()
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"\?tag=island$"))
 
 
 def test_tags_are_added_and_removed(page: Page, api: Any) -> None:

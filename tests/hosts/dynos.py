@@ -94,7 +94,7 @@ class Formation:
         return [dyno for dyno in self.dynos if dyno.name.startswith(kind)]
 
     def wait_until_ready(self) -> None:
-        until(lambda: all(_is_ready(web.url) for web in self.named("web")), 60, self.said)
+        until(lambda: all(_is_ready(web.url) for web in self.named("web")), 120, self.said)
 
     def restart(self) -> float:
         """SIGTERM to every process of every dyno; then all start again with empty disks. Seconds until the last had ended."""

@@ -197,7 +197,7 @@ def main() -> None:
         folder.chmod(0o755)
         stage = Image(folder / "base", folder / "stages", binds={"/authorities": "/etc/ssl/certs"}, env=MACHINE).build()
         with started(stage) as check:
-            until(lambda: check().returncode == 0, 60, (stage.folder / "log").read_text)
+            until(lambda: check().returncode == 0, 120, (stage.folder / "log").read_text)
         size = subprocess.run(["du", "-sm", stage.upper], capture_output=True, text=True, check=True).stdout.split()[0]
         sys.stdout.write(f"Every step ran, and the image's command is healthy. It adds {size} MB to Debian's.\n")
 

@@ -75,7 +75,7 @@ class Hosts:
             self.hosts["web"].spawn([sys.executable, MANAGE, name], self.env("web"), self.log)
         for name in ("worker-a", "worker-b"):
             self.add_worker(name)
-        until(self.is_ready, 60, self.said)
+        until(self.is_ready, 120, self.said)
 
     def add_worker(self, name: str) -> None:
         """A new host, on which a worker starts."""
@@ -104,7 +104,7 @@ class Hosts:
         options = {"listen_addresses": "*", "hba_file": rights, "port": POSTGRESQL_PORT}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         data.spawn([*self.cluster.command, *words], dict(os.environ), self.log, user=self.cluster.owner, cwd=Path("/"))
-        until(lambda: Cluster([], "", self.database_url).answers(), 30, self.said)
+        until(lambda: Cluster([], "", self.database_url).answers(), 90, self.said)
 
     @property
     def database_url(self) -> str:

@@ -17,7 +17,7 @@ from redis import Redis
 from tests.acceptance.processes import ROOT, Intray, NewIntray, new_database, new_intray, redis_server, until
 
 __all__ = ["new_intray", "redis_server"]
-LASTING_S = 12
+LASTING_S = 20
 
 
 def documented(section: str, act: str) -> str:
@@ -34,7 +34,7 @@ def shell(line: str, intray: Intray, backup: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
 def test_all_jobs_of_a_backup_end_as_they_should_in_a_new_installation_with_an_empty_redis(
     new_intray: NewIntray, redis_server: str, request: pytest.FixtureRequest, tmp_path: Path, database: str
@@ -52,9 +52,9 @@ def test_all_jobs_of_a_backup_end_as_they_should_in_a_new_installation_with_an_e
     _start(first)
 
     done = [_submit(first, headers, "trial_echo", params={"value": "kept"}), _submit(first, headers, "trial_permanent")]
-    until(lambda: all(_job(first, headers, one)["ended_at"] for one in done), 30, first.output)
+    until(lambda: all(_job(first, headers, one)["ended_at"] for one in done), 90, first.output)
     running = [_submit(first, headers, "trial_sleep", params={"seconds": LASTING_S}) for _ in range(2)]
-    until(lambda: all(_job(first, headers, one)["status"] == "started" for one in running), 30, first.output)
+    until(lambda: all(_job(first, headers, one)["status"] == "started" for one in running), 90, first.output)
     waiting = [
         _submit(first, headers, "trial_echo"),
         _submit(first, headers, "trial_follow"),
@@ -74,7 +74,7 @@ def test_all_jobs_of_a_backup_end_as_they_should_in_a_new_installation_with_an_e
     file = _job(second, headers, done[0])["artifacts"][0]["url"]
     assert requests.get(file if "://" in file else second.base_url + file, headers=headers, timeout=20).text == "kept"
     jobs = [*running, *waiting]
-    until(lambda: all(_job(second, headers, one)["status"] == "finished" for one in jobs), 90, second.output)
+    until(lambda: all(_job(second, headers, one)["status"] == "finished" for one in jobs), 180, second.output)
     assert [(_job(second, headers, one)["attempt"], _job(second, headers, one)["interruptions"]) for one in running] == [(1, 1)] * 2
     second.checked("ledger")
 

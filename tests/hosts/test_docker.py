@@ -42,7 +42,7 @@ def test_the_steps_of_the_dockerfile_make_an_image_that_is_healthy_and_runs_as_n
     assert stage.run(["id", "-u"]).stdout == "10001\n"
     assert stage.run(["touch", "/app/x"]).returncode == stage.run(["touch", "/opt/intray/x"]).returncode == 1
     with started(stage) as check:
-        until(lambda: check().returncode == 0, 30, (stage.folder / "log").read_text)
+        until(lambda: check().returncode == 0, 90, (stage.folder / "log").read_text)
     assert check().returncode != 0
 
 

@@ -41,7 +41,7 @@ class Sentinels:
         until(lambda: self._has_replica(self.ports[0]))
         for port in self.sentinels:
             self._start_sentinel(port)
-        until(lambda: all(self._knows_all(port) for port in self.sentinels), 30)
+        until(lambda: all(self._knows_all(port) for port in self.sentinels), 90)
 
     def start_server(self, port: int, *words: str) -> subprocess.Popen[bytes]:
         own = ["--port", str(port), "--dir", str(self.folder / str(port)), "--save", "", "--repl-diskless-sync-delay", "0"]
@@ -67,7 +67,7 @@ class Sentinels:
     def bring_back(self) -> None:
         """Start the first server again, as the replica of its successor: the sentinels would make it one, but take their time."""
         self.start_server(self.ports[0], "--replicaof", "127.0.0.1", str(self.ports[1]))
-        until(lambda: self._has_replica(self.ports[1]), 40)
+        until(lambda: self._has_replica(self.ports[1]), 120)
 
     def _knows_all(self, port: int) -> bool:
         """Whether this sentinel knows the replica and both other sentinels: before that none is promoted."""
@@ -136,10 +136,10 @@ class Load:
     def go_on(self) -> None:
         """Wait for some more."""
         known = len(self.accepted)
-        until(lambda: len(self.accepted) >= known + LEAST, 30)
+        until(lambda: len(self.accepted) >= known + LEAST, 90)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_replica_that_sentinel_promotes_under_load_takes_over_and_nothing_is_lost(sentinels: Sentinels, new_intray: NewIntray) -> None:
     intray = new_intray(REDIS_URL=sentinels.url, JOB_PACKAGES="jobs,tests.trial_jobs")
     intray.checked("db", "upgrade")
@@ -151,16 +151,16 @@ def test_a_replica_that_sentinel_promotes_under_load_takes_over_and_nothing_is_l
     with Load(intray, token) as load:
         load.go_on()
         sentinels.primary_at_first.kill()
-        until(lambda: sentinels.primary() == second, 30)
+        until(lambda: sentinels.primary() == second, 90)
         load.go_on()
-        until(lambda: load.accepted[0] in _finished(intray), 30, intray.output)
+        until(lambda: load.accepted[0] in _finished(intray), 90, intray.output)
         sentinels.bring_back()
-        until(sentinels.promote, 30)
-        until(lambda: sentinels.primary() == first, 40)
+        until(sentinels.promote, 90)
+        until(lambda: sentinels.primary() == first, 120)
         load.go_on()
     assert load.refused == []
     follow = len(load.accepted) // 2  # every second one has one that follows
-    until(lambda: len(_finished(intray)) == len(load.accepted) + follow, 40, intray.output)
+    until(lambda: len(_finished(intray)) == len(load.accepted) + follow, 120, intray.output)
     assert set(load.accepted) <= _finished(intray)
     balance = json.loads(intray.checked("ledger", "--json"))
     assert balance["finished"] == balance["accepted"] == len(load.accepted) + follow, balance

@@ -46,7 +46,7 @@ def upgraded(new_intray: NewIntray, tmp_path: Path, request: pytest.FixtureReque
     return make
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("version", EARLIER)
 def test_jobs_that_an_earlier_version_accepted_are_done_by_this_one(upgraded: Callable[[str], tuple[Intray, Intray]], version: str) -> None:
     old, new = upgraded(version)
@@ -58,7 +58,7 @@ def test_jobs_that_an_earlier_version_accepted_are_done_by_this_one(upgraded: Ca
     web, clock, worker = old.spawned[-3:]
 
     lasting = [_submit(old, headers, "trial_sleep", params={"seconds": LASTING_S}) for _ in range(2)]
-    until(lambda: _statuses(old, headers, lasting) == ["started"] * 2, 30, old.output)
+    until(lambda: _statuses(old, headers, lasting) == ["started"] * 2, 90, old.output)
     worker.send_signal(signal.SIGTERM)  # it ends what it runs, and takes no more
     waiting = [_submit(old, headers, name) for name in ("trial_echo", "trial_follow", "trial_second_time")]
     waiting += [_submit(old, headers, "analyze", params={"text": "It is fast, but it has limits."})]
@@ -72,7 +72,7 @@ def test_jobs_that_an_earlier_version_accepted_are_done_by_this_one(upgraded: Ca
         new.spawn(name)
     new.wait_until(new.is_ready)
     accepted = [*lasting, *waiting, delayed]
-    until(lambda: set(_statuses(new, headers, accepted)) == {"finished"}, 60, new.output)
+    until(lambda: set(_statuses(new, headers, accepted)) == {"finished"}, 120, new.output)
     assert worker.wait(30) == 0
     jobs = {job_id: _job(new, headers, job_id) for job_id in accepted}
     assert [jobs[one]["attempt"] for one in lasting] == [1, 1]

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from monolith.database import looking, now, reading, writing
 from monolith.models import Job, JobEvent
-from monolith.runner import registry
+from monolith.runner import queues, registry
 from monolith.runner.horizon import Horizon, Mark, mark_now
-from monolith.runner.webhooks import telling
+from monolith.runner.webhooks import mailing, telling
 from monolith.runner.webhooks.tables import ENDINGS, PROGRESS, Bookmark, Webhook
 
 NAME = "webhooks"
@@ -47,7 +47,7 @@ class Outbox:
 
 def _anybody_listens() -> bool:
     with looking() as connection:
-        return connection.scalar(select(Webhook.id).where(_listening).limit(1)) is not None
+        return connection.scalar(select(Webhook.id).where(_listening).limit(1)) is not None or mailing.anybody_wants(connection)
 
 
 def _skip() -> None:
@@ -72,7 +72,9 @@ def _step(mark: Mark) -> bool:
         if session.scalar(moved.values(position=end, at=at).returning(Bookmark.name)) is None:
             return False
         _tell(session, begin, end)
-        return end < mark.position
+        mails = mailing.submit(session.connection(), begin, end)
+    queues.push(mails)
+    return end < mark.position
 
 
 def _tell(session: Session, begin: int, end: int) -> None:
