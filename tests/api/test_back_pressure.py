@@ -166,8 +166,10 @@ def test_the_wait_follows_the_rate_at_which_jobs_end(alice: Caller, ended: int, 
     lifecycle.submit(alice.user.id, [Wanted(find("trial_echo")) for _ in range(ended + 1)])
     with writing() as session:
         done = select(Job.id).limit(ended)
-        session.execute(update(Job).where(Job.id.in_(done)).values(ended_at=now() - 30).execution_options(synchronize_session=False))
-        long_ago = update(Job).where(Job.ended_at.is_(None)).values(ended_at=now() - 90)
+        session.execute(
+            update(Job).where(Job.id.in_(done)).values(status="finished", ended_at=now() - 30).execution_options(synchronize_session=False)
+        )
+        long_ago = update(Job).where(Job.ended_at.is_(None)).values(status="finished", ended_at=now() - 90)
         session.execute(long_ago.execution_options(synchronize_session=False))
     with reading() as session:
         assert limits.wait(session.connection(), over) == seconds
