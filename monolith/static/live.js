@@ -7,6 +7,7 @@
 
 const live = (() => {
   const GAP_MS = 250; // between two questions, however much happens
+  const GIVE_UP_MS = 30000; // on a question that nobody answers
   const AGAIN_MS = 30000; // a refused stream is tried again after so long
   const HIDDEN_EVERY_MS = 5000; // a tab that nobody sees, which is to tell when the job is over
 
@@ -65,13 +66,13 @@ const live = (() => {
     if (source && !source.url.endsWith(element.dataset.events)) hangUp();
     listen(element.dataset.events);
     const since = Date.now() - askedAt;
-    if (isWanted() && !isAsking && since >= GAP_MS && (isDue || since >= everyMs(element))) ask(element);
+    const isFree = !isAsking || since >= GIVE_UP_MS;
+    if (isWanted() && isFree && since >= GAP_MS && (isDue || since >= everyMs(element))) ask(element);
     wake(isDue ? GAP_MS : 500);
   }
 
   function ask(element) {
     isDue = false;
-    isAsking = true;
     askedAt = Date.now();
     htmx.trigger(element, "ask");
   }
@@ -85,6 +86,7 @@ const live = (() => {
     if (isSeen()) hear();
     else hangUp();
   });
+  document.addEventListener("htmx:beforeRequest", () => { isAsking = true; });
   document.addEventListener("htmx:afterRequest", () => { isAsking = false; });
   document.addEventListener("htmx:afterSwap", () => { localiseTimes(document); wake(0); });
   document.addEventListener("htmx:responseError", (event) => {
@@ -92,7 +94,7 @@ const live = (() => {
   });
   addEventListener("pagehide", () => hangUp());
   addEventListener("pageshow", (event) => { if (event.persisted) hear(); });
-  wake(0);
+  document.addEventListener("DOMContentLoaded", () => wake(0)); // htmx does not hear `ask` before
 
   return { part, isConnected: () => isConnected };
 })();

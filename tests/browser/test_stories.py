@@ -51,6 +51,7 @@ def test_from_the_first_sign_in_to_the_first_result(new_page: NewPage, intray: I
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Nothing handed in yet")).to_be_visible()
     page.get_by_role("link", name="Submit your first document").click()
+    page.wait_for_url(re.compile("/$"))  # wholly loaded: only then it listens for what is dropped
     drop(page, "notes.md", TEXT.encode())  # the first of two acts
     submit(page)
     page.wait_for_url(ON_A_JOB)
