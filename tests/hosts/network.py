@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from redis import Redis
 
 from tests.acceptance.processes import MANAGE, OURS, ROOT, Cluster, has_postgresql, new_cluster, until
 
@@ -93,6 +94,11 @@ class Hosts:
         for words in (["addr", "add", f"{host.address}/24", "dev", end], ["link", "set", end, "up"], ["link", "set", "lo", "up"]):
             _ip("-n", host.namespace, *words)
         return host
+
+    def listens(self, worker: str) -> bool:
+        """Whether Redis knows this worker."""
+        with Redis(self.hosts["data"].address, REDIS_PORT) as redis:
+            return bool(redis.exists(f"rq:worker:{worker}"))
 
     def _start_servers(self) -> None:
         data, program = self.hosts["data"], shutil.which("redis-server")

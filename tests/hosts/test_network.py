@@ -16,7 +16,7 @@ from tests.chaos.load import SUCCEEDS, Load
 from tests.chaos.oracle import judge
 from tests.hosts.network import Hosts, new_hosts
 
-JOBS = 60
+JOBS, MORE = 60, 20
 SECONDS = 30
 SILENT_S = 34  # longer than a worker may be silent
 
@@ -32,6 +32,11 @@ class GoodLoad(Load):
 
     def _kinds(self, rng: random.Random) -> list[str]:
         return rng.choices(SUCCEEDS, (4, 1, 3, 3, 1), k=self.jobs)
+
+    def fill_all_children(self) -> None:
+        """Submit at once what keeps three workers of five children busy."""
+        for number in range(MORE):
+            self._submit(f"more-{number}", {"type": "chaos_sleep", "params": {"seconds": 3}})
 
 
 @pytest.mark.timeout(400)
@@ -49,14 +54,16 @@ def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hos
     until(lambda: time.monotonic() > rejoins_at and _was_silent(ledger, "worker-b"), 2 * SILENT_S, hosts.said)
     hosts.hosts["worker-b"].rejoin()
     submitter.join()
+    until(lambda: hosts.listens("worker-c"), 120, hosts.said)
+    load.fill_all_children()
     until(lambda: ledger.live() == 0, 180, hosts.said)
     pages, runs = ledger.read(), runs_in(tmp_path / "runs")
     ledger.close()
     verdict = judge(pages, load.accepted, runs)
     assert verdict.wrong == {}, f"{verdict.wrong}\n{hosts.said()}"
-    assert len(load.accepted) == JOBS and set(load.refusals) <= {503}
+    assert len(load.accepted) == JOBS + MORE and set(load.refusals) <= {503}
     assert {job.worker for job in pages.jobs.values()} >= {"worker-a", "worker-b", "worker-c"}
-    assert sum(runs.values()) > JOBS  # some began at B and were done at A
+    assert sum(runs.values()) > JOBS + MORE  # some began at B and were done at A
     hosts.manage("ledger")
 
 
