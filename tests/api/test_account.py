@@ -149,7 +149,7 @@ def test_the_openapi_document_describes_every_route_of_the_api(app: Flask, alice
         if method in ("get", "post", "put", "patch", "delete")
     }
     routes = {
-        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        (re.sub(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith("/api/v1")
         for method in rule.methods - {"HEAD", "OPTIONS"}
