@@ -6,6 +6,7 @@ import ipaddress
 import re
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
@@ -168,6 +169,15 @@ def _check_csrf() -> None:
         csrf.protect()
     except CSRFError as error:
         raise Forbidden(f"{str(error.description).rstrip('.')}. Load the page again and repeat what you did.") from error
+    if _is_foreign():
+        raise Forbidden("This was sent by a page of another site, and nothing was done. Open the page here and repeat what you wanted.")
+
+
+def _is_foreign() -> bool:
+    """Whether another site's page sent it: every browser of today says so itself, an older one names the page's origin."""
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = urlsplit(request.headers.get("Origin", "")).netloc
+    return site not in ("same-origin", "none") if site else origin not in ("", request.host)
 
 
 def _check_json() -> None:

@@ -21,6 +21,7 @@ from monolith.runner import lifecycle
 from monolith.runner.outcomes import Outcome
 from monolith.runner.webhooks.tables import Delivery
 from tests.conftest import Caller
+from tests.visitor import signed_in
 
 # open: everybody. own: whoever is signed in, and it shows what is theirs. shared: its owner and admins, and viewers to look.
 # private: its owner alone. admins: admins, and viewers to look.
@@ -287,3 +288,20 @@ def test_lists_hold_ones_own_only(app: Flask, people: dict[str, Caller], intray_
     for path in lists:
         shown = people["other"].get(path).text
         assert HERS not in shown and "alice" not in shown, path
+
+
+def test_no_act_of_an_admin_is_done_without_the_token_of_the_page_or_for_another_site(
+    app: Flask, people: dict[str, Caller], intray_settings: Callable[..., None]
+) -> None:
+    intray_settings(FETCH_ALLOW_LOOPBACK="true")
+    ids, browser = World(people["owner"]).ids(), signed_in(app, "admin@example.org")
+    token, client, done = {"X-CSRFToken": browser.csrf_token()}, browser.client, []
+    lures: list[dict[str, str]] = [{}, {**token, "Sec-Fetch-Site": "cross-site"}, {**token, "Origin": "https://evil.example"}]
+    acts = [(rule, method) for rule, method in routes(app) if kind_of(rule) == "admins" and method not in SAFE]
+    for rule, method in acts:
+        path = path_of(app, rule, method, ids)
+        answers = [client.open(path, method=method, headers=lure) for lure in lures]
+        done += [f"{method} {path}: {answer.status_code}" for answer in answers if answer.status_code != 403]
+    assert not done, "\n".join(done)
+    assert len(acts) > 25
+    assert client.put("/api/v1/pauses/all", json={"reason": "x"}, headers={**token, "Origin": "http://localhost"}).status_code == 200
