@@ -48,6 +48,9 @@ class Settings:
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
+    arrival_s: float
+    request_rate: str  # in each web process, as is the next
+    anonymous_rate: str
     max_streams: int  # in each web process, as is the next
     max_streams_per_user: int
     max_upload_bytes: int
@@ -173,6 +176,9 @@ def _web(env: Env) -> dict[str, Any]:
         "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         "web_threads": env.int("WEB_THREADS", 8),
         "web_concurrency": env.int("WEB_CONCURRENCY", 1),
+        "arrival_s": env.float("ARRIVAL_S", 20.0, validate=Range(min=0.1)),
+        "request_rate": env.str("REQUEST_RATE", "1200 per minute"),
+        "anonymous_rate": env.str("ANONYMOUS_RATE", "300 per minute"),
         "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),
         "max_streams_per_user": env.int("MAX_STREAMS_PER_USER", 50, validate=Range(min=0)),
     }
@@ -243,8 +249,7 @@ def on_dyno() -> bool:
 
 def redis_socket(home: Path) -> Path:
     """Where our own Redis listens: under the home, or in the temp directory when the home's path is longer than a socket's may be."""
-    socket = home / "redis.sock"
-    if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+    if len(os.fsencode(socket := home / "redis.sock")) <= LONGEST_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     return Path(tempfile.gettempdir(), f"intray-{os.getuid()}-{digest}", "redis.sock")
@@ -284,8 +289,7 @@ _OVERRIDE_KINDS: dict[str, type[int] | type[float]] = {"max_attempts": int, "tim
 
 def _override(job_type: str, name: str) -> int | float | None:
     variable = f"{job_type}_{name}".upper()
-    text = os.environ.get(variable)
-    if text is None:
+    if (text := os.environ.get(variable)) is None:
         return None
     try:
         value = _OVERRIDE_KINDS[name](text)

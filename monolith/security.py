@@ -16,8 +16,9 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
-from monolith import strict_json
+from monolith import rates, strict_json
 from monolith.auth import sessions, tokens, tries
+from monolith.config import settings
 from monolith.errors import Forbidden, Problem, Unauthorized
 from monolith.models import SCOPES, User
 from monolith.runner.audit import Actor
@@ -32,6 +33,7 @@ OF_ONES_OWN = (
 )  # blueprints: there a viewer may change something, and a token only with the scope `admin`
 COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
+UNCOUNTED = ("static", "health.health", "health.ready")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -51,6 +53,8 @@ log = structlog.get_logger()
 
 
 def init_app(app: Flask) -> None:
+    for rate in (settings().request_rate, settings().anonymous_rate):
+        rates.rate_of(rate)  # a bad one is said now
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
@@ -130,8 +134,21 @@ def _check_text() -> None:
 
 def _require_user() -> None:
     """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
-    if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
-        require_user()
+    try:
+        if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
+            require_user()
+    finally:
+        if request.endpoint not in UNCOUNTED:
+            _count_request()
+
+
+def _count_request() -> None:
+    """Raises `TooManyRequests`. By user where the door asked for one, by address where it did not or nobody was known."""
+    user = g.get("_login_user")
+    is_known = user is not None and user.is_authenticated
+    if rate := rates.rate_of(settings().request_rate if is_known else settings().anonymous_rate):
+        g.requests_left = rates.count(f"user {user.id}" if is_known else f"address {network()}", rate)
+        g.requests_left.check()
 
 
 def require_user() -> None:
@@ -234,10 +251,18 @@ def _add_headers(response: Response) -> Response:
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    if left := g.get("requests_left"):
+        _tell_left(response, left)
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
     log.info("request", method=request.method, path=request.path, status=response.status_code)
     return response
+
+
+def _tell_left(response: Response, left: rates.Left) -> None:
+    """Beside what is said of another policy, in one list."""
+    for name, value in left.headers().items():
+        response.headers[name] = f"{told}, {value}" if (told := response.headers.get(name)) else value
 
 
 def _forget_request(_: BaseException | None) -> None:

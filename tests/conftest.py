@@ -99,7 +99,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def intray_settings(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """The settings of an installation of its own; call it to change some: `intray_settings(REDIS_URL=...)`."""
     monkeypatch.setenv("INTRAY_HOME", str(tmp_path))
-    monkeypatch.setenv("SIGN_IN_RATE", "1000 per minute")
+    for name, rate in {"SIGN_IN_RATE": "1000 per minute", "REQUEST_RATE": "0", "ANONYMOUS_RATE": "0"}.items():
+        monkeypatch.setenv(name, rate)
     monkeypatch.setenv("JOB_PACKAGES", "jobs,tests.trial_jobs")
 
     def change(**variables: str) -> None:

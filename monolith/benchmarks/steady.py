@@ -192,6 +192,7 @@ def _running(plan: Plan) -> Iterator[Stand]:
         "PORT": str(port),
         "HOST": "127.0.0.1",
         "WORKER_CONCURRENCY": str(plan.concurrency),
+        "REQUEST_RATE": "0",
         "MAX_QUEUED": "0",
         "MAX_QUEUED_PER_USER": "0",
     }

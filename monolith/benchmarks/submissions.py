@@ -42,6 +42,8 @@ SETTINGS = {
     "WEB_CONCURRENCY": "1",
     "WEB_THREADS": "8",
     "LOG_LEVEL": "WARNING",
+    "REQUEST_RATE": "0",
+    "ANONYMOUS_RATE": "0",
     "MAX_QUEUED": "100000000",
     "MAX_QUEUED_PER_USER": "100000000",
     "JOB_PACKAGES": "monolith.benchmarks.trial_jobs",

@@ -1,6 +1,6 @@
 """One thread of a web process writes to all its open streams, so that none of them holds a thread.
 
-A request that opens a stream is answered as any other is; then `web.StreamingWorker` hands its connection over to here.
+A request that opens a stream is answered as any other is; then `web.Worker` hands its connection over to here.
 Where there is no such server, as in tests, the stream is written by the thread that asked for it.
 """
 

@@ -73,7 +73,8 @@ class Intray:
     @property
     def env(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        return {**inherited, "INTRAY_HOME": str(self.home), "PORT": str(self.port), **self.settings}
+        own = {"INTRAY_HOME": str(self.home), "PORT": str(self.port), "REQUEST_RATE": "0", "ANONYMOUS_RATE": "0"}
+        return {**inherited, **own, **self.settings}
 
     def start(self) -> Intray:
         """Start `manage.py run` and wait until it is ready and has said so."""
