@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from jobs.tools.apart import text_apart
 from jobs.tools.fetch import DOCX, fetch
 from monolith.runner.registry import Document, Permanent
 
@@ -54,9 +55,9 @@ def text_of(content: bytes, media_type: str) -> str:
     if kind in ARCHIVE_TYPES:
         raise Permanent("It is an archive, which has no text of its own. Choose another kind of job for it, or submit one of its files.")
     if content.lstrip()[:5] == b"%PDF-" or kind == "application/pdf":
-        text = _text_of_pdf(content)
+        text = text_apart("pdf", content)
     elif content[:4] == b"PK\x03\x04" or kind == DOCX:
-        text = _text_of_docx(content)
+        text = text_apart("docx", content)
     elif kind in HTML_TYPES:
         text = _text_of_html(_decoded_html(content, parameters))
     else:
@@ -180,6 +181,8 @@ def _text_of_pdf(content: bytes) -> str:
         reader = PdfReader(io.BytesIO(content))
         locked = reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED
         pages = 0 if locked else len(reader.pages)
+    except MemoryError:
+        raise
     except Exception:  # pypdf: "broken PDF files might cause other Exceptions"
         raise Permanent("The PDF is broken and cannot be opened. Export it again and submit the new file.") from None
     if locked:
@@ -195,6 +198,8 @@ def _page_texts(reader: PdfReader) -> Iterator[str]:
     for number, page in enumerate(reader.pages, start=1):
         try:
             text = page.extract_text()
+        except MemoryError:
+            raise
         except Exception:  # one bad page must not cost the others
             broken, text = broken + 1, f"[Page {number} of the PDF could not be read.]"
         else:
@@ -236,7 +241,9 @@ def _text_of_docx(content: bytes) -> str:
 
     _check_zip(content)
     try:
-        return "\n\n".join(_blocks(docx.Document(io.BytesIO(content))))
+        return _checked("\n\n".join(_blocks(docx.Document(io.BytesIO(content)))))
+    except (MemoryError, Permanent):
+        raise
     except Exception:  # python-docx lets whatever zipfile, lxml and its own reading raise come through
         raise Permanent("It is not a Word document (.docx) that can be opened. Save it as .docx again and submit the new file.") from None
 
@@ -274,3 +281,6 @@ def _paragraph_text(paragraph: Paragraph, style: str) -> str:
 def _table_text(table: Table) -> str:
     rows = [[" ".join(cell.text.split()) for cell in row.cells] for row in table.rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows if any(cells))
+
+
+READERS = {"pdf": _text_of_pdf, "docx": _text_of_docx}  # run apart

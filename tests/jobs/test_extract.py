@@ -145,11 +145,10 @@ def test_a_broken_pdf_is_refused(content: bytes) -> None:
         text_of(content, PDF)
 
 
-def test_a_pdf_of_too_many_pages_is_refused_with_the_limit_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "MAX_PDF_PAGES", 3)
-    assert text_of(documents.pdf(["a"] * 3), PDF)
-    with pytest.raises(Permanent, match="has 4 pages; at most 3"):
-        text_of(documents.pdf(["a"] * 4), PDF)
+def test_a_pdf_of_too_many_pages_is_refused_with_the_limit_named() -> None:
+    assert text_of(documents.pdf(["a"] * extract.MAX_PDF_PAGES), PDF)
+    with pytest.raises(Permanent, match="has 201 pages; at most 200"):
+        text_of(documents.pdf(["a"] * (extract.MAX_PDF_PAGES + 1)), PDF)
 
 
 def test_a_pdf_served_as_html_is_still_a_pdf() -> None:
