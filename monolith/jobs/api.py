@@ -232,7 +232,9 @@ class JobResult(MethodView):
         """Read the result of a finished job."""
         preferred = request.accept_mimetypes.best_match(["application/json", "text/markdown"], "application/json")
         form = query.get("format") or ("md" if preferred == "text/markdown" else "json")
-        return Response(results.written(job_id, form), content_type=results.MEDIA_TYPES[form], headers={"Vary": "Accept"})
+        answer = results.download(job_id, form)
+        answer.vary.add("Accept")
+        return answer
 
 
 @jobs.route("/<job_id>/artifacts/<name>")

@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.database import reading
 from monolith.errors import Invalid
 from monolith.jobs import finding, flashing, packing, tidying
+from monolith.jobs.downloads import saved
 from monolith.jobs.pages import asked
 
 NAMED = 8  # of those that are selected, in the question
@@ -121,6 +122,4 @@ def _ask(act: Act, name: str, kind: str, ids: list[str], back: str) -> str:
 
 def _download(kind: str, ids: list[str]) -> AnyResponse:
     pack = packing.originals if kind == "documents" else packing.results
-    return send_file(
-        pack(current_user, ids), "application/zip", as_attachment=True, download_name=f"{kind if kind == 'documents' else 'results'}.zip"
-    )
+    return saved(send_file(pack(current_user, ids), "application/zip"), f"{kind if kind == 'documents' else 'results'}.zip")

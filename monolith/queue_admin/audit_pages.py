@@ -8,6 +8,7 @@ from werkzeug.datastructures import MultiDict
 from monolith.database import reading
 from monolith.errors import Invalid
 from monolith.jobs import forms
+from monolith.jobs.downloads import saved
 from monolith.queue_admin import trail
 from monolith.queue_admin.audit_api import filters_of
 from monolith.security import require_admin
@@ -32,9 +33,7 @@ def index() -> str | tuple[str, int]:
 @blueprint.get("/audit.csv")
 def sheet() -> Response:
     """The same as CSV, all that matches."""
-    return Response(
-        trail.sheet(filters_of(request.args)), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=audit.csv"}
-    )
+    return saved(Response(trail.sheet(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
 
 
 def _page(typed: MultiDict[str, str], filters: trail.Filters, errors: dict[str, list[str]]) -> str:
