@@ -87,7 +87,7 @@ class Formation:
     def env(self, name: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        own = {"PATH": path, "DYNO": name, "PORT": str(free_port()), "INTRAY_HOME": str(self.folder / name)}
+        own = {"PATH": path, "DYNO": name, "PORT": str(free_port()), "INTRAY_HOME": str(self.folder / name), "REQUEST_RATE": "0"}
         return {**inherited, **own, **self.settings}
 
     def named(self, kind: str) -> list[Dyno]:

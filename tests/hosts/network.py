@@ -120,7 +120,7 @@ class Hosts:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
         own = {"INTRAY_HOME": str(self.folder / name), "HOST": "0.0.0.0", "PORT": str(WEB_PORT), "SECRET_KEY": "k" * 40}
         servers = {"DATABASE_URL": self.database_url, "REDIS_URL": f"redis://{self.hosts['data'].address}:{REDIS_PORT}/0"}
-        limits = {"MAX_QUEUED": "0", "MAX_QUEUED_PER_USER": "0", "SHUTDOWN_GRACE": "2"}
+        limits = {"REQUEST_RATE": "0", "MAX_QUEUED": "0", "MAX_QUEUED_PER_USER": "0", "SHUTDOWN_GRACE": "2"}
         return {**inherited, **own, **servers, **limits, "JOB_PACKAGES": "tests.trial_jobs", "CHAOS_RUNS": str(self.folder / "runs")}
 
     def manage(self, *words: str) -> str:
