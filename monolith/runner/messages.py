@@ -18,10 +18,10 @@ from monolith.runner.queues import FUNCTION
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_DATA = 1000  # bytes: ours has about a hundred
-# What `queues.push` and the worker write down, and no more.
+# What `queues.push`, the worker, and RQ where it requeues a failed one (an empty `exc_info`) write down, and no more.
 PLAIN = frozenset(
     b"created_at enqueued_at started_at ended_at last_heartbeat data origin description status meta timeout result_ttl failure_ttl "
-    b"worker_name".split()
+    b"worker_name exc_info".split()
 )
 STATUSES = frozenset(one.value.encode() for one in JobStatus)
 NUMBERS = (b"timeout", b"result_ttl", b"failure_ttl")

@@ -175,7 +175,7 @@ def test_a_running_installation_has_nothing_to_mend(intray: Intray) -> None:
     intray.wait_until(lambda: intray.manage("doctor").returncode == 0)
     said = intray.manage("doctor").stdout
     assert "TROUBLE" not in said
-    assert "secret" not in said
+    assert intray.password not in said and (intray.home / "secret_key").read_text() not in said
 
 
 def test_a_stock_rq_worker_drains_the_same_queues(new_intray: Callable[..., Intray], redis_server: str) -> None:

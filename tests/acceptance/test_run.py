@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from rq import Queue, Worker
+import requests
 
 from tests.acceptance.processes import ANNOUNCED, MANAGE, ROOT, VENV_ONLY, Intray, NewIntray, free_port, until
 
@@ -54,8 +53,8 @@ def test_killing_it_leaves_no_process_and_does_not_hinder_the_next_run(new_intra
 
 
 def test_ending_it_kills_a_job_that_does_not_end_and_what_the_job_started(new_intray: NewIntray) -> None:
-    intray = new_intray(SHUTDOWN_GRACE="1").start()
-    occupy_a_worker(intray, "subprocess.run", ["sleep", "300"])
+    intray = new_intray(SHUTDOWN_GRACE="1", JOB_PACKAGES="jobs,tests.trial_jobs").start()
+    occupy_a_worker(intray)
     intray.wait_until(lambda: "sleep 300 " in intray.processes().values())
     assert intray.stop() == 0
     assert intray.processes() == {}
@@ -63,8 +62,8 @@ def test_ending_it_kills_a_job_that_does_not_end_and_what_the_job_started(new_in
 
 
 def test_killing_it_ends_the_jobs_that_run(new_intray: NewIntray) -> None:
-    intray = new_intray().start()
-    occupy_a_worker(intray, "subprocess.run", ["sleep", "300"])
+    intray = new_intray(JOB_PACKAGES="jobs,tests.trial_jobs").start()
+    occupy_a_worker(intray)
     intray.wait_until(lambda: "sleep 300 " in intray.processes().values())
     assert intray.run
     intray.run.kill()
@@ -186,7 +185,7 @@ def test_doctor_finds_a_redis_that_evicts(new_intray: NewIntray, redis_server: s
     ("words", "said"),
     [
         (("user", "create", "--email", "nobody", "--password", "x"), "is no e-mail address"),
-        (("user", "create", "--email", "taken@example.org", "--password", "x"), "taken@example.org already"),
+        (("user", "create", "--email", "taken@example.org", "--password", "three brown ducks in Ghent"), "taken@example.org already"),
         (("token", "create", "--email", "unknown@example.org"), "There is no user unknown@example.org"),
         (("worker",), "make run"),
         (("worker", "--burst"), "make run"),
@@ -221,12 +220,11 @@ def test_on_a_terminal_each_line_says_who_speaks(new_intray: NewIntray) -> None:
     assert intray.processes() == {}
 
 
-def occupy_a_worker(intray: Intray, function: str, argument: object) -> None:
-    """Have some worker run a function for long, as a job that hangs would."""
-    with Redis(unix_socket_path=str(intray.home / "redis.sock")) as connection:
-        until(lambda: bool(Worker.all(connection=connection)))
-        queue = Worker.all(connection=connection)[0].queue_names()[0]
-        Queue(queue, connection=connection, serializer="json").enqueue_call(function, args=(argument,), timeout=600)
+def occupy_a_worker(intray: Intray) -> None:
+    """Have a worker run a job that starts `sleep 300` and waits for it."""
+    headers = {"Authorization": f"Bearer {intray.token()}"}
+    answer = requests.post(f"{intray.base_url}/api/v1/jobs", json={"type": "trial_program"}, headers=headers, timeout=20)
+    assert answer.status_code == 202, answer.text
 
 
 def one_line(intray: Intray, *words: str) -> str:

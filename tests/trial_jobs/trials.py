@@ -155,6 +155,13 @@ def trial_c_loop(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+@job_type(params=Echo, takes="nothing", max_attempts=1, timeout=600)
+def trial_program(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Start a program that takes its time, and wait for it."""
+    subprocess.run(["sleep", "300"], check=False)
+    return {}
+
+
 @job_type(params=Echo, takes="nothing", max_attempts=1, timeout=1)
 def trial_grandchild(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Start a process that is deaf to signals and leaves for a session of its own, and wait for it."""
