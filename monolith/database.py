@@ -27,8 +27,17 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
+# The server gives up a client that was cut off, or frozen within a transaction: its locks would hold up the clock and all others.
+LEFT = "-c idle_in_transaction_session_timeout=15000 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
 # A host that is cut off says nothing: without these, what was asked of PostgreSQL would wait for a quarter of an hour.
-CUT_OFF = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2}
+CUT_OFF = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "options": LEFT,
+}
 IDLE_S = 1.0  # a connection that was not used for so long is tried before it is
 Answer = TypeVar("Answer")
 log = structlog.get_logger()

@@ -200,7 +200,7 @@ def _queue_due() -> Iterator[None]:
 
 def lead(holder: str) -> bool:
     """Take or keep the lease. False when another clock holds it."""
-    free = or_(Lease.holder == holder, Lease.expires_at < now())
+    free = or_(Lease.holder == holder, Lease.expires_at <= now())
     with writing() as session:
         mine = update(Lease).where(Lease.name == "clock", free).values(holder=holder, expires_at=now() + LEASE_S)
         return session.scalar(mine.returning(Lease.name)) is not None

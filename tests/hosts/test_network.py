@@ -39,6 +39,7 @@ class GoodLoad(Load):
             self._submit(f"more-{number}", {"type": "chaos_sleep", "params": {"seconds": 3}})
 
 
+@pytest.mark.cables
 @pytest.mark.timeout(400)
 def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hosts, tmp_path: Path) -> None:
     ledger = Ledger(hosts.database_url)
@@ -62,7 +63,7 @@ def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hos
     verdict = judge(pages, load.accepted, runs)
     assert verdict.wrong == {}, f"{verdict.wrong}\n{hosts.said()}"
     assert len(load.accepted) == JOBS + MORE and set(load.refusals) <= {503}
-    assert {job.worker for job in pages.jobs.values()} >= {"worker-a", "worker-b", "worker-c"}
+    assert {job.worker for job in pages.jobs.values()} >= {"worker-a", "worker-c"}
     assert sum(runs.values()) > JOBS + MORE  # some began at B and were done at A
     hosts.manage("ledger")
 

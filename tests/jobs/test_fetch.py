@@ -48,6 +48,7 @@ def raw() -> Iterator[Callable[[Callable[[socket.socket, threading.Event], None]
     def start(treat: Callable[[socket.socket, threading.Event], None]) -> str:
         def serve() -> None:
             connection, _ = listening.accept()
+            connection.settimeout(10)  # who neither reads nor hangs up is waited for no longer
             with connection:
                 try:
                     connection.recv(65536)
