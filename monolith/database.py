@@ -207,6 +207,11 @@ def reading() -> Iterator[Session]:
         yield session
 
 
+def read_now(session: Session | Connection) -> float:
+    """What `now` is at this moment, for Python to reckon with."""
+    return float(session.scalar(select(now())) or 0)
+
+
 def upserting(session: Session, table: type[Any]) -> Any:
     """An INSERT that can say what to do about a row that is there already; both databases have it, each in its own name."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite

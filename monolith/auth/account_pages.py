@@ -6,13 +6,12 @@ from typing import Any
 
 from flask import Blueprint, flash, g, redirect, render_template, request, url_for
 from flask_login import current_user
-from sqlalchemy import select
 from werkzeug.wrappers import Response
 
 from monolith import security
 from monolith.auth import accounts, sessions, tokens
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.errors import Conflict, Invalid, TooManyRequests
 
 blueprint = Blueprint("account_pages", __name__, url_prefix="/account")
@@ -29,7 +28,7 @@ def show() -> str:
 def _show(errors: dict[str, list[str]]) -> str:
     shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.of(current_user)}
     with reading() as session:
-        shown["now"] = session.scalar(select(now()))
+        shown["now"] = read_now(session)
     shown["has_mail"] = settings().smtp_url is not None
     return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=LASTING)
 

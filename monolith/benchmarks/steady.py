@@ -18,7 +18,7 @@ from monolith import processes
 from monolith.benchmarks import loads, paced, rig, submissions
 from monolith.benchmarks.measuring import cpu_s, pss_mb, until
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.launch import MANAGE
 from monolith.models import OVER, Job
 from monolith.processes import Child
@@ -164,7 +164,7 @@ def _body(number: int) -> bytes:
 
 def _moment() -> float:
     with reading() as session:
-        return session.scalar(select(now())) or 0.0
+        return read_now(session)
 
 
 def _live() -> int:

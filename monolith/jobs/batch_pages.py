@@ -7,11 +7,10 @@ from typing import Any
 
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask_login import current_user
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.jobs import finding, story, submission
 from monolith.models import Document, Job
 from monolith.runner.batches import standings, titles
@@ -28,7 +27,7 @@ def index() -> str:
         page = finding.batches(session, current_user, ROWS, request.args.get("after"))
         ids = [one.id for one in page.rows]
         known = {"standings": standings(session, ids), "titles": titles(session, ids)}
-        return render_template("jobs/batches.html", page=page, now=session.scalar(select(now())), **known)
+        return render_template("jobs/batches.html", page=page, now=read_now(session), **known)
 
 
 @blueprint.get("/<batch_id>")

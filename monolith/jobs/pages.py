@@ -6,13 +6,12 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, flash, g, redirect, render_template, request, url_for
 from flask_login import current_user
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.errors import Invalid
 from monolith.jobs import bodies, finding, flashing, forms, idempotency, story, submission, tidying, uploads, wording
 from monolith.jobs.queries import MAX_SEARCH
@@ -106,7 +105,11 @@ def documents() -> str:
     filters = asked("q", "kind", "tag", "status", "type")
     with reading() as session:
         page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
-        shown = {"firsts": finding.firsts(session, page.rows), "tags": searching.tags_of(session, current_user.id), "now": _now(session)}
+        shown = {
+            "firsts": finding.firsts(session, page.rows),
+            "tags": searching.tags_of(session, current_user.id),
+            "now": read_now(session),
+        }
         return render_template("jobs/documents.html", page=page, filters=filters, kinds=uploads.KINDS, **shown, **_states())
 
 
@@ -132,7 +135,7 @@ def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, li
         found = finding.document(session, current_user, document_id)
         shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
         first = _first(session, found)
-        return render_template("jobs/document.html", document=found, now=_now(session), first=first, **shown, **_choices())
+        return render_template("jobs/document.html", document=found, now=read_now(session), first=first, **shown, **_choices())
 
 
 def _first(session: Session, document: Document) -> Document | None:
@@ -196,7 +199,7 @@ def jobs() -> str:
     filters = asked("q", "status", "type", "kind", "tag")
     with reading() as session:
         page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
-        return render_template("jobs/jobs.html", page=page, filters=filters, now=_now(session), **_states())
+        return render_template("jobs/jobs.html", page=page, filters=filters, now=read_now(session), **_states())
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -221,10 +224,6 @@ def steer(job_id: str, act: str) -> Answer:
     verbs = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
     verbs[act](current_user, job_id)
     return redirect(url_for("pages.job", job_id=job_id), 303)
-
-
-def _now(session: Session) -> float:
-    return session.scalar(select(now())) or 0.0
 
 
 # ---- the page of the API

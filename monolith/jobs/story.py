@@ -6,10 +6,9 @@ import hashlib
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from monolith.database import now
+from monolith.database import read_now
 from monolith.jobs import finding
 from monolith.jobs.wording import duration, event_words, humanise, moment, nth, times
 from monolith.models import MARK, Job, JobEvent, User
@@ -34,7 +33,7 @@ class Happening(NamedTuple):
 def of_job(session: Session, user: User, job_id: str) -> dict[str, Any]:
     """All that the page of a job shows. `version` changes with what of it moves. Raises `NotFound`."""
     job = finding.job(session, user, job_id)
-    moment_now = session.scalar(select(now())) or 0.0
+    moment_now = read_now(session)
     reason = why(session, job)
     usual = None if job.is_over else estimates.usual(session, job.type)
     told = {"lead": lead(job, reason, moment_now), "outlook": outlook(job, usual, moment_now), "steps": steps(job.events)}

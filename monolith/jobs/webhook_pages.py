@@ -6,11 +6,10 @@ from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask_login import current_user
-from sqlalchemy import select
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.errors import Conflict, Problem
 from monolith.jobs import finding, forms
 from monolith.runner.webhooks import endpoints
@@ -42,7 +41,7 @@ def _index(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         page = finding.webhooks(session, current_user, ROWS, request.args.get("after"))
         shown = {"typed": typed, "errors": errors, "events": EVENTS, "most": endpoints.MOST_OF_USER}
-        return render_template("jobs/webhooks.html", page=page, now=session.scalar(select(now())), **shown)
+        return render_template("jobs/webhooks.html", page=page, now=read_now(session), **shown)
 
 
 @blueprint.get("/<webhook_id>")
@@ -56,7 +55,7 @@ def _show(webhook_id: str, typed: MultiDict[str, str] | None, errors: dict[str, 
         webhook = endpoints.find(session, current_user, webhook_id)
         page = finding.deliveries(session, current_user, webhook_id, ROWS, request.args.get("after"))
         filled = typed or MultiDict([("url", webhook.url), *(("events", name) for name in webhook.events)])
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
         moving = any(one.state == "sending" or (one.state == "waiting" and (one.due_at or 0) < moment + SOON_S) for one in page.rows)
         shown: dict[str, Any] = {"typed": filled, "errors": errors, "events": EVENTS, "is_moving": moving}
         return render_template("jobs/webhook.html", webhook=webhook, page=page, now=moment, **shown)

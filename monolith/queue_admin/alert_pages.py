@@ -6,10 +6,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Blueprint, render_template, request
-from sqlalchemy import select
 
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.runner import alerts, standing
 from monolith.runner.alert_rules import RULES
 from monolith.security import require_admin
@@ -30,7 +29,7 @@ def index() -> str:
 def opened() -> str:
     """The open ones alone, for the page to renew them."""
     with reading() as session:
-        return render_template("queue_admin/_alerts.html", standing=standing.standing(session), now=session.scalar(select(now())))
+        return render_template("queue_admin/_alerts.html", standing=standing.standing(session), now=read_now(session))
 
 
 def _shown() -> dict[str, Any]:
@@ -38,7 +37,7 @@ def _shown() -> dict[str, Any]:
     with reading() as session:
         over = alerts.closed(session, SHOWN + 1, before_id)
         known = standing.standing(session)
-        moment = session.scalar(select(now()))
+        moment = read_now(session)
     return {"standing": known, "over": over[:SHOWN], "older": over[SHOWN - 1].id if len(over) > SHOWN else None, "now": moment}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session, joinedload, undefer
 
-from monolith.database import now, whole
+from monolith.database import read_now, whole
 from monolith.models import Job
 from monolith.runner import causes
 from monolith.runner.causes import Cause
@@ -69,7 +69,7 @@ def one(session: Session, key: str) -> Group | None:
 
 
 def _add_bars(session: Session, groups: dict[str, Group]) -> None:
-    since = (session.scalar(select(now())) or 0.0) - BARS * BAR_S
+    since = read_now(session) - BARS * BAR_S
     bar = whole((Job.ended_at - since) / BAR_S).label("bar")
     for key, place, count in session.execute(
         select(Job.cause, bar, func.count()).where(*FAILED, Job.ended_at >= since).group_by(Job.cause, bar)

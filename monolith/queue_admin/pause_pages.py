@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.errors import Invalid, NotFound
 from monolith.jobs import forms
 from monolith.jobs.wording import humanise
@@ -58,7 +57,7 @@ def resume(scope: str) -> AnyResponse:
 def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with reading() as session:
         held = pauses.active(session)
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
     choices = {"scopes": pauses.scopes(), "for_how_long": FOR_HOW_LONG}
     return render_template("queue_admin/pauses.html", held=held, now=moment, typed=typed, errors=errors, **choices)
 
@@ -73,7 +72,7 @@ def _until(form: MultiDict[str, str]) -> float | None:
     if not chosen:
         return None
     with reading() as session:
-        return (session.scalar(select(now())) or 0.0) + float(chosen)
+        return read_now(session) + float(chosen)
 
 
 def _moment(text: str, zone: str) -> float:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.errors import Conflict, Invalid, NotFound, Problem
 from monolith.jobs import forms
 from monolith.models import Lease
@@ -46,7 +46,7 @@ class ShownDuty:
 def index() -> str:
     """All schedules, and what the clock does besides."""
     with reading() as session:
-        moment = _moment(session)
+        moment = read_now(session)
         found = [view(one, moment) for one in schedules.known(session)]
         duties = _duties(session)
     types = [one for one in _schedulable() if not one.unavailable_reason]
@@ -125,7 +125,7 @@ def _preview(expression: str) -> dict[str, Any]:
     except Invalid as problem:
         return {"wrong": problem.detail}
     with reading() as session:
-        return {"explained": cron.explained(checked), "upcoming": cron.upcoming(checked, _moment(session))}
+        return {"explained": cron.explained(checked), "upcoming": cron.upcoming(checked, read_now(session))}
 
 
 def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]], schedule: Schedule | None = None) -> str:
@@ -189,10 +189,6 @@ def _job_type(name: str) -> JobType:
     if found is None:
         raise NotFound(f"There is no job type {name[:60]!r}. Choose one on the page of schedules.")
     return found
-
-
-def _moment(session: Session) -> float:
-    return session.scalar(select(now())) or 0.0
 
 
 def _duties(session: Session) -> list[ShownDuty]:

@@ -9,10 +9,8 @@ from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.jobs.fields import Priority, Truth
 from monolith.jobs.schemas import ListSchema, Moment
 from monolith.openapi import ProblemSchema
@@ -81,11 +79,7 @@ def view(schedule: Schedule, moment: float) -> dict[str, Any]:
 
 def _now_viewed(schedule: Schedule) -> dict[str, Any]:
     with reading() as session:
-        return view(schedule, _moment(session))
-
-
-def _moment(session: Session) -> float:
-    return session.scalar(select(now())) or 0.0
+        return view(schedule, read_now(session))
 
 
 @blueprint.route("/schedules")
@@ -94,7 +88,7 @@ class Schedules(MethodView):
     def get(self) -> dict[str, Any]:
         """List the schedules, by name."""
         with reading() as session:
-            data = [view(one, _moment(session)) for one in schedules.known(session)]
+            data = [view(one, read_now(session)) for one in schedules.known(session)]
         return {"object": "list", "data": data, "has_more": False, "url": request.path}
 
     @blueprint.arguments(ScheduleRequest())
@@ -112,7 +106,7 @@ class OneSchedule(MethodView):
     def get(self, schedule_id: int) -> dict[str, Any]:
         """Show one schedule."""
         with reading() as session:
-            return view(schedules.find(session, schedule_id), _moment(session))
+            return view(schedules.find(session, schedule_id), read_now(session))
 
     @blueprint.arguments(ScheduleChange(), required=False)
     @blueprint.response(200, ScheduleSchema)

@@ -14,7 +14,7 @@ from sqlalchemy import String, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from monolith.database import now, reading, storable, upserting, writing
+from monolith.database import now, read_now, reading, storable, upserting, writing
 from monolith.errors import Later, Permanent
 from monolith.models import Base
 
@@ -136,4 +136,4 @@ def _locked(name: str) -> Iterator[tuple[Breaker, float]]:
     with writing() as session:
         session.execute(upserting(session, Breaker).values(name=name, failures=0).on_conflict_do_nothing())
         breaker = session.scalars(select(Breaker).where(Breaker.name == name).with_for_update()).one()
-        yield breaker, session.scalar(select(now())) or 0.0
+        yield breaker, read_now(session)

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import JSON, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column
 
-from monolith.database import now, reading, writing
+from monolith.database import now, read_now, reading, writing
 from monolith.errors import Invalid, NotFound
 from monolith.models import OVER, Base, Job
 from monolith.runner import accounting, audit, choosing
@@ -61,7 +61,7 @@ def older_than(seconds: float, status: str | None, type_name: str | None = None)
     """What has been in this status for so many seconds. Raises `Invalid`."""
     check_status(status)
     with reading() as session:
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
     return Criteria(status=status, type=type_name, old_before=moment - seconds)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from monolith.database import now, whole
+from monolith.database import read_now, whole
 from monolith.models import Sample
 
 MOST_SERIES = 8
@@ -72,7 +72,7 @@ def newest(session: Session) -> float:
 
 def of(session: Session, period: Period, by: str) -> History:
     """The measures `finished`, `failed`, `waited_s` (mean) and `oldest_s`, each by `queue` or by `type`."""
-    end = -(-(session.scalar(select(now())) or 0.0) // period.step_s) * period.step_s
+    end = -(-read_now(session) // period.step_s) * period.step_s
     start = end - period.seconds
     steps = [Step(*row) for row in session.execute(_steps(start, period.step_s))]
     names = _names(steps, by)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, text
 
-from monolith.database import looking, now
+from monolith.database import looking, read_now
 from monolith.models import JobEvent
 
 _WRITERS = text(
@@ -46,7 +46,7 @@ class Horizon:
 def mark_now() -> Mark:
     """What is there at this moment; events below it may still appear."""
     with looking() as connection:
-        moment = connection.scalar(select(now())) or 0.0
+        moment = read_now(connection)
         position = connection.scalar(select(func.max(JobEvent.id))) or 0
         return Mark(position, moment, _writers_on(connection))
 

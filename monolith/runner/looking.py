@@ -12,7 +12,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
-from monolith.database import now, reading
+from monolith.database import read_now, reading
 from monolith.models import OVER, Job, User
 from monolith.runner import pauses, queues, statistics
 from monolith.runner.breakers import Breaker
@@ -59,7 +59,7 @@ def look(redis_missed: int = 0, imbalance: int | None = None) -> Look:
     """Look at the ledger and at Redis. `redis_missed`: before this look; `imbalance` takes a minute's count, and is the caller's."""
     listened, percent = _redis()
     with reading() as session:
-        moment: float = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
         spent, overspent = _spent(session, int(moment // DAY_S))
         lines = _lines(session, moment)
         return Look(

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, union_all
 from sqlalchemy.orm import Session
 
-from monolith.database import now
+from monolith.database import read_now
 from monolith.models import Job, Sample
 from monolith.runner import statistics
 from monolith.runner.breakers import Breaker
@@ -42,7 +42,7 @@ class Spent:
 
 def last_minute(session: Session) -> dict[tuple[str, str], tuple[int, int]]:
     """How many jobs of each queue and type finished and failed in the last whole minute, by its sample."""
-    minute = (session.scalar(select(now())) or 0.0) // statistics.SAMPLE_S * statistics.SAMPLE_S
+    minute = read_now(session) // statistics.SAMPLE_S * statistics.SAMPLE_S
     rows = select(Sample.queue, Sample.type, Sample.finished, Sample.failed).where(Sample.at >= minute)
     return {(queue, type_name): (finished, failed) for queue, type_name, finished, failed in session.execute(rows)}
 
@@ -50,7 +50,7 @@ def last_minute(session: Session) -> dict[tuple[str, str], tuple[int, int]]:
 def times(session: Session) -> list[Times]:
     """Of the jobs that finished in the last TIMES_S."""
     found: dict[tuple[str, str], Times] = {}
-    since = (session.scalar(select(now())) or 0.0) - TIMES_S
+    since = read_now(session) - TIMES_S
     newest = [_newest(type_name, since) for type_name in statistics.types(session, "finished")]
     for queue, type_name, ran, waited in session.execute(union_all(*newest)) if newest else ():
         one = found.setdefault((queue, type_name), Times(queue, type_name))
@@ -84,7 +84,7 @@ def deliveries(session: Session) -> dict[str, int]:
 
 
 def spent_today(session: Session) -> Spent:
-    day = int((session.scalar(select(now())) or 0.0) // DAY_S)
+    day = int(read_now(session) // DAY_S)
     sums = (func.sum(Spending.nano_usd), func.sum(Spending.input_tokens), func.sum(Spending.output_tokens))
     nano, read, written = session.execute(select(*sums).where(Spending.day == day)).one()
     return Spent(Decimal(int(nano or 0)).scaleb(-PLACES), int(read or 0), int(written or 0))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
-from monolith.database import now, reading, transaction
+from monolith.database import read_now, reading, transaction
 from monolith.errors import Invalid
 from monolith.models import User, new_id
 from monolith.runner import lifecycle, queues, registry, running
@@ -84,7 +84,7 @@ def _senders(changes: Sequence[Change]) -> Senders | None:
     """None where nobody is to be told but the log."""
     with reading() as session:
         admins = session.execute(select(User.id, User.email).where(User.is_admin).order_by(User.id)).all()
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
     if not admins:
         return None
     found = Senders(admins[0].id, _mails(changes, settings().alert_email or [one.email for one in admins]), [])

@@ -14,7 +14,7 @@ from functools import lru_cache
 from sqlalchemy import ColumnElement, String, delete, exists, literal, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
-from monolith.database import now, reading, storable, upserting, writing
+from monolith.database import now, read_now, reading, storable, upserting, writing
 from monolith.errors import Invalid, NotFound
 from monolith.models import Base
 from monolith.runner import audit, registry
@@ -64,7 +64,7 @@ def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> 
     if not reason:
         raise Invalid.field("/reason", "Say why, in a few words: people whose jobs wait will read it.")
     with writing() as session:
-        if until is not None and until <= (session.scalar(select(now())) or 0):
+        if until is not None and until <= read_now(session):
             raise Invalid.field("/until", "This time is over. Give one that is still to come, or none.")
         before = _of(session, scope)
         values = {"scope": scope, "reason": reason, "paused_by": by.name, "since": before.since if before else now(), "until": until}

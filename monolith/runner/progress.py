@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
-from monolith.database import now, patiently, reading, storable, writing
+from monolith.database import now, patiently, read_now, reading, storable, writing
 from monolith.errors import Later
 from monolith.models import MARK, Document, Job, JobEvent, User
 from monolith.runner import answers, breakers, searching, spending
@@ -184,7 +184,7 @@ class RunningJob:
     def clock(self) -> float:
         """Seconds since 1970 by the database's clock."""
         with reading() as session:
-            return session.scalar(select(now())) or 0.0
+            return read_now(session)
 
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> SeenLedger:
         """The jobs of a period that this job's owner may see; see `registry.Job`. Raises `Permanent`."""

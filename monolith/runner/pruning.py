@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from monolith.config import settings
-from monolith.database import now, reading, writing
+from monolith.database import read_now, reading, writing
 from monolith.models import OVER, Job, LlmAnswer, Sample
 from monolith.runner import accounting, batches, replays, statistics
 from monolith.runner.alerts import Alert
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 def prune() -> Iterator[None]:
     """Delete in small batches, a step each, what is older than the settings say or over the number to keep."""
     with reading() as session:
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
         kinds = [(status, type_name) for status in OVER for type_name in statistics.types(session, status)]
     for status, type_name in kinds:
         yield from _prune_jobs(status, type_name, moment)

@@ -11,7 +11,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import func, select, tuple_
 
-from monolith.database import now, reading
+from monolith.database import now, read_now, reading
 from monolith.models import Job
 from monolith.runner import lifecycle, pauses, queues
 
@@ -112,7 +112,7 @@ def _too_few() -> dict[str, int]:
 
 def _moment() -> float:
     with reading() as session:
-        return session.scalar(select(now())) or 0.0
+        return read_now(session)
 
 
 def _pages(name: str, before: float) -> Iterator[list[str]]:

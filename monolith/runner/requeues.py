@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Index, String, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from monolith.database import now, reading, writing
+from monolith.database import now, read_now, reading, writing
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.models import OVER, Base, Job
 from monolith.runner import audit, lifecycle, queues, steering
@@ -134,7 +134,7 @@ def advance() -> Iterator[None]:
     """Take each requeue under way a step further."""
     with reading() as session:
         going = [_progress(session, one) for one in session.scalars(select(Requeue).where(Requeue.ended_at.is_(None)).order_by(Requeue.id))]
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
     for progress in going:
         _advance(progress, moment)
         yield

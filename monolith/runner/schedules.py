@@ -16,7 +16,7 @@ from sqlalchemy import JSON, Connection, ForeignKey, String, delete, insert, sel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from monolith.database import now, reading, storable, writing
+from monolith.database import now, read_now, reading, storable, writing
 from monolith.errors import Conflict, Invalid, NotFound, Problem
 from monolith.models import MARK, Base, JobEvent, User
 from monolith.runner import audit, cron, lifecycle, limits, registry
@@ -151,7 +151,7 @@ def wanted_of(type_name: Any, params: dict[str, Any], priority: str, owner: User
 
 
 def _next(session: Session, schedule: Schedule) -> float | None:
-    return cron.following(schedule.cron, session.scalar(select(now())) or 0.0) if schedule.is_on else None
+    return cron.following(schedule.cron, read_now(session)) if schedule.is_on else None
 
 
 # ---- what the clock does
@@ -162,7 +162,7 @@ def submit_due() -> Iterator[None]:
     due = select(Schedule).where(Schedule.is_on, Schedule.next_at <= now()).order_by(Schedule.next_at).limit(AT_ONCE)
     with reading() as session:
         found = list(session.scalars(due))
-        moment = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
     for schedule in found:
         _run_due(schedule, cron.following(schedule.cron, moment))
         yield

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, case, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from monolith.config import settings
-from monolith.database import now, reading, upserting
+from monolith.database import read_now, reading, upserting
 from monolith.errors import Later
 from monolith.models import Base
 
@@ -43,7 +43,7 @@ class Cost:
 
 def record(session: Session, owner_id: int, cost: Cost) -> None:
     """Add to what this user has spent today."""
-    day = int((session.scalar(select(now())) or 0.0) // DAY_S)
+    day = int(read_now(session) // DAY_S)
     spent = {"input_tokens": cost.input_tokens, "output_tokens": cost.output_tokens, "nano_usd": round(cost.usd.scaleb(PLACES))}
     row = upserting(session, Spending).values(day=day, owner_id=owner_id, **spent)
     sums = {name: getattr(Spending, name) + row.excluded[name] for name in spent}
@@ -56,7 +56,7 @@ def over_budget(owner_id: int) -> Later | None:
     if not own_limit and not limit:
         return None
     with reading() as session:
-        moment: float = session.scalar(select(now())) or 0.0
+        moment = read_now(session)
         own, everybody = _spent(session, owner_id, int(moment // DAY_S))
     until_midnight = DAY_S - moment % DAY_S
     if own_limit and own >= own_limit:

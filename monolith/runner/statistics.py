@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from monolith.database import now, reading, writing
+from monolith.database import read_now, reading, writing
 from monolith.models import IN_BIN, NOT_IN_BIN, STATUSES, Job, Sample
 
 SAMPLE_S = 60
@@ -52,7 +52,7 @@ def _kinds(session: Session, rows: Any) -> dict[Kind, int]:
 def oldest_waiting(session: Session) -> dict[tuple[str, str], float]:
     """For how many seconds the oldest queued job of each queue and type has waited. Reads one index only."""
     rows = select(Job.queue, Job.type, func.min(Job.queued_at)).where(Job.status == "queued").group_by(Job.queue, Job.type)
-    moment = session.scalar(select(now())) or 0.0
+    moment = read_now(session)
     return {(queue, type_name): max(0.0, moment - since) for queue, type_name, since in session.execute(rows) if since}
 
 
@@ -75,7 +75,7 @@ def failed_since(session: Session, since: float, at_most: int) -> int:
 def sample() -> Iterator[None]:
     """Keep the minute that has just passed, unless it is kept: one row for each job type that had something to do."""
     with reading() as session:
-        minute = (session.scalar(select(now())) or 0.0) // SAMPLE_S * SAMPLE_S
+        minute = read_now(session) // SAMPLE_S * SAMPLE_S
         is_kept = session.scalar(select(Sample.id).where(Sample.at >= minute).limit(1))
         rows = [] if is_kept else _minute(session, minute)
     if rows:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from monolith.database import now, reading, writing
+from monolith.database import read_now, reading, writing
 from monolith.errors import NotFound
 from monolith.models import Job
 from monolith.runner import audit, choosing, cleaning, lifecycle, queues
@@ -75,7 +75,7 @@ def _selected(session: Session, act: Act, job_ids: Sequence[str]) -> list[Found]
 def moment() -> float:
     """Now, by the database's clock."""
     with reading() as session:
-        return session.scalar(select(now())) or 0.0
+        return read_now(session)
 
 
 # ---- the acts

@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
-from monolith.database import now, reading, writing
+from monolith.database import now, read_now, reading, writing
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.models import User
 from monolith.runner.webhooks import sealing, sending, telling
@@ -115,7 +115,7 @@ def rotate_shared(user: User, overlap_s: float | None = None) -> tuple[str, floa
 def _rotate(session: Session, row: SigningSecret, overlap_s: float | None) -> tuple[str, float]:
     secret = sealing.new_secret()
     overlap = settings().webhook_overlap_hours * 3600 if overlap_s is None else overlap_s
-    until = (session.scalar(select(now())) or 0.0) + overlap
+    until = read_now(session) + overlap
     row.sealed, row.previous, row.previous_until = sealing.seal(secret), row.sealed, until
     return secret, until
 
@@ -125,7 +125,7 @@ def test(user: User, webhook_id: str) -> Delivery:
     with writing() as session:
         webhook = find(session, user, webhook_id)
         _require_enabled(webhook)
-        delivery = telling.of_trial(webhook, session.scalar(select(now())) or 0.0)
+        delivery = telling.of_trial(webhook, read_now(session))
         session.add(delivery)
         session.flush()
         session.refresh(delivery)

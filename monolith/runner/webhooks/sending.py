@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from monolith.database import now, reading, storable, writing
+from monolith.database import now, read_now, reading, storable, writing
 from monolith.runner.webhooks import sealing
 from monolith.runner.webhooks.tables import Delivery, SigningSecret, Webhook
 
@@ -49,7 +49,7 @@ def load(delivery_id: str, sender_id: str) -> RunningDelivery | None:
     query = select(Delivery).where(*ours).options(whole.joinedload(Webhook.secret), whole.joinedload(Webhook.owner))
     with reading() as session:
         row = session.scalar(query)
-        return RunningDelivery(row, session.scalar(select(now())) or 0.0) if row and row.webhook.enabled else None
+        return RunningDelivery(row, read_now(session)) if row and row.webhook.enabled else None
 
 
 def secrets_of(secret: SigningSecret, moment: float) -> list[str]:
