@@ -26,11 +26,8 @@ from monolith.runner.audit import Actor
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
 OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
-OF_ONES_OWN = (
-    "auth",
-    "account",
-    "account_pages",
-)  # blueprints: there a viewer may change something, and a token only with the scope `admin`
+# Blueprints: there a viewer may change something, and a token only with the scope `admin`.
+OF_ONES_OWN = ("auth", "account", "account_pages")
 COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
 UNCOUNTED = ("static", "health.health", "health.ready")

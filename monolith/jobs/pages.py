@@ -48,7 +48,7 @@ def submit() -> Answer:
         submitted = submission.earlier(current_user, key) or _submit(key)
     except Invalid as problem:
         return _submit_form(request.form, forms.errors_by_control(problem, request.form)), 422
-    return _go(_place_of(submitted))
+    return go(_place_of(submitted))
 
 
 def _submit(key: Key | None) -> submission.Submitted:
@@ -91,7 +91,7 @@ def _place_of(submitted: submission.Submitted) -> str:
     return url_for("pages.documents")
 
 
-def _go(url: str) -> AnyResponse:
+def go(url: str) -> AnyResponse:
     """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
     return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)
 
@@ -221,8 +221,7 @@ def job_live(job_id: str) -> AnyResponse | str:
 @blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
 def steer(job_id: str, act: str) -> Answer:
     """Cancel, stop or requeue a job, as its page offers."""
-    verbs = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
-    verbs[act](current_user, job_id)
+    tidying.ACTS[act](current_user, job_id)
     return redirect(url_for("pages.job", job_id=job_id), 303)
 
 

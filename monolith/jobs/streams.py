@@ -10,11 +10,11 @@ import json
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row
 
+from monolith.jobs.schemas import moment
 from monolith.models import MARK, OVER
 from monolith.runner import news
 from monolith.runner.horizon import Horizon, Mark
@@ -94,9 +94,8 @@ def _state(row: Row[Any]) -> dict[str, Any]:
 
 
 def _happened(row: Row[Any]) -> dict[str, Any]:
-    at = datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     note = None if row.name == "started" else row.note  # that of a start names the worker
-    event = {"event": row.name, "at": at, "note": note, "attempt": row.attempt, "max_attempts": row.max_attempts}
+    event = {"event": row.name, "at": moment(row.at), "note": note, "attempt": row.attempt, "max_attempts": row.max_attempts}
     return {**_state(row), **event}
 
 

@@ -40,6 +40,6 @@ class Health(MethodView):
         """Whether all is well, and the alerts that hold now. 200 also when it is not: `healthy` says so."""
         with reading() as session:
             found = standing.standing(session)
-            stats = statistics.by_status(session)
+            stats = statistics.by_status(statistics.counts(session))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return {"healthy": standing.is_healthy(found), "alerts": found, "stats": stats, "timestamp": now}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, render_template, request, url_for
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer, joinedload
 from werkzeug.datastructures import MultiDict
@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.database import reading
 from monolith.errors import Invalid
 from monolith.jobs import wording
+from monolith.jobs.pages import go
 from monolith.models import STATUSES, Job
 from monolith.queue_admin import filters
 from monolith.runner import choosing, cleaning, registry, steering
@@ -79,7 +80,7 @@ def take_step() -> str | AnyResponse:
     if step.after:
         return _page(act, chosen, request.form.get("total", 0, type=int), done, step)
     flash(f"{done:,} {'job was' if done == 1 else 'jobs were'} {act.done}.")
-    return _go(_back(chosen))
+    return go(_back(chosen))
 
 
 def _chosen(given: MultiDict[str, str]) -> Chosen:
@@ -108,8 +109,3 @@ def _back(chosen: Chosen) -> str:
         return url_for("admin_bin.index")
     told = chosen.told() if isinstance(chosen, Criteria) else {}
     return url_for("admin_jobs.index", **{name: told[name] for name in filters.WORDS if name in told})
-
-
-def _go(url: str) -> AnyResponse:
-    """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
-    return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)

@@ -35,10 +35,7 @@ class Balance:
 
     @property
     def statuses(self) -> dict[str, int]:
-        found = Counter(dict.fromkeys(STATUSES, 0))
-        for kind, count in self.counts.items():
-            found[kind.status] += count
-        return dict(found)
+        return statistics.by_status(self.counts)
 
     @property
     def imbalance(self) -> int:

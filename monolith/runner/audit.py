@@ -5,7 +5,6 @@ Append-only: the database itself refuses to change or delete a row.
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +17,11 @@ from monolith.models import Base
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts, and from where: a person by the web, the command line, or Intray itself."""
+    """Who acts, and from where: a person by the web, or Intray itself."""
 
     name: str
     address: str | None = None
     request_id: str | None = None
-
-
-def at_the_command_line() -> Actor:
-    try:
-        return Actor(f"manage.py ({getpass.getuser()})")
-    except (KeyError, OSError):  # a container's user may have no name
-        return Actor("manage.py")
 
 
 class AuditEntry(Base):

@@ -17,7 +17,8 @@ from monolith.models import OVER, Job, User
 from monolith.runner import pauses, queues, statistics
 from monolith.runner.breakers import Breaker
 from monolith.runner.pauses import Paused
-from monolith.runner.spending import DAY_S, PLACES, Spending
+from monolith.runner.repair import WAITING
+from monolith.runner.spending import DAY_S, PLACES, Spending, usd
 
 COUNTED_TO = 10_000  # failures, and no further
 OVERSPENT_AT_MOST = 20  # users who are named
@@ -95,8 +96,7 @@ def _redis_percent() -> float | None:
 
 
 def _lines(session: Session, moment: float) -> dict[str, Line]:
-    waiting = (Job.status == "queued", ~pauses.holds_back(Job.queue, Job.type))
-    rows = select(Job.queue, Job.priority, func.count(), func.min(Job.queued_at)).where(*waiting).group_by(Job.queue, Job.priority)
+    rows = select(Job.queue, Job.priority, func.count(), func.min(Job.queued_at)).where(*WAITING).group_by(Job.queue, Job.priority)
     return {
         f"{queue}.{priority}": Line(jobs, max(0.0, moment - (since or moment))) for queue, priority, jobs, since in session.execute(rows)
     }
@@ -107,13 +107,9 @@ def _has_moved(session: Session, lines: dict[str, Line], since: float) -> bool:
     if all(line.oldest_s <= settings().alert_silence_s for line in lines.values()):
         return True
     begun = exists().where(Job.status == "started", Job.started_at > since)
-    return bool(session.scalar(select(begun))) or any(_has_ended(session, status, since) for status in OVER)
-
-
-def _has_ended(session: Session, status: str, since: float) -> bool:
-    """Names the types, because the index is by status, type and time of the end."""
-    ended = (Job.status == status, Job.type.in_(statistics.types(session, status)), Job.ended_at > since)
-    return session.scalar(select(Job.id).where(*ended).limit(1)) is not None
+    if session.scalar(select(begun)):
+        return True
+    return any(session.scalar(statistics.ended_since(session, status, since).limit(1)) for status in OVER)
 
 
 def _breakers(session: Session) -> dict[str, str]:
@@ -126,7 +122,7 @@ def _spent(session: Session, day: int) -> tuple[Decimal | None, list[str]]:
     limit, own_limit = settings().llm_budget_usd, settings().llm_budget_per_user_usd
     spent, over = Decimal(0), list[str]()
     if limit:
-        spent = Decimal(int(session.scalar(select(func.sum(Spending.nano_usd)).where(Spending.day == day)) or 0)).scaleb(-PLACES)
+        spent = usd(session.scalar(select(func.sum(Spending.nano_usd)).where(Spending.day == day)))
     if own_limit:
         used_up = (Spending.day == day, Spending.nano_usd >= int(own_limit.scaleb(PLACES)))
         emails = select(User.email).join(Spending, Spending.owner_id == User.id).where(*used_up).order_by(Spending.nano_usd.desc())

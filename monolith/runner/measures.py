@@ -15,7 +15,7 @@ from monolith.database import read_now
 from monolith.models import Job, Sample
 from monolith.runner import statistics
 from monolith.runner.breakers import Breaker
-from monolith.runner.spending import DAY_S, PLACES, Spending
+from monolith.runner.spending import DAY_S, Spending, usd
 from monolith.runner.webhooks.tables import Delivery
 
 TIMES_S = 300.0
@@ -87,4 +87,4 @@ def spent_today(session: Session) -> Spent:
     day = int(read_now(session) // DAY_S)
     sums = (func.sum(Spending.nano_usd), func.sum(Spending.input_tokens), func.sum(Spending.output_tokens))
     nano, read, written = session.execute(select(*sums).where(Spending.day == day)).one()
-    return Spent(Decimal(int(nano or 0)).scaleb(-PLACES), int(read or 0), int(written or 0))
+    return Spent(usd(nano), int(read or 0), int(written or 0))

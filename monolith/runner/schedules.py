@@ -204,13 +204,15 @@ def _mine(schedule: Schedule) -> Any:
 
 
 def _move_on(schedule: Schedule, following: float, job_id: str, connection: Connection) -> None:
-    ran = {"last_at": now(), "last_job_id": job_id, "last_error": None}
-    if connection.execute(_mine(schedule).values(next_at=following, **ran)).rowcount != 1:
+    if connection.execute(_mine(schedule).values(next_at=following, **_ran(job_id))).rowcount != 1:
         raise Taken
 
 
+def _ran(job_id: str) -> dict[str, Any]:
+    return {"last_at": now(), "last_job_id": job_id, "last_error": None}
+
+
 def _note_run(schedule: Schedule, by: Actor, job_id: str, connection: Connection) -> None:
-    ran = {"last_at": now(), "last_job_id": job_id, "last_error": None}
     with Session(connection) as session:
-        session.execute(update(Schedule).where(Schedule.id == schedule.id).values(**ran))
+        session.execute(update(Schedule).where(Schedule.id == schedule.id).values(**_ran(job_id)))
         audit.record(session, by, "schedule_run", schedule.name, after={"job_id": job_id})

@@ -70,5 +70,9 @@ def _spent(session: Session, owner_id: int, day: int) -> tuple[Decimal, Decimal]
     """By this user, and by all."""
     own = func.sum(case((Spending.owner_id == owner_id, Spending.nano_usd), else_=0))
     sums = session.execute(select(own, func.sum(Spending.nano_usd)).where(Spending.day == day)).one()
-    own_nano, nano = (Decimal(int(one or 0)).scaleb(-PLACES) for one in sums)
-    return own_nano, nano
+    return usd(sums[0]), usd(sums[1])
+
+
+def usd(nano: int | Decimal | None) -> Decimal:
+    """Dollars, from a sum of `nano_usd`, which is None where nothing was spent."""
+    return Decimal(int(nano or 0)).scaleb(-PLACES)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.database import read_now, reading, writing
@@ -32,10 +32,10 @@ def counts(session: Session, *statuses: str) -> dict[Kind, int]:
     return _kinds(session, rows)
 
 
-def by_status(session: Session) -> dict[str, int]:
-    """The number of jobs in each status, but for the bin."""
+def by_status(counted: dict[Kind, int]) -> dict[str, int]:
+    """The number of jobs in each status."""
     found = Counter(dict.fromkeys(STATUSES, 0))
-    for kind, count in counts(session).items():
+    for kind, count in counted.items():
         found[kind.status] += count
     return dict(found)
 
@@ -66,10 +66,15 @@ def types(session: Session, status: str) -> list[str]:
     return list(session.scalars(select(every.c.type).where(every.c.type.is_not(None))))
 
 
+def ended_since(session: Session, status: str, since: float) -> Select[str]:
+    """The ids of those that came to this status since then. Names the types, because the index is by status, type and time of the end."""
+    return select(Job.id).where(Job.status == status, Job.type.in_(types(session, status)), Job.ended_at > since)
+
+
 def failed_since(session: Session, since: float, at_most: int) -> int:
     """How many jobs failed since then, counted up to a number, but for the bin."""
-    failed = (Job.status == "failed", Job.type.in_(types(session, "failed")), Job.ended_at > since, NOT_IN_BIN)
-    return session.scalar(select(func.count()).select_from(select(Job.id).where(*failed).limit(at_most).subquery())) or 0
+    failed = ended_since(session, "failed", since).where(NOT_IN_BIN).limit(at_most)
+    return session.scalar(select(func.count()).select_from(failed.subquery())) or 0
 
 
 def sample() -> Iterator[None]:

@@ -97,7 +97,7 @@ def busy_queues() -> set[str]:
     """The queues whose listeners all have their hands full, as they last said. Raises RedisError when Redis is away."""
     busy, free = set[str](), set[str]()
     for _, told in _hashes():
-        (free if _has_room(told) else busy).update(filter(None, told.get("queues", "").split(",")))
+        (free if _has_room(told) else busy).update(_queues(told))
     return busy - free
 
 
@@ -140,7 +140,7 @@ def _worker(name: str, told: dict[str, str], running: list[Running]) -> SeenWork
         host=told.get("hostname", ""),
         pid=_number(told.get("pid")),
         state=told.get("state", ""),
-        queues=[one for one in told.get("queues", "").split(",") if one],
+        queues=_queues(told),
         born_at=_moment(told.get("birth")),
         heartbeat_at=_moment(told.get("last_heartbeat")),
         finished=_number(told.get("successful_job_count")) or 0,
@@ -149,6 +149,10 @@ def _worker(name: str, told: dict[str, str], running: list[Running]) -> SeenWork
         children=children,
         jobs=list(jobs.values()),
     )
+
+
+def _queues(told: dict[str, str]) -> list[str]:
+    return [one for one in told.get("queues", "").split(",") if one]
 
 
 def _listed(text: str | None) -> list[dict[str, Any]]:

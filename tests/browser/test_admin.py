@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import requests
 from playwright.sync_api import Browser, Page, expect
 
 from docs.samples import seed
 from tests.acceptance.processes import Intray, until
-from tests.browser.conftest import NewPage
+from tests.browser.conftest import Call, NewPage, cookies_of
 from tests.browser.test_accessible import findings
 
 LOAD = 40
@@ -21,44 +20,12 @@ LOOKS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark-phone": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce"},
 }
-Call = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def call(intray: Intray) -> Call:
-    """Ask the API as an admin: `call("PUT", "/pauses/all", reason="...")`."""
-    headers = {"Authorization": f"Bearer {intray.token()}"}
-
-    def one(method: str, path: str, **body: Any) -> Any:
-        answer = requests.request(method, f"{intray.base_url}/api/v1{path}", json=body or None, headers=headers, timeout=60)
-        assert answer.ok, answer.text
-        return answer.json() if answer.content else None
-
-    return one
-
-
-@pytest.fixture(scope="module")
-def cookies_of(browser: Browser, intray: Intray) -> Callable[[str, str], Any]:
-    def of(email: str, password: str) -> Any:
-        context = browser.new_context(base_url=intray.base_url)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.goto("/sign-in")
-        page.get_by_label("E-mail").fill(email)
-        page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url("**/")
-        found = context.storage_state()
-        context.close()
-        return found
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def admin_cookies(intray: Intray, cookies_of: Callable[[str, str], Any]) -> Any:
+def admin_cookies(browser: Browser, intray: Intray) -> Any:
     seed(intray.home / "intray.sqlite3")
-    return cookies_of(intray.email, intray.password)
+    return cookies_of(browser, intray, intray.email, intray.password)
 
 
 @pytest.fixture

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.processes import Intray, until
-from tests.browser.conftest import NewPage
+from tests.browser.conftest import Call, NewPage, cookies_of
 
 FAILING, MANY = 25, 5100  # more than are done in one step
-Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def call(intray: Intray) -> Call:
-    """Call the API as the admin."""
-    headers = {"Authorization": f"Bearer {intray.token()}"}
-
-    def one(method: str, path: str, **body: Any) -> Any:
-        answer = requests.request(method, f"{intray.base_url}/api/v1{path}", json=body or None, headers=headers, timeout=60)
-        assert answer.ok, answer.text
-        return answer.json()
-
-    return one
 
 
 @pytest.fixture(scope="module")
 def admin_cookies(browser: Browser, intray: Intray) -> Any:
-    context = browser.new_context(base_url=intray.base_url)
-    page = context.new_page()
-    page.goto("/sign-in")
-    page.get_by_label("E-mail").fill(intray.email)
-    page.get_by_label("Password").fill(intray.password)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/")
-    found = context.storage_state()
-    context.close()
-    return found
+    return cookies_of(browser, intray, intray.email, intray.password)
 
 
 @pytest.fixture

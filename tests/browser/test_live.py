@@ -14,7 +14,7 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.processes import Intray, until
-from tests.browser.conftest import EMAIL, PASSWORD, NewPage, sign_in
+from tests.browser.conftest import EMAIL, PASSWORD, NewPage, cookies_of, running, sign_in
 from tests.browser.test_accessible import findings
 
 PER_USER = 6
@@ -40,23 +40,14 @@ HIDE = """(state) => {
 @pytest.fixture(scope="session")
 def intray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
     """One of its own, with job types that take their time, and a Redis that is killed."""
-    settings = {"JOB_PACKAGES": "jobs,tests.trial_jobs", "MAX_STREAMS_PER_USER": str(PER_USER), "SIGN_IN_RATE": "1000 per minute"}
-    one = Intray(tmp_path_factory.mktemp("live") / "home", settings)
-    try:
-        one.start()
-        one.user(EMAIL, PASSWORD)
+    settings = {"JOB_PACKAGES": "jobs,tests.trial_jobs", "MAX_STREAMS_PER_USER": str(PER_USER)}
+    with running(tmp_path_factory.mktemp("live") / "home", **settings) as one:
         yield one
-    finally:
-        one.end()
 
 
 @pytest.fixture(scope="session")
 def cookies(browser: Browser, intray: Intray) -> Any:
-    context = browser.new_context(base_url=intray.base_url)
-    sign_in(context.new_page()).wait_for_url("**/")
-    found = context.storage_state()
-    context.close()
-    return found
+    return cookies_of(browser, intray, EMAIL, PASSWORD)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Event
 
 import pytest
@@ -15,20 +15,11 @@ from jobs.tools.fetch import FetchFailed, fetch
 from jobs.tools.post import post, why_refused
 from monolith.config import settings
 from monolith.runner.registry import Permanent
-from tests.jobs.test_fetch import PRIVATE, raw
+from tests.jobs.test_fetch import PRIVATE, loopback, raw
 
-__all__ = ["raw"]
+__all__ = ["loopback", "raw"]
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 Raw = Callable[[Callable[[socket.socket, Event], None]], str]
-
-
-@pytest.fixture(autouse=True)
-def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SECRET_KEY", "for tests")
-    monkeypatch.setenv("FETCH_ALLOW_LOOPBACK", "1")
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
 
 
 def endless(begin: bytes, again: bytes) -> Callable[[socket.socket, Event], None]:
