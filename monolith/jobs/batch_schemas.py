@@ -11,6 +11,7 @@ from marshmallow.validate import Length
 from monolith.jobs import schemas as s
 from monolith.models import STATUSES
 from monolith.runner.batches import PRUNED, Batch, Standing
+from monolith.runner.webhooks.telling import rfc3339
 
 MAX_DOCUMENTS = 500
 MAX_JOBS = 1000  # of one batch
@@ -101,7 +102,7 @@ def batch_view(batch: Batch, standing: Standing) -> dict[str, Any]:
         "object": "batch",
         "id": batch.id,
         "url": own,
-        "created_at": s.moment(batch.created_at),
+        "created_at": rfc3339(batch.created_at),
         "is_over": standing.is_over,
         "progress": round(standing.progress, 1),
         "counts": standing.counts,

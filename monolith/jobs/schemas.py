@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from apispec import APISpec
@@ -17,6 +16,7 @@ from monolith.jobs.uploads import KINDS
 from monolith.models import STATUSES, Artefact, Document
 from monolith.runner.accepting import AnyJob
 from monolith.runner.registry import JobType
+from monolith.runner.webhooks.telling import rfc3339
 
 MAX_PAGE = 100
 MAX_BATCH = 500  # jobs for one document
@@ -26,14 +26,7 @@ class Moment(fields.Field[float]):
     """Seconds since 1970 in the ledger, RFC 3339 UTC outside."""
 
     def _serialize(self, value: float | None, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return moment(value)
-
-
-def moment(seconds: float | None) -> str | None:
-    """RFC 3339 UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return rfc3339(value)
 
 
 # ---- what comes in
@@ -232,7 +225,7 @@ def job_view(
         "result": result,
         "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,
         "waiting_reason": waiting_reason,
-        **{name: moment(getattr(job, name)) for name in _JOB_MOMENTS},
+        **{name: rfc3339(getattr(job, name)) for name in _JOB_MOMENTS},
         "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
         "artifacts": [_artefact_view(one) for one in artefacts],
         "parent_id": job.parent_id,
@@ -268,7 +261,7 @@ def document_view(document: Document, jobs: list[dict[str, Any]], duplicate_of: 
         **{name: getattr(document, name) for name in _DOCUMENT},
         "defaulted": bool(document.is_defaulted),
         "duplicate_of": duplicate_of,
-        "created_at": moment(document.created_at),
+        "created_at": rfc3339(document.created_at),
         "jobs": jobs,
         "links": {"self": own, "content": f"{own}/content"},
     }

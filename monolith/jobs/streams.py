@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from monolith.jobs.schemas import moment
 from monolith.models import MARK, OVER
 from monolith.runner import news
 from monolith.runner.horizon import Horizon, Mark
+from monolith.runner.webhooks.telling import rfc3339
 
 RECONNECT_MS = 3000  # what a browser waits before it comes back
 MAX_AGE_S = 300.0  # then it has to come back, and say anew who it is
@@ -95,7 +95,7 @@ def _state(row: Row[Any]) -> dict[str, Any]:
 
 def _happened(row: Row[Any]) -> dict[str, Any]:
     note = None if row.name == "started" else row.note  # that of a start names the worker
-    event = {"event": row.name, "at": moment(row.at), "note": note, "attempt": row.attempt, "max_attempts": row.max_attempts}
+    event = {"event": row.name, "at": rfc3339(row.at), "note": note, "attempt": row.attempt, "max_attempts": row.max_attempts}
     return {**_state(row), **event}
 
 

@@ -57,6 +57,7 @@ def _delivery(webhook_id: str, type: str, at: float, data: dict[str, Any], job_i
 
 
 def rfc3339(seconds: float | None) -> str | None:
+    """Seconds since 1970 as RFC 3339 has them, in UTC: so they are told outside, by webhooks and the API alike."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
