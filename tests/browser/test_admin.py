@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -179,11 +179,11 @@ def test_without_javascript_the_pages_are_still_and_work(new_page: NewPage, admi
 
 
 def test_a_viewer_sees_everything_and_no_button_that_acts(
-    new_page: NewPage, intray: Intray, call: Call, page: Page, cookies_of: Callable[[str, str], Any]
+    new_page: NewPage, browser: Browser, intray: Intray, call: Call, page: Page
 ) -> None:
     call("PUT", "/pauses/type:report", reason="To be seen")
     intray.checked("user", "create", "--email", "viewer@example.org", "--password", "a long password", "--viewer")
-    looking = new_page(storage_state=cookies_of("viewer@example.org", "a long password"))
+    looking = new_page(storage_state=cookies_of(browser, intray, "viewer@example.org", "a long password"))
     for path in ("/admin/", "/admin/pauses", "/admin/schedules"):
         looking.goto(path)
         expect(looking.get_by_role("complementary", name="Paused")).to_contain_text("To be seen")
