@@ -48,7 +48,7 @@ class Settings:
     shutdown_grace: float
     web_threads: int
     web_concurrency: int
-    arrival_s: float
+    patience_s: float
     request_rate: str  # in each web process, as is the next
     anonymous_rate: str
     max_streams: int  # in each web process, as is the next
@@ -176,7 +176,7 @@ def _web(env: Env) -> dict[str, Any]:
         "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         "web_threads": env.int("WEB_THREADS", 8),
         "web_concurrency": env.int("WEB_CONCURRENCY", 1),
-        "arrival_s": env.float("ARRIVAL_S", 20.0, validate=Range(min=0.1)),
+        "patience_s": env.float("PATIENCE_S", 20.0, validate=Range(min=0.1)),
         "request_rate": env.str("REQUEST_RATE", "1200 per minute"),
         "anonymous_rate": env.str("ANONYMOUS_RATE", "300 per minute"),
         "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),

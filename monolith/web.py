@@ -17,9 +17,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
-from monolith.arrival import Arrival
 from monolith.config import settings
 from monolith.jobs import switchboard
+from monolith.patience import Arrival, Departure
 from monolith.runner import inline
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat must not wait for a disk
@@ -44,9 +44,9 @@ class Server(BaseApplication):
 
 
 class Worker(ThreadWorker):
-    """Gunicorn's threads, for requests that arrive and answers that end.
+    """Gunicorn's threads, for requests that arrive and answers that are read.
 
-    A connection has a thread only once something comes on it, and for a request that keeps coming (`arrival`). An open stream
+    A connection has a thread only once something comes on it, and for a client that is not too slow (`patience`). An open stream
     holds none: once its answer has begun, its connection is the switchboard's. Nor does one that its client has still to close.
     """
 
@@ -54,8 +54,10 @@ class Worker(ThreadWorker):
 
     def enqueue_req(self, conn: Any) -> None:
         if conn.parser is None:
+            address = conn.client[0] if conn.client else ""
+            conn.sock = Departure(conn.sock, address)
             conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
-            conn.parser.unreader = Arrival(conn.sock, conn.client)
+            conn.parser.unreader = Arrival(conn.sock, address)
             self._await(conn, self.on_pending_socket_readable, self.cfg.keepalive)
         else:
             super().enqueue_req(conn)
@@ -77,6 +79,7 @@ class Worker(ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.parser.unreader.is_head = False
+        conn.sock.begin()
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
@@ -144,6 +147,7 @@ def _options() -> dict[str, Any]:
         "timeout": 30,
         "graceful_timeout": 20,  # hosts kill after 30
         "keepalive": 5,
+        "sendfile": False,  # the kernel would wait for a client that does not read
         "limit_request_line": 4094,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,

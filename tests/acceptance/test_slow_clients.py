@@ -1,4 +1,4 @@
-"""Clients that send drip by drip, and those that do not go, against a real web process of eight threads."""
+"""Clients that send drip by drip, those that do not read, and those that do not go, against a real web process of eight threads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Drip(threading.Thread):
 
 @pytest.fixture
 def web(new_intray: NewIntray) -> Intray:
-    one = new_intray(REDIS_URL="redis://127.0.0.1:1/0", WEB_CONCURRENCY="1", WEB_THREADS="8", ARRIVAL_S="3")
+    one = new_intray(REDIS_URL="redis://127.0.0.1:1/0", WEB_CONCURRENCY="1", WEB_THREADS="8", PATIENCE_S="3")
     one.checked("db", "upgrade")
     one.user("a@example.org")
     one.spawn("web")
@@ -78,6 +78,40 @@ def test_clients_that_drip_are_ended_and_others_are_answered_beside_them(web: In
     assert all(b" 408 " in drip.said and b"Send it again over a faster connection" in drip.said for drip in drips[1::2])
     assert web.output().count("slow_client") == DRIPS
     assert "Traceback" not in web.output()
+
+
+def test_clients_that_do_not_read_their_answer_are_ended_and_others_are_answered_beside_them(web: Intray) -> None:
+    token = web.token("a@example.org")
+    headers = {"Authorization": f"Bearer {token}"}
+    sent = {"file": ("large.txt", "word " * (MEGABYTES * 200_000))}
+    made = requests.post(f"{web.base_url}/api/v1/documents", files=sent, headers=headers, timeout=60).json()["document"]
+    asking = f"GET /api/v1/documents/{made['id']}/content HTTP/1.1\r\nHost: intray\r\nAuthorization: Bearer {token}\r\n\r\n"
+    deaf = [deaf_to(web.port, asking.encode()) for _ in range(DRIPS)]
+    assert answered(web)
+    until(lambda: web.output().count("slow_client") == DRIPS, or_else=web.output)
+    for one in deaf:
+        assert len(heard_of(one)) < MEGABYTES * 1_000_000
+    assert "Traceback" not in web.output()
+    slowly = deaf_to(web.port, asking.replace("HTTP/1.1", "HTTP/1.0").encode())
+    time.sleep(2)  # this is what the client is like: its second more for each 20 kB is not used up
+    assert heard_of(slowly).endswith(b"word ")
+
+
+def deaf_to(port: int, asking: bytes) -> socket.socket:
+    """A connection whose client asks and, so far, reads nothing."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(asking)
+    return connection
+
+
+def heard_of(connection: socket.socket) -> bytes:
+    """All that is heard until the other side closes."""
+    connection.settimeout(30)
+    with connection, connection.makefile("rb") as heard, suppress(ConnectionResetError):
+        return heard.read()
+    return b""
 
 
 def test_connections_on_which_nothing_comes_and_those_that_nobody_closes_keep_nobody_waiting(web: Intray) -> None:
