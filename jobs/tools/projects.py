@@ -17,6 +17,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate
 
 from jobs.tools import inside, unpacking
+from jobs.tools.archive import MAX_NAME
 from jobs.tools.workplace import workplace
 from monolith.runner.registry import Job, Permanent
 
@@ -45,7 +46,7 @@ class ProjectParams(Schema):
     """What `build`, `test` and `lint` are asked with."""
 
     files = fields.Dict(
-        keys=fields.String(validate=validate.Length(1, unpacking.MAX_NAME)),
+        keys=fields.String(validate=validate.Length(1, MAX_NAME)),
         values=fields.String(),
         validate=[validate.Length(1, MAX_FILES), _small],
         metadata={"description": "The project's files, each path with its text, when no document is given"},
