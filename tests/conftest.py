@@ -126,9 +126,22 @@ def _forget() -> None:
     queues.breaker.close()
 
 
+@pytest.fixture(scope="session")
+def made_app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    """The application, made once: that takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTRAY_HOME", str(tmp_path_factory.mktemp("app")))
+        _forget()
+        made = create_app()
+        _forget()
+    return made
+
+
 @pytest.fixture
-def app(intray_settings: Callable[..., None]) -> Flask:
-    return create_app()
+def app(made_app: Flask, intray_settings: Callable[..., None]) -> Flask:
+    made_app.config["SECRET_KEY"] = settings().secret_key
+    registry.discover()
+    return made_app
 
 
 @dataclass
