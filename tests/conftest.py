@@ -23,7 +23,7 @@ from monolith.auth import tokens
 from monolith.config import settings
 from monolith.models import User
 from monolith.runner import pauses, queues, registry, waiting
-from tests.acceptance.processes import new_database, postgresql_server, until
+from tests.acceptance.processes import drop_database, new_database, postgresql_server, until
 
 __all__ = ["postgresql_server"]
 PASSWORD_HASH = generate_password_hash("a long password")  # once: it is slow on purpose
@@ -86,13 +86,16 @@ def _migrate(url: str, home: Path) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A new database with all its tables, on each kind."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "intray.sqlite3")
-        return f"sqlite:///{tmp_path}/intray.sqlite3"
-    template = request.getfixturevalue("migrated_postgresql")
-    return new_database(template.rpartition("/")[0] + "/postgres", template=template.rpartition("/")[2])
+        yield f"sqlite:///{tmp_path}/intray.sqlite3"
+        return
+    server, _, template = request.getfixturevalue("migrated_postgresql").rpartition("/")
+    made = new_database(f"{server}/postgres", template)
+    yield made
+    drop_database(made)
 
 
 @pytest.fixture

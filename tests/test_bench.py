@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_no_process(new_intray: NewIntray) -> None:
     command = intray.spawn("bench", "idle", "--seconds", "60")
     intray.wait_until(lambda: any("rq.cli" in line for line in intray.processes().values()))
     command.send_signal(signal.SIGINT)
-    assert command.wait(30) == 1
+    intray.wait_until(lambda: command.poll() == 1, 30)
     until(lambda: not intray.processes())
 
 

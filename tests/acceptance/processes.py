@@ -50,6 +50,7 @@ STARTING_S = 60
 PATIENCE = 3
 ENDING_S = 40
 ANNOUNCED = "Press Ctrl-C to end."
+MEMORY = Path("/dev/shm")
 
 NewIntray = Callable[..., "Intray"]
 _numbers = count(1)
@@ -280,7 +281,7 @@ def _initdb() -> list[Path]:
 def new_cluster() -> Iterator[Cluster]:
     """Make a cluster in a folder of its own, which is removed afterwards."""
     owner = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name  # it refuses to run as root
-    folder, port, program = Path(tempfile.mkdtemp(prefix="intray-postgresql-")), free_port(), _initdb()[-1]
+    folder, port, program = Path(tempfile.mkdtemp(prefix="intray-postgresql-", dir=_roomy())), free_port(), _initdb()[-1]
     try:
         (folder / "password").write_text("secret")
         shutil.chown(folder, owner)
@@ -290,6 +291,12 @@ def new_cluster() -> Iterator[Cluster]:
         yield Cluster([str(program.with_name("postgres")), *options], owner, f"postgresql://intray:secret@127.0.0.1:{port}/postgres")
     finally:
         shutil.rmtree(folder)
+
+
+def _roomy() -> str | None:
+    """In memory, where there is plenty: a new database has 300 files, which take a disk twenty times as long."""
+    has_room = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 1024**3
+    return str(MEMORY) if has_room else None
 
 
 @pytest.fixture
@@ -303,6 +310,12 @@ def new_database(server: str, template: str = "template0") -> str:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     return server.rpartition("/")[0] + f"/{name}"
+
+
+def drop_database(url: str) -> None:
+    server, _, name = url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextmanager
