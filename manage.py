@@ -125,8 +125,9 @@ def user() -> None:
 def create_user(email: str, password: str, role: str | None) -> None:
     """Make a user."""
     from monolith.auth import accounts
+    from monolith.runner import audit
 
-    made = accounts.create_user(email, password, is_admin=role == "admin", is_viewer=role == "viewer")
+    made = accounts.create_user(email, password, audit.at_command_line(), is_admin=role == "admin", is_viewer=role == "viewer")
     click.echo(f"Made the {role or 'user'} {made.email}")
 
 
@@ -136,8 +137,9 @@ def create_user(email: str, password: str, role: str | None) -> None:
 def set_password(email: str, password: str) -> None:
     """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
     from monolith.auth import accounts
+    from monolith.runner import audit
 
-    accounts.reset_password(_user(email), password)
+    accounts.reset_password(_user(email), password, audit.at_command_line())
     click.echo(f"The password of {email} was changed, and all sessions were ended.")
 
 
@@ -163,9 +165,10 @@ def token() -> None:
 def create_token(email: str, name: str, scope: str, days: float | None) -> None:
     """Make an API token; it is shown this once, as the last word."""
     from monolith.auth import tokens
+    from monolith.runner import audit
 
     owner = _user(email)
-    _, secret = tokens.create_token(owner.id, name, scope, days)
+    _, secret = tokens.create_token(owner.id, name, scope, days, audit.at_command_line())
     click.echo(f"The token of {owner.email}, shown this once: {secret}")
 
 

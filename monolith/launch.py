@@ -170,9 +170,10 @@ def _announcement() -> str:
 def _first_admin() -> str | None:
     """The password of the admin made on the first run; None when there are users already."""
     from monolith.auth import accounts
+    from monolith.runner import audit
 
     if accounts.has_users():
         return None
     password = secrets.token_urlsafe(12)
-    accounts.create_user(ADMIN, password, is_admin=True)
+    accounts.create_user(ADMIN, password, audit.at_command_line(), is_admin=True)
     return password

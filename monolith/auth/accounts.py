@@ -11,12 +11,14 @@ from monolith.auth import passwords, sessions, tries
 from monolith.database import now, reading, writing
 from monolith.errors import Invalid
 from monolith.models import User
+from monolith.runner import audit
+from monolith.runner.audit import Actor
 
 SIGN_IN = "sign in to"  # what tries of passwords are counted under
 
 
-def create_user(email: str, password: str, *, is_admin: bool = False, is_viewer: bool = False) -> User:
-    """A new user. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
+def create_user(email: str, password: str, by: Actor, *, is_admin: bool = False, is_viewer: bool = False) -> User:
+    """A new user, with a note in the audit trail. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
     email = _canonical(email)
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
         raise Invalid.field("/email", f"{email[:60]!r} is no e-mail address. Write it as name@host.")
@@ -24,6 +26,8 @@ def create_user(email: str, password: str, *, is_admin: bool = False, is_viewer:
     try:
         with writing() as session:
             session.add(user)
+            session.flush()
+            audit.record(session, by, "user_created", email, after={"is_admin": is_admin, "is_viewer": is_viewer})
     except IntegrityError:
         raise Invalid.field("/email", f"There is a user {email} already. Choose another e-mail address.") from None
     return user
@@ -70,11 +74,12 @@ def change_password(user: User, current: str, new: str, address: str, user_agent
         return sessions.replace_all(session, user.id, address, user_agent)
 
 
-def reset_password(user: User, new: str) -> None:
-    """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
+def reset_password(user: User, new: str, by: Actor) -> None:
+    """Set a new password for somebody who has forgotten theirs, end all their sessions, and note it in the audit trail."""
     password_hash = passwords.hashed(new, user.email)
     with writing() as session:
         session.execute(update(User).where(User.id == user.id).values(password_hash=password_hash))
+        audit.record(session, by, "password_reset", user.email)
     sessions.end_others(user, None)
 
 

@@ -14,16 +14,18 @@ from monolith.database import now, reading, writing
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.models import SCOPES, Token, User
 from monolith.prepared import Prepared
+from monolith.runner import audit
+from monolith.runner.audit import Actor
 
 USED_EVERY_S = 60  # a token's last use is written down at most this often
 PREFIX = 13  # characters
 MOST = 100  # of one user
 
 
-def create_token(user_id: int, name: str, scope: str = "admin", days: float | None = None) -> tuple[Token, str]:
+def create_token(user_id: int, name: str, scope: str = "admin", days: float | None = None, by: Actor | None = None) -> tuple[Token, str]:
     """A new API token and its secret, which is shown once. `days`: when it runs out; never, when None.
 
-    Raises `Invalid`, and `Conflict` where the user has too many.
+    `by`: who makes it for somebody else, which is noted in the audit trail. Raises `Invalid`, and `Conflict` where the user has too many.
     """
     name = name.strip()
     if not 1 <= len(name) <= 100:
@@ -39,6 +41,9 @@ def create_token(user_id: int, name: str, scope: str = "admin", days: float | No
         session.add(token)
         session.flush()
         session.refresh(token)
+        if by:
+            owner = session.scalar(select(User.email).where(User.id == user_id)) or ""
+            audit.record(session, by, "token_created", owner, after={"name": name, "scope": scope, "prefix": token.prefix})
     return token, secret
 
 

@@ -21,6 +21,7 @@ from monolith.benchmarks.plans import plan, slow_queries
 from monolith.config import BadSetting
 from monolith.database import engine, reading
 from monolith.models import Job, User
+from monolith.runner.audit import Actor
 
 ROUNDS = 15
 SLOW_S = 0.05  # statements that take longer are shown with their plan
@@ -35,7 +36,7 @@ def measure(jobs: int, say: Say) -> None:
     _require_empty()
     say(f"Filling PostgreSQL with {jobs:,} jobs ...")
     began = time.perf_counter()
-    owner = accounts.create_user(EMAIL, "a long password", is_admin=True)
+    owner = accounts.create_user(EMAIL, "a long password", Actor("bench"), is_admin=True)
     million.fill(owner.id, jobs)
     say(f"... in {time.perf_counter() - began:.0f} s.")
     app = create_app()

@@ -27,6 +27,7 @@ from monolith.database import reading
 from monolith.models import User
 from monolith.processes import Child
 from monolith.runner import queues
+from monolith.runner.audit import Actor
 
 CONNECTIONS = 16
 SECONDS = 5
@@ -108,7 +109,7 @@ def require_empty() -> None:
 
 
 def new_token() -> str:
-    user = accounts.create_user("bench@example.org", os.urandom(16).hex())
+    user = accounts.create_user("bench@example.org", os.urandom(16).hex(), Actor("bench"))
     return tokens.create_token(user.id, "bench")[1]
 
 

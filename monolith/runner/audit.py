@@ -5,6 +5,8 @@ Append-only: the database itself refuses to change or delete a row.
 
 from __future__ import annotations
 
+import getpass
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,20 @@ from monolith.models import Base
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts, and from where: a person by the web, or Intray itself."""
+    """Who acts, and from where: a person by the web or at the command line, or Intray itself."""
 
     name: str
     address: str | None = None
     request_id: str | None = None
+
+
+def at_command_line() -> Actor:
+    """Whoever runs this process, by the names that the machine has for them and for itself."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        name = "somebody"
+    return Actor(f"{name} at the command line", socket.gethostname()[:64])
 
 
 class AuditEntry(Base):

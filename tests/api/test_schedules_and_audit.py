@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from monolith.database import writing
 from monolith.runner import audit
 from monolith.runner.audit import Actor
+from tests.acceptance.processes import MANAGE
 from tests.conftest import Caller
 
 WEEKLY = {"name": "Weekly", "type": "analyze", "params": {"description": "A tool."}, "cron": "30 6 * * MON"}
@@ -195,3 +199,20 @@ def test_what_was_written_by_strangers_is_shown_as_text(admin: Caller) -> None:
     acted(1, actor="<script>alert(1)</script>", subject="<b>", before={"<i>": "<img src=x onerror=alert(1)>"})
     page = admin.get("/admin/audit").text
     assert "<script>alert" not in page and "<img src=x" not in page and "<b>" not in page
+
+
+def test_users_passwords_and_tokens_made_at_the_command_line_are_in_the_trail_without_their_secrets(admin: Caller) -> None:
+    given = ("--email", "eve@example.org", "--password")
+    commands = [
+        ("user", "create", *given, "a first long phrase", "--viewer"),
+        ("user", "password", *given, "a second long phrase"),
+        ("token", "create", "--email", "eve@example.org", "--scope", "read"),
+    ]
+    said = [subprocess.run([sys.executable, MANAGE, *words], check=True, capture_output=True, text=True).stdout for words in commands]
+    trail = admin.get("/api/v1/audit?actor=command").json["data"]
+    assert [(entry["act"], entry["subject"]) for entry in trail] == [
+        (act, "eve@example.org") for act in ("token_created", "password_reset", "user_created")
+    ]
+    assert all(getpass.getuser() in entry["actor"] for entry in trail)
+    assert trail[2]["after"] == {"is_admin": False, "is_viewer": True}
+    assert "phrase" not in str(trail) and said[2].split()[-1] not in str(trail)

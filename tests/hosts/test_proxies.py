@@ -10,6 +10,7 @@ from werkzeug.test import TestResponse
 
 from monolith import create_app
 from monolith.auth import accounts
+from monolith.runner.audit import Actor
 
 Settings = Callable[..., None]
 PASSWORD = "a long password"
@@ -17,7 +18,7 @@ PASSWORD = "a long password"
 
 def client(intray_settings: Settings, **settings: str) -> FlaskClient:
     intray_settings(**settings)
-    accounts.create_user("a@example.org", PASSWORD)
+    accounts.create_user("a@example.org", PASSWORD, Actor("tests"))
     return create_app().test_client()
 
 
