@@ -6,10 +6,12 @@ import http.server
 import json
 import os
 import pickle
+import sqlite3
 import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,7 +242,7 @@ def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before
         assert "calls something else than monolith.runner.running.run" in one.output()
 
 
-def test_redis_never_holds_a_secret(intray_before: Intray, attacker: Attacker) -> None:
+def test_neither_redis_nor_what_jobs_are_asked_with_holds_a_secret(intray_before: Intray, attacker: Attacker) -> None:
     one = intray_before
     one.settings["FETCH_ALLOW_LOOPBACK"] = "true"
     token = one.token("a@example.org")
@@ -251,11 +253,22 @@ def test_redis_never_holds_a_secret(intray_before: Intray, attacker: Attacker) -
     job = session.post(f"{one.base_url}/api/v1/jobs", json={"type": "trial_echo", "params": {"value": "PARAMS-OF-IT"}}, timeout=20).json()[
         "id"
     ]
-    attacker.connection.lrange(f"rq:queue:{QUEUE}", 0, -1)
+    ended = session.post(f"{one.base_url}/api/v1/jobs", json={"type": "trial_echo"}, timeout=20).json()["id"]
+    assert session.post(f"{one.base_url}/api/v1/jobs/{ended}/cancel", timeout=20).ok
+    until(lambda: any(kind == "webhook" for kind, _ in _asked_with(one)), or_else=one.output)
     held = _everything(attacker.connection)
     assert job.encode() in held
-    secrets = [token, made, hook, "a long password", "a@example.org", "PARAMS-OF-IT", (one.home / "secret_key").read_text()]
-    assert [secret for secret in secrets if secret.encode() in held] == []
+    secrets = [token, made, hook, "a long password", (one.home / "secret_key").read_text()]
+    assert [secret for secret in [*secrets, "a@example.org", "PARAMS-OF-IT"] if secret.encode() in held] == []
+    asked_with = str(_asked_with(one))
+    assert "PARAMS-OF-IT" in asked_with
+    assert [secret for secret in secrets if secret in asked_with] == []
+
+
+def _asked_with(one: Intray) -> list[tuple[str, str]]:
+    """The jobs of the ledger: their types, and what they were asked with."""
+    with closing(sqlite3.connect(one.home / "intray.sqlite3")) as ledger:
+        return ledger.execute("SELECT type, params FROM jobs").fetchall()
 
 
 def _everything(connection: redis.Redis) -> bytes:

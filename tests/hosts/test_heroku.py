@@ -66,6 +66,7 @@ def test_it_is_released_works_within_small_plans_and_loses_nothing_when_its_dyno
     assert most <= CONNECTIONS
     assert {dyno.name: dyno.pss_mb() for dyno in formation.dynos if dyno.pss_mb() > DYNO_MB} == {}
     _stock_rq_reads_the_same_queues(redis)
+    _so_does_its_dashboard(formation)
 
     lasting = [_submit(formation, headers, 0, {"type": "trial_sleep", "params": {"seconds": 22}}) for _ in range(4)]
     until(lambda: set(_how_jobs_are(formation).get(("started", 1), [])) == set(lasting), 120, formation.said)
@@ -121,6 +122,15 @@ def _stock_rq_reads_the_same_queues(redis: TlsRedis) -> None:
     done = subprocess.run([rq, "info", "--url", f"{redis.url}?ssl_cert_reqs=none"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "default.normal" in done.stdout and "2 workers" in done.stdout, done.stdout
+
+
+def _so_does_its_dashboard(formation: Formation) -> None:
+    assert formation.command("python manage.py user create --email b@example.org --password 'a long password' --admin").returncode == 0
+    token = formation.command("python manage.py token create --email b@example.org").stdout.split()[-1]
+    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-Proto": "https"}
+    answer = requests.get(f"{formation.named('web')[0].url}/admin/rq/0/data/workers.json", headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["workers"]) == 2
 
 
 def _a_router_never_waits_for_the_first_byte(formation: Formation, headers: dict[str, str]) -> None:
