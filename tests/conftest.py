@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,32 @@ from monolith.auth import tokens
 from monolith.config import settings
 from monolith.models import User
 from monolith.runner import pauses, queues, registry, waiting
-from tests.acceptance.processes import drop_database, new_database, postgresql_server, until
+from tests.acceptance.processes import ROOT, drop_database, new_database, postgresql_server, until
 
 __all__ = ["postgresql_server"]
 PASSWORD_HASH = generate_password_hash("a long password")  # once: it is slow on purpose
+
+
+WAITING = ("hosts", "chaos", "acceptance", "browser", "test_bench.py")  # what waits for processes, the longest first
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each worker of xdist begins with its share of the tests that wait for processes, so that at the end none is left alone with them.
+
+    It hands the list out in as many equal pieces as there are workers, and later moves tests from the ends of pieces to idle workers.
+    """
+    shares: list[list[pytest.Item]] = [[] for _ in range(getattr(config, "workerinput", {}).get("workercount", 1))]
+    modules = {path: list(tests) for path, tests in groupby(items, lambda item: item.path)}
+    places = {path: path.relative_to(ROOT / "tests").parts[0] for path in modules}
+    waiting = sorted((path for path in modules if places[path] in WAITING), key=lambda path: WAITING.index(places[path]))
+    for number, path in enumerate(waiting):
+        shares[number % len(shares)] += modules.pop(path)
+    quick = [test for tests in modules.values() for test in tests]
+    for number, share in enumerate(shares):
+        room = max(0, (number + 1) * len(items) // len(shares) - number * len(items) // len(shares) - len(share))
+        share += quick[:room]
+        del quick[:room]
+    items[:] = [*(test for share in shares for test in share), *quick]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -167,9 +168,12 @@ def test_many_guesses_at_one_moment_at_two_web_processes_are_not_more_guesses(ap
         one, token = form
         return one.client.post("/sign-in", data={"email": "alice@example.org", "password": "x", "csrf_token": token}).status_code
 
+    began = time.monotonic()
     with ThreadPoolExecutor(8) as threads:
         statuses = list(threads.map(guess, forms))
-    assert (statuses.count(401), statuses.count(429)) == (5, 11)
+    waited_out = sum(time.monotonic() - began > seconds for seconds in (1, 3, 7, 15))  # on a slow machine, where one may guess again
+    assert 5 <= statuses.count(401) <= 5 + waited_out
+    assert statuses.count(401) + statuses.count(429) == 16
 
 
 def test_an_address_is_limited_over_all_accounts_and_an_ipv6_network_is_one_address(
