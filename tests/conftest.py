@@ -30,7 +30,7 @@ __all__ = ["postgresql_server"]
 PASSWORD_HASH = generate_password_hash("a long password")  # once: it is slow on purpose
 
 
-WAITING = ("hosts", "chaos", "acceptance", "browser", "test_bench.py")  # what waits for processes, the longest first
+WAITING = ("hosts", "chaos", "acceptance", "test_bench.py")  # what waits for processes, the longest first
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,7 +43,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     places = {path: path.relative_to(ROOT / "tests").parts[0] for path in modules}
     waiting = sorted((path for path in modules if places[path] in WAITING), key=lambda path: WAITING.index(places[path]))
     for number, path in enumerate(waiting):
-        shares[number % len(shares)] += modules.pop(path)
+        shares[number % (len(shares) - 1 or 1)] += modules.pop(path)
+    for path in [path for path in modules if places[path] == "browser"]:
+        shares[-1] += modules.pop(path)  # they share a Chromium and an installation
     quick = [test for tests in modules.values() for test in tests]
     for number, share in enumerate(shares):
         room = max(0, (number + 1) * len(items) // len(shares) - number * len(items) // len(shares) - len(share))

@@ -136,25 +136,37 @@ def test_one_signs_out_everywhere_else_at_once(app: Flask, alice: Caller, bob: C
 
 @pytest.mark.parametrize("email", ["alice@example.org", "nobody@example.org"])
 def test_who_guesses_waits_longer_and_longer_whether_the_account_exists_or_not(app: Flask, alice: Caller, email: str) -> None:
-    answers = [visitor(app).sign_in(email, "wrong") for _ in range(6)]
-    assert [answer.status_code for answer in answers] == [401] * 5 + [429]
+    assert [visitor(app).sign_in(email, "wrong").status_code for _ in range(5)] == [401] * 5
     waits = []
     for _ in range(12):
+        waits.append(put_off())
         answer = visitor(app).sign_in(email, "wrong")
-        waits.append(int(answer.headers["Retry-After"]))
-        with writing() as session:
-            session.execute(update(Tries).values(free_at=0))
-        visitor(app).sign_in(email, "wrong")
+        assert answer.status_code == 429
+        assert waits[-1] < int(answer.headers["Retry-After"]) <= waits[-1] + 60
+        wait_out()
+        assert visitor(app).sign_in(email, "wrong").status_code == 401
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]
-    assert "Try again in 900 seconds" in answer.text
+    assert "Try again in 9" in answer.text
+
+
+def put_off() -> int:
+    """Make the wait there is a minute longer, as this machine may be slow; how many seconds it was."""
+    with writing() as session:
+        waits = session.scalars(update(Tries).values(free_at=Tries.free_at + 60).returning(Tries.free_at - Tries.began_at))
+        return round(max(waits)) - 60
+
+
+def wait_out() -> None:
+    with writing() as session:
+        session.execute(update(Tries).values(free_at=0))
 
 
 def test_while_one_has_to_wait_the_right_password_opens_nothing_either(app: Flask, alice: Caller) -> None:
     for _ in range(5):
         visitor(app).sign_in(password="wrong")
+    put_off()
     assert visitor(app).sign_in().status_code == 429
-    with writing() as session:
-        session.execute(update(Tries).values(free_at=0))
+    wait_out()
     assert visitor(app).sign_in().status_code == 303
     assert [visitor(app).sign_in(password="wrong").status_code for _ in range(5)] == [401] * 5, "all is forgotten"
 

@@ -218,6 +218,7 @@ def test_a_search_finds_by_title_and_text_and_stands_in_the_address(page: Page, 
     page.get_by_label("Search documents").fill("zeebrugge NOT (")
     expect(page.get_by_text("Nothing found")).to_be_visible()
     page.get_by_role("link", name="Show all documents").click()
+    expect(page).to_have_url(re.compile(r"/documents$"))
     page.get_by_label("Tag").select_option("island")
     expect(page).to_have_url(re.compile(r"tag=island$"))
     expect(page.locator(".row")).to_have_count(1)
