@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -178,6 +179,8 @@ def doctor(release: bool) -> None:
     """Check this deployment; exit 1 on trouble. Each finding says the mend."""
     from monolith import doctor
 
+    with suppress(BadSetting):  # which is among the findings
+        logs.configure("doctor")
     findings = []
     for finding in doctor.examine(release):
         click.echo(str(finding))

@@ -69,7 +69,7 @@ def examine(release: bool = False) -> Iterator[Finding]:
 
 
 def _settings() -> str:
-    logs.configure("doctor")
+    logs.chosen_level()
     try:
         import_attribute(settings().worker_class)
     except (ValueError, ImportError, AttributeError) as error:

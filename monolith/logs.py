@@ -27,10 +27,7 @@ _MASKS = [
 
 def configure(process: str = "web") -> None:
     """Set up the logs of this process, ours and the libraries', under its short name. Raises `BadSetting` for an unknown LOG_LEVEL."""
-    level = settings().log_level
-    if level not in LEVELS:
-        raise BadSetting(f"LOG_LEVEL is {level!r}: choose one of {', '.join(LEVELS)}, or unset it.")
-    before = _before(process)
+    level, before = chosen_level(), _before(process)
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -42,6 +39,14 @@ def configure(process: str = "web") -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level == "INFO":
         logging.getLogger("alembic").setLevel("WARNING")  # two lines at every start that say nothing
+
+
+def chosen_level() -> str:
+    """Raises `BadSetting` for a LOG_LEVEL that there is not."""
+    level = settings().log_level
+    if level not in LEVELS:
+        raise BadSetting(f"LOG_LEVEL is {level!r}: choose one of {', '.join(LEVELS)}, or unset it.")
+    return level
 
 
 def mask(text: str) -> str:

@@ -226,7 +226,7 @@ def test_a_stopped_job_takes_everything_along(workshop: Workshop) -> None:
     toml = commands("build", f"setsid python3 -c 'import time; time.sleep(1000)' {mark} & sleep 1000")
     job = workshop.submit_files("build", {"intray.toml": toml})
     until(lambda: is_running(mark))
-    assert workshop.get(job["links"]["self"]).json()["progress_note"] == "building"
+    until(lambda: workshop.get(job["links"]["self"]).json()["progress_note"] == "building")  # progress is told a little later
     assert workshop.post(f"{job['links']['self']}/stop").status_code == 200
     until(lambda: not is_running(mark))
     assert workshop.over(job)["status"] == "stopped"
