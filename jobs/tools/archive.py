@@ -105,20 +105,20 @@ def _path(name: str) -> str | None:
 
 
 def _counted(members: Iterator[Member | None]) -> Iterator[Member]:
-    """Without the folders, but they count."""
-    for count, member in enumerate(members, 1):
+    """Without a tar's folders, which count, and without what is left out, which does not: macOS adds a file for each."""
+    wanted = (member for member in members if not (member and LEFT_OUT.search(member.name)))
+    for count, member in enumerate(wanted, 1):
         if count > MAX_FILES:
             raise Permanent(TOO_MANY)
-        if member and not LEFT_OUT.search(member.name):
+        if member:
             yield member
 
 
-def _of_zip(archive: bytes) -> Iterator[Member | None]:
+def _of_zip(archive: bytes) -> Iterator[Member]:
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         for one in file.infolist():
             mode = one.external_attr >> 16
             if one.is_dir():
-                yield None
                 continue
             if one.flag_bits & 1 or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise refused(one.filename, "it is locked by a password, or packed in an unusual way")

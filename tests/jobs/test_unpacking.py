@@ -48,6 +48,12 @@ def test_an_archive_is_unpacked_as_it_is(archive: bytes, place: Path) -> None:
     assert unpacked(archive, place) == {"a/b.txt": "hi", "c.py": ""}
 
 
+def test_what_macos_adds_to_each_file_and_the_folders_of_a_zip_do_not_count(place: Path) -> None:
+    files = {f"a/{number}.txt": "" for number in range(6000)}
+    added = {f"__MACOSX/a/._{number}.txt": "" for number in range(6000)}
+    assert unpacked(zipped({"a/": "", **files, **added}), place) == files
+
+
 def test_a_program_stays_one_and_nothing_gets_other_rights(place: Path) -> None:
     program = tarfile.TarInfo("run.sh")
     program.mode = 0o6777
