@@ -42,7 +42,7 @@ def configure(process: str = "web") -> None:
 
 
 def chosen_level() -> str:
-    """Raises `BadSetting` for a LOG_LEVEL that there is not."""
+    """LOG_LEVEL. Raises `BadSetting` for one that there is not."""
     level = settings().log_level
     if level not in LEVELS:
         raise BadSetting(f"LOG_LEVEL is {level!r}: choose one of {', '.join(LEVELS)}, or unset it.")

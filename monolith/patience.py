@@ -30,36 +30,32 @@ log = structlog.get_logger()
 
 
 class Patience:
-    """With one client, over one request or one answer."""
+    """With one client, over one request or one answer: `event` is what it is waited for, POLLIN or POLLOUT."""
 
-    def __init__(self, connection: socket.socket, event: int) -> None:
-        self._waited_s, self._moved, self.is_over = 0.0, 0, False  # seconds that nothing has made up for, and bytes
-        self._ready = select.poll()
-        self._ready.register(connection, event)
+    def __init__(self, connection: socket.socket, address: str, event: int) -> None:
+        self._connection, self._address, self._event = connection, address, event
+        self._waited_s, self.moved, self.is_over = 0.0, 0, False  # seconds that nothing has made up for, and bytes
 
-    def moved(self, size: int) -> None:
+    def move(self, size: int) -> None:
         """So many bytes came, or were taken."""
-        self._moved += size
+        self.moved += size
         self._waited_s = max(0.0, self._waited_s - size / SLOWEST)
 
     def wait(self) -> bool:
         """Until the client is ready; whether it was so in time."""
+        ready = select.poll()
+        ready.register(self._connection, self._event)
         with _waiting():
-            while not self._is_used_up():
+            while self._waited_s <= _allowed_s():
                 began = time.monotonic()
-                is_ready = self._ready.poll(LOOK_S * 1000)
+                is_ready = ready.poll(LOOK_S * 1000)
                 self._waited_s += time.monotonic() - began
                 if is_ready:
                     return True
+        self.is_over = True
+        does = "send" if self._event == select.POLLIN else "read"
+        log.warning("slow_client", address=self._address, does=does, waited_s=round(self._waited_s, 1), moved=self.moved)
         return False
-
-    def _is_used_up(self) -> bool:
-        self.is_over = self._waited_s > _allowed_s()
-        return self.is_over
-
-    def told(self) -> dict[str, Any]:
-        """For the log."""
-        return {"waited_s": round(self._waited_s, 1), "moved": self._moved}
 
 
 class Arrival(SocketUnreader):
@@ -72,7 +68,7 @@ class Arrival(SocketUnreader):
 
     def begin(self) -> None:
         """A request begins to arrive."""
-        self.is_head, self._patience = True, Patience(self.sock, select.POLLIN)
+        self.is_head, self._patience = True, Patience(self.sock, self._address, select.POLLIN)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """What has come. Raises `NoMoreData` for a slow head and `RequestTimeout`, which is answered, for a slow body; then no more."""
@@ -85,14 +81,13 @@ class Arrival(SocketUnreader):
             if not self._patience.wait():
                 self._give_up()
             content = self.sock.recv(size)
-        self._patience.moved(len(content))
+        self._patience.move(len(content))
         return content
 
     def _give_up(self) -> None:
-        log.warning("slow_client", address=self._address, does="send", **self._patience.told())
         if self.is_head:
             raise NoMoreData
-        raise RequestTimeout("The request did not arrive in time. Send it again over a faster connection.")
+        raise RequestTimeout(f"The request did not arrive: {self._patience.moved:,} bytes came. Send it again over a faster connection.")
 
 
 class Departure(socket.socket):
@@ -105,7 +100,7 @@ class Departure(socket.socket):
 
     def begin(self) -> None:
         """An answer begins to leave."""
-        self._patience = Patience(self, select.POLLOUT)
+        self._patience = Patience(self, self._address, select.POLLOUT)
 
     def sendall(self, content: Any, flags: int = 0, /) -> None:
         """Send it all. Raises `BrokenPipeError` for a slow client."""
@@ -114,14 +109,10 @@ class Departure(socket.socket):
             try:
                 size = self.send(left, flags | socket.MSG_DONTWAIT)
                 left = left[size:]
-                self._patience.moved(size)
+                self._patience.move(size)
             except BlockingIOError:
                 if not self._patience.wait():
-                    self._give_up()
-
-    def _give_up(self) -> None:
-        log.warning("slow_client", address=self._address, does="read", **self._patience.told())
-        raise BrokenPipeError(errno.EPIPE, "The client reads too slowly")
+                    raise BrokenPipeError(errno.EPIPE, "The client reads too slowly") from None
 
 
 _lock = threading.Lock()

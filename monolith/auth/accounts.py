@@ -26,7 +26,6 @@ def create_user(email: str, password: str, by: Actor, *, is_admin: bool = False,
     try:
         with writing() as session:
             session.add(user)
-            session.flush()
             audit.record(session, by, "user_created", email, after={"is_admin": is_admin, "is_viewer": is_viewer})
     except IntegrityError:
         raise Invalid.field("/email", f"There is a user {email} already. Choose another e-mail address.") from None
