@@ -34,18 +34,18 @@ WAITING = ("hosts", "chaos", "acceptance", "test_bench.py")  # what waits for pr
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each worker of xdist begins with its share of the tests that wait for processes, so that at the end none is left alone with them.
+    """The tests that wait for processes come first, beside a worker of xdist whose tests need nothing but the CPU: that is always busy.
 
-    It hands the list out in as many equal pieces as there are workers, and later moves tests from the ends of pieces to idle workers.
+    xdist hands the list out in as many equal pieces as there are workers, and later moves tests from the ends of pieces to idle workers.
     """
     shares: list[list[pytest.Item]] = [[] for _ in range(getattr(config, "workerinput", {}).get("workercount", 1))]
     modules = {path: list(tests) for path, tests in groupby(items, lambda item: item.path)}
     places = {path: path.relative_to(ROOT / "tests").parts[0] for path in modules}
     waiting = sorted((path for path in modules if places[path] in WAITING), key=lambda path: WAITING.index(places[path]))
     for number, path in enumerate(waiting):
-        shares[number % (len(shares) - 1 or 1)] += modules.pop(path)
+        shares[number % max(1, len(shares) - 2)] += modules.pop(path)
     for path in [path for path in modules if places[path] == "browser"]:
-        shares[-1] += modules.pop(path)  # they share a Chromium and an installation
+        shares[max(0, len(shares) - 2)] += modules.pop(path)  # they share a Chromium and an installation
     quick = [test for tests in modules.values() for test in tests]
     for number, share in enumerate(shares):
         room = max(0, (number + 1) * len(items) // len(shares) - number * len(items) // len(shares) - len(share))
