@@ -1,11 +1,13 @@
-"""The docs say what the code does: every job type, setting, route, command and file that they should name, and every link."""
+"""The docs say what the code does: every job type, setting, route, command and folder, every walk through the code, and every link."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,11 +20,14 @@ from monolith.models import STATUSES
 from monolith.runner import registry
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+AREAS = sorted((DOCS / "decisions").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("*.md")), *AREAS]
 EXPECTED = (
     "index",
     "architecture",
     "lifecycle",
+    "worker",
     "glossary",
     "adding-a-job-type",
     "job-types",
@@ -32,13 +37,17 @@ EXPECTED = (
     "deploy-heroku",
     "performance",
     "security",
-    "decisions",
+    "decisions/index",
     "changelog",
 )
 
 
 def read(name: str) -> str:
-    return (ROOT / "docs" / f"{name}.md").read_text()
+    return (DOCS / f"{name}.md").read_text()
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def load(path: Path) -> ModuleType:
@@ -49,21 +58,105 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+def python_folders() -> Iterator[str]:
+    """The folders of the application that have Python files, as the page of the architecture names them."""
+    for path in sorted({path.parent for top in ("monolith", "jobs") for path in (ROOT / top).rglob("*.py")}):
+        if path.name != "versions":  # of Alembic
+            yield f"{path.relative_to(ROOT)}/"
+
+
+def definitions(path: Path) -> set[str]:
+    """The functions of a file, and the methods of its classes as `Class.method`."""
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, functions):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, functions)}
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- pages and links
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_page_is_there_and_the_index_links_it(name: str) -> None:
+def test_the_page_exists_and_the_index_links_it(name: str) -> None:
     assert read(name).startswith("# ")
     assert name == "index" or f"({name}.md)" in read("index")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_page_is_expected() -> None:
+    assert sorted(str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.glob("*.md")) == sorted(set(EXPECTED) - {"decisions/index"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_and_picture_leads_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)", page.read_text())
-    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+    broken = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        if "://" in target:
+            continue
+        there = page.parent / target if target else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`([\w/*-]+/[\w*]+\.py)\b", page.read_text()))
+    assert [name for name in sorted(named) if not any(ROOT.glob(name))] == []
+
+
+# ---- the architecture
+
+
+def test_every_step_of_a_walk_is_a_function_that_exists() -> None:
+    steps = re.findall(r"`([\w/]+\.py):([\w.]+)`", read("architecture"))
+    assert len(steps) >= 25
+    assert [f"{path}:{name}" for path, name in steps if not (ROOT / path).exists() or name not in definitions(ROOT / path)] == []
+
+
+def test_there_are_three_walks_in_numbered_steps() -> None:
+    sections = re.split(r"^## ", read("architecture"), flags=re.MULTILINE)
+    walks = [section for section in sections if re.search(r"^1\. `[\w/]+\.py:", section, re.MULTILINE)]
+    assert [walk.split(":")[0].split("\n")[0] for walk in walks] == ["A submission", "A job's run", "A repair"]
+
+
+def test_every_folder_has_its_row_and_every_row_its_folder() -> None:
+    rows = set(re.findall(r"^\| `([\w/]+/)` \|", read("architecture"), re.MULTILINE))
+    assert [folder for folder in python_folders() if folder not in rows] == []
+    assert [folder for folder in sorted(rows) if not (ROOT / folder).is_dir()] == []
+
+
+# ---- decisions
+
+
+def test_the_index_of_decisions_links_every_area() -> None:
+    assert [page.name for page in AREAS if page.stem != "index" and f"({page.name})" not in read("decisions/index")] == []
+
+
+@pytest.mark.parametrize("page", [page for page in AREAS if page.stem != "index"], ids=name_of)
+def test_every_decision_has_its_context_its_decision_and_its_consequence(page: Path) -> None:
+    entries = re.split(r"^### ", page.read_text(), flags=re.MULTILINE)[1:]
+    form = re.compile(r"[^\n]+\n\n- \*\*Context\*\*: [^\n]+\n- \*\*Decision\*\*: [^\n]+\n- \*\*Consequence\*\*: [^\n]+\n*")
+    assert entries
+    assert [entry.split("\n")[0] for entry in entries if not form.fullmatch(entry)] == []
+
+
+# ---- what the code has is documented
 
 
 def test_the_page_of_job_types_is_as_the_declarations_are() -> None:
-    assert read("job-types") == load(ROOT / "docs" / "job_types.py").markdown(), "run: .venv/bin/python docs/job_types.py"
-    assert [name for name in registry.discover() if name in read("job-types") or not name.startswith("trial_")]
+    assert read("job-types") == load(ROOT / "tools" / "job_types.py").markdown(), "run: .venv/bin/python tools/job_types.py"
+    ours = [name for name, one in registry.discover().items() if one.function.__module__.startswith("jobs.")]
+    assert [name for name in ours if f"## `{name}`" not in read("job-types")] == []
 
 
 def test_every_setting_is_documented() -> None:
@@ -83,32 +176,17 @@ def test_every_command_is_documented() -> None:
     assert [name.strip() for name in commands if f"manage.py {name.strip()}" not in read("operations")] == []
 
 
-def test_every_status_is_in_the_lifecycle_and_every_word_in_the_glossary() -> None:
+def test_every_status_is_in_the_life_of_a_job() -> None:
     assert [status for status in STATUSES if f"`{status}`" not in read("lifecycle")] == []
-    words = (
-        "job type",
-        "job",
-        "attempt",
-        "interruption",
-        "queue",
-        "priority",
-        "worker",
-        "child",
-        "clock",
-        "ledger",
-        "claim",
-        "submit",
-        "push",
-    )
+
+
+def test_the_glossary_has_the_words_that_the_house_uses() -> None:
+    words = ("job type", "job", "job spec", "attempt", "interruption", "queue", "priority", "worker", "child", "slot", "hook process")
+    words += ("clock", "ledger", "claim", "submit", "push", "snooze", "trash", "error group", "I/O-bound job", "safe position", "snapshot")
     assert [word for word in words if f"**{word}**" not in read("glossary")] == []
 
 
-def test_the_house_is_as_the_architecture_page_says() -> None:
-    named = set(re.findall(r"^    ?(\w+\.py)", read("architecture"), re.MULTILINE)) | set(
-        re.findall(r"`([\w/]+\.py)`", read("architecture"))
-    )
-    existing = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
-    assert [name for name in named if not any(path == name or path.endswith(f"/{name}") for path in existing)] == []
+# ---- the README
 
 
 def test_the_readme_has_its_parts() -> None:
