@@ -192,6 +192,13 @@ def test_the_glossary_has_the_words_that_the_house_uses() -> None:
     assert [word for word in words if f"**{word}**" not in read("glossary")] == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "changelog.md"], ids=name_of)
+def test_no_page_uses_a_word_that_the_glossary_has_replaced(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    replaced = r"\b(mend(s|ed|ing)?|park(s|ed|ing)?|horizon|switchboard|teller|waiting child(ren)?)\b"
+    assert [found[0] for found in re.finditer(replaced, text, re.IGNORECASE)] == []
+
+
 # ---- the README
 
 
