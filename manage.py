@@ -12,11 +12,10 @@ import click
 
 from monolith import logs
 from monolith.benchmarks.commands import bench
-from monolith.config import BadSetting
-from monolith.errors import Problem
+from monolith.errors import BadSetting, Problem
 
 if TYPE_CHECKING:
-    from monolith.models import User
+    from monolith.db.models import User
 
 
 class Commands(click.Group):
@@ -57,21 +56,21 @@ def main() -> None:
 @main.command()
 def run() -> None:
     """Run everything on this machine until Ctrl-C: Redis if need be, web, workers and clock."""
-    from monolith import launch
+    from monolith.server import run_all
 
     logs.configure("run")
-    launch.run(click.echo)
+    run_all.run(click.echo)
 
 
 @main.command()
 def web() -> None:
     """Answer HTTP on HOST:PORT."""
     logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
-    from monolith import kernel
-    from monolith.web import serve
+    from monolith.linux import processes
+    from monolith.server.gunicorn_worker import serve
 
-    kernel.forks_die_with_us()
-    kernel.keep_few_heaps()
+    processes.forks_die_with_us()
+    processes.keep_few_heaps()
     serve()
 
 
@@ -79,19 +78,19 @@ def web() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
     """Run one `rq worker` on every queue. ARGUMENTS are RQ's own, as --burst or --name."""
-    from monolith import launch
-    from monolith.runner import rq_command
+    from monolith.runner.worker import command
+    from monolith.server import run_all
 
     logs.configure("worker")
-    launch.require_redis()
-    rq_command.work(arguments)
+    run_all.require_redis()
+    command.work(arguments)
 
 
 @main.command()
 def clock() -> None:
     """Move what is due and repair what fell between, until SIGTERM."""
-    from monolith.processes import StopSignal
-    from monolith.runner import clock
+    from monolith.runner.scheduler import clock
+    from monolith.server.child_processes import StopSignal
 
     logs.configure("clock")
     stop = StopSignal()
@@ -106,10 +105,10 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Bring the tables to the newest version."""
-    from monolith import database
+    from monolith.db import engine
 
     logs.configure("db")
-    database.upgrade()
+    engine.upgrade()
     click.echo("The tables are up to date.")
 
 
@@ -125,10 +124,10 @@ def user() -> None:
 @click.option("--viewer", "role", flag_value="viewer", help="May see everything and change nothing.")
 def create_user(email: str, password: str, role: str | None) -> None:
     """Make a user."""
-    from monolith.auth import accounts
-    from monolith.runner import audit
+    from monolith.accounts import users
+    from monolith.runner.ledger import audit
 
-    made = accounts.create_user(email, password, audit.at_command_line(), is_admin=role == "admin", is_viewer=role == "viewer")
+    made = users.create_user(email, password, audit.at_command_line(), is_admin=role == "admin", is_viewer=role == "viewer")
     click.echo(f"Made the {role or 'user'} {made.email}")
 
 
@@ -137,17 +136,17 @@ def create_user(email: str, password: str, role: str | None) -> None:
 @click.option("--password", required=True)
 def set_password(email: str, password: str) -> None:
     """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
-    from monolith.auth import accounts
-    from monolith.runner import audit
+    from monolith.accounts import users
+    from monolith.runner.ledger import audit
 
-    accounts.reset_password(_user(email), password, audit.at_command_line())
+    users.reset_password(_user(email), password, audit.at_command_line())
     click.echo(f"The password of {email} was changed, and all sessions were ended.")
 
 
 def _user(email: str) -> User:
-    from monolith.auth import accounts
+    from monolith.accounts import users
 
-    found = accounts.find_user(email)
+    found = users.find_user(email)
     if found is None:
         raise click.ClickException(f"There is no user {email}. Make one with `manage.py user create`.")
     return found
@@ -165,8 +164,8 @@ def token() -> None:
 @click.option("--days", type=click.FloatRange(0), help="When it runs out; never, when not given.")
 def create_token(email: str, name: str, scope: str, days: float | None) -> None:
     """Make an API token; it is shown this once, as the last word."""
-    from monolith.auth import tokens
-    from monolith.runner import audit
+    from monolith.accounts import tokens
+    from monolith.runner.ledger import audit
 
     owner = _user(email)
     _, secret = tokens.create_token(owner.id, name, scope, days, audit.at_command_line())
@@ -177,7 +176,7 @@ def create_token(email: str, name: str, scope: str, days: float | None) -> None:
 @click.option("--release", is_flag=True, help="Only what must hold before the processes of a new version start.")
 def doctor(release: bool) -> None:
     """Check this deployment; exit 1 on trouble. Each finding says the mend."""
-    from monolith import doctor
+    from monolith.server import doctor
 
     with suppress(BadSetting):  # which is among the findings
         logs.configure("doctor")
@@ -198,10 +197,10 @@ def ai() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def test_ai(as_json: bool) -> None:
     """Ask the language model one tiny question, which is paid for; exit 1 when that fails, or when none is set up."""
-    from monolith import llm
+    from monolith.runner.llm import connection_test
 
     logs.configure("ai")
-    found = llm.try_out()
+    found = connection_test.try_out()
     click.echo(json.dumps(found) if as_json else f"{found['message']} ({found['duration_ms']} ms, {found['usd']} USD)")
     if not found["ok"]:
         raise SystemExit(1)
@@ -211,11 +210,11 @@ def test_ai(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def ledger(as_json: bool) -> None:
     """Show where every job that was ever accepted is; exit 1 when one has vanished."""
-    from monolith.runner import accounting
+    from monolith.runner.ledger import balance
 
-    balance = accounting.balance()
-    click.echo(balance.json() if as_json else str(balance))
-    if balance.imbalance:
+    accounts = balance.balance()
+    click.echo(accounts.json() if as_json else str(accounts))
+    if accounts.imbalance:
         raise SystemExit(1)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from monolith.jobs.schemas import params_schema  # noqa: E402
-from monolith.runner import registry  # noqa: E402
-from monolith.runner.registry import Automatic, JobType  # noqa: E402
+from monolith.job_types import registry  # noqa: E402
+from monolith.job_types.registry import Automatic, JobType  # noqa: E402
+from monolith.web.schemas import params_schema  # noqa: E402
 
 HEAD = """# Job types
 

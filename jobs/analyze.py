@@ -7,11 +7,13 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
-from jobs.tools import ai, judging, reading, signs
-from jobs.tools.extract import text_of, title_of
-from jobs.tools.fetch import fetch, why_unfit
-from jobs.tools.prompts import prompt
-from monolith.runner.registry import Job, Permanent, exponential, job_type
+from monolith.content.extract_text import text_of, title_of
+from monolith.content.fetch import fetch, why_unfit
+from monolith.job_types.registry import Job, Permanent, exponential, job_type
+
+from .tools.analysis import maturity_signs, text_stats, verdict
+from .tools.llm import client
+from .tools.llm.prompts import prompt
 
 
 def _check_url(url: str) -> None:
@@ -70,7 +72,7 @@ class Verdict(Schema):
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
-    waits=ai.configured,
+    io_bound=client.configured,
 )
 def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Analyse a document or a tool.
@@ -82,22 +84,22 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(5, "reading")
     source = _read(job, params)
     job.progress(40, "analysing")
-    found = reading.read(source.text)
-    kind = signs.kind_of(found)
-    shown = signs.signs_of(found, kind)
+    found = text_stats.read(source.text)
+    kind = maturity_signs.kind_of(found)
+    shown = maturity_signs.signs_of(found, kind)
     try:
-        verdict = _ask(job, source, params) if ai.configured() else _judge(found, kind, shown)
-    except ai.UseLocal as why:
+        verdict = _ask(job, source, params) if client.configured() else _judge(found, kind, shown)
+    except client.UseLocal as why:
         verdict = _judge(found, kind, shown, why=str(why))
     job.progress(90, "writing")
     return {
         **verdict,
         "document_type": kind,
         "language": found.language,
-        "key_sentences": [one.text for one in reading.key_sentences(found)],
-        "key_terms": reading.key_terms(found),
+        "key_sentences": [one.text for one in text_stats.key_sentences(found)],
+        "key_terms": text_stats.key_terms(found),
         "sections": list(dict.fromkeys(found.sections))[:100],
-        "readability": reading.reading_ease(found),
+        "readability": text_stats.reading_ease(found),
         "signs": [{"name": sign["name"], "found": sign["found"]} for sign in shown],
         "missing": [sign["lacking"] for sign in shown if not sign["found"]],
         "source": {**source.facts, "characters": len(source.text), "words": len(found.words)},
@@ -138,20 +140,20 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
 
 def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
     named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = ai.ask(job, instructions=prompt("analyze"), document_text=named + source.text, schema=Verdict)
-    return {**verdict, **ai.credit(source.text)}
+    verdict = client.ask(job, instructions=prompt("analyze"), document_text=named + source.text, schema=Verdict)
+    return {**verdict, **client.credit(source.text)}
 
 
-def _judge(found: reading.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
+def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
     has = sum(bool(sign["found"]) for sign in shown)
     basis = f"Quoted from the document by cue words; the maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":
         basis += " The cue words are English and the document does not seem to be, so little may have been found."
     return {
-        "summary": judging.summary(found),
-        "strengths": judging.strengths(found),
-        "limitations": judging.limitations(found),
-        "use_cases": judging.use_cases(found),
+        "summary": verdict.summary(found),
+        "strengths": verdict.strengths(found),
+        "limitations": verdict.limitations(found),
+        "use_cases": verdict.use_cases(found),
         "maturity_score": round(has / len(shown), 2),
         "engine": "local",
         "basis": f"{why} {basis}".strip(),

@@ -6,11 +6,13 @@ import mimetypes
 from pathlib import PurePosixPath
 from typing import Any
 
-from jobs.tools import confined, opening, projects
-from jobs.tools.printed import readable
-from jobs.tools.projects import ProjectParams
 from monolith.config import settings
-from monolith.runner.registry import Job, fixed, job_type
+from monolith.job_types.registry import Job, fixed, job_type
+
+from .tools.project import commands
+from .tools.project.commands import ProjectParams
+from .tools.project.terminal_text import readable
+from .tools.sandbox import launch, run
 
 MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
 
@@ -21,7 +23,7 @@ MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=opening.why_off,
+    available=launch.why_off,
 )
 def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Build a project.
@@ -29,9 +31,9 @@ def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     Runs the project's build in a sandbox without a network: what its `intray.toml` declares, or the usual way of Python, Node and
     make. Gives the exit code, the log and the files that it made, at most 20 MB. A build that fails is a result, not a failed job.
     """
-    with projects.unpacked(job, params) as project:
-        plan = projects.plan("build", project)
-        outcome = confined.run(job, project, plan, MAX_ARTIFACTS, "building")
+    with commands.unpacked(job, params) as project:
+        plan = commands.plan("build", project)
+        outcome = run.run(job, project, plan, MAX_ARTIFACTS, "building")
     job.progress(95, "keeping what it made")
     return {"kind": plan.kind, **outcome.report(job), "artifacts": _attach(job, outcome.files), "left_out": outcome.left_out}
 
@@ -42,7 +44,7 @@ def _attach(job: Job, files: dict[str, bytes]) -> list[dict[str, Any]]:
     for path, content in files.items():
         inner = readable(path.partition("/")[2])
         name = PurePosixPath(inner).name[-150:]
-        if any(name == one["name"] for one in kept) or name == confined.LOG:
+        if any(name == one["name"] for one in kept) or name == run.LOG:
             name = f"{len(kept)}-{inner.replace('/', '-')[-150:]}"
         job.attach(name, content, mimetypes.guess_type(name)[0] or "application/octet-stream")
         kept.append({"name": name, "path": inner[:300], "size": len(content)})

@@ -7,9 +7,10 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from jobs.tools import caldav, events
-from monolith.config import BadSetting
-from monolith.runner.registry import Job, Permanent, fixed, job_type
+from monolith.errors import BadSetting
+from monolith.job_types.registry import Job, Permanent, fixed, job_type
+
+from .tools.calendar import caldav, ical_event
 
 HOUR_S = 3600.0
 TRIES = 3  # how often somebody else may be faster
@@ -19,7 +20,7 @@ KEPT = "No calendar is set up here (CALDAV_URL), so nothing was written: the eve
 
 
 def _zone(name: str) -> None:
-    if name not in events.zones():
+    if name not in ical_event.zones():
         raise ValidationError(f"There is no time zone {name[:40]!r}. Give a name such as Europe/Berlin, or UTC.")
 
 
@@ -64,8 +65,8 @@ class Params(Schema):
 
 def _checked(name: str, data: dict[str, Any]) -> datetime | None:
     try:
-        return events.moment(data[name], data["timezone"]) if data[name] else None
-    except events.BadTime as error:
+        return ical_event.moment(data[name], data["timezone"]) if data[name] else None
+    except ical_event.BadTime as error:
         raise ValidationError(str(error), name) from None
 
 
@@ -77,7 +78,7 @@ def _checked(name: str, data: dict[str, Any]) -> datetime | None:
     backoff=fixed(5),
     timeout=60,
     available=caldav.why_off,
-    waits=True,
+    io_bound=True,
     submittable_by="admin",
 )
 def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
@@ -111,15 +112,15 @@ def _apply(job: Job, collection: caldav.Collection, uid: str, params: dict[str, 
     if found is None and params["action"] == "cancel":
         return {"written": False, "uid": uid, "action": "cancel", "note": "There is no event of this UID, so there was nothing to cancel."}
     _check_there(found, uid, params)
-    wanted = found.calendar if found else events.new(uid)
-    _change(wanted, params, events.sequence_of(wanted) + 1 if found else 0, job.id)
+    wanted = found.calendar if found else ical_event.new(uid)
+    _change(wanted, params, ical_event.sequence_of(wanted) + 1 if found else 0, job.id)
     collection.write(uid, wanted, over=found)
     return _result(collection, uid, params, wanted, "The calendar has it.")
 
 
 def _has_written(job: Job, uid: str, found: Any) -> bool:
     """By the list in the event; a server that keeps no such properties keeps the UID that only this job can have made."""
-    return job.id in events.writers_of(found) or uid == _own_uid(job)
+    return job.id in ical_event.writers_of(found) or uid == _own_uid(job)
 
 
 def _own_uid(job: Job) -> str:
@@ -135,16 +136,16 @@ def _check_there(found: caldav.Stored | None, uid: str, params: dict[str, Any]) 
 
 def _change(wanted: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:
     if params["action"] == "cancel":
-        events.change(wanted, {}, "CANCELLED", sequence, job_id)
+        ical_event.change(wanted, {}, "CANCELLED", sequence, job_id)
         return
     said: dict[str, Any] = {TEXTS[name]: params[name] for name in TEXTS if params[name] is not None}
-    events.change(wanted, {**said, **_times(wanted, params)}, "CONFIRMED", sequence, job_id)
+    ical_event.change(wanted, {**said, **_times(wanted, params)}, "CONFIRMED", sequence, job_id)
 
 
 def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
     """The times that are given; an event that is moved without a new end stays as long as it was."""
     start, end = (_checked(name, params) for name in TIMES)
-    begun, ended = events.times_of(wanted)
+    begun, ended = ical_event.times_of(wanted)
     if start and not end:
         length = ended.timestamp() - begun.timestamp() if begun and ended else HOUR_S
         end = datetime.fromtimestamp(start.timestamp() + length, start.tzinfo)
@@ -154,8 +155,8 @@ def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
 
 
 def _result(collection: caldav.Collection, uid: str, params: dict[str, Any], written: Any, note: str) -> dict[str, Any]:
-    start, end = events.times_of(written)
-    event = events.event_of(written)
+    start, end = ical_event.times_of(written)
+    event = ical_event.event_of(written)
     return {
         "written": True,
         "note": note,
@@ -163,7 +164,7 @@ def _result(collection: caldav.Collection, uid: str, params: dict[str, Any], wri
         "action": params["action"],
         "title": str(event.get("summary", "")),
         "status": str(event.get("status", "CONFIRMED")),
-        "sequence": events.sequence_of(written),
+        "sequence": ical_event.sequence_of(written),
         "start": start.isoformat() if start else None,
         "end": end.isoformat() if end else None,
         "url": collection.address(uid),
@@ -172,7 +173,7 @@ def _result(collection: caldav.Collection, uid: str, params: dict[str, Any], wri
 
 def _keep(job: Job, uid: str, params: dict[str, Any]) -> dict[str, Any]:
     """A file that calendar programs open: it adds the event, or cancels it."""
-    file = events.new(uid, "CANCEL" if params["action"] == "cancel" else "PUBLISH")
+    file = ical_event.new(uid, "CANCEL" if params["action"] == "cancel" else "PUBLISH")
     _change(file, params, 0 if params["action"] == "create" else 1, job.id)
     job.attach("event.ics", file.to_ical(), "text/calendar")
     return {"written": False, "uid": uid, "action": params["action"], "note": KEPT}

@@ -8,9 +8,11 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from jobs.tools import letters, mail
-from monolith.config import BadSetting, settings
-from monolith.runner.registry import Job, Permanent, exponential, job_type
+from monolith.config import settings
+from monolith.errors import BadSetting
+from monolith.job_types.registry import Job, Permanent, exponential, job_type
+
+from .tools.mail import smtp, templates
 
 MAX_RECIPIENTS = 20
 MAX_ADDRESSES = 1500  # characters of all recipients: they stand in one note of the timeline
@@ -24,7 +26,7 @@ class Address(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         try:
-            return letters.address(super()._deserialize(value, attr, data, **options))
+            return templates.address(super()._deserialize(value, attr, data, **options))
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -46,13 +48,13 @@ class Params(Schema):
     reply_to = Address(load_default=None, allow_none=True, metadata={"description": "Where answers go, if not to `MAIL_FROM`"})
     template = fields.String(
         load_default="message",
-        validate=validate.OneOf(letters.templates()),
+        validate=validate.OneOf(templates.templates()),
         metadata={"description": "`message` needs `subject` and `text`; others have a subject of their own and need `values`"},
     )
     subject = fields.String(
         load_default=None,
         allow_none=True,
-        validate=[validate.Length(1, letters.MAX_SUBJECT), _one_line],
+        validate=[validate.Length(1, templates.MAX_SUBJECT), _one_line],
         metadata={"description": "One line"},
     )
     text = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 100_000), metadata={"description": "Plain text"})
@@ -69,13 +71,13 @@ class Params(Schema):
                 raise ValidationError("The template message needs it. Give it, or name another template.", name)
         try:
             _letter(data)
-        except letters.BadLetter as error:
+        except templates.BadTemplate as error:
             raise ValidationError(str(error), "values") from None
 
 
-def _letter(params: dict[str, Any]) -> letters.Letter:
+def _letter(params: dict[str, Any]) -> templates.EmailTemplate:
     given = {name: params[name] for name in ("subject", "text") if params[name] is not None}
-    return letters.render(params["template"], {**params["values"], **given})
+    return templates.render(params["template"], {**params["values"], **given})
 
 
 @job_type(
@@ -85,8 +87,8 @@ def _letter(params: dict[str, Any]) -> letters.Letter:
     max_attempts=5,
     backoff=exponential(2),
     timeout=60,
-    available=mail.why_off,
-    waits=True,
+    available=smtp.why_off,
+    io_bound=True,
     submittable_by="admin",
 )
 def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
@@ -97,34 +99,34 @@ def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     once more and the result says so. Without `SMTP_URL` the message is kept as a file.
     """
     try:
-        server = mail.server()
+        server = smtp.server()
     except BadSetting as error:
         raise Permanent(str(error)) from None
     envelope = _envelope(params)
-    content = letters.compose(_letter(params), envelope, job.id)
-    known = {"message_id": letters.message_id(job.id, envelope.sender), "recipients": envelope.recipients}
+    content = templates.compose(_letter(params), envelope, job.id)
+    known = {"message_id": templates.message_id(job.id, envelope.sender), "recipients": envelope.recipients}
     if server is None:
         job.attach("message.eml", content, "message/rfc822")
         return {"sent": False, "note": KEPT, **known}
     return {**_send(job, server, envelope, content), **known}
 
 
-def _envelope(params: dict[str, Any]) -> letters.Envelope:
+def _envelope(params: dict[str, Any]) -> templates.Envelope:
     sender = settings().mail_from or ("" if settings().smtp_url else NOBODY)
     try:
-        letters.address(parseaddr(sender)[1])
+        templates.address(parseaddr(sender)[1])
     except ValueError:
         raise Permanent("MAIL_FROM is no e-mail address. An admin must set it to one such as Intray <intray@example.org>.") from None
-    return letters.Envelope(sender, params["to"], params["cc"], params["bcc"], params["reply_to"])
+    return templates.Envelope(sender, params["to"], params["cc"], params["bcc"], params["reply_to"])
 
 
-def _send(job: Job, server: mail.Server, envelope: letters.Envelope, content: bytes) -> dict[str, Any]:
-    record = mail.Record(job)
+def _send(job: Job, server: smtp.Server, envelope: templates.Envelope, content: bytes) -> dict[str, Any]:
+    record = smtp.Record(job)
     todo = record.open(envelope.recipients)
     repeated = sorted(record.unknown.intersection(todo))
     if todo:
         job.progress(None, "sending once more" if repeated else "sending")
-        mail.send(server, parseaddr(envelope.sender)[1], todo, content, record)
+        smtp.send(server, parseaddr(envelope.sender)[1], todo, content, record)
     return {
         "sent": bool(record.accepted),
         "note": _note(todo, repeated),

@@ -6,10 +6,12 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from jobs.tools import ai, stories
-from jobs.tools.prompts import prompt
-from jobs.tools.stories import Story
-from monolith.runner.registry import Handed, Job, Permanent, exponential, job_type
+from monolith.job_types.registry import Handed, Job, Permanent, exponential, job_type
+
+from .tools.analysis import story_scores
+from .tools.analysis.story_scores import Story
+from .tools.llm import client
+from .tools.llm.prompts import prompt
 
 MAX_CONTENT = 100_000
 READABLE = ("text/plain", "text/markdown", "text/x-rst")  # media types that are their own text
@@ -48,10 +50,10 @@ class Refined(Schema):
 def first_scores(params: dict[str, Any], document: Handed | None) -> dict[str, Any] | None:
     """What words alone say; None for a file that a worker has to read first."""
     if document is None:
-        return stories.scores(_story(params, "", params["content"], []))
+        return story_scores.scores(_story(params, "", params["content"], []))
     if document.media_type.partition(";")[0] not in READABLE or not document.head:
         return None
-    return stories.scores(_story(params, document.title, document.head.decode(errors="ignore"), document.tags))
+    return story_scores.scores(_story(params, document.title, document.head.decode(errors="ignore"), document.tags))
 
 
 def story_of(params: dict[str, Any]) -> list[Any]:
@@ -67,7 +69,7 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
-    waits=ai.configured,
+    io_bound=client.configured,
     at_once=first_scores,
     identity=story_of,
 )
@@ -80,7 +82,7 @@ def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """
     job.progress(10, "reading")
     story = _told(job, params)
-    original = job.preview or stories.scores(story)
+    original = job.preview or story_scores.scores(story)
     job.progress(40, "refining")
     refined, why = _refine(job, story)
     best = refined or original
@@ -107,19 +109,19 @@ def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) ->
 
 def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
     """What the model says; None where there is none to ask, and why where that is for today only."""
-    if not ai.configured():
+    if not client.configured():
         return None, ""
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
     head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
     try:
-        answer = ai.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
-    except ai.UseLocal as over:
+        answer = client.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
+    except client.UseLocal as over:
         return None, str(over)
-    return {**answer, "engine": ai.credit(story.content)["engine"]}, ""
+    return {**answer, "engine": client.credit(story.content)["engine"]}, ""
 
 
 def _basis(story: Story, refined: dict[str, Any] | None) -> str:
     if refined:
         return "Refined by a language model; the first scores were counted from words."
-    part = "the story" if len(story.text) <= stories.MAX_READ else f"its first {stories.MAX_READ:,} characters"
+    part = "the story" if len(story.text) <= story_scores.MAX_READ else f"its first {story_scores.MAX_READ:,} characters"
     return f"Counted from the words of {part}: promises against figures and sources, concerns against safeguards."

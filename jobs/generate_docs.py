@@ -6,13 +6,15 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
-from jobs.tools import ai, documentation, quoting, writing
-from jobs.tools.archive import is_archive
-from jobs.tools.crawl import MAX_LINKED, crawl
-from jobs.tools.fetch import Fetched, why_unfit
-from jobs.tools.project import of_project
-from jobs.tools.sources import Material, of_document, of_site
-from monolith.runner.registry import Document, Job, exponential, job_type
+from monolith.content.fetch import Fetched, why_unfit
+from monolith.job_types.registry import Document, Job, exponential, job_type
+
+from .tools.documentation import document, llm_writer, local_writer
+from .tools.documentation.crawl import MAX_LINKED, crawl
+from .tools.documentation.sources import Material, of_document, of_site
+from .tools.llm import client
+from .tools.project.archive import is_archive
+from .tools.project.source_index import of_project
 
 
 def _check_url(url: str) -> None:
@@ -49,7 +51,7 @@ class Params(Schema):
     max_attempts=3,
     backoff=exponential(2),
     timeout=300,
-    waits=ai.configured,
+    io_bound=client.configured,
 )
 def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Write documentation from a page, a document or a project.
@@ -63,13 +65,13 @@ def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     material = _read(job, params)
     job.progress(60, "writing")
     try:
-        doc = writing.written(job, material) if ai.configured() else quoting.quoted(material)
-    except ai.UseLocal as why:
-        doc = quoting.quoted(material, why=str(why))
-    doc = writing.with_title(doc, params.get("title"))
+        doc = llm_writer.written(job, material) if client.configured() else local_writer.quoted(material)
+    except client.UseLocal as why:
+        doc = local_writer.quoted(material, why=str(why))
+    doc = llm_writer.with_title(doc, params.get("title"))
     job.progress(90, "making the files")
-    job.attach("documentation.md", documentation.markdown(doc).encode(), "text/markdown; charset=utf-8")
-    job.attach("documentation.html", documentation.html(doc).encode(), "text/html; charset=utf-8")
+    job.attach("documentation.md", document.markdown(doc).encode(), "text/markdown; charset=utf-8")
+    job.attach("documentation.html", document.html(doc).encode(), "text/html; charset=utf-8")
     return doc.as_result()
 
 

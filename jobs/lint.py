@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.tools import confined, findings, opening, projects
-from jobs.tools.printed import fitting
-from jobs.tools.projects import ProjectParams
 from monolith.config import settings
-from monolith.runner.registry import Job, fixed, job_type
+from monolith.job_types.registry import Job, fixed, job_type
+
+from .tools.project import commands, lint_report
+from .tools.project.commands import ProjectParams
+from .tools.project.terminal_text import fitting
+from .tools.sandbox import launch, run
 
 NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in the log only."
 
@@ -19,7 +21,7 @@ NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in 
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=opening.why_off,
+    available=launch.why_off,
 )
 def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Lint a project.
@@ -28,12 +30,12 @@ def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place and source line. Findings are a
     result, not a failed job.
     """
-    with projects.unpacked(job, params) as project:
-        plan = projects.plan("lint", project)
-        outcome = confined.run(job, project, plan, findings.MAX_JSON, "linting")
+    with commands.unpacked(job, params) as project:
+        plan = commands.plan("lint", project)
+        outcome = run.run(job, project, plan, lint_report.MAX_JSON, "linting")
         job.progress(95, "reading what it found")
         found, note = _diagnostics(outcome.files)
-        shown = fitting(findings.beside_source(found, project.given))
+        shown = fitting(lint_report.beside_source(found, project.given))
     report = outcome.report(job)
     totals = {severity: sum(one["severity"] == severity for one in found) for severity in ("error", "warning")}
     return {
@@ -51,6 +53,6 @@ def _diagnostics(files: dict[str, bytes]) -> tuple[list[dict[str, Any]], str | N
     if not files:
         return [], NO_REPORT
     try:
-        return findings.diagnostics(next(iter(files.values()))), None
-    except findings.BadReport as error:
+        return lint_report.diagnostics(next(iter(files.values()))), None
+    except lint_report.BadReport as error:
         return [], f"The linter's report cannot be read: {error}."

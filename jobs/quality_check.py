@@ -9,10 +9,14 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from jobs.tools import ai, letters, quality, reading, verdicts
-from jobs.tools.prompts import prompt
-from jobs.tools.verdicts import Finding
-from monolith.runner.registry import Automatic, FailedJob, Job, exponential, job_type
+from monolith.job_types.registry import Automatic, FailedJob, Job, exponential, job_type
+
+from .tools.analysis import text_stats
+from .tools.llm import client
+from .tools.llm.prompts import prompt
+from .tools.mail import templates
+from .tools.quality import checks, decision
+from .tools.quality.decision import Finding
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
 MAX_TOLD = 20  # findings that an e-mail lists
@@ -51,7 +55,7 @@ def take_the_safe_route(job: FailedJob) -> None:
     max_attempts=3,
     backoff=exponential(2),
     timeout=120,
-    waits=ai.configured,
+    io_bound=client.configured,
     automatic=Automatic(kinds=("application",), priority="high", delay=5),
     on_failure=take_the_safe_route,
 )
@@ -70,8 +74,8 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(5, "reading")
     text = document.text
     job.progress(30, "checking by the rules")
-    checked = quality.check(text, document.kind, datetime.now(UTC).date())
-    by_rules = verdicts.score_of(checked.findings)
+    checked = checks.check(text, document.kind, datetime.now(UTC).date())
+    by_rules = decision.score_of(checked.findings)
     job.progress(50, "judging")
     judgement, why = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
@@ -84,7 +88,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "document_kind": document.kind,
         "known": checked.known,
         "words": len(checked.reading.words),
-        "readability": reading.reading_ease(checked.reading),
+        "readability": text_stats.reading_ease(checked.reading),
         "notified": told,
         **_engine(by_rules, judgement, text, why),
     }
@@ -92,11 +96,11 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
 def _judge(job: Job, text: str) -> tuple[dict[str, Any] | None, str]:
     """What the model says; None where there is none to ask, and why where that is for today only."""
-    if not ai.configured():
+    if not client.configured():
         return None, ""
     try:
-        return ai.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement), ""
-    except ai.UseLocal as over:
+        return client.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement), ""
+    except client.UseLocal as over:
         return None, str(over)
 
 
@@ -107,12 +111,12 @@ def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any
     """
     of_model = [Finding(**{name: _plain(said) for name, said in one.items()}) for one in judgement["findings"]] if judgement else []
     score = min(rules_score, round((rules_score + judgement["score"]) / 2)) if judgement else rules_score
-    everything = verdicts.in_order([*by_rules, *of_model])
-    decision = verdicts.decision_of(score, everything)
-    if decision == "reject" and verdicts.decision_of(rules_score, by_rules) != "reject":
-        decision = "review"  # a model alone rejects nobody
+    everything = decision.in_order([*by_rules, *of_model])
+    outcome = decision.decision_of(score, everything)
+    if outcome == "reject" and decision.decision_of(rules_score, by_rules) != "reject":
+        outcome = "review"  # a model alone rejects nobody
     listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
-    return {"score": score, "decision": decision, "route": ONLINE if decision == "approve" else ONSITE, "findings": listed}
+    return {"score": score, "decision": outcome, "route": ONLINE if outcome == "approve" else ONSITE, "findings": listed}
 
 
 def _plain(said: str) -> str:
@@ -125,7 +129,7 @@ def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str, why: 
     if judgement is None:
         basis = f"{why} Judged by fixed rules, which give {rules_score} of 100."
         return {"engine": "local", "summary": None, "basis": basis.strip()}
-    credit = ai.credit(text)
+    credit = client.credit(text)
     basis = f"Fixed rules give {rules_score} of 100, the model {judgement['score']}; it can only lower the score."
     return {"engine": credit["engine"], "summary": _plain(judgement["summary"]), "basis": f"{credit['basis']} {basis}"}
 
@@ -133,7 +137,7 @@ def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str, why: 
 def _tell(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> bool:
     """Have an e-mail follow to the document's owner. False where their address cannot be written to, such as that of a first admin."""
     try:
-        letters.address(job.owner_email)
+        templates.address(job.owner_email)
     except ValueError:
         return False
     named = {name: verdict[name] for name in ("decision", "route", "score", "defaulted")}

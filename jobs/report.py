@@ -7,10 +7,11 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from jobs.tools import figures
-from jobs.tools.figures import Period
-from monolith.runner import registry
-from monolith.runner.registry import Job, Ledger, Permanent, fixed, job_type
+from monolith.job_types import registry
+from monolith.job_types.registry import Job, Ledger, Permanent, fixed, job_type
+
+from .tools.report import figures
+from .tools.report.figures import ReportPeriod
 
 MAX_DAYS = 366
 USUAL_DAYS = 30
@@ -92,22 +93,22 @@ def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     the language model cost, by job type and by owner. As a PDF with charts and a CSV of every job. You get your own jobs, admins
     those of everybody. Jobs that are pruned are in no report: it reaches back as far as finished and failed jobs are kept.
     """
-    from jobs.tools import report_pages, sheet
+    from .tools.report import csv_export, pages
 
     period = _period(params, datetime.fromtimestamp(job.clock(), UTC))
     ledger = job.ledger(period.start, period.end, params["types"], params["owner"])
     job.progress(5, "counting")
     found = {**_about(period, params, ledger), **figures.gather(ledger, period)}
     job.progress(30, "writing the table")
-    table = sheet.write(ledger.rows(), lambda done: job.progress(30 + 50 * min(done / max(found["jobs"], 1), 1), "writing the table"))
+    table = csv_export.write(ledger.rows(), lambda done: job.progress(30 + 50 * min(done / max(found["jobs"], 1), 1), "writing the table"))
     job.attach("report.csv", table.content, "text/csv")
     job.progress(80, "drawing")
     found |= {"csv_rows": table.rows, "csv_is_complete": table.is_complete}
-    job.attach("report.pdf", report_pages.draw(found, ledger.longest(10)), "application/pdf")
+    job.attach("report.pdf", pages.draw(found, ledger.longest(10)), "application/pdf")
     return found
 
 
-def _period(params: dict[str, Any], moment: datetime) -> Period:
+def _period(params: dict[str, Any], moment: datetime) -> ReportPeriod:
     """From the beginning of the first day to the end of the last one. Raises `Permanent` for one that is too long."""
     today = moment.date()
     if params["from"]:
@@ -117,10 +118,10 @@ def _period(params: dict[str, Any], moment: datetime) -> Period:
         first, last = today - timedelta(days=(params["days"] or USUAL_DAYS) - 1), today
     if _length(first, last) > MAX_DAYS:
         raise Permanent(f"From {first} to {last} are more than {MAX_DAYS} days. Give a later first day, or an earlier last one.")
-    return Period(first, last, moment)
+    return ReportPeriod(first, last, moment)
 
 
-def _about(period: Period, params: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+def _about(period: ReportPeriod, params: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
     return {
         "from": period.first.isoformat(),
         "to": period.last.isoformat(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.tools import confined, junit, opening, projects
-from jobs.tools.printed import fitting
-from jobs.tools.projects import ProjectParams
 from monolith.config import settings
-from monolith.runner.registry import Job, fixed, job_type
+from monolith.job_types.registry import Job, fixed, job_type
+
+from .tools.project import commands, junit_report
+from .tools.project.commands import ProjectParams
+from .tools.project.terminal_text import fitting
+from .tools.sandbox import launch, run
 
 NO_REPORT = "The tests wrote no JUnit XML, so what became of each is in the log only."
 
@@ -19,7 +21,7 @@ NO_REPORT = "The tests wrote no JUnit XML, so what became of each is in the log 
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=opening.why_off,
+    available=launch.why_off,
 )
 def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Test a project.
@@ -27,9 +29,9 @@ def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     Runs the project's tests in a sandbox without a network: what its `intray.toml` declares, pytest, `npm test` or `make test`. Gives
     the exit code, the log and, from JUnit XML, what became of each test. Tests that fail are a result, not a failed job.
     """
-    with projects.unpacked(job, params) as project:
-        plan = projects.plan("test", project)
-        outcome = confined.run(job, project, plan, junit.MAX_XML, "testing")
+    with commands.unpacked(job, params) as project:
+        plan = commands.plan("test", project)
+        outcome = run.run(job, project, plan, junit_report.MAX_XML, "testing")
     job.progress(95, "counting")
     cases, note = _cases(outcome.files)
     if note is None:
@@ -39,7 +41,7 @@ def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": plan.kind,
         **report,
-        "totals": junit.totals(cases),
+        "totals": junit_report.totals(cases),
         "cases": shown,
         "cases_left_out": len(cases) - len(shown),
         "note": note,
@@ -51,6 +53,6 @@ def _cases(files: dict[str, bytes]) -> tuple[list[dict[str, Any]], str | None]:
     if not files:
         return [], NO_REPORT
     try:
-        return junit.cases(next(iter(files.values()))), None
-    except junit.BadReport as error:
+        return junit_report.cases(next(iter(files.values()))), None
+    except junit_report.BadReport as error:
         return [], f"The tests' JUnit XML cannot be read: {error}."

@@ -10,9 +10,9 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from jobs.tools.post import Answer, post
-from monolith.runner import registry
-from monolith.runner.registry import Delivery, Job, job_type
+from monolith.content.http_post import Answer, post
+from monolith.job_types import registry
+from monolith.job_types.registry import Delivery, Job, job_type
 
 # Before the second attempt, the third ... the tenth: three days in all. Jitter comes on top, or a fleet would come back as one.
 PAUSES_S = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 18 * 3600, 22 * 3600)
@@ -24,7 +24,7 @@ class Params(Schema):
     delivery = fields.String(required=True, metadata={"description": "The id of the delivery"})
 
 
-@job_type(params=Params, takes="nothing", max_attempts=1, timeout=60, waits=True, submittable_by="nobody")
+@job_type(params=Params, takes="nothing", max_attempts=1, timeout=60, io_bound=True, submittable_by="nobody")
 def webhook(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Deliver a webhook.
 

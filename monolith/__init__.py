@@ -13,9 +13,9 @@ def create_app() -> Flask:
     """The application: settings, job types, blueprints; nothing else."""
     from flask import Flask
 
-    from monolith import assets, problems, security
     from monolith.config import settings
-    from monolith.runner import registry
+    from monolith.job_types import registry
+    from monolith.web import assets, problems, security
 
     app = Flask(__name__, template_folder="../templates", static_folder=None)
     app.config.update(
@@ -38,48 +38,48 @@ def create_app() -> Flask:
 
 
 PAGES = (
-    "monolith.health",
-    "monolith.metrics",
+    "monolith.web.health",
+    "monolith.web.metrics",
     "monolith.auth.pages",
     "monolith.auth.account_pages",
     "monolith.jobs.pages",
-    "monolith.jobs.results",
-    "monolith.jobs.selection_pages",
+    "monolith.jobs.result_download",
+    "monolith.jobs.bulk_pages",
     "monolith.jobs.run_pages",
     "monolith.jobs.batch_pages",
     "monolith.jobs.webhook_pages",
-    "monolith.queue_admin.pages",
+    "monolith.queue_admin.overview_pages",
     "monolith.queue_admin.pause_pages",
     "monolith.queue_admin.schedule_pages",
     "monolith.queue_admin.audit_pages",
     "monolith.queue_admin.alert_pages",
     "monolith.queue_admin.job_pages",
     "monolith.queue_admin.failure_pages",
-    "monolith.queue_admin.bin_pages",
+    "monolith.queue_admin.trash_pages",
 )
 API = (  # in the order in which the document shows them
     "monolith.jobs.api:documents",
     "monolith.jobs.api:jobs",
-    "monolith.jobs.events",
-    "monolith.jobs.batches",
-    "monolith.jobs.selections",
+    "monolith.jobs.events_api",
+    "monolith.jobs.batches_api",
+    "monolith.jobs.bulk_api",
     "monolith.jobs.api:job_types",
-    "monolith.jobs.webhooks",
+    "monolith.jobs.webhooks_api",
     "monolith.auth.api",
-    "monolith.queue_admin.numbers_api",
+    "monolith.queue_admin.queues_api",
     "monolith.queue_admin.pauses_api",
     "monolith.queue_admin.schedules_api",
     "monolith.queue_admin.audit_api",
     "monolith.queue_admin.health_api",
-    "monolith.queue_admin.cleaning_api",
+    "monolith.queue_admin.trash_api",
     "monolith.queue_admin.requeues_api",
-    "monolith.queue_admin.ai",
+    "monolith.queue_admin.llm_api",
 )
 
 
 def _register_blueprints(app: Flask) -> None:
-    from monolith.openapi import make_api
     from monolith.queue_admin import rq_pages
+    from monolith.web.openapi import make_api
 
     for name in PAGES:
         app.register_blueprint(_blueprint(name))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import tempfile
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,8 +20,7 @@ from environs import Env, EnvError
 from marshmallow import ValidationError, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith.errors import BadSetting as BadSetting
-from monolith.kept_secret import kept_secret
+from monolith.errors import BadSetting
 
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
@@ -150,7 +150,7 @@ def _metrics_token(text: str) -> str | None:
 def _worker(env: Env) -> dict[str, Any]:
     """What a worker does at once, and for how long."""
     return {
-        "worker_class": env.str("WORKER_CLASS", "monolith.runner.ledger_worker.LedgerWorker"),
+        "worker_class": env.str("WORKER_CLASS", "monolith.runner.worker.ledger_worker.LedgerWorker"),
         "worker_concurrency": env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
         "waiting_per_child": env.int("WAITING_PER_CHILD", 16, validate=Range(min=1)),
         "child_max_jobs": env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
@@ -298,3 +298,28 @@ def _override(job_type: str, name: str) -> int | float | None:
     if value <= 0:
         raise BadSetting(f"{variable} is {text!r}: give a number above 0, or unset it.")
     return value
+
+
+def kept_secret(home: Path) -> str:
+    """The secret, from its file or made now. Raises `BadSetting` where the home cannot be written."""
+    path = home / "secret_key"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _write_privately(path, secrets.token_urlsafe(48))
+        return path.read_text()
+    except OSError as error:
+        raise BadSetting(f"The home {home} cannot be written ({error.strerror}). Set INTRAY_HOME to a folder you own.") from error
+
+
+def _write_privately(path: Path, text: str) -> None:
+    """Write the whole file or nothing, readable by its owner alone; the first of several processes wins."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

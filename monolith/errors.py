@@ -85,7 +85,7 @@ class Permanent(Exception):
     """Raised by a job type: trying again cannot help. The message is read by the submitter: say what to do."""
 
 
-class Later(Exception):
+class Snooze(Exception):
     """Raised by a job type: park this job for some seconds without spending an attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:

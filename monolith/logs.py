@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from monolith.config import BadSetting, settings
+from monolith.config import settings
+from monolith.errors import BadSetting
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 COLOURS = {"run": 36, "redis": 31, "web": 32, "worker": 33, "clock": 35}

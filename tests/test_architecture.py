@@ -22,24 +22,30 @@ MAX_FILE, MAX_FUNCTION, MOST_FUNCTIONS, MEDIAN_FUNCTION = 300, 40, 20, 8
 BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 # A layer imports only from layers below it, or from its own.
 LAYERS = [
-    ("monolith.kernel", "monolith.guard"),
+    ("monolith.linux.processes", "monolith.linux.orphan_guard"),
     (
         "monolith.config",
         "monolith.errors",
-        "monolith.kept_secret",
-        "monolith.strict_json",
-        "monolith.processes",
-        "monolith.redis_client",
-        "monolith.turns",
+        "monolith.config",
+        "monolith.web.strict_json",
+        "monolith.server.child_processes",
+        "monolith.runner.queue.redis_client",
+        "monolith.linux.fork_lock",
     ),
-    ("monolith.database", "monolith.prepared"),
+    ("monolith.db.engine", "monolith.db.engine"),
     (
-        *("monolith.models", "monolith.runner.backoff", "monolith.runner.contract", "monolith.runner.delivery", "monolith.runner.ledger"),
-        "monolith.runner.registry",
+        *(
+            "monolith.db.models",
+            "monolith.job_types.registry",
+            "monolith.job_types.interface",
+            "monolith.job_types.interface",
+            "monolith.job_types.interface",
+        ),
+        "monolith.job_types.registry",
     ),
-    ("monolith.runner.accepting", "monolith.runner.causes"),
-    ("monolith.runner.queues", "monolith.runner.pauses", "monolith.runner.audit"),
-    ("monolith.runner.lifecycle", "monolith.runner.moves", "monolith.runner.outcomes"),
+    ("monolith.runner.ledger.insert", "monolith.runner.ledger.error_fingerprint"),
+    ("monolith.runner.queue.rq_queues", "monolith.runner.ledger.pauses", "monolith.runner.ledger.audit"),
+    ("monolith.runner.ledger.lifecycle", "monolith.runner.ledger.transitions", "monolith.runner.ledger.outcomes"),
     ("monolith.runner",),
 ]
 ABOVE_RUNNER = len(LAYERS)
@@ -132,16 +138,18 @@ def test_the_runner_and_what_is_below_it_know_no_flask() -> None:
 
 def test_the_worker_knows_rq_and_redis_only() -> None:
     """It could be a package of its own: whoever keeps other books than RQ's gives it hooks."""
-    generic = [name for name in MODULES if name.startswith("monolith.runner.prefork") or name == "monolith.runner.worker"]
+    generic = [name for name in MODULES if name.startswith("monolith.runner.prefork") or name == "monolith.runner.prefork.worker"]
     allowed = {*sys.stdlib_module_names, "rq", "redis"}
     for name in generic:
         known = imports(TREES[MODULES[name]])
         assert {one for one in known if one.split(".")[0] not in allowed | {"monolith"}} == set(), name
-        assert {one for one in ours(known) if one not in (*generic, "monolith", "monolith.runner", "monolith.kernel")} == set(), name
+        assert {one for one in ours(known) if one not in (*generic, "monolith", "monolith.runner", "monolith.linux.processes")} == set(), (
+            name
+        )
 
 
 def test_jobs_know_the_registry_the_settings_and_their_tools_only() -> None:
-    allowed = ("monolith.runner.registry", "monolith.config")
+    allowed = ("monolith.job_types.registry", "monolith.config")
     for name in (name for name in MODULES if name.startswith("jobs.")):
         known = ours(imports(TREES[MODULES[name]])) - {"monolith", "monolith.runner", "jobs", "jobs.tools"}
         assert {one for one in known if not one.startswith("jobs.tools") and one not in allowed} == set(), name

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from monolith import assets
+from monolith.web import assets
 from tests.conftest import Caller
 
 PACKED = {"Accept-Encoding": "gzip, br"}

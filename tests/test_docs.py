@@ -17,8 +17,8 @@ from flask import Flask
 
 import manage
 from monolith.config import Settings
-from monolith.models import STATUSES
-from monolith.runner import registry
+from monolith.db.models import STATUSES
+from monolith.job_types import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -15,11 +15,11 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
-from monolith.auth import sessions
-from monolith.database import writing
-from monolith.runner import lifecycle
-from monolith.runner.outcomes import Outcome
-from monolith.runner.webhooks.tables import Delivery
+from monolith.accounts import sessions
+from monolith.db.engine import write_session
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.outcomes import Outcome
+from monolith.runner.webhooks.models import Delivery
 from tests.conftest import Caller
 from tests.visitor import signed_in
 
@@ -169,7 +169,7 @@ class World:
         token = self.alice.post("/api/v1/tokens", json={"name": HERS}).json["id"]
         sessions.begin(self.alice.user.id, "127.0.0.1", HERS)
         webhook = self.alice.post("/api/v1/webhooks", json={"url": "http://127.0.0.1:9/"}).json["id"]
-        with writing() as session:
+        with write_session() as session:
             delivery = Delivery(webhook_id=webhook, type="webhook.test", body="{}")
             session.add(delivery)
         return {

@@ -9,12 +9,12 @@ from flask import Flask
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from monolith.database import writing
-from monolith.jobs.downloads import SANDBOX
-from monolith.models import Document
-from monolith.runner import lifecycle
-from monolith.runner.outcomes import Outcome
-from monolith.security import CONTENT_SECURITY_POLICY
+from monolith.db.engine import write_session
+from monolith.db.models import Document
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.outcomes import Outcome
+from monolith.web.responses import SANDBOX
+from monolith.web.security import CONTENT_SECURITY_POLICY
 from tests.conftest import Caller
 from tests.test_doors import SAFE, World, path_of, routes
 
@@ -72,7 +72,7 @@ def test_a_document_of_whatever_type_is_saved(app: Flask, alice: Caller, filenam
     media_type, content = ACTIVE[filename]
     document = alice.post("/api/v1/documents", json={"text": "words", "title": filename}).json["document"]
     stored = update(Document).where(Document.id == document["id"])  # some of these types are refused today
-    with writing() as session:
+    with write_session() as session:
         session.execute(stored.values(media_type=media_type, content=content.encode(), filename=filename))
     with alice.get(f"/api/v1/documents/{document['id']}/content") as answer:
         assert answer.status_code == 200 and answer.text == content

@@ -11,16 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.tools import archive, entries, rendering, sheet
-from jobs.tools.fetch import why_unfit
-from jobs.tools.retry_after import seconds_asked
-from monolith import strict_json
+from jobs.tools.project import archive
+from jobs.tools.quality import form_fields
+from jobs.tools.report import csv_export
 from monolith.auth.pages import own_path
+from monolith.content import markdown_html
+from monolith.content.fetch import seconds_asked, why_unfit
+from monolith.documents import job_spec, uploads
 from monolith.errors import Problem
-from monolith.jobs import submission, uploads
+from monolith.job_types.registry import Permanent
 from monolith.logs import mask
-from monolith.runner.messages import ID, why_refused
-from monolith.runner.registry import Permanent
+from monolith.runner.worker.rq_message import ID, why_refused
+from monolith.web import strict_json
 
 profile = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 texts = st.text(max_size=300) | st.text(alphabet="<>&\"'=+-@[](){}#*`_~!|:/\\.,%0aA \t\r\n\0\u202e\ufeffé", max_size=200)
@@ -71,13 +73,13 @@ def test_a_file_is_taken_for_what_it_is_or_refused(name: str, content: bytes) ->
 @profile
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts, st.lists(st.integers())))
 def test_a_priority_and_a_delay_are_one_of_ours_or_refused(value: Any) -> None:
-    for read in (submission.priority, submission.delay):
+    for read in (job_spec.priority, job_spec.delay):
         try:
             found = read(value)
         except Problem as refused:
             assert refused.errors
         else:
-            assert found in ("low", "normal", "high", "critical") or (isinstance(found, float) and 0 <= found <= submission.MAX_DELAY_S)
+            assert found in ("low", "normal", "high", "critical") or (isinstance(found, float) and 0 <= found <= job_spec.MAX_DELAY_S)
 
 
 @profile
@@ -90,7 +92,7 @@ def test_a_server_that_asks_to_wait_asks_for_a_bounded_time(value: str) -> None:
 @profile
 @given(texts)
 def test_markdown_of_strangers_holds_nothing_that_acts(markdown: str) -> None:
-    for html in (rendering.html_of(markdown), rendering.html_of(rendering.harmless(markdown))):
+    for html in (markdown_html.html_of(markdown), markdown_html.html_of(markdown_html.harmless(markdown))):
         assert (
             re.search(r"<(?:script|img|iframe|object|embed|style|form|svg|base|meta)|\son\w+\s*=[^<>]*>|javascript:[^<]*\">", html, re.I)
             is None
@@ -101,7 +103,7 @@ def test_markdown_of_strangers_holds_nothing_that_acts(markdown: str) -> None:
 @profile
 @given(texts)
 def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
-    assert not sheet.harmless(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert not csv_export.harmless(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
 
 
 @profile
@@ -122,8 +124,8 @@ def test_an_archive_is_read_or_refused(content: bytes) -> None:
 @profile
 @given(texts)
 def test_an_application_of_any_text_is_read(text: str) -> None:
-    found = entries.entries(text)
-    assert all(one.label for one in found) and entries.dates(text) is not None
+    found = form_fields.entries(text)
+    assert all(one.label for one in found) and form_fields.dates(text) is not None
 
 
 @profile

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from monolith.jobs import switchboard
-from monolith.jobs.streams import FROM_NOW_ON, Stream
-from monolith.jobs.switchboard import Line, Switchboard
+from monolith.documents.event_stream import FROM_NOW_ON, Stream
+from monolith.web import sse_thread
+from monolith.web.sse_thread import Connection, SseThread
 from tests.acceptance.processes import until
 from tests.api.test_events import submit
 from tests.conftest import Caller
@@ -19,16 +19,16 @@ Opened = Callable[..., socket.socket]
 
 
 @pytest.fixture
-def board(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> Iterator[Switchboard]:
-    monkeypatch.setattr(switchboard, "TICK_S", 0.05)
-    one = Switchboard()
+def board(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> Iterator[SseThread]:
+    monkeypatch.setattr(sse_thread, "TICK_S", 0.05)
+    one = SseThread()
     yield one
     one.end()
     one.join(20)
 
 
 @pytest.fixture
-def opened(board: Switchboard, alice: Caller) -> Iterator[Opened]:
+def opened(board: SseThread, alice: Caller) -> Iterator[Opened]:
     """The client's end of a new stream: of all jobs of alice, or of one."""
     clients: list[socket.socket] = []
 
@@ -36,7 +36,7 @@ def opened(board: Switchboard, alice: Caller) -> Iterator[Opened]:
         ours, theirs = socket.socketpair()
         theirs.settimeout(20)
         clients.append(theirs)
-        board.take(Line(ours, Stream(alice.user.id, False, job_id, 0 if job_id else FROM_NOW_ON), is_chunked))
+        board.take(Connection(ours, Stream(alice.user.id, False, job_id, 0 if job_id else FROM_NOW_ON), is_chunked))
         return theirs
 
     yield open_one
@@ -54,12 +54,12 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
 
 
 def test_a_silent_stream_is_kept_alive(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(sse_thread, "HEARTBEAT_S", 0.1)
     client = opened()
     assert read_until(client, b": here\n\n: here\n\n").startswith(b"id: ")
 
 
-def test_http_1_1_gets_chunks_and_their_end(board: Switchboard, opened: Opened) -> None:
+def test_http_1_1_gets_chunks_and_their_end(board: SseThread, opened: Opened) -> None:
     client = opened(is_chunked=True)
     said = read_until(client, b"data: {}\n\n\r\n")
     assert int(said.split(b"\r\n")[0], 16) == len(said.split(b"\r\n")[1])
@@ -68,7 +68,7 @@ def test_http_1_1_gets_chunks_and_their_end(board: Switchboard, opened: Opened) 
     assert client.recv(1) == b""
 
 
-def test_a_client_that_has_gone_makes_room(board: Switchboard, opened: Opened, alice: Caller, intray_settings: Callable[..., None]) -> None:
+def test_a_client_that_has_gone_makes_room(board: SseThread, opened: Opened, alice: Caller, intray_settings: Callable[..., None]) -> None:
     intray_settings(MAX_STREAMS_PER_USER="1")
     client = opened()
     until(lambda: not board.has_room(alice.user.id))
@@ -77,9 +77,9 @@ def test_a_client_that_has_gone_makes_room(board: Switchboard, opened: Opened, a
 
 
 def test_who_does_not_read_holds_nobody_up_and_has_to_come_back(
-    board: Switchboard, opened: Opened, alice: Caller, intray_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    board: SseThread, opened: Opened, alice: Caller, intray_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchboard, "MAX_UNSENT", 1000)
+    monkeypatch.setattr(sse_thread, "MAX_UNSENT", 1000)
     intray_settings(MAX_STREAMS_PER_USER="2")
     slow, quick = opened(), opened()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

@@ -8,11 +8,11 @@ from flask import Blueprint, flash, g, redirect, render_template, request, url_f
 from flask_login import current_user
 from werkzeug.wrappers import Response
 
-from monolith import security
-from monolith.auth import accounts, sessions, tokens
+from monolith.accounts import sessions, tokens, users
 from monolith.config import settings
-from monolith.database import read_now, reading
+from monolith.db.engine import read_now, read_session
 from monolith.errors import Conflict, Invalid, TooManyRequests
+from monolith.web import security
 
 blueprint = Blueprint("account_pages", __name__, url_prefix="/account")
 Answer = str | Response | tuple[str, int]
@@ -27,7 +27,7 @@ def show() -> str:
 
 def _show(errors: dict[str, list[str]]) -> str:
     shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.of(current_user)}
-    with reading() as session:
+    with read_session() as session:
         shown["now"] = read_now(session)
     shown["has_mail"] = settings().smtp_url is not None
     return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=LASTING)
@@ -37,7 +37,7 @@ def _show(errors: dict[str, list[str]]) -> str:
 def change_password() -> Answer:
     """Change it, and end all other sessions; or show the form again with what is wrong."""
     try:
-        key = accounts.change_password(current_user, request.form.get("current", ""), request.form.get("new", ""), *security.browser())
+        key = users.change_password(current_user, request.form.get("current", ""), request.form.get("new", ""), *security.browser())
     except (Invalid, TooManyRequests) as problem:
         errors = {error.pointer.strip("/"): [error.detail] for error in problem.errors} or {"current": [problem.detail]}
         return _show(errors), problem.status
@@ -82,7 +82,7 @@ def end_other_sessions() -> Response:
 @blueprint.post("/mail")
 def choose_mail() -> Response:
     """For which jobs an e-mail is sent."""
-    accounts.choose_mail(current_user, failed="failed" in request.form, done="done" in request.form)
+    users.choose_mail(current_user, failed="failed" in request.form, done="done" in request.form)
     return _back("Your choice was saved.")
 
 

@@ -11,13 +11,12 @@ from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith import security
-from monolith.auth import accounts, sessions, tokens
-from monolith.auth.tables import UserSession
-from monolith.jobs.fields import Truth
-from monolith.jobs.schemas import ListSchema, Moment
-from monolith.models import SCOPES, Token, User
-from monolith.openapi import ProblemSchema
+from monolith.accounts import sessions, tokens, users
+from monolith.accounts.models import UserSession
+from monolith.db.models import SCOPES, Token, User
+from monolith.web import security
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment, Truth
 
 MOST_DAYS = 3650
 blueprint = Blueprint("account", __name__, description="Who you are, your tokens, your sessions")
@@ -101,7 +100,7 @@ class Me(MethodView):
         """Choose for which jobs you get an e-mail."""
         user: User = current_user._get_current_object()
         chosen = {"failed": user.mail_failed, "done": user.mail_done, **{name.removeprefix("mail_"): on for name, on in given.items()}}
-        return accounts.choose_mail(user, **chosen)
+        return users.choose_mail(user, **chosen)
 
 
 @blueprint.route("/me/password")
@@ -111,7 +110,7 @@ class Password(MethodView):
     @blueprint.alt_response(429, schema=ProblemSchema, description="The current password was wrong too often")
     def put(self, given: dict[str, str]) -> None:
         """Change your password. All your sessions end, but for the one that asks; tokens go on."""
-        key = accounts.change_password(current_user, given["current"], given["new"], *security.browser())
+        key = users.change_password(current_user, given["current"], given["new"], *security.browser())
         if "session_id" in g:
             security.sign_in(key)
 

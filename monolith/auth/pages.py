@@ -7,10 +7,10 @@ from flask import Blueprint, g, redirect, render_template, request, session, url
 from flask_login import current_user
 from werkzeug.wrappers import Response
 
-from monolith import security
-from monolith.auth import accounts, sessions
+from monolith.accounts import sessions, users
 from monolith.config import settings
 from monolith.errors import TooManyRequests
+from monolith.web import security
 
 blueprint = Blueprint("auth", __name__)
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ def sign_in() -> Response | str | tuple[str, int]:
     email = request.form.get("email", "")
     try:
         security.limit(settings().sign_in_rate, "sign in")
-        user = accounts.check_password(email, request.form.get("password", ""))
+        user = users.check_password(email, request.form.get("password", ""))
     except TooManyRequests as problem:
         shown = render_template("auth/sign_in.html", next=wanted, email=email, error=problem.detail)
         return Response(shown, problem.status, {"Retry-After": str(problem.retry_after)}, mimetype="text/html")

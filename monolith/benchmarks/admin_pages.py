@@ -14,14 +14,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from monolith import create_app, database
-from monolith.auth import accounts
+from monolith import create_app
+from monolith.accounts import users
 from monolith.benchmarks import million
 from monolith.benchmarks.plans import plan, slow_queries
-from monolith.config import BadSetting
-from monolith.database import engine, reading
-from monolith.models import Job, User
-from monolith.runner.audit import Actor
+from monolith.db import engine
+from monolith.db.engine import get_engine, read_session
+from monolith.db.models import Job, User
+from monolith.errors import BadSetting
+from monolith.runner.ledger.audit import Actor
 
 ROUNDS = 15
 SLOW_S = 0.05  # statements that take longer are shown with their plan
@@ -36,7 +37,7 @@ def measure(jobs: int, say: Say) -> None:
     _require_empty()
     say(f"Filling PostgreSQL with {jobs:,} jobs ...")
     began = time.perf_counter()
-    owner = accounts.create_user(EMAIL, "a long password", Actor("bench"), is_admin=True)
+    owner = users.create_user(EMAIL, "a long password", Actor("bench"), is_admin=True)
     million.fill(owner.id, jobs)
     say(f"... in {time.perf_counter() - began:.0f} s.")
     app = create_app()
@@ -50,10 +51,10 @@ def measure(jobs: int, say: Say) -> None:
 
 
 def _require_empty() -> None:
-    if engine().dialect.name != "postgresql":
+    if get_engine().dialect.name != "postgresql":
         raise BadSetting("Name an empty PostgreSQL in DATABASE_URL: this fills it with a million rows.")
-    database.upgrade()
-    with reading() as session:
+    engine.upgrade()
+    with read_session() as session:
         if session.scalar(select(User.id).limit(1)) or session.scalar(select(Job.id).limit(1)):
             raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with a million rows.")
 
@@ -80,7 +81,7 @@ def _paths(app: Flask) -> list[str]:
 
 
 def _some_failure() -> tuple[str, str]:
-    with reading() as session:
+    with read_session() as session:
         job_id, cause = session.execute(select(Job.id, Job.cause).where(Job.status == "failed").limit(1)).one()
     return job_id, cause or ""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from monolith.runner import registry, running
+from monolith.job_types import registry
+from monolith.runner.worker import execute
 
 QUEUES = ["default"]
 
 registry.discover()
-_loaded = running  # what a job of the ledger needs
+_loaded = execute  # what a job of the ledger needs

@@ -9,13 +9,16 @@ from typing import Any
 
 from sqlalchemy import JSON, String, cast, delete, func, insert, literal, select, text
 
-from monolith import database
 from monolith.benchmarks.plans import plan, slow_queries
-from monolith.config import BadSetting
-from monolith.database import engine, now, reading, writing
-from monolith.models import Job, Sample, Tally, User
-from monolith.runner import accounting, clock, lifecycle, pruning, queues, registry, repair
-from monolith.runner import statistics as counting
+from monolith.db import engine
+from monolith.db.engine import get_engine, now, read_session, write_session
+from monolith.db.models import Job, Sample, Tally, User
+from monolith.errors import BadSetting
+from monolith.job_types import registry
+from monolith.runner.ledger import balance, lease, lifecycle
+from monolith.runner.ledger import counts as counting
+from monolith.runner.queue import rq_queues
+from monolith.runner.scheduler import clock, recovery, retention
 
 ROUNDS = 20
 IN_FLIGHT = 8  # messages that workers hold
@@ -28,7 +31,7 @@ Say = Callable[[str], object]
 def measure(queued: int, finished: int, say: Say) -> None:
     """Fill, measure, tell. Raises `BadSetting` for a database or a Redis in which something is."""
     _require_empty()
-    say(f"Filling {engine().dialect.name} with {finished:,} finished and {queued:,} queued jobs ...")
+    say(f"Filling {get_engine().dialect.name} with {finished:,} finished and {queued:,} queued jobs ...")
     _fill(queued, finished)
     _fill_redis()
     say(f"{'duty':<44}{'median ms':>10}{'max ms':>10}")
@@ -36,30 +39,30 @@ def measure(queued: int, finished: int, say: Say) -> None:
         for name, (prepare, work) in _duties().items():
             times = [_timed(prepare, work) for _ in range(ROUNDS)]
             say(f"{name:<44}{statistics.median(times):>10.1f}{max(times):>10.1f}")
-    if engine().dialect.name == "postgresql":
+    if get_engine().dialect.name == "postgresql":
         for statement, parameters in slow.items():
             say(plan(statement, parameters))
 
 
 def _require_empty() -> None:
-    database.upgrade()
-    with reading() as session:
+    engine.upgrade()
+    with read_session() as session:
         if session.scalar(select(User.id).limit(1)) or session.scalar(select(Job.id).limit(1)):
             raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with a million rows.")
-    if queues.is_inline() or queues.connection().dbsize():
+    if rq_queues.is_inline() or rq_queues.connection().dbsize():
         raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
 
 
 def _fill(queued: int, finished: int) -> None:
     job_types = list(registry.discover().values())
-    with writing() as session:
+    with write_session() as session:
         session.add(User(id=1, email="bench@example.org", password_hash=""))
         session.flush()
         for job_type in job_types:
             for status, number in (("queued", queued), ("finished", finished)):
                 session.execute(_jobs(job_type.name, status, number // len(job_types)))
         session.add(Tally(name="accepted", amount=session.scalar(select(func.count()).select_from(Job))))
-    with engine().execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+    with get_engine().execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("VACUUM ANALYZE" if connection.dialect.name == "postgresql" else "ANALYZE"))  # as autovacuum keeps it
 
 
@@ -67,7 +70,7 @@ def _jobs(type_name: str, status: str, count: int) -> Any:
     """Jobs spread over six days."""
     numbers = select(literal(1).label("n")).cte("numbers", recursive=True)
     numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < count))
-    is_postgresql = engine().dialect.name == "postgresql"
+    is_postgresql = get_engine().dialect.name == "postgresql"
     new_id = cast(func.gen_random_uuid(), String) if is_postgresql else func.lower(func.hex(func.randomblob(16)))
     ago = now() - 6 * 86400.0 * numbers.c.n / count
     columns: dict[str, Any] = {
@@ -89,26 +92,26 @@ def _jobs(type_name: str, status: str, count: int) -> Any:
 
 
 def _fill_redis() -> None:
-    key = queues.queue(f"{QUEUE}.{PRIORITY}").key
-    with reading() as session:
+    key = rq_queues.queue(f"{QUEUE}.{PRIORITY}").key
+    with read_session() as session:
         for ids in session.scalars(select(Job.id).where(Job.status == "queued").order_by(Job.queued_at)).partitions(10_000):
-            queues.connection().rpush(key, *ids)
+            rq_queues.connection().rpush(key, *ids)
 
 
 def _duties() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """What is done before each round, unmeasured, and what is measured."""
-    calm, busy = repair.MissingMessages(), repair.MissingMessages
+    calm, busy = recovery.MissingMessages(), recovery.MissingMessages
     fresh = clock.Clock(lambda: False, "bench")
     return {
-        "renew the lease": (_nothing, lambda: clock.lead("bench")),
+        "renew the lease": (_nothing, lambda: lease.lead("bench")),
         "queue what is due (nothing is)": (_nothing, lambda: lifecycle.queue_due(clock.BATCH)),
-        "interrupt what is lost (nothing is)": (_nothing, lambda: _all(repair.interrupt_lost())),
+        "interrupt what is lost (nothing is)": (_nothing, lambda: _all(recovery.interrupt_lost())),
         "push what is missing (nothing is)": (_nothing, lambda: _all(calm.push())),
         f"the same, {IN_FLIGHT} held by workers: a close look": (_take, lambda: _all(busy().push())),
         "sample the minute": (_forget_samples, lambda: _all(counting.sample())),
-        "fold 100 tallies": (_accept_some, lambda: _all(accounting.fold())),
-        "check the balance": (_nothing, accounting.imbalance),
-        f"prune {pruning.BATCH} jobs": (_nothing, lambda: next(pruning.prune())),
+        "fold 100 tallies": (_accept_some, lambda: _all(balance.fold())),
+        "check the balance": (_nothing, balance.imbalance),
+        f"prune {retention.BATCH} jobs": (_nothing, lambda: next(retention.prune())),
         "a tick, of a clock that has every duty before it": (_take, fresh.tick),
     }
 
@@ -123,16 +126,16 @@ def _nothing() -> None:
 
 
 def _take() -> None:
-    queues.connection().lpop(queues.queue(f"{QUEUE}.{PRIORITY}").key, IN_FLIGHT)
+    rq_queues.connection().lpop(rq_queues.queue(f"{QUEUE}.{PRIORITY}").key, IN_FLIGHT)
 
 
 def _forget_samples() -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(delete(Sample))
 
 
 def _accept_some() -> None:
-    with writing() as session:
+    with write_session() as session:
         session.add_all([Tally(name="accepted", amount=0) for _ in range(100)])
 
 

@@ -11,11 +11,12 @@ from rq import Queue
 from rq.registry import FinishedJobRegistry
 from sqlalchemy import func, inspect, select, text
 
-from monolith import database
 from monolith.config import settings
-from monolith.database import reading, writing
-from monolith.models import Base, Job, User
-from monolith.runner import accepting, lifecycle, registry
+from monolith.db import engine
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import Base, Job, User
+from monolith.job_types import registry
+from monolith.runner.ledger import insert, lifecycle
 
 BATCH = 500
 QUEUE = "default"
@@ -56,11 +57,11 @@ class LedgerJobs:
     def submit(self, count: int) -> None:
         job_type = registry.find("bench_noop")
         for size in _batches(count):
-            lifecycle.submit(self._owner(), [accepting.Wanted(job_type, {"at": time.time()}) for _ in range(size)])
+            lifecycle.submit(self._owner(), [insert.JobSpec(job_type, {"at": time.time()}) for _ in range(size)])
 
     def _owner(self) -> int:
         if not self._owner_id:
-            with writing() as session:
+            with write_session() as session:
                 owner = User(email="bench@example.org", password_hash="")
                 session.add(owner)
                 session.flush()
@@ -68,13 +69,13 @@ class LedgerJobs:
         return self._owner_id
 
     def done(self) -> int:
-        with reading() as session:
+        with read_session() as session:
             return session.scalar(select(func.count()).where(Job.status == "finished")) or 0
 
     def clear(self) -> None:
         """Empty every table: all in them is ours, or we would not have begun."""
         self._owner_id = 0
-        with writing() as session:
+        with write_session() as session:
             session.execute(text(f"TRUNCATE {', '.join(table.name for table in Base.metadata.sorted_tables)} CASCADE"))
 
 
@@ -86,17 +87,17 @@ def ledger(say: Callable[[str], object]) -> LedgerJobs | None:
     if not is_empty():
         say("The ledger is left out: something is in the database of DATABASE_URL, and its tables are emptied here. Name an empty one.")
         return None
-    database.upgrade()
+    engine.upgrade()
     return LedgerJobs()
 
 
 def is_empty() -> bool:
     """Whether there are no tables at all, or those of an Intray that nobody has used yet."""
-    if not inspect(database.engine()).get_table_names():
+    if not inspect(engine.get_engine()).get_table_names():
         return True
-    if not database.is_current():
+    if not engine.is_current():
         return False
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(func.count()).select_from(User)) == 0
 
 

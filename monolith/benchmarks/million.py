@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from monolith.database import engine
-from monolith.models import Job
-from monolith.runner import causes, registry
+from monolith.db.engine import get_engine
+from monolith.db.models import Job
+from monolith.job_types import registry
+from monolith.runner.ledger import error_fingerprint
 
 USERS, DOCUMENTS, CAUSES, BINNED = 200, 50_000, 30, 20_000
 TRACE = "Traceback (most recent call last):\n" + "".join(
@@ -84,7 +85,7 @@ BESIDES = (
 def fill(owner_id: int, jobs: int) -> None:
     """Fill an empty PostgreSQL. Indexes of the jobs are made afterwards: that is four times as quick."""
     indexes = sorted(Job.__table__.indexes, key=lambda index: str(index.name))  # type: ignore[attr-defined]
-    with engine().begin() as connection:
+    with get_engine().begin() as connection:
         _fill_people(connection, owner_id)
         for index in indexes:
             index.drop(connection)
@@ -93,7 +94,7 @@ def fill(owner_id: int, jobs: int) -> None:
             index.create(connection)
         for statement in BESIDES:
             connection.execute(text(statement))
-    with engine().execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+    with get_engine().execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("VACUUM ANALYZE")  # as autovacuum keeps it
 
 
@@ -131,8 +132,13 @@ def _said(owner_id: int, jobs: int) -> dict[str, Any]:
     messages = [
         f"Step {{n}} of {'abcdefghijklmnopqrstuvwxyzABCDEF'[number]} could not be done: no answer from 10.0.0.1" for number in range(CAUSES)
     ]
-    traces = [f'{TRACE}  File "{causes.ROOT}jobs/analyze.py", line 9, in step_{number % 3}\n    go()\n' for number in range(CAUSES)]
-    keys = [causes.of(*said).key for said in zip(errors, (one.replace("{n}", "7") for one in messages), traces, strict=True)]
+    traces = [
+        f'{TRACE}  File "{error_fingerprint.ROOT}jobs/analyze.py", line 9, in step_{number % 3}\n    go()\n' for number in range(CAUSES)
+    ]
+    keys = [
+        error_fingerprint.fingerprint_of(*said).key
+        for said in zip(errors, (one.replace("{n}", "7") for one in messages), traces, strict=True)
+    ]
     lists = {"names": [one.name for one in types], "queues": [one.queue for one in types]}
     told = {"errors": errors, "messages": messages, "traces": traces, "causes": keys, "number": CAUSES}
     return {"owner": owner_id, "users": USERS, "documents": DOCUMENTS, "binned": BINNED, "jobs": jobs, **lists, **told}

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import event
 
-from monolith.database import engine
+from monolith.db.engine import get_engine
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def slow_queries(seconds: float) -> Iterator[dict[str, Any]]:
             found.setdefault(statement, parameters)
 
     began: dict[Any, float] = {}
-    event.listen(engine(), "before_cursor_execute", before)
-    event.listen(engine(), "after_cursor_execute", after)
+    event.listen(get_engine(), "before_cursor_execute", before)
+    event.listen(get_engine(), "after_cursor_execute", after)
     yield found
-    event.remove(engine(), "before_cursor_execute", before)
-    event.remove(engine(), "after_cursor_execute", after)
+    event.remove(get_engine(), "before_cursor_execute", before)
+    event.remove(get_engine(), "after_cursor_execute", after)
 
 
 def plan(statement: str, parameters: Any) -> str:
-    with engine().connect() as connection:  # rolled back: EXPLAIN ANALYZE of a DELETE deletes
+    with get_engine().connect() as connection:  # rolled back: EXPLAIN ANALYZE of a DELETE deletes
         lines = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}", parameters).scalars().all()
     return "\n".join(["", " ".join(statement.split()), *lines])

@@ -17,15 +17,16 @@ from types import FrameType
 from redis import Redis, RedisError
 from rq import Worker as RqWorker
 
-from monolith import launch, logs, redis_server
+from monolith import logs
 from monolith.benchmarks import loads
 from monolith.benchmarks.measuring import Records, Usage, tree, until, usage
 from monolith.benchmarks.work import RECORDS
-from monolith.config import BadSetting
-from monolith.kernel import kill_marked
-from monolith.processes import Child, end
+from monolith.errors import BadSetting
+from monolith.linux.processes import kill_marked
+from monolith.server import redis_server, run_all
+from monolith.server.child_processes import ChildProcess, end
 
-ENGINE = "monolith.runner.worker.PreforkWorker"
+ENGINE = "monolith.runner.prefork.worker.PreforkWorker"
 REDIS_TIMEOUT_S = 10
 STARTING_S = 40.0
 RUNNING_S = 180.0
@@ -52,7 +53,7 @@ class Contender:
 class Worker:
     """A contender that runs."""
 
-    child: Child
+    child: ChildProcess
     redis: Redis
     connections_before: int
 
@@ -106,7 +107,7 @@ class Rig:
         """The contenders, and where there is a ledger the worker that serves it."""
         if self.ledger is None:
             return contenders
-        command = [sys.executable, str(launch.MANAGE), "worker"]
+        command = [sys.executable, str(run_all.MANAGE), "worker"]
         ours = Contender("ours, with the ledger", command, self.ledger, concurrent(concurrency), jobs, gap_s)
         return [*contenders, ours]
 
@@ -121,7 +122,7 @@ class Rig:
         """The contender as processes that end with the block."""
         mark = f"INTRAY_BENCH={os.getpid()}"
         name, _, value = mark.partition("=")
-        child = Child(contender.name, contender.command, {**os.environ, **contender.env, name: value})
+        child = ChildProcess(contender.name, contender.command, {**os.environ, **contender.env, name: value})
         worker = Worker(child, self.redis, _connections(self.redis))
         child.start()
         try:
@@ -178,7 +179,7 @@ def empty_redis() -> Iterator[tuple[Path, str]]:
 def _set_environment(folder: Path, url: str) -> None:
     """For us and the workers alike, before the settings are read."""
     packages = [os.environ.get("JOB_PACKAGES", "jobs"), "monolith.benchmarks.job_types"]
-    path = [str(launch.MANAGE.parent), os.environ.get("PYTHONPATH", "")]
+    path = [str(run_all.MANAGE.parent), os.environ.get("PYTHONPATH", "")]
     os.environ.update(
         {
             "REDIS_URL": url,
@@ -200,7 +201,7 @@ def _redis(folder: Path) -> Iterator[str]:
         return
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", str(folder / "redis.log")]
-    server = Child("redis", [str(redis_server.program()), *options], os.environ)
+    server = ChildProcess("redis", [str(redis_server.program()), *options], os.environ)
     server.start()
     try:
         until(lambda: _answers(port), STARTING_S, "redis")

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 
-from monolith import processes
 from monolith.benchmarks import loads, paced, rig, submissions
 from monolith.benchmarks.measuring import cpu_s, pss_mb, until
 from monolith.config import settings
-from monolith.database import read_now, reading
-from monolith.launch import MANAGE
-from monolith.models import OVER, Job
-from monolith.processes import Child
-from monolith.runner import queues
+from monolith.db.engine import read_now, read_session
+from monolith.db.models import OVER, Job
+from monolith.runner.queue import rq_queues
+from monolith.server import child_processes
+from monolith.server.child_processes import ChildProcess
+from monolith.server.run_all import MANAGE
 
 MOST_MS = 100.0  # p99 of a submission
 MOST_WAITING_S = 10.0  # p99 from being submitted to being started
@@ -126,7 +126,7 @@ class Stand:
 
     port: int
     token: str
-    children: dict[str, Child]
+    children: dict[str, ChildProcess]
 
     def hold(self, per_minute: float, seconds: float) -> Phase:
         """Submit so many for so long, then wait until all is done."""
@@ -163,23 +163,23 @@ def _body(number: int) -> bytes:
 
 
 def _moment() -> float:
-    with reading() as session:
+    with read_session() as session:
         return read_now(session)
 
 
 def _live() -> int:
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(func.count()).where(Job.status.not_in(OVER))) or 0
 
 
 def _waiting() -> int:
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(func.count()).where(Job.status == "queued")) or 0
 
 
 def _waits(since: float) -> list[float]:
     """How long each job waited that was submitted since then."""
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job.started_at - Job.created_at).where(Job.created_at >= since, Job.started_at.is_not(None))))
 
 
@@ -196,17 +196,17 @@ def _running(plan: Plan) -> Iterator[Stand]:
         "MAX_QUEUED": "0",
         "MAX_QUEUED_PER_USER": "0",
     }
-    children = {name: Child(name, [sys.executable, str(MANAGE), name], {**os.environ, **own}) for name in KINDS}
+    children = {name: ChildProcess(name, [sys.executable, str(MANAGE), name], {**os.environ, **own}) for name in KINDS}
     for child in children.values():
         child.start()
     try:
         submissions.wait_for(port, children["web"])
-        until(lambda: set(queues.names()) <= queues.listened(), STARTING_S, "a worker")
+        until(lambda: set(rq_queues.names()) <= rq_queues.listened(), STARTING_S, "a worker")
         stand = Stand(port, token, children)
         stand.hold(WARM_UP_PER_MINUTE, WARM_UP_S)
         yield stand
     finally:
-        processes.end(children.values(), ENDING_S)
+        child_processes.end(children.values(), ENDING_S)
         if settings().database_url.startswith("postgresql"):
             loads.LedgerJobs().clear()
 

@@ -18,19 +18,21 @@ from datetime import datetime
 from http.client import HTTPConnection
 from itertools import cycle
 
-from monolith import database, launch
-from monolith.auth import tokens
+from monolith.accounts import tokens
 from monolith.benchmarks import loads, tables
 from monolith.benchmarks.measuring import cpu_s, pss_mb
 from monolith.benchmarks.rig import ENDING_S, Say, free_port
 from monolith.benchmarks.submissions import wait_for
-from monolith.config import BadSetting
-from monolith.database import writing
-from monolith.models import User
-from monolith.processes import Child, end
-from monolith.runner import accepting, lifecycle, registry
-from monolith.runner.lifecycle import Claim
-from monolith.runner.progress import RunningJob
+from monolith.db import engine
+from monolith.db.engine import write_session
+from monolith.db.models import User
+from monolith.errors import BadSetting
+from monolith.job_types import registry
+from monolith.runner.ledger import insert, lifecycle
+from monolith.runner.ledger.lifecycle import Claim
+from monolith.runner.worker.context import RunningJob
+from monolith.server import run_all
+from monolith.server.child_processes import ChildProcess, end
 
 USERS = 20
 MOVES_PER_S = 50  # steps of the watched jobs, in turn
@@ -43,7 +45,7 @@ def measure(streams: int, seconds: float, say: Say) -> None:
     """Ask without streams, then beside them. Raises `BadSetting` for a database in which something is."""
     if not loads.is_empty():
         raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one, or unset it: this fills it with jobs.")
-    database.upgrade()
+    engine.upgrade()
     jobs = _jobs(_tokens())
     with ExitStack() as running:
         web = running.enter_context(_web())
@@ -73,7 +75,7 @@ class Web:
 
 def _tokens() -> dict[int, str]:
     """A token for each user."""
-    with writing() as session:
+    with write_session() as session:
         users = [User(email=f"bench{number}@example.org", password_hash="") for number in range(USERS)]
         session.add_all(users)
     return {user.id: tokens.create_token(user.id, "bench")[1] for user in users}
@@ -84,7 +86,7 @@ def _jobs(owners: dict[int, str]) -> list[Watched]:
     noop = registry.find("bench_noop")
     found = []
     for user_id, token in [*owners.items()] * 8:
-        (job,) = lifecycle.submit(user_id, [accepting.Wanted(noop, {"at": time.time()})])
+        (job,) = lifecycle.submit(user_id, [insert.JobSpec(noop, {"at": time.time()})])
         if claim := lifecycle.claim(job.id, "bench"):
             found.append(Watched(claim, token))
     return found
@@ -94,7 +96,7 @@ def _jobs(owners: dict[int, str]) -> list[Watched]:
 def _web() -> Iterator[Web]:
     port = free_port()
     own = {"PORT": str(port), "HOST": "127.0.0.1", "WEB_CONCURRENCY": "1", **LIMITS}
-    child = Child("web", [sys.executable, str(launch.MANAGE), "web"], {**os.environ, **own})
+    child = ChildProcess("web", [sys.executable, str(run_all.MANAGE), "web"], {**os.environ, **own})
     child.start()
     try:
         wait_for(port, child)

@@ -20,14 +20,16 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from monolith import database, processes
-from monolith.auth import accounts, tokens
-from monolith.config import BadSetting, settings
-from monolith.database import reading
-from monolith.models import User
-from monolith.processes import Child
-from monolith.runner import queues
-from monolith.runner.audit import Actor
+from monolith.accounts import tokens, users
+from monolith.config import settings
+from monolith.db import engine
+from monolith.db.engine import read_session
+from monolith.db.models import User
+from monolith.errors import BadSetting
+from monolith.runner.ledger.audit import Actor
+from monolith.runner.queue import rq_queues
+from monolith.server import child_processes
+from monolith.server.child_processes import ChildProcess
 
 CONNECTIONS = 16
 SECONDS = 5
@@ -100,16 +102,16 @@ def _tell(say: Say, singles: dict[str, list[Rate]], batches: dict[str, list[Rate
 
 
 def require_empty() -> None:
-    database.upgrade()
-    with reading() as session:
+    engine.upgrade()
+    with read_session() as session:
         if session.scalar(select(User.id).limit(1)):
             raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with jobs.")
-    if queues.is_inline() or queues.connection().dbsize():
+    if rq_queues.is_inline() or rq_queues.connection().dbsize():
         raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
 
 
 def new_token() -> str:
-    user = accounts.create_user("bench@example.org", os.urandom(16).hex(), Actor("bench"))
+    user = users.create_user("bench@example.org", os.urandom(16).hex(), Actor("bench"))
     return tokens.create_token(user.id, "bench")[1]
 
 
@@ -137,16 +139,16 @@ def free_port() -> int:
 @contextmanager
 def _serving(port: int, command: list[str]) -> Iterator[int]:
     own = {"PORT": str(port), "HOST": "127.0.0.1", "REDIS_URL": settings().redis_url, "PYTHONPATH": str(MANAGE.parent)}
-    child = Child("web", command, {**os.environ, **SETTINGS, **own})
+    child = ChildProcess("web", command, {**os.environ, **SETTINGS, **own})
     child.start()
     try:
         wait_for(port, child)
         yield port
     finally:
-        processes.end([child], ENDING_S)
+        child_processes.end([child], ENDING_S)
 
 
-def wait_for(port: int, child: Child) -> None:
+def wait_for(port: int, child: ChildProcess) -> None:
     give_up_at = time.monotonic() + STARTING_S
     while True:
         try:

@@ -11,18 +11,19 @@ from flask_login import current_user
 from flask_smorest import Blueprint
 from sqlalchemy import select
 
-from monolith.database import reading
+from monolith.db.engine import read_session
+from monolith.db.models import OVER, Document, Job
+from monolith.documents import actions, queries, submission, uploads
 from monolith.errors import Conflict, NotFound
-from monolith.jobs import bodies, finding, idempotency, results, submission, tidying, uploads
+from monolith.job_types import registry
+from monolith.jobs import idempotency_key, request_bodies, result_download
 from monolith.jobs import schemas as s
-from monolith.jobs.answering import accepted, document_views, job_view, listed, submitted_job_view, submitted_view, tell_room
-from monolith.jobs.downloads import download
-from monolith.jobs.queries import DocumentsQuery, JobsQuery
-from monolith.jobs.watching import wait_until
-from monolith.models import OVER, Document, Job
-from monolith.openapi import ProblemSchema
-from monolith.runner import registry
-from monolith.runner.replays import Key
+from monolith.jobs.long_poll import wait_until
+from monolith.jobs.schemas import DocumentsQuery, JobsQuery
+from monolith.jobs.views import accepted, document_views, job_view, submitted_job_view, submitted_view, tell_room
+from monolith.runner.ledger.idempotency import Key
+from monolith.web.openapi import ProblemSchema
+from monolith.web.responses import download, listed
 
 ASK_AGAIN_S = "1"  # Retry-After of an accepted job
 KEY_HEADER = {
@@ -47,8 +48,8 @@ class Documents(MethodView):
     @documents.response(200, s.DocumentListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List or search your documents, the newest first."""
-        with reading() as session:
-            page = finding.documents(session, current_user, **query)
+        with read_session() as session:
+            page = queries.documents(session, current_user, **query)
             return listed(page, document_views(session, page.rows))
 
     @documents.doc(
@@ -67,13 +68,13 @@ class Documents(MethodView):
     @documents.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
     def post(self) -> Response:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
-        key = idempotency.of_call()
+        key = idempotency_key.of_call()
         submitted = submission.earlier(current_user, key) or _submit_documents(key)
         return accepted(submitted, submitted_view(submitted), 201)
 
 
 def _submit_documents(key: Key | None) -> submission.Submitted:
-    read = bodies.of_form if request.mimetype == "multipart/form-data" else bodies.of_json
+    read = request_bodies.of_form if request.mimetype == "multipart/form-data" else request_bodies.of_json
     return submission.submit_documents(current_user, *read(current_user.id), g.request_id, key)
 
 
@@ -90,19 +91,19 @@ class OneDocument(MethodView):
     @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
     def patch(self, changes: dict[str, Any], document_id: str) -> Response:
         """Give a document another title, or other tags in place of those it has."""
-        tidying.change_document(current_user, document_id, **changes)
+        actions.change_document(current_user, document_id, **changes)
         return _one_document(document_id)
 
     @documents.response(204)
     @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
     def delete(self, document_id: str) -> None:
         """Delete a document with its jobs and their files."""
-        tidying.delete_document(current_user, document_id)
+        actions.delete_document(current_user, document_id)
 
 
 def _one_document(document_id: str) -> Response:
-    with reading() as session:
-        return jsonify(document_views(session, [finding.document(session, current_user, document_id)])[0])
+    with read_session() as session:
+        return jsonify(document_views(session, [queries.document(session, current_user, document_id)])[0])
 
 
 @documents.route("/<document_id>/content")
@@ -116,8 +117,8 @@ class DocumentContent(MethodView):
 
 def original(document_id: str) -> Response:
     """The original of a document, as it was handed in or fetched."""
-    with reading() as session:
-        document = finding.document(session, current_user, document_id)
+    with read_session() as session:
+        document = queries.document(session, current_user, document_id)
         content = session.scalar(select(Document.content).where(Document.id == document_id))
     if content is None:
         raise Conflict("The page has not been fetched yet. It is when its first job has run.")
@@ -133,8 +134,8 @@ class Jobs(MethodView):
     @jobs.response(200, s.JobListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List or search your jobs, the newest first, without their results."""
-        with reading() as session:
-            page = finding.jobs(session, current_user, **query)
+        with read_session() as session:
+            page = queries.jobs(session, current_user, **query)
             return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
 
     @jobs.doc(parameters=[KEY_HEADER])
@@ -148,7 +149,7 @@ class Jobs(MethodView):
     @jobs.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted at once and runs when a worker takes it."""
-        key = idempotency.of_call()
+        key = idempotency_key.of_call()
         submitted = submission.earlier(current_user, key) or submission.submit_job(current_user, spec, g.request_id, key)
         view = submitted_job_view(submitted)
         response = accepted(submitted, view, 200 if submitted.is_deduplicated else 202)
@@ -182,13 +183,13 @@ def _preferred_wait() -> int:
 def _is_enough(job_id: str) -> bool:
     if request.if_none_match:
         return not request.if_none_match.contains_weak(_get_job(job_id).get_etag()[0] or "")
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(Job.status).where(Job.id == job_id)) in (*OVER, None)
 
 
 def _get_job(job_id: str) -> Response:
-    with reading() as session:
-        response = jsonify(job_view(session, finding.job(session, current_user, job_id)))
+    with read_session() as session:
+        response = jsonify(job_view(session, queries.job(session, current_user, job_id)))
     response.add_etag()
     return response
 
@@ -232,7 +233,7 @@ class JobResult(MethodView):
         """Read the result of a finished job."""
         preferred = request.accept_mimetypes.best_match(["application/json", "text/markdown"], "application/json")
         form = query.get("format") or ("md" if preferred == "text/markdown" else "json")
-        answer = results.download(job_id, form)
+        answer = result_download.download(job_id, form)
         answer.vary.add("Accept")
         return answer
 
@@ -242,8 +243,8 @@ class JobArtefact(MethodView):
     @jobs.response(200, content_type="application/octet-stream")
     def get(self, job_id: str, name: str) -> Response:
         """Download a file that the job made."""
-        with reading() as session:
-            file = finding.artefact(session, current_user, job_id, name)
+        with read_session() as session:
+            file = queries.artefact(session, current_user, job_id, name)
         return download(file.content, file.media_type, file.name)
 
 

@@ -10,11 +10,12 @@ from flask_login import current_user
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import read_now, reading
-from monolith.jobs import finding, story, submission
-from monolith.models import Document, Job
-from monolith.runner.batches import standings, titles
-from monolith.runner.waiting import why
+from monolith.db.engine import read_now, read_session
+from monolith.db.models import Document, Job
+from monolith.documents import queries, submission
+from monolith.jobs import job_page
+from monolith.runner.ledger.batches import progress_of, titles
+from monolith.runner.monitoring.waiting_reason import why
 
 ROWS = 25
 blueprint = Blueprint("batch_pages", __name__, url_prefix="/batches")
@@ -23,24 +24,24 @@ blueprint = Blueprint("batch_pages", __name__, url_prefix="/batches")
 @blueprint.get("")
 def index() -> str:
     """My batches, the newest first."""
-    with reading() as session:
-        page = finding.batches(session, current_user, ROWS, request.args.get("after"))
+    with read_session() as session:
+        page = queries.batches(session, current_user, ROWS, request.args.get("after"))
         ids = [one.id for one in page.rows]
-        known = {"standings": standings(session, ids), "titles": titles(session, ids)}
+        known = {"standings": progress_of(session, ids), "titles": titles(session, ids)}
         return render_template("jobs/batches.html", page=page, now=read_now(session), **known)
 
 
 @blueprint.get("/<batch_id>")
 def show(batch_id: str) -> str:
     """One batch: how far it is in all, and each document with its jobs."""
-    with reading() as session:
+    with read_session() as session:
         return render_template("jobs/batch.html", **_story(session, batch_id))
 
 
 @blueprint.get("/<batch_id>/live")
 def live(batch_id: str) -> AnyResponse | str:
     """The moving part of the batch's page; 204 when it is still as the page shows it."""
-    with reading() as session:
+    with read_session() as session:
         story = _story(session, batch_id)
         is_seen = request.args.get("seen") == story["version"]
         return Response(status=204) if is_seen else render_template("jobs/_batch.html", **story)
@@ -56,13 +57,13 @@ def retry(batch_id: str) -> AnyResponse:
 
 def _story(session: Session, batch_id: str) -> dict[str, Any]:
     """What the page tells of a batch. `version` changes with all that the moving part shows."""
-    whole = finding.batch(session, current_user, batch_id)
+    whole = queries.batch(session, current_user, batch_id)
     first = next((job for job in whole.jobs if job.status == "queued"), None)
     found = why(session, first) if first else None
-    reason = story.waiting(first, found, 0) if first and found else None
+    reason = job_page.waiting(first, found, 0) if first and found else None
     shown = [(job.id, job.status, job.claims, job.progress, job.progress_note, job.error_message) for job in whole.jobs]
     version = hashlib.sha256(repr((shown, reason, len(whole.documents))).encode()).hexdigest()[:16]
-    firsts = finding.firsts(session, whole.documents)
+    firsts = queries.firsts(session, whole.documents)
     return {**vars(whole), "parts": _parts(whole.documents, whole.jobs), "reason": reason, "version": version, "firsts": firsts}
 
 

@@ -8,10 +8,11 @@ from flask import url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
+from monolith.db.models import STATUSES
 from monolith.jobs import schemas as s
-from monolith.models import STATUSES
-from monolith.runner.batches import PRUNED, Batch, Standing
-from monolith.runner.webhooks.telling import rfc3339
+from monolith.runner.ledger.batches import PRUNED, Batch, BatchProgress
+from monolith.runner.webhooks.payloads import rfc3339
+from monolith.web import schemas
 
 MAX_DOCUMENTS = 500
 MAX_JOBS = 1000  # of one batch
@@ -74,7 +75,7 @@ class BatchSummarySchema(Schema):
     object = fields.Constant("batch")
     id = fields.String()
     url = fields.String()
-    created_at = s.Moment()
+    created_at = schemas.Moment()
     is_over = fields.Boolean(metadata={"description": "Whether no job waits or runs any more"})
     progress = fields.Float(metadata={"description": "0..100 over all jobs; 100 when it is over"})
     counts = fields.Nested(CountsSchema, metadata={"description": f"Jobs by status; {PRUNED}: deleted already"})
@@ -91,11 +92,11 @@ class RetriedSchema(BatchSchema):
     requeued = fields.Integer(metadata={"description": "How many failed jobs were started again"})
 
 
-class BatchListSchema(s.ListSchema):
+class BatchListSchema(schemas.ListSchema):
     data = fields.List(fields.Nested(BatchSummarySchema))
 
 
-def batch_view(batch: Batch, standing: Standing) -> dict[str, Any]:
+def batch_view(batch: Batch, standing: BatchProgress) -> dict[str, Any]:
     """A batch as `BatchSummarySchema` describes it."""
     own = url_for("batches.OneBatch", batch_id=batch.id)
     return {

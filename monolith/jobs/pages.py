@@ -11,21 +11,26 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.config import settings
-from monolith.database import read_now, reading
+from monolith.content import formatting
+from monolith.db.engine import read_now, read_session
+from monolith.db.models import STATUSES, Document, new_id
+from monolith.documents import actions, queries, submission, uploads
 from monolith.errors import Invalid
-from monolith.jobs import bodies, finding, flashing, forms, idempotency, story, submission, tidying, uploads, wording
-from monolith.jobs.queries import MAX_SEARCH
-from monolith.models import STATUSES, Document, new_id
-from monolith.runner import batches, registry, searching
-from monolith.runner.limits import room
-from monolith.runner.queues import PRIORITIES
-from monolith.runner.replays import Key
+from monolith.job_types import registry
+from monolith.jobs import document_form, flash_messages, idempotency_key, job_page, request_bodies
+from monolith.jobs.schemas import MAX_SEARCH
+from monolith.runner.ledger import batches, search
+from monolith.runner.ledger.admission import room
+from monolith.runner.ledger.idempotency import Key
+from monolith.runner.queue.rq_queues import PRIORITIES
+from monolith.web import forms
+from monolith.web.responses import go
 
 PAGE_ROWS = 25
 SHOWN_BY_DEFAULT = ["analyze"]
 
 blueprint = Blueprint("pages", __name__)
-for _filter in wording.FILTERS:
+for _filter in formatting.FILTERS:
     blueprint.add_app_template_filter(_filter)
 
 Answer = str | AnyResponse | tuple[str, int]
@@ -43,22 +48,22 @@ def submit_form() -> str:
 @blueprint.post("/submit")
 def submit() -> Answer:
     """Accept what was filled in and go to it, or show the form again with each error at its field."""
-    key = idempotency.of_form()
+    key = idempotency_key.of_form()
     try:
         submitted = submission.earlier(current_user, key) or _submit(key)
     except Invalid as problem:
-        return _submit_form(request.form, forms.errors_by_control(problem, request.form)), 422
+        return _submit_form(request.form, document_form.errors_by_control(problem, request.form)), 422
     return go(_place_of(submitted))
 
 
 def _submit(key: Key | None) -> submission.Submitted:
-    documents, refused = forms.read_documents(current_user.id, request.form, request.files.getlist("file"))
+    documents, refused = document_form.read_documents(current_user.id, request.form, request.files.getlist("file"))
     specs = forms.read_specs(request.form)
-    bodies.check_size(len(documents), len(specs))
+    request_bodies.check_size(len(documents), len(specs))
     if specs and (len(documents) > 1 or refused):  # its page goes on saying which were refused
         return submission.submit_batch(current_user, documents, refused, specs, g.request_id, key)
     submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
-    flashing.tell(submitted, refused)
+    flash_messages.tell(submitted, refused)
     return submitted
 
 
@@ -71,7 +76,7 @@ def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> st
 
 def once(typed: MultiDict[str, str]) -> str:
     """What tells this form from all others, so that sending it twice makes one thing."""
-    return typed.get(idempotency.ONE_TIME) or new_id()
+    return typed.get(idempotency_key.ONE_TIME) or new_id()
 
 
 def _choices() -> dict[str, Any]:
@@ -91,11 +96,6 @@ def _place_of(submitted: submission.Submitted) -> str:
     return url_for("pages.documents")
 
 
-def go(url: str) -> AnyResponse:
-    """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
-    return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)
-
-
 # ---- documents
 
 
@@ -103,11 +103,11 @@ def go(url: str) -> AnyResponse:
 def documents() -> str:
     """My documents, the newest first; those that the address asks for."""
     filters = asked("q", "kind", "tag", "status", "type")
-    with reading() as session:
-        page = finding.documents(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
+    with read_session() as session:
+        page = queries.documents(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
         shown = {
-            "firsts": finding.firsts(session, page.rows),
-            "tags": searching.tags_of(session, current_user.id),
+            "firsts": queries.firsts(session, page.rows),
+            "tags": search.tags_of(session, current_user.id),
             "now": read_now(session),
         }
         return render_template("jobs/documents.html", page=page, filters=filters, kinds=uploads.KINDS, **shown, **_states())
@@ -121,7 +121,7 @@ def asked(*names: str) -> dict[str, str | None]:
 def _states() -> dict[str, Any]:
     """What a list can be narrowed to."""
     types = [one.name for one in registry.discover().values() if not one.is_internal]
-    return {"statuses": STATUSES, "type_names": types, "words": wording.STATUS_WORDS}
+    return {"statuses": STATUSES, "type_names": types, "words": formatting.STATUS_WORDS}
 
 
 @blueprint.get("/documents/<document_id>")
@@ -131,8 +131,8 @@ def document(document_id: str) -> str:
 
 
 def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    with reading() as session:
-        found = finding.document(session, current_user, document_id)
+    with read_session() as session:
+        found = queries.document(session, current_user, document_id)
         shown = {"typed": typed, "errors": errors, "once": once(typed), "batch_id": batches.of_document(session, document_id)}
         first = _first(session, found)
         return render_template("jobs/document.html", document=found, now=read_now(session), first=first, **shown, **_choices())
@@ -140,7 +140,7 @@ def _document(document_id: str, typed: MultiDict[str, str], errors: dict[str, li
 
 def _first(session: Session, document: Document) -> Document | None:
     """The one with the same content that was handed in first."""
-    first_id = finding.firsts(session, [document]).get(document.id)
+    first_id = queries.firsts(session, [document]).get(document.id)
     return session.get(Document, first_id) if first_id else None
 
 
@@ -149,22 +149,22 @@ def change_tags(document_id: str) -> Answer:
     """Add tags to a document, or remove one."""
     try:
         if "remove" in request.form:
-            tidying.remove_tag(current_user, document_id, request.form["remove"])
+            actions.remove_tag(current_user, document_id, request.form["remove"])
         else:
-            tidying.add_tags(current_user, document_id, forms.read_tags(request.form))
+            actions.add_tags(current_user, document_id, document_form.read_tags(request.form))
     except Invalid as problem:
-        return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
+        return _document(document_id, request.form, document_form.errors_by_control(problem, request.form)), 422
     return redirect(url_for("pages.document", document_id=document_id, _anchor="tags"), 303)
 
 
 @blueprint.post("/documents/<document_id>/jobs")
 def submit_job(document_id: str) -> Answer:
     """Start another job on a document."""
-    key = idempotency.of_form()
+    key = idempotency_key.of_form()
     try:
         submitted = submission.earlier(current_user, key) or _submit_job(document_id, key)
     except Invalid as problem:
-        return _document(document_id, request.form, forms.errors_by_control(problem, request.form)), 422
+        return _document(document_id, request.form, document_form.errors_by_control(problem, request.form)), 422
     return redirect(url_for("pages.job", job_id=submitted.job_ids[0]), 303)
 
 
@@ -178,14 +178,14 @@ def _submit_job(document_id: str, key: Key | None) -> submission.Submitted:
 @blueprint.get("/documents/<document_id>/delete")
 def confirm_delete(document_id: str) -> str:
     """Ask before a document is deleted."""
-    with reading() as session:
-        return render_template("jobs/delete.html", document=finding.document(session, current_user, document_id))
+    with read_session() as session:
+        return render_template("jobs/delete.html", document=queries.document(session, current_user, document_id))
 
 
 @blueprint.post("/documents/<document_id>/delete")
 def delete_document(document_id: str) -> AnyResponse:
     """Delete a document with its jobs."""
-    tidying.delete_document(current_user, document_id)
+    actions.delete_document(current_user, document_id)
     flash("The document was deleted.")
     return redirect(url_for("pages.documents"), 303)
 
@@ -197,23 +197,23 @@ def delete_document(document_id: str) -> AnyResponse:
 def jobs() -> str:
     """My jobs, the newest first; those that the address asks for."""
     filters = asked("q", "status", "type", "kind", "tag")
-    with reading() as session:
-        page = finding.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
+    with read_session() as session:
+        page = queries.jobs(session, current_user, PAGE_ROWS, request.args.get("after"), **filters)
         return render_template("jobs/jobs.html", page=page, filters=filters, now=read_now(session), **_states())
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     """One job: how far it is, and its result."""
-    with reading() as session:
-        return render_template("jobs/job.html", **story.of_job(session, current_user, job_id))
+    with read_session() as session:
+        return render_template("jobs/job.html", **job_page.of_job(session, current_user, job_id))
 
 
 @blueprint.get("/jobs/<job_id>/live")
 def job_live(job_id: str) -> AnyResponse | str:
     """The moving part of the job's page; 204 when it is still as the page shows it."""
-    with reading() as session:
-        told = story.of_job(session, current_user, job_id)
+    with read_session() as session:
+        told = job_page.of_job(session, current_user, job_id)
         is_seen = request.args.get("seen") == told["version"]
         return Response(status=204) if is_seen else render_template("jobs/_live.html", is_alone=True, **told)
 
@@ -221,7 +221,7 @@ def job_live(job_id: str) -> AnyResponse | str:
 @blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
 def steer(job_id: str, act: str) -> Answer:
     """Cancel, stop or requeue a job, as its page offers."""
-    tidying.ACTS[act](current_user, job_id)
+    actions.ACTS[act](current_user, job_id)
     return redirect(url_for("pages.job", job_id=job_id), 303)
 
 

@@ -7,13 +7,15 @@ from flask_login import current_user
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
+from monolith.documents import submission
 from monolith.errors import Invalid, NotFound
-from monolith.jobs import forms, idempotency, submission
+from monolith.job_types import registry
+from monolith.job_types.registry import JobType
+from monolith.jobs import document_form, idempotency_key
 from monolith.jobs.pages import once
-from monolith.runner import registry
-from monolith.runner.queues import PRIORITIES
-from monolith.runner.registry import JobType
-from monolith.runner.replays import Key
+from monolith.runner.ledger.idempotency import Key
+from monolith.runner.queue.rq_queues import PRIORITIES
+from monolith.web import forms
 
 blueprint = Blueprint("run_pages", __name__, url_prefix="/run")
 
@@ -27,12 +29,12 @@ def form(name: str) -> str:
 @blueprint.post("/<name>")
 def run(name: str) -> AnyResponse | tuple[str, int]:
     """Submit the job and go to it, or show the form again with each error at its field."""
-    job_type, key = _job_type(name), idempotency.of_form()
+    job_type, key = _job_type(name), idempotency_key.of_form()
     typed = MultiDict([*request.form.items(multi=True), ("job", name)])
     try:
         submitted = submission.earlier(current_user, key) or _submit(typed, key)
     except Invalid as problem:
-        return _form(job_type, typed, forms.errors_by_control(problem, typed)), 422
+        return _form(job_type, typed, document_form.errors_by_control(problem, typed)), 422
     return redirect(url_for("pages.job", job_id=submitted.job_ids[0]), 303)
 
 

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from apispec import APISpec
-from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import g, url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith.jobs.fields import Priority, Tags
-from monolith.jobs.uploads import KINDS
-from monolith.models import STATUSES, Artefact, Document
-from monolith.runner.accepting import AnyJob
-from monolith.runner.registry import JobType
-from monolith.runner.webhooks.telling import rfc3339
+from monolith.db.models import STATUSES, Artefact, Document
+from monolith.documents.uploads import KINDS
+from monolith.job_types.registry import JobType
+from monolith.runner.ledger.insert import AnyJob
+from monolith.runner.webhooks.payloads import rfc3339
+from monolith.web.schemas import ListSchema, Moment, PageQuery, Priority, Tags, params_schema
 
-MAX_PAGE = 100
+MAX_SEARCH = 300  # characters
+
+
 MAX_BATCH = 500  # jobs for one document
-
-
-class Moment(fields.Field[float]):
-    """Seconds since 1970 in the ledger, RFC 3339 UTC outside."""
-
-    def _serialize(self, value: float | None, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return rfc3339(value)
 
 
 # ---- what comes in
@@ -81,11 +74,6 @@ class JobRequest(Schema):
     webhook_url = fields.String(
         allow_none=True, metadata={"description": "Where to tell how the job ended, signed with your secret for single jobs"}
     )
-
-
-class PageQuery(Schema):
-    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
-    starting_after = fields.String(metadata={"description": "The id of the last one of the page before"})
 
 
 class WaitQuery(Schema):
@@ -181,12 +169,6 @@ class SubmittedSchema(Schema):
     jobs = fields.List(fields.Nested(JobSchema))
 
 
-class ListSchema(Schema):
-    object = fields.Constant("list")
-    has_more = fields.Boolean()
-    url = fields.String()
-
-
 class JobListSchema(ListSchema):
     data = fields.List(fields.Nested(JobSchema))
 
@@ -274,11 +256,20 @@ def job_type_view(job_type: JobType) -> dict[str, Any]:
     return {**view, "schema": params_schema(job_type), "available": view["unavailable_reason"] is None}
 
 
-def params_schema(job_type: JobType) -> dict[str, Any]:
-    """The JSON Schema of a job type's params; the form on the page is made from it too."""
-    plugin = MarshmallowPlugin()
-    APISpec(title="params", version="1", openapi_version="3.1.0", plugins=[plugin])
-    if plugin.converter is None:
-        raise RuntimeError("apispec did not set up its converter")
-    found: dict[str, Any] = plugin.converter.schema2jsonschema(job_type.params())
-    return {"type": "object", "properties": {}, **found, "additionalProperties": False}
+class SearchQuery(PageQuery):
+    q = fields.String(
+        validate=Length(max=MAX_SEARCH),
+        metadata={"description": 'Words of title, file name, address and text: all of them, each as it begins; "in quotes" side by side'},
+    )
+    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "What the document is"})
+    tag = fields.String(metadata={"description": "A tag of the document"})
+    status = fields.String(validate=OneOf(STATUSES), metadata={"description": "Of the job; of any job, for documents"})
+    type = fields.String(metadata={"description": "The job type, likewise"})
+
+
+class DocumentsQuery(SearchQuery):
+    sha256 = fields.String(metadata={"description": "Of the content: whether you have handed it in already"})
+
+
+class JobsQuery(SearchQuery):
+    document_id = fields.String()

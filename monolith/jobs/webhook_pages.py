@@ -9,11 +9,12 @@ from flask_login import current_user
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import read_now, reading
+from monolith.db.engine import read_now, read_session
+from monolith.documents import queries
 from monolith.errors import Conflict, Problem
-from monolith.jobs import finding, forms
 from monolith.runner.webhooks import endpoints
-from monolith.runner.webhooks.tables import ENDINGS, EVENTS
+from monolith.runner.webhooks.models import ENDINGS, EVENTS
+from monolith.web import forms
 
 ROWS = 25
 SOON_S = 10  # what is sent so soon is waited for on the page
@@ -38,8 +39,8 @@ def create() -> Answer:
 
 
 def _index(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    with reading() as session:
-        page = finding.webhooks(session, current_user, ROWS, request.args.get("after"))
+    with read_session() as session:
+        page = queries.webhooks(session, current_user, ROWS, request.args.get("after"))
         shown = {"typed": typed, "errors": errors, "events": EVENTS, "most": endpoints.MOST_OF_USER}
         return render_template("jobs/webhooks.html", page=page, now=read_now(session), **shown)
 
@@ -51,9 +52,9 @@ def show(webhook_id: str) -> str:
 
 
 def _show(webhook_id: str, typed: MultiDict[str, str] | None, errors: dict[str, list[str]]) -> str:
-    with reading() as session:
+    with read_session() as session:
         webhook = endpoints.find(session, current_user, webhook_id)
-        page = finding.deliveries(session, current_user, webhook_id, ROWS, request.args.get("after"))
+        page = queries.deliveries(session, current_user, webhook_id, ROWS, request.args.get("after"))
         filled = typed or MultiDict([("url", webhook.url), *(("events", name) for name in webhook.events)])
         moment = read_now(session)
         moving = any(one.state == "sending" or (one.state == "waiting" and (one.due_at or 0) < moment + SOON_S) for one in page.rows)
@@ -84,7 +85,7 @@ def switch(webhook_id: str, act: str) -> AnyResponse:
 def rotate(webhook_id: str) -> str:
     """Make a new secret and show it, here only."""
     secret, until = endpoints.rotate(current_user, webhook_id)
-    with reading() as session:
+    with read_session() as session:
         webhook = endpoints.find(session, current_user, webhook_id)
     return render_template("jobs/webhook_secret.html", webhook=webhook, secret=secret, until=until)
 
@@ -113,7 +114,7 @@ def delete(webhook_id: str) -> Answer:
         endpoints.remove(current_user, webhook_id)
         flash("The webhook was deleted.")
         return redirect(url_for("webhook_pages.index"), 303)
-    with reading() as session:
+    with read_session() as session:
         return render_template("jobs/webhook_delete.html", webhook=endpoints.find(session, current_user, webhook_id))
 
 

@@ -2,10 +2,10 @@
 
 from alembic import context
 
-from monolith.database import engine
-from monolith.models import Base
+from monolith.db.engine import get_engine
+from monolith.db.models import Base
 
-with engine().connect() as connection:
+with get_engine().connect() as connection:
     context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
     with context.begin_transaction():
         context.run_migrations()

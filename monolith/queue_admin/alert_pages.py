@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from flask import Blueprint, render_template, request
 
 from monolith.config import settings
-from monolith.database import read_now, reading
-from monolith.runner import alerts, standing
-from monolith.runner.alert_rules import RULES
-from monolith.security import require_admin
+from monolith.db.engine import read_now, read_session
+from monolith.runner.monitoring import alerts
+from monolith.runner.monitoring.alert_rules import RULES
+from monolith.web.security import require_admin
 
 SHOWN = 50  # of those that are over, on one page
 
@@ -28,15 +28,15 @@ def index() -> str:
 @blueprint.get("/open")
 def opened() -> str:
     """The open ones alone, for the page to renew them."""
-    with reading() as session:
-        return render_template("queue_admin/_alerts.html", standing=standing.standing(session), now=read_now(session))
+    with read_session() as session:
+        return render_template("queue_admin/_alerts.html", standing=alerts.current_alerts(session), now=read_now(session))
 
 
 def _shown() -> dict[str, Any]:
     before_id = request.args.get("before", type=int)
-    with reading() as session:
+    with read_session() as session:
         over = alerts.closed(session, SHOWN + 1, before_id)
-        known = standing.standing(session)
+        known = alerts.current_alerts(session)
         moment = read_now(session)
     return {"standing": known, "over": over[:SHOWN], "older": over[SHOWN - 1].id if len(over) > SHOWN else None, "now": moment}
 

@@ -10,12 +10,12 @@ from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 from marshmallow.validate import Range
 
-from monolith.database import reading
-from monolith.jobs.answering import listed
-from monolith.jobs.finding import Page
-from monolith.jobs.schemas import MAX_PAGE, ListSchema, Moment
-from monolith.queue_admin import trail
-from monolith.security import require_admin
+from monolith.db.engine import read_session
+from monolith.documents.queries import ListPage
+from monolith.runner.admin import audit_log
+from monolith.web.responses import listed
+from monolith.web.schemas import MAX_PAGE, ListSchema, Moment
+from monolith.web.security import require_admin
 
 blueprint = Blueprint("audit", __name__, description="The audit trail, for admins")
 blueprint.before_request(require_admin)
@@ -49,11 +49,11 @@ class AuditListSchema(ListSchema):
     data = fields.List(fields.Nested(AuditSchema))
 
 
-def filters_of(given: dict[str, Any]) -> trail.Filters:
+def filters_of(given: dict[str, Any]) -> audit_log.Filters:
     """What was asked for. Raises `Invalid` naming the field."""
     words = {name: str(given.get(name) or "").strip() for name in ("actor", "act", "subject")}
-    return trail.Filters(
-        **words, since=trail.moment(given.get("since") or "", "since"), until=trail.moment(given.get("until") or "", "until")
+    return audit_log.Filters(
+        **words, since=audit_log.moment(given.get("since") or "", "since"), until=audit_log.moment(given.get("until") or "", "until")
     )
 
 
@@ -63,6 +63,6 @@ class Audit(MethodView):
     @blueprint.response(200, AuditListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List what admins did, the newest first."""
-        with reading() as session:
-            found, has_more = trail.entries(session, filters_of(query), query["limit"], query.get("starting_after"))
-        return listed(Page(found, has_more), [AuditSchema().dump(one) for one in found])
+        with read_session() as session:
+            found, has_more = audit_log.entries(session, filters_of(query), query["limit"], query.get("starting_after"))
+        return listed(ListPage(found, has_more), [AuditSchema().dump(one) for one in found])

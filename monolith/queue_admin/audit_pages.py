@@ -5,13 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, Response, render_template, request
 from werkzeug.datastructures import MultiDict
 
-from monolith.database import reading
+from monolith.db.engine import read_session
 from monolith.errors import Invalid
-from monolith.jobs import forms
-from monolith.jobs.downloads import saved
-from monolith.queue_admin import trail
 from monolith.queue_admin.audit_api import filters_of
-from monolith.security import require_admin
+from monolith.runner.admin import audit_log
+from monolith.web import forms
+from monolith.web.responses import saved
+from monolith.web.security import require_admin
 
 PAGE_ROWS = 50
 FIELDS = ("actor", "act", "subject", "since", "until")
@@ -27,18 +27,18 @@ def index() -> str | tuple[str, int]:
     try:
         return _page(typed, filters_of(typed), {})
     except Invalid as problem:
-        return _page(typed, trail.Filters(), forms.errors_by_name(problem)), 422
+        return _page(typed, audit_log.Filters(), forms.errors_by_name(problem)), 422
 
 
 @blueprint.get("/audit.csv")
 def sheet() -> Response:
     """The same as CSV, all that matches."""
-    return saved(Response(trail.sheet(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
+    return saved(Response(audit_log.sheet(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
 
 
-def _page(typed: MultiDict[str, str], filters: trail.Filters, errors: dict[str, list[str]]) -> str:
-    with reading() as session:
-        entries, has_more = trail.entries(session, filters, PAGE_ROWS, request.args.get("after", type=int))
-        acts = trail.acts(session)
+def _page(typed: MultiDict[str, str], filters: audit_log.Filters, errors: dict[str, list[str]]) -> str:
+    with read_session() as session:
+        entries, has_more = audit_log.entries(session, filters, PAGE_ROWS, request.args.get("after", type=int))
+        acts = audit_log.acts(session)
     given = {name: text for name, text in typed.items() if text}
     return render_template("queue_admin/audit.html", entries=entries, has_more=has_more, acts=acts, typed=typed, given=given, errors=errors)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from monolith.jobs.wording import duration, humanise, number
-from monolith.runner.history import History, Series
+from monolith.content.formatting import duration, humanise, number
+from monolith.runner.monitoring.history import History, Series
 
 STEP, HEIGHT = 10, 100
 NICE_SECONDS = (2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 14400, 28800, 43200, 86400)  # and so are their halves
@@ -64,7 +64,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Look:
+class ChartStyle:
     """How one measure is shown: as bars of counts that stand on each other, or as lines of seconds."""
 
     title: str
@@ -76,20 +76,20 @@ class Look:
         return number(round(value)) if self.is_count else duration(value)
 
 
-LOOKS = {
-    "finished": Look("Done", "jobs in {step}", True, sum),
-    "failed": Look("Failed", "jobs in {step}", True, sum),
-    "waited_s": Look("Waiting time", "mean of what was done in {step}", False, lambda values: sum(values) / len(values)),
-    "oldest_s": Look("Oldest that waits", "longest seen in {step}", False, max),
+CHART_STYLES = {
+    "finished": ChartStyle("Done", "jobs in {step}", True, sum),
+    "failed": ChartStyle("Failed", "jobs in {step}", True, sum),
+    "waited_s": ChartStyle("Waiting time", "mean of what was done in {step}", False, lambda values: sum(values) / len(values)),
+    "oldest_s": ChartStyle("Oldest that waits", "longest seen in {step}", False, max),
 }
 
 
 def all_of(history: History) -> list[Chart]:
     """The four charts of a period."""
-    return [_chart(key, look, history) for key, look in LOOKS.items()]
+    return [_chart(key, look, history) for key, look in CHART_STYLES.items()]
 
 
-def _chart(key: str, look: Look, history: History) -> Chart:
+def _chart(key: str, look: ChartStyle, history: History) -> Chart:
     series = history.measures[key]
     top = _top(look, series)
     floors = [0.0] * history.period.steps
@@ -110,7 +110,7 @@ def _chart(key: str, look: Look, history: History) -> Chart:
     )
 
 
-def _top(look: Look, series: list[Series]) -> float:
+def _top(look: ChartStyle, series: list[Series]) -> float:
     """The number at the top of the axis: a round one, not below any value."""
     columns = zip(*(one.values for one in series), strict=True)
     whole = sum if look.is_count else max
@@ -121,7 +121,7 @@ def _top(look: Look, series: list[Series]) -> float:
     return float(max(2, next(power * nice for nice in (1, 2, 4, 6, 8, 10) if power * nice >= most)))
 
 
-def _drawn(kind: int, one: Series, look: Look, top: float, floors: list[float], history: History) -> Drawn:
+def _drawn(kind: int, one: Series, look: ChartStyle, top: float, floors: list[float], history: History) -> Drawn:
     values = [value for value in one.values if value is not None]
     most = max(values)
     at = one.values.index(most)
@@ -154,7 +154,7 @@ def _line(values: list[float | None], top: float) -> str:
     return "".join(parts)
 
 
-def _hints(series: list[Series], look: Look, history: History) -> dict[int, str]:
+def _hints(series: list[Series], look: ChartStyle, history: History) -> dict[int, str]:
     found = {}
     for place in range(history.period.steps):
         said = [f"{humanise(one.name)}: {look.say(value)}" for one in series if (value := one.values[place])]

@@ -9,10 +9,11 @@ from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 
-from monolith.database import reading
-from monolith.openapi import ProblemSchema
-from monolith.runner import standing, statistics
-from monolith.security import require_admin
+from monolith.db.engine import read_session
+from monolith.runner.ledger import counts
+from monolith.runner.monitoring import alerts
+from monolith.web.openapi import ProblemSchema
+from monolith.web.security import require_admin
 
 blueprint = Blueprint("queues_health", __name__, description="The health of the queues, for admins")
 blueprint.before_request(require_admin)
@@ -38,8 +39,8 @@ class Health(MethodView):
     @blueprint.alt_response(403, schema=ProblemSchema, description="You are no admin")
     def get(self) -> dict[str, Any]:
         """Whether all is well, and the alerts that hold now. 200 also when it is not: `healthy` says so."""
-        with reading() as session:
-            found = standing.standing(session)
-            stats = statistics.by_status(statistics.counts(session))
+        with read_session() as session:
+            found = alerts.current_alerts(session)
+            stats = counts.by_status(counts.counts(session))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return {"healthy": standing.is_healthy(found), "alerts": found, "stats": stats, "timestamp": now}
+        return {"healthy": alerts.is_healthy(found), "alerts": found, "stats": stats, "timestamp": now}

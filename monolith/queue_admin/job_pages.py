@@ -11,34 +11,35 @@ from sqlalchemy.orm import Session, defer, joinedload
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import reading
+from monolith.content import formatting
+from monolith.db.engine import read_session
+from monolith.db.models import STATUSES, Job
 from monolith.errors import Invalid
-from monolith.jobs import wording
-from monolith.jobs.pages import go
-from monolith.models import STATUSES, Job
-from monolith.queue_admin import filters
-from monolith.runner import choosing, cleaning, registry, steering
-from monolith.runner.choosing import Criteria
-from monolith.runner.steering import Act, Step
-from monolith.security import actor, require_admin
+from monolith.job_types import registry
+from monolith.queue_admin import job_filter_form
+from monolith.runner.admin import bulk_actions, job_filter, trash
+from monolith.runner.admin.bulk_actions import BulkAction, StepResult
+from monolith.runner.admin.job_filter import JobFilter
+from monolith.web.responses import go
+from monolith.web.security import actor, require_admin
 
 PAGE_ROWS = 50
 
 blueprint = Blueprint("admin_jobs", __name__, url_prefix="/admin/jobs")
 blueprint.before_request(require_admin)
 
-Chosen = Criteria | list[str]
+Chosen = JobFilter | list[str]
 
 
 @blueprint.get("")
 def index() -> str:
     """A page of jobs, the newest first."""
-    moment = steering.moment()
-    criteria = filters.criteria(request.args, moment)
-    with reading() as session:
-        found = choosing.newest(session, criteria, PAGE_ROWS + 1, filters.place(request.args.get("after")))
+    moment = bulk_actions.moment()
+    criteria = job_filter_form.criteria(request.args, moment)
+    with read_session() as session:
+        found = job_filter.newest(session, criteria, PAGE_ROWS + 1, job_filter_form.place(request.args.get("after")))
         rows = _rows(session, [one.id for one in found[:PAGE_ROWS]])
-        after = filters.written((found[PAGE_ROWS - 1].at, found[PAGE_ROWS - 1].id)) if len(found) > PAGE_ROWS else ""
+        after = job_filter_form.written((found[PAGE_ROWS - 1].at, found[PAGE_ROWS - 1].id)) if len(found) > PAGE_ROWS else ""
         return render_template("queue_admin/jobs.html", rows=rows, after=after, now=moment, **_asked(), **choices())
 
 
@@ -51,7 +52,7 @@ def _rows(session: Session, job_ids: list[str]) -> list[Job]:
 def _asked() -> dict[str, Any]:
     """What the address asks for, to show in the form and to carry on."""
     asked = {name: value for name, value in request.args.items() if value and name not in ("after", "csrf_token")}
-    return {"asked": asked, "acts": steering.ACTS.values(), "words": wording.STATUS_WORDS}
+    return {"asked": asked, "acts": bulk_actions.ACTIONS.values(), "words": formatting.STATUS_WORDS}
 
 
 def choices() -> dict[str, Any]:
@@ -66,16 +67,16 @@ def choices() -> dict[str, Any]:
 @blueprint.get("/act")
 def confirm() -> str:
     """Ask before an act, with the number of jobs."""
-    act, chosen = steering.find(request.args.get("act", "")), _chosen(request.args)
-    return _page(act, chosen, steering.count(act, chosen), done=0)
+    act, chosen = bulk_actions.find(request.args.get("act", "")), _chosen(request.args)
+    return _page(act, chosen, bulk_actions.count(act, chosen), done=0)
 
 
 @blueprint.post("/act")
 def take_step() -> str | AnyResponse:
     """Do the next step of it; then show how far it is, or go back when it is over."""
-    act, chosen = steering.find(request.form.get("act", "")), _chosen(request.form)
+    act, chosen = bulk_actions.find(request.form.get("act", "")), _chosen(request.form)
     number = request.form.get("cleaning", type=int)
-    step = steering.step(act, chosen, actor(), after=filters.place(request.form.get("after")), cleaning_id=number)
+    step = bulk_actions.step(act, chosen, actor(), after=job_filter_form.place(request.form.get("after")), cleaning_id=number)
     done = request.form.get("done", 0, type=int) + step.moved
     if step.after:
         return _page(act, chosen, request.form.get("total", 0, type=int), done, step)
@@ -86,26 +87,26 @@ def take_step() -> str | AnyResponse:
 def _chosen(given: MultiDict[str, str]) -> Chosen:
     """The jobs with a tick, or all that match as it is now: those that come later are not meant."""
     if given.get("all"):
-        moment = steering.moment()
-        criteria = filters.criteria(given, moment)
+        moment = bulk_actions.moment()
+        criteria = job_filter_form.criteria(given, moment)
         return criteria if criteria.until is not None else replace(criteria, until=moment)
-    job_ids = given.getlist("job")[: steering.STEP]
+    job_ids = given.getlist("job")[: bulk_actions.STEP]
     if not job_ids:
         raise Invalid.field("/job", "No job is chosen. Go back and tick some, or act on all that match.")
     return job_ids
 
 
-def _page(act: Act, chosen: Chosen, total: int, done: int, step: Step | None = None) -> str:
-    if act.name == "clean" and isinstance(chosen, Criteria):
-        cleaning.check_status(chosen.status)
-    told = {"chosen": chosen, "all": isinstance(chosen, Criteria), "back": _back(chosen), "total": max(total, done), "done": done}
-    after = filters.written(step.after) if step else ""
+def _page(act: BulkAction, chosen: Chosen, total: int, done: int, step: StepResult | None = None) -> str:
+    if act.name == "clean" and isinstance(chosen, JobFilter):
+        trash.check_status(chosen.status)
+    told = {"chosen": chosen, "all": isinstance(chosen, JobFilter), "back": _back(chosen), "total": max(total, done), "done": done}
+    after = job_filter_form.written(step.after) if step else ""
     goes_to = request.values.get("goes_to", "")
-    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=wording.STATUS_WORDS, **told)
+    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=formatting.STATUS_WORDS, **told)
 
 
 def _back(chosen: Chosen) -> str:
     if request.values.get("goes_to") == "bin":
         return url_for("admin_bin.index")
-    told = chosen.told() if isinstance(chosen, Criteria) else {}
-    return url_for("admin_jobs.index", **{name: told[name] for name in filters.WORDS if name in told})
+    told = chosen.told() if isinstance(chosen, JobFilter) else {}
+    return url_for("admin_jobs.index", **{name: told[name] for name in job_filter_form.WORDS if name in told})

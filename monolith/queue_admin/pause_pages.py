@@ -9,13 +9,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import read_now, reading
+from monolith.content.formatting import humanise
+from monolith.db.engine import read_now, read_session
 from monolith.errors import Invalid, NotFound
-from monolith.jobs import forms
-from monolith.jobs.wording import humanise
-from monolith.runner import pauses
-from monolith.runner.pauses import Paused
-from monolith.security import actor, require_admin
+from monolith.runner.ledger import pauses
+from monolith.runner.ledger.pauses import Paused
+from monolith.web import forms
+from monolith.web.security import actor, require_admin
 
 FOR_HOW_LONG = {"": "Until I resume it", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until ..."}
 LONGEST_ZONE_MIN = 15 * 60
@@ -55,7 +55,7 @@ def resume(scope: str) -> AnyResponse:
 
 
 def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    with reading() as session:
+    with read_session() as session:
         held = pauses.active(session)
         moment = read_now(session)
     choices = {"scopes": pauses.scopes(), "for_how_long": FOR_HOW_LONG}
@@ -71,7 +71,7 @@ def _until(form: MultiDict[str, str]) -> float | None:
         raise Invalid.field("/for", "Choose one of these.")
     if not chosen:
         return None
-    with reading() as session:
+    with read_session() as session:
         return read_now(session) + float(chosen)
 
 

@@ -11,11 +11,11 @@ from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
-from monolith.jobs.schemas import ListSchema, Moment
-from monolith.openapi import ProblemSchema
-from monolith.runner import pauses
-from monolith.runner.pauses import Paused
-from monolith.security import actor, require_admin
+from monolith.runner.ledger import pauses
+from monolith.runner.ledger.pauses import Paused
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment
+from monolith.web.security import actor, require_admin
 
 blueprint = Blueprint("pauses", __name__, description="What is paused, for admins")
 blueprint.before_request(require_admin)

@@ -10,15 +10,14 @@ from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
-from monolith.database import reading
+from monolith.db.engine import read_session
 from monolith.errors import NotFound
-from monolith.jobs.schemas import ListSchema, Moment
-from monolith.openapi import ProblemSchema
-from monolith.queue_admin import failures
-from monolith.runner import choosing, requeues, steering
-from monolith.runner.choosing import Criteria
-from monolith.runner.requeues import Progress
-from monolith.security import actor, require_admin
+from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups, job_filter
+from monolith.runner.admin.bulk_retry import RequeueProgress
+from monolith.runner.admin.job_filter import JobFilter
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment
+from monolith.web.security import actor, require_admin
 
 blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Starting what failed again, for admins")
 blueprint.before_request(require_admin)
@@ -32,7 +31,7 @@ class RequeueRequest(Schema):
         validate=Length(1, 300),
         metadata={"description": "A cause, a type of error, or else words of the message"},
     )
-    limit = fields.Integer(load_default=1000, validate=Range(1, steering.STEP), metadata={"description": "At most so many, the newest"})
+    limit = fields.Integer(load_default=1000, validate=Range(1, bulk_actions.STEP), metadata={"description": "At most so many, the newest"})
 
 
 class RequeuedSchema(Schema):
@@ -58,7 +57,7 @@ class FailureListSchema(ListSchema):
 
 
 class CauseRequest(Schema):
-    per_minute = fields.Integer(load_default=60, validate=Range(1, requeues.MAX_RATE))
+    per_minute = fields.Integer(load_default=60, validate=Range(1, bulk_retry.MAX_RATE))
 
 
 class RequeueSchema(Schema):
@@ -87,10 +86,10 @@ class RequeueJobs(MethodView):
     @blueprint.response(200, RequeuedSchema)
     def post(self, given: dict[str, Any]) -> dict[str, int]:
         """Start failed jobs again at once, with all their attempts. For many of one cause, a requeue at a rate is safer."""
-        criteria = Criteria(status="failed", type=given["type"], error=given["error"])
-        with reading() as session:
-            found = choosing.newest(session, criteria, given["limit"])
-        return {"requeued": steering.requeue([one.id for one in found], actor(), criteria) if found else 0}
+        criteria = JobFilter(status="failed", type=given["type"], error=given["error"])
+        with read_session() as session:
+            found = job_filter.newest(session, criteria, given["limit"])
+        return {"requeued": bulk_actions.requeue([one.id for one in found], actor(), criteria) if found else 0}
 
 
 @blueprint.route("/failures")
@@ -98,9 +97,9 @@ class Failures(MethodView):
     @blueprint.response(200, FailureListSchema)
     def get(self) -> dict[str, Any]:
         """List failed jobs by cause, the most frequent first."""
-        with reading() as session:
-            found = failures.by_cause(session)
-        shown = found[: failures.SHOWN]
+        with read_session() as session:
+            found = failure_groups.by_cause(session)
+        shown = found[: failure_groups.SHOWN]
         return {"object": "list", "data": shown, "has_more": len(found) > len(shown), "url": request.path}
 
 
@@ -110,13 +109,13 @@ class RequeueCause(MethodView):
     @blueprint.response(202, RequeueSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is failed with this cause")
     @blueprint.alt_response(409, schema=ProblemSchema, description="It is being requeued already")
-    def post(self, given: dict[str, Any], cause: str) -> Progress:
+    def post(self, given: dict[str, Any], cause: str) -> RequeueProgress:
         """Start all failed jobs of a cause again, so many a minute. It stops by itself when more than a fifth fail again."""
-        with reading() as session:
-            group = failures.one(session, cause)
+        with read_session() as session:
+            group = failure_groups.one(session, cause)
         if group is None:
             raise NotFound(f"Nothing is failed with the cause {cause[:40]!r}. GET /api/v1/queues/failures lists the causes.")
-        return Progress(requeues.start(cause, group.title, given["per_minute"], actor()), 0, 0, 0, 0)
+        return RequeueProgress(bulk_retry.start(cause, group.title, given["per_minute"], actor()), 0, 0, 0, 0)
 
 
 @blueprint.route("/requeues")
@@ -124,8 +123,8 @@ class Requeues(MethodView):
     @blueprint.response(200, RequeueListSchema)
     def get(self) -> dict[str, Any]:
         """List the requeues under way, and those that ended within a day."""
-        with reading() as session:
-            found = requeues.recent(session)
+        with read_session() as session:
+            found = bulk_retry.recent(session)
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
 
 
@@ -135,4 +134,4 @@ class StopRequeue(MethodView):
     @blueprint.alt_response(404, schema=ProblemSchema, description="It is not under way")
     def post(self, requeue_id: int) -> None:
         """Stop a requeue. What was started goes on."""
-        requeues.stop(requeue_id, actor())
+        bulk_retry.stop(requeue_id, actor())

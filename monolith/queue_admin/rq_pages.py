@@ -22,11 +22,12 @@ from rq.serializers import JSONSerializer
 from rq_dashboard import web
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith import problems
-from monolith.database import writing
+from monolith.db.engine import write_session
 from monolith.errors import Conflict, Forbidden, NotFound, Unavailable
-from monolith.runner import audit, queues
-from monolith.security import SAFE, actor, bearer, require_admin
+from monolith.runner.ledger import audit
+from monolith.runner.queue import rq_queues
+from monolith.web import problems
+from monolith.web.security import SAFE, actor, bearer, require_admin
 
 NAME = "rq_dashboard"
 PREFIX = "/admin/rq"
@@ -64,7 +65,7 @@ def init_app(app: Flask) -> None:
 
 def _connect(url: str, **options: Any) -> tuple[str, Redis]:
     """Where it would open a connection of its own for each request."""
-    return "", queues.connection()
+    return "", rq_queues.connection()
 
 
 class Json(JSONSerializer):
@@ -107,13 +108,13 @@ def _guard() -> None:
     _check_address()
     if request.method not in SAFE:
         _check_origin()
-    if queues.is_inline():
+    if rq_queues.is_inline():
         raise NotFound(
             "Jobs run in the web process here (QUEUE_MODE=inline): RQ has no queues to show. The other admin pages have all of them."
         )
-    if request.endpoint not in FILES and not queues.is_reachable():
+    if request.endpoint not in FILES and not rq_queues.is_reachable():
         raise Unavailable(REDIS_AWAY, retry_after=5)
-    current_app.redis_conn = queues.connection()  # type: ignore[attr-defined]
+    current_app.redis_conn = rq_queues.connection()  # type: ignore[attr-defined]
     if request.method not in SAFE:
         _record()
 
@@ -140,7 +141,7 @@ def _record() -> None:
         raise Conflict(f"These are {count:,} messages; at most {AT_ONCE:,} at once can be changed here. The other admin pages do more.")
     subject = f"job {said['job_id']}" if "job_id" in said else "queue " + " ".join(said[name] for name in sorted(said))
     act = str(request.endpoint).rpartition(".")[2].removesuffix("_view")
-    with writing() as session:
+    with write_session() as session:
         audit.record(session, actor(), f"rq_{act}"[:40], subject, count=count)
 
 
@@ -148,7 +149,7 @@ def _count(said: dict[str, Any]) -> int:
     """How many messages it is about."""
     if "job_id" in said:
         return 1
-    queue = queues.queue(said["queue_name"])
+    queue = rq_queues.queue(said["queue_name"])
     registry = "failed" if str(request.endpoint).endswith("requeue_all") else said.get("registry_name", "queued")
     if registry == "queued":
         return int(queue.count)

@@ -12,16 +12,17 @@ from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.database import read_now, reading
+from monolith.db.engine import read_now, read_session
+from monolith.db.models import Lease
 from monolith.errors import Conflict, Invalid, NotFound, Problem
-from monolith.jobs import forms
-from monolith.models import Lease
+from monolith.job_types import registry
+from monolith.job_types.registry import JobType
 from monolith.queue_admin.schedules_api import view
-from monolith.runner import cron, registry, schedules
-from monolith.runner.queues import PRIORITIES
-from monolith.runner.registry import JobType
-from monolith.runner.schedules import Schedule
-from monolith.security import actor, require_admin
+from monolith.runner.queue.rq_queues import PRIORITIES
+from monolith.runner.scheduler import cron_schedules
+from monolith.runner.scheduler.cron_schedules import Schedule
+from monolith.web import forms
+from monolith.web.security import actor, require_admin
 
 PLAIN = ("name", "cron")  # fields of the form besides the job type's own
 
@@ -45,9 +46,9 @@ class ShownDuty:
 @blueprint.get("")
 def index() -> str:
     """All schedules, and what the clock does besides."""
-    with reading() as session:
+    with read_session() as session:
         moment = read_now(session)
-        found = [view(one, moment) for one in schedules.known(session)]
+        found = [view(one, moment) for one in cron_schedules.known(session)]
         duties = _duties(session)
     types = [one for one in _schedulable() if not one.unavailable_reason]
     return render_template("queue_admin/schedules.html", schedules=found, duties=duties, now=moment, types=types)
@@ -64,7 +65,7 @@ def create() -> AnyResponse | tuple[str, int]:
     """Set it up, or show the form again with each error at its field."""
     job_type = _job_type(request.form.get("type", ""))
     try:
-        made = schedules.create(_given(job_type), current_user, actor())
+        made = cron_schedules.create(_given(job_type), current_user, actor())
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type)), 422
     flash(f"Set up: {made.name}.")
@@ -84,7 +85,7 @@ def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
     schedule = _find(schedule_id)
     job_type = _job_type(schedule.type)
     try:
-        schedules.change(schedule_id, _given(job_type), actor())
+        cron_schedules.change(schedule_id, _given(job_type), actor())
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type), schedule), 422
     flash("Changed.")
@@ -94,20 +95,20 @@ def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
 @blueprint.post("/<int:schedule_id>/<any(on, off):state>")
 def switch(schedule_id: int, state: str) -> AnyResponse:
     """Let it run by itself, or not."""
-    schedules.change(schedule_id, {"is_on": state == "on"}, actor())
+    cron_schedules.change(schedule_id, {"is_on": state == "on"}, actor())
     return redirect(url_for("schedule_pages.index"), 303)
 
 
 @blueprint.post("/<int:schedule_id>/run")
 def run(schedule_id: int) -> AnyResponse:
     """Submit its job now, and go to it."""
-    return redirect(url_for("pages.job", job_id=schedules.run_now(schedule_id, actor())), 303)
+    return redirect(url_for("pages.job", job_id=cron_schedules.run_now(schedule_id, actor())), 303)
 
 
 @blueprint.post("/<int:schedule_id>/delete")
 def remove(schedule_id: int) -> AnyResponse:
     """Delete it; the jobs it made stay."""
-    flash(f"Deleted: {schedules.remove(schedule_id, actor())}. The jobs it made stay.")
+    flash(f"Deleted: {cron_schedules.remove(schedule_id, actor())}. The jobs it made stay.")
     return redirect(url_for("schedule_pages.index"), 303)
 
 
@@ -121,11 +122,11 @@ def _preview(expression: str) -> dict[str, Any]:
     if not expression.strip():
         return {}
     try:
-        checked = cron.checked(expression)
+        checked = cron_schedules.checked(expression)
     except Invalid as problem:
         return {"wrong": problem.detail}
-    with reading() as session:
-        return {"explained": cron.explained(checked), "upcoming": cron.upcoming(checked, read_now(session))}
+    with read_session() as session:
+        return {"explained": cron_schedules.explained(checked), "upcoming": cron_schedules.upcoming(checked, read_now(session))}
 
 
 def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]], schedule: Schedule | None = None) -> str:
@@ -174,8 +175,8 @@ def _errors(problem: Problem, job_type: JobType) -> dict[str, list[str]]:
 
 
 def _find(schedule_id: int) -> Schedule:
-    with reading() as session:
-        return schedules.find(session, schedule_id)
+    with read_session() as session:
+        return cron_schedules.find(session, schedule_id)
 
 
 def _schedulable() -> list[JobType]:

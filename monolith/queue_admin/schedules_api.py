@@ -10,13 +10,12 @@ from flask_login import current_user
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 
-from monolith.database import read_now, reading
-from monolith.jobs.fields import Priority, Truth
-from monolith.jobs.schemas import ListSchema, Moment
-from monolith.openapi import ProblemSchema
-from monolith.runner import cron, schedules
-from monolith.runner.schedules import Schedule
-from monolith.security import actor, require_admin
+from monolith.db.engine import read_now, read_session
+from monolith.runner.scheduler import cron_schedules
+from monolith.runner.scheduler.cron_schedules import Schedule
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment, Priority, Truth
+from monolith.web.security import actor, require_admin
 
 blueprint = Blueprint("schedules", __name__, description="Periodic work, for admins")
 blueprint.before_request(require_admin)
@@ -69,16 +68,20 @@ class RunSchema(Schema):
 
 def view(schedule: Schedule, moment: float) -> dict[str, Any]:
     """A schedule as it is shown, with its words and the times to come."""
-    names = ("id", "owner", "created_at", "next_at", "last_at", "last_job_id", "last_error", *schedules.FIELDS)
+    names = ("id", "owner", "created_at", "next_at", "last_at", "last_job_id", "last_error", *cron_schedules.FIELDS)
     links = {"self": url_for("schedules.OneSchedule", schedule_id=schedule.id)}
     if schedule.last_job_id:
         links["last_job"] = url_for("jobs.OneJob", job_id=schedule.last_job_id)
-    times = {"explained": cron.explained(schedule.cron), "upcoming": cron.upcoming(schedule.cron, moment), "links": links}
+    times = {
+        "explained": cron_schedules.explained(schedule.cron),
+        "upcoming": cron_schedules.upcoming(schedule.cron, moment),
+        "links": links,
+    }
     return {**{name: getattr(schedule, name) for name in names}, **times}
 
 
 def _now_viewed(schedule: Schedule) -> dict[str, Any]:
-    with reading() as session:
+    with read_session() as session:
         return view(schedule, read_now(session))
 
 
@@ -87,8 +90,8 @@ class Schedules(MethodView):
     @blueprint.response(200, ScheduleListSchema)
     def get(self) -> dict[str, Any]:
         """List the schedules, by name."""
-        with reading() as session:
-            data = [view(one, read_now(session)) for one in schedules.known(session)]
+        with read_session() as session:
+            data = [view(one, read_now(session)) for one in cron_schedules.known(session)]
         return {"object": "list", "data": data, "has_more": False, "url": request.path}
 
     @blueprint.arguments(ScheduleRequest())
@@ -96,7 +99,7 @@ class Schedules(MethodView):
     @blueprint.alt_response(409, **TAKEN)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
         """Have a job submitted again and again; its jobs are yours."""
-        return _now_viewed(schedules.create(given, current_user, actor()))
+        return _now_viewed(cron_schedules.create(given, current_user, actor()))
 
 
 @blueprint.route("/schedules/<int:schedule_id>")
@@ -105,8 +108,8 @@ class OneSchedule(MethodView):
     @blueprint.alt_response(404, **NOT_THERE)
     def get(self, schedule_id: int) -> dict[str, Any]:
         """Show one schedule."""
-        with reading() as session:
-            return view(schedules.find(session, schedule_id), read_now(session))
+        with read_session() as session:
+            return view(cron_schedules.find(session, schedule_id), read_now(session))
 
     @blueprint.arguments(ScheduleChange(), required=False)
     @blueprint.response(200, ScheduleSchema)
@@ -114,13 +117,13 @@ class OneSchedule(MethodView):
     @blueprint.alt_response(409, **TAKEN)
     def patch(self, given: dict[str, Any], schedule_id: int) -> dict[str, Any]:
         """Change what is given of it. Switched on again, or with other times, it goes on from now."""
-        return _now_viewed(schedules.change(schedule_id, given, actor()))
+        return _now_viewed(cron_schedules.change(schedule_id, given, actor()))
 
     @blueprint.response(204)
     @blueprint.alt_response(404, **NOT_THERE)
     def delete(self, schedule_id: int) -> None:
         """Delete it. The jobs that it made stay."""
-        schedules.remove(schedule_id, actor())
+        cron_schedules.remove(schedule_id, actor())
 
 
 @blueprint.route("/schedules/<int:schedule_id>/run")
@@ -129,4 +132,4 @@ class RunSchedule(MethodView):
     @blueprint.alt_response(404, **NOT_THERE)
     def post(self, schedule_id: int) -> dict[str, str]:
         """Submit its job now, besides its times."""
-        return {"job_id": schedules.run_now(schedule_id, actor())}
+        return {"job_id": cron_schedules.run_now(schedule_id, actor())}

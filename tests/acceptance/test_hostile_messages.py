@@ -20,7 +20,7 @@ import pytest
 import redis
 import requests
 
-from monolith.runner.queues import FUNCTION
+from monolith.runner.queue.rq_queues import FUNCTION
 from tests.acceptance.processes import Intray, until
 
 QUEUE = "default.normal"
@@ -67,7 +67,7 @@ class Attacker:
             ("subprocess.getoutput", None, [touch], {}),
             ("evil.ran", None, [], {}),
             ("builtins.eval", None, [f"__import__('os').system('{touch}')"], {}),
-            ("monolith.runner.lifecycle.stop", None, [other], {}),
+            ("monolith.runner.ledger.lifecycle.stop", None, [other], {}),
             (FUNCTION, None, [other], {}),
             (FUNCTION, None, [], {}),
             (FUNCTION, None, [other, other], {}),
@@ -215,7 +215,7 @@ def is_finished(one: Intray, job_id: str) -> bool:
 ALL = ("registries", "functions", "encodings", "fields", "ids", "kinds")
 
 
-@pytest.mark.parametrize("worker_class", ["monolith.runner.ledger_worker.LedgerWorker", "rq.Worker"])
+@pytest.mark.parametrize("worker_class", ["monolith.runner.worker.ledger_worker.LedgerWorker", "rq.Worker"])
 def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before: Intray, attacker: Attacker, worker_class: str) -> None:
     one = intray_before
     is_ours = worker_class != "rq.Worker"
@@ -239,7 +239,7 @@ def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before
         assert all(0 < attacker.connection.ttl(key) <= 7 * 86400 for key in refused)
         lines = [line for line in one.output().splitlines() if ": refused " in line]
         assert len(lines) >= 45 and all(json.loads(line) for line in lines)
-        assert "calls something else than monolith.runner.running.run" in one.output()
+        assert "calls something else than monolith.runner.worker.execute.run" in one.output()
 
 
 def test_neither_redis_nor_what_jobs_are_asked_with_holds_a_secret(intray_before: Intray, attacker: Attacker) -> None:

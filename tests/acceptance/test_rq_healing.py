@@ -10,7 +10,7 @@ from rq.job import Job as RqJob
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from monolith.runner import queues
+from monolith.runner.queue import rq_queues
 from tests.acceptance.processes import Intray, new_intray, until
 from tests.conftest import Caller
 
@@ -33,7 +33,7 @@ def status(alice: Caller, job_id: str) -> str:
 
 
 def messages() -> set[str]:
-    return set(queues.queue(QUEUE).get_job_ids())
+    return set(rq_queues.queue(QUEUE).get_job_ids())
 
 
 def test_what_was_deleted_or_emptied_is_pushed_again_and_done_once(processes, admin, alice):
@@ -71,8 +71,8 @@ def test_what_rq_holds_for_failed_is_requeued_there_and_the_ledger_does_not_run_
 
 def leave_as_failed(job_id: str) -> None:
     """As a stock worker leaves a message whose process was killed."""
-    queue = Queue(QUEUE, connection=queues.connection(), serializer=JSONSerializer)
-    message = RqJob.create(queues.FUNCTION, (job_id,), id=job_id, connection=queue.connection, serializer=JSONSerializer, origin=QUEUE)
+    queue = Queue(QUEUE, connection=rq_queues.connection(), serializer=JSONSerializer)
+    message = RqJob.create(rq_queues.FUNCTION, (job_id,), id=job_id, connection=queue.connection, serializer=JSONSerializer, origin=QUEUE)
     message.set_status(JobStatus.FAILED)
     message.save()
     queue.failed_job_registry.add(message, ttl=600)

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from monolith import database
-from monolith.database import reading
-from monolith.models import Token
+from monolith.db import engine
+from monolith.db.engine import read_session
+from monolith.db.models import Token
 from tests.conftest import Caller
 
 
@@ -34,7 +34,7 @@ def test_a_token_is_shown_once_and_only_its_hash_is_stored(alice: Caller, app: F
     secret = made.json["token"]
     assert Caller(app.test_client(), alice.user, secret).get("/api/v1/me").status_code == 200
     assert secret not in alice.get("/api/v1/tokens").text
-    with reading() as session:
+    with read_session() as session:
         assert all(secret not in (token.hash, token.prefix) for token in session.scalars(select(Token)))
 
 
@@ -105,11 +105,11 @@ def test_a_token_is_asked_and_not_the_session_that_comes_with_it(app: Flask, ali
 
 
 def test_connections_that_died_while_idle_are_not_noticed(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    if database.engine().dialect.name != "postgresql":
+    if engine.get_engine().dialect.name != "postgresql":
         return
-    monkeypatch.setattr(database, "IDLE_S", 0)
+    monkeypatch.setattr(engine, "IDLE_S", 0)
     assert alice.get("/api/v1/me").status_code == 200
-    url = database.engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = engine.get_engine().url.set(drivername="postgresql").render_as_string(hide_password=False)
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
     with psycopg.connect(url) as connection:
         connection.execute(others)

@@ -8,15 +8,20 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from monolith.database import now, reading, writing
-from monolith.models import Job
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job
+from monolith.job_types import registry
+from monolith.job_types.registry import fixed
 from monolith.queue_admin import job_pages
-from monolith.runner import lifecycle, queues, registry, running, steering
-from monolith.runner.accounting import balance
-from monolith.runner.audit import AuditEntry
-from monolith.runner.cleaning import Cleaning
-from monolith.runner.lifecycle import Failure, Wanted
-from monolith.runner.registry import fixed
+from monolith.runner.admin import bulk_actions
+from monolith.runner.admin.trash import Cleaning
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.audit import AuditEntry
+from monolith.runner.ledger.balance import balance
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.lifecycle import Failure
+from monolith.runner.queue import rq_queues
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 Make = Callable[..., list[str]]
@@ -28,10 +33,10 @@ def make(alice: Caller) -> Make:
     """Make jobs of Alice, or of somebody else; `fail`: that failed with this message."""
 
     def some(number: int = 1, name: str = "trial_echo", *, owner: Caller = alice, fail: str = "", run: bool = False) -> list[str]:
-        jobs = [lifecycle.submit(owner.user.id, [Wanted(registry.find(name), {"value": 1})])[0].id for _ in range(number)]
+        jobs = [lifecycle.submit(owner.user.id, [JobSpec(registry.find(name), {"value": 1})])[0].id for _ in range(number)]
         for job_id in jobs:
             if run:
-                running.run(job_id)
+                execute.run(job_id)
             if fail:
                 claim = lifecycle.claim(job_id, "w")
                 assert claim and lifecycle.fail(claim, Failure("OSError", fail, permanent=True), fixed(1))
@@ -56,19 +61,19 @@ def form(page: str) -> dict[str, list[str]]:
 
 
 def statuses() -> dict[str, str]:
-    with reading() as session:
+    with read_session() as session:
         return dict(session.execute(select(Job.id, Job.status).where(Job.cleaning_id.is_(None))).all())
 
 
 def acts() -> list[tuple[str, str, int | None]]:
-    with reading() as session:
+    with read_session() as session:
         return [(one.act, one.subject, one.count) for one in session.scalars(select(AuditEntry).order_by(AuditEntry.id))]
 
 
 def test_jobs_are_found_by_each_filter_and_by_several(admin: Caller, bob: Caller, make: Make) -> None:
     queued, failed, bobs = make(), make(fail="No route to 10.0.0.1"), make(owner=bob, run=True)
     other = make(name="trial_raise", fail="The disk is full")
-    with reading() as session:
+    with read_session() as session:
         cause = session.scalar(select(Job.cause).where(Job.id == failed[0]))
     everything = [*other, *bobs, *failed, *queued]
     for query, expected in (
@@ -99,7 +104,7 @@ def test_documents_are_found_by_their_words(admin: Caller, alice: Caller) -> Non
 def test_pages_follow_each_other_without_gap_or_double(admin: Caller, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_pages, "PAGE_ROWS", 3)
     ids = [*make(4), *make(4, name="trial_raise")][::-1]
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id.in_(ids[2:5])).values(created_at=now()))  # three at the same moment
     seen: list[str] = []
     page = admin.get("/admin/jobs?queue=default")
@@ -119,7 +124,7 @@ def test_a_wrong_filter_says_what_to_mend(admin: Caller, query: str) -> None:
 
 def test_an_act_on_all_that_match_is_done_in_steps_with_go_on(admin: Caller, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without JavaScript: each step is a form that is sent again."""
-    monkeypatch.setattr(steering, "STEP", 3)
+    monkeypatch.setattr(bulk_actions, "STEP", 3)
     failed, others = make(7, fail="No answer"), make(2)
     asked = admin.get(f"{ACT}?act=requeue&all=1&error=OSError")
     assert "Requeue 7 jobs?" in asked.text
@@ -136,7 +141,7 @@ def test_an_act_on_all_that_match_is_done_in_steps_with_go_on(admin: Caller, mak
     assert statuses() == {**dict.fromkeys([*failed[:4], *others], "queued"), **dict.fromkeys([*failed[-3:], *late], "failed")}
     assert [(act, count) for act, _, count in acts()] == [("requeue_jobs", 3), ("requeue_jobs", 3), ("requeue_jobs", 1)]
     assert "error OSError" in acts()[0][1]
-    assert queues.waiting_ids("default.normal") >= {*failed[:4], *others}
+    assert rq_queues.waiting_ids("default.normal") >= {*failed[:4], *others}
 
 
 def test_a_step_asked_for_by_htmx_sends_the_browser_on_at_the_end(admin: Caller, make: Make) -> None:
@@ -170,7 +175,7 @@ def test_each_act_moves_those_that_are_ticked_and_that_it_can(admin: Caller, mak
 
 
 def test_all_steps_of_a_cleaning_are_one_in_the_bin(admin: Caller, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "STEP", 2)
+    monkeypatch.setattr(bulk_actions, "STEP", 2)
     make(5, fail="No answer")
     page = admin.get("/admin/bin?status=failed&age=0&unit=days")
     assert "Move 5 jobs to the bin" in page.text
@@ -178,7 +183,7 @@ def test_all_steps_of_a_cleaning_are_one_in_the_bin(admin: Caller, make: Make, m
     while answer.status_code == 200:
         answer = admin.post(ACT, data=form(answer.text))
     assert answer.headers["Location"] == "/admin/bin"
-    with reading() as session:
+    with read_session() as session:
         assert session.scalars(select(Cleaning.id)).all() == [1]
     assert "5 jobs" in admin.get("/admin/bin").text
     admin.post("/admin/bin/1/restore")

@@ -75,7 +75,7 @@ def test_without_a_key_it_says_that_the_local_engine_works(admin: Caller, monkey
 def test_it_is_for_admins_and_not_too_often(model: OpenAIServer, alice: Caller, admin: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     assert alice.post("/api/v1/ai/test").status_code == 403
     assert model.requests == []
-    monkeypatch.setattr("monolith.queue_admin.ai.RATE", "1 per minute")
+    monkeypatch.setattr("monolith.queue_admin.llm_api.RATE", "1 per minute")
     assert [admin.post("/api/v1/ai/test").status_code for _ in range(2)] == [200, 429]
     assert len(model.requests) == 1
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text, update
 
-from monolith.database import engine, now, reading, writing
-from monolith.models import Document, IdempotencyKey, Job
-from monolith.runner import lifecycle, limits, running
-from monolith.runner.lifecycle import Wanted
-from monolith.runner.registry import find
+from monolith.db.engine import get_engine, now, read_session, write_session
+from monolith.db.models import Document, IdempotencyKey, Job
+from monolith.job_types.registry import find
+from monolith.runner.ledger import admission, lifecycle
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.worker import execute
 from tests.api.test_documents import upload
 from tests.conftest import Caller
 
@@ -36,7 +37,7 @@ def post(caller: Caller, body: dict[str, Any] = ECHO, **options: Any) -> Any:
 
 
 def counts() -> list[int]:
-    with reading() as session:
+    with read_session() as session:
         return [session.scalar(select(func.count()).select_from(model)) or 0 for model in (Job, Document, IdempotencyKey)]
 
 
@@ -86,22 +87,22 @@ def test_jobs_that_run_count_and_jobs_that_are_over_do_not(limited: Limits, alic
     lifecycle.claim(ids[0], worker="tests")
     _count_again()
     assert post(alice).status_code == 429
-    running.run(ids[1])
+    execute.run(ids[1])
     _count_again()
     assert [post(alice).status_code for _ in range(2)] == [202, 429]
 
 
 def _count_again() -> None:
     """As after a second."""
-    for count in limits._counts.values():
-        count.counted_at -= limits.FRESH_S
+    for count in admission._counts.values():
+        count.counted_at -= admission.FRESH_S
 
 
 def test_a_count_is_used_for_a_second_and_grows_with_what_is_let_in(limited: Limits, alice: Caller) -> None:
     limited(own=2)
     ids = [post(alice).json["id"] for _ in range(2)]
     for one in ids:
-        running.run(one)
+        execute.run(one)
     assert post(alice).status_code == 429
     _count_again()
     assert post(alice).status_code == 202
@@ -110,7 +111,7 @@ def test_a_count_is_used_for_a_second_and_grows_with_what_is_let_in(limited: Lim
 def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -> None:
     limited(own=2)
     post(alice)
-    with pytest.raises(ZeroDivisionError), writing() as session, limits.let_in(session.connection(), alice.user, 1):
+    with pytest.raises(ZeroDivisionError), write_session() as session, admission.admit(session.connection(), alice.user, 1):
         raise ZeroDivisionError
     assert post(alice).status_code == 202
 
@@ -118,9 +119,9 @@ def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -
 def test_admins_and_follow_ups_are_never_refused(limited: Limits, admin: Caller, alice: Caller) -> None:
     limited(own=1, all=1)
     assert [post(admin).status_code for _ in range(3)] == [202] * 3
-    job = lifecycle.submit(alice.user.id, [Wanted(find("trial_follow"))])[0]
-    running.run(job.id)
-    with reading() as session:
+    job = lifecycle.submit(alice.user.id, [JobSpec(find("trial_follow"))])[0]
+    execute.run(job.id)
+    with read_session() as session:
         assert session.scalar(select(Job.type).where(Job.parent_id == job.id)) == "trial_echo"
 
 
@@ -163,23 +164,23 @@ def test_who_is_not_signed_in_is_told_nothing(limited: Limits, alice: Caller) ->
 
 @pytest.mark.parametrize(("ended", "over", "seconds"), [(0, 1, 300), (60, 1, 5), (60, 40, 40), (30, 40, 80), (6, 500, 300)])
 def test_the_wait_follows_the_rate_at_which_jobs_end(alice: Caller, ended: int, over: int, seconds: int) -> None:
-    lifecycle.submit(alice.user.id, [Wanted(find("trial_echo")) for _ in range(ended + 1)])
-    with writing() as session:
+    lifecycle.submit(alice.user.id, [JobSpec(find("trial_echo")) for _ in range(ended + 1)])
+    with write_session() as session:
         done = select(Job.id).limit(ended)
         session.execute(
             update(Job).where(Job.id.in_(done)).values(status="finished", ended_at=now() - 30).execution_options(synchronize_session=False)
         )
         long_ago = update(Job).where(Job.ended_at.is_(None)).values(status="finished", ended_at=now() - 90)
         session.execute(long_ago.execution_options(synchronize_session=False))
-    with reading() as session:
-        assert limits.wait(session.connection(), over) == seconds
+    with read_session() as session:
+        assert admission.wait(session.connection(), over) == seconds
 
 
 def test_counting_is_answered_from_the_index_of_live_jobs(alice: Caller) -> None:
-    lifecycle.submit(alice.user.id, [Wanted(find("trial_echo")) for _ in range(20)])
-    mine = str(limits._live_of(alice.user.id).compile(engine(), compile_kwargs={"literal_binds": True}))
-    is_sqlite = engine().dialect.name == "sqlite"
-    with engine().connect() as connection:
+    lifecycle.submit(alice.user.id, [JobSpec(find("trial_echo")) for _ in range(20)])
+    mine = str(admission._live_of(alice.user.id).compile(get_engine(), compile_kwargs={"literal_binds": True}))
+    is_sqlite = get_engine().dialect.name == "sqlite"
+    with get_engine().connect() as connection:
         if not is_sqlite:  # a table this small is read whole, index or not
             connection.execute(text("SET enable_seqscan = off"))
         plan = str(connection.execute(text(("EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN ") + mine)).all())

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from monolith.database import now, reading, writing
-from monolith.jobs import submission
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Document, Job
+from monolith.documents import submission
 from monolith.jobs.batch_schemas import MAX_DOCUMENTS
-from monolith.models import Document, Job
-from monolith.runner import pruning, running
-from monolith.runner.batches import Batch, BatchItem
+from monolith.runner.ledger.batches import Batch, BatchItem
+from monolith.runner.scheduler import retention
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 TEXTS = [{"text": "# One\nFirst."}, {"text": "# Two\nSecond.", "tags": ["b"]}, {"url": "https://does-not-exist.invalid/"}]
@@ -37,7 +38,7 @@ def errors(answer: Any) -> dict[str, str]:
 
 
 def rows() -> list[int]:
-    with reading() as session:
+    with read_session() as session:
         return [session.scalar(select(func.count()).select_from(model)) or 0 for model in (Batch, BatchItem, Document, Job)]
 
 
@@ -103,11 +104,11 @@ def test_when_no_file_can_be_taken_nothing_is_accepted(alice: Caller) -> None:
 def test_progress_is_over_all_and_what_failed_is_retried(alice: Caller) -> None:
     batch = post(alice, TEXTS[:2], ["trial_echo", "trial_permanent"]).json
     by_type = {kind: [job["id"] for job in batch["jobs"] if job["type"] == kind] for kind in ("trial_echo", "trial_permanent")}
-    running.run(by_type["trial_echo"][0])
+    execute.run(by_type["trial_echo"][0])
     half = alice.get(batch["url"]).json
     assert (half["progress"], half["counts"]["finished"], half["is_over"]) == (25.0, 1, False)
     for job_id in (by_type["trial_echo"][1], *by_type["trial_permanent"]):
-        running.run(job_id)
+        execute.run(job_id)
     done = alice.get(f"{batch['url']}?wait=20")
     assert (done.json["progress"], done.json["is_over"], done.json["counts"]["failed"]) == (100.0, True, 2)
     assert alice.get(batch["url"], headers={"If-None-Match": done.headers["ETag"]}).status_code == 304
@@ -120,14 +121,14 @@ def test_progress_is_over_all_and_what_failed_is_retried(alice: Caller) -> None:
 def test_a_job_at_work_counts_in_part_and_a_pruned_one_as_done(alice: Caller) -> None:
     batch = post(alice, TEXTS[:2], ["trial_echo"]).json
     first, second = (job["id"] for job in batch["jobs"])
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == first).values({"status": "started", "progress": 100.0}))
     assert alice.get(batch["url"]).json["progress"] == 50.0
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == second).values({"status": "started", "progress": 100.0}))
     assert alice.get(batch["url"]).json["progress"] == 99.9  # 100 is for what is over
     for one in batch["documents"]:
-        with writing() as session:
+        with write_session() as session:
             session.execute(update(Job).values({"status": "finished"}))
         assert alice.delete(one["links"]["self"]).status_code == 204
     gone = alice.get(batch["url"]).json
@@ -137,11 +138,11 @@ def test_a_job_at_work_counts_in_part_and_a_pruned_one_as_done(alice: Caller) ->
 def test_a_batch_is_forgotten_when_nothing_of_it_is_left(alice: Caller, intray_settings: Callable[..., None]) -> None:
     kept, emptied = post(alice, TEXTS[:1], ["trial_echo"]).json, post(alice, TEXTS[:1], ["trial_echo"]).json
     assert alice.delete(emptied["documents"][0]["links"]["self"]).status_code == 204
-    list(pruning.prune())
+    list(retention.prune())
     assert alice.get(emptied["url"]).status_code == 200  # it is not old
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Batch).values(created_at=now() - 30 * 86400))
-    list(pruning.prune())
+    list(retention.prune())
     assert (alice.get(emptied["url"]).status_code, alice.get(kept["url"]).status_code) == (404, 200)
     assert rows()[:2] == [1, 1]
 

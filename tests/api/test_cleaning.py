@@ -8,14 +8,18 @@ import pytest
 from rq.job import Job as RqJob
 from sqlalchemy import func, select, update
 
-from monolith.database import now, reading, writing
-from monolith.models import Artefact, Job, JobEvent
-from monolith.runner import cleaning, lifecycle, queues, registry, running, steering
-from monolith.runner.accounting import balance
-from monolith.runner.audit import Actor, AuditEntry
-from monolith.runner.choosing import Criteria
-from monolith.runner.cleaning import Cleaning
-from monolith.runner.lifecycle import Wanted
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Artefact, Job, JobEvent
+from monolith.job_types import registry
+from monolith.runner.admin import bulk_actions, trash
+from monolith.runner.admin.job_filter import JobFilter
+from monolith.runner.admin.trash import Cleaning
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.audit import Actor, AuditEntry
+from monolith.runner.ledger.balance import balance
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.queue import rq_queues
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 DAY_S = 24 * 3600
@@ -27,11 +31,11 @@ def make(alice: Caller) -> Make:
     """Make jobs that ran and ended so many days ago; `run=False`: that wait since."""
 
     def some(name: str = "trial_permanent", number: int = 1, days: float = 0, *, run: bool = True, **wanted: object) -> list[str]:
-        jobs = lifecycle.submit(alice.user.id, [Wanted(registry.find(name), {"value": 1}, **wanted) for _ in range(number)])
+        jobs = lifecycle.submit(alice.user.id, [JobSpec(registry.find(name), {"value": 1}, **wanted) for _ in range(number)])
         for job in jobs if run else ():
-            running.run(job.id)
+            execute.run(job.id)
         ids = [job.id for job in jobs]
-        with writing() as session:
+        with write_session() as session:
             since = now() - days * DAY_S
             session.execute(update(Job).where(Job.id.in_(ids)).values(created_at=since))
             session.execute(update(Job).where(Job.id.in_(ids), Job.ended_at.is_not(None)).values(ended_at=since))
@@ -51,14 +55,14 @@ def seen(caller: Caller) -> set[str]:
 
 
 def rows(table: type) -> int:
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(func.count()).select_from(table))
 
 
 def empty_bin(*, hours: float) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Cleaning).values(at=now() - hours * 3600))
-    for _ in cleaning.empty_bin():
+    for _ in trash.empty_trash():
         pass
 
 
@@ -101,7 +105,7 @@ def test_what_waits_is_cancelled_first_and_comes_back_as_cancelled(
 ) -> None:
     (job_id,) = make(run=False, days=2, **wanted)
     cleaning_id = clean(admin, status=status, older_than=DAY_S)["cleaning_id"]
-    running.run(job_id)  # its message comes all the same
+    execute.run(job_id)  # its message comes all the same
     assert admin.post(f"/api/v1/queues/cleanings/{cleaning_id}/restore").json == {"object": "restored", "restored": 1, "left": 0}
     job = admin.get(f"/api/v1/jobs/{job_id}").json
     assert (job["status"], job["attempt"]) == ("canceled", 0)
@@ -154,10 +158,10 @@ def test_a_cleaning_is_restored_as_a_whole_within_a_day(admin: Caller, make: Mak
 def test_after_a_day_they_are_gone_with_events_files_and_what_redis_has(admin: Caller, make: Make) -> None:
     kept = make("trial_echo")
     gone = [*make("trial_echo", number=2, days=8), *make("trial_echo", days=8, run=False)]
-    registry_of_rq = queues.queue("default.normal").finished_job_registry
+    registry_of_rq = rq_queues.queue("default.normal").finished_job_registry
     for job_id in gone:
-        queues.connection().hset(RqJob.key_for(job_id), "status", "finished")
-        queues.connection().zadd(registry_of_rq.key, {job_id: 4e9})
+        rq_queues.connection().hset(RqJob.key_for(job_id), "status", "finished")
+        rq_queues.connection().zadd(registry_of_rq.key, {job_id: 4e9})
     for status in ("finished", "queued"):
         clean(admin, status=status, older_than=DAY_S)
     events, files = rows(JobEvent), rows(Artefact)
@@ -165,16 +169,16 @@ def test_after_a_day_they_are_gone_with_events_files_and_what_redis_has(admin: C
     assert seen(admin) == set(kept)
     assert rows(Job) == 1
     assert (rows(JobEvent) < events, rows(Artefact) < files, rows(Cleaning)) == (True, True, 0)
-    assert not any(queues.connection().exists(RqJob.key_for(job_id)) for job_id in gone)
-    assert queues.connection().zcard(registry_of_rq.key) == 0
-    assert queues.waiting_ids("default.normal") == set(kept)
+    assert not any(rq_queues.connection().exists(RqJob.key_for(job_id)) for job_id in gone)
+    assert rq_queues.connection().zcard(registry_of_rq.key) == 0
+    assert rq_queues.waiting_ids("default.normal") == set(kept)
     assert (balance().accepted, balance().pruned, balance().imbalance) == (4, 3, 0)
     assert admin.post("/api/v1/queues/cleanings/1/restore").status_code == 404
 
 
 def test_a_document_with_jobs_in_the_bin_is_deleted_and_the_ledger_balances(alice: Caller, admin: Caller) -> None:
     given = alice.post("/api/v1/documents", json={"text": "mine", "jobs": ["analyze", "analyze"]}).json
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == given["jobs"][0]["id"]).values(created_at=now() - DAY_S))
     assert clean(admin, status="queued", older_than=60)["deleted"] == 1
     assert len(alice.get(f"/api/v1/documents/{given['document']['id']}").json["jobs"]) == 1
@@ -196,15 +200,15 @@ def test_the_same_story_submitted_again_comes_out_of_the_bin(alice: Caller, admi
 def test_what_failed_again_since_it_was_looked_at_is_not_cleaned(admin: Caller, make: Make) -> None:
     """The guard stands twice: between the look and the act a person may have started a job again."""
     (old,) = make(days=8)
-    criteria = cleaning.older_than(7 * DAY_S, "failed")
-    act = steering.find("clean")
+    criteria = trash.older_than(7 * DAY_S, "failed")
+    act = bulk_actions.find("clean")
 
-    def late(given: Criteria, found: object, by: Actor, number: int | None) -> tuple[int, int | None]:
+    def late(given: JobFilter, found: object, by: Actor, number: int | None) -> tuple[int, int | None]:
         lifecycle.requeue(old)
-        running.run(old)
+        execute.run(old)
         return act.move(given, found, by, number)
 
-    assert steering.step(steering.Act("clean", act.among, "", late), criteria, Actor("tests")).moved == 0
+    assert bulk_actions.step(bulk_actions.BulkAction("clean", act.among, "", late), criteria, Actor("tests")).moved == 0
     assert seen(admin) == {old}
     assert rows(Cleaning) == 0
 
@@ -213,7 +217,7 @@ def test_cleaning_and_restoring_are_written_down(admin: Caller, make: Make) -> N
     make(number=2, days=8)
     clean(admin, status="failed", older_than=DAY_S)
     admin.post("/api/v1/queues/cleanings/1/restore")
-    with reading() as session:
+    with read_session() as session:
         entries = session.scalars(select(AuditEntry).order_by(AuditEntry.id)).all()
     assert [(one.actor, one.act, one.subject, one.count) for one in entries] == [
         ("admin@example.org", "clean", "cleaning 1", 2),

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from monolith.database import transaction
-from monolith.jobs import streams
-from monolith.jobs.streams import FROM_NOW_ON, Feed, Stream
-from monolith.models import JobEvent
-from monolith.runner import lifecycle, running
+from monolith.db.engine import write_transaction
+from monolith.db.models import JobEvent
+from monolith.documents import event_stream
+from monolith.documents.event_stream import FROM_NOW_ON, Feed, Stream
+from monolith.runner.ledger import lifecycle
+from monolith.runner.worker import execute
 from tests.api.test_account import sign_in
 from tests.conftest import Caller
 from tests.listening import heard
@@ -33,7 +34,7 @@ def test_a_job_is_told_from_its_submission_to_its_end(alice: Caller) -> None:
     stream = listen(alice, job["links"]["events"])
     first = next(stream)
     assert (first.name, first.data["event"], first.data["status"]) == ("status", "submitted", "queued")
-    running.run(job["id"])
+    execute.run(job["id"])
     rest = list(stream)
     assert [(one.name, one.data["event"], one.data["note"]) for one in rest] == [
         ("status", "started", None),
@@ -48,14 +49,14 @@ def test_a_job_is_told_from_its_submission_to_its_end(alice: Caller) -> None:
 
 def test_every_event_has_the_job_as_it_is_now(alice: Caller) -> None:
     job = submit(alice)
-    running.run(job["id"])
+    execute.run(job["id"])
     told = list(listen(alice, job["links"]["events"]))
     assert {(one.data["status"], one.data["progress"]) for one in told} == {("finished", 100)}
 
 
 def test_who_comes_back_is_told_the_rest_and_then_that_there_is_no_more(alice: Caller) -> None:
     job = submit(alice)
-    running.run(job["id"])
+    execute.run(job["id"])
     told = list(listen(alice, job["links"]["events"]))
     assert list(listen(alice, job["links"]["events"], told[2].id)) == told[3:]
     assert alice.get(job["links"]["events"], headers={"Last-Event-ID": told[-1].id}).status_code == 204
@@ -66,7 +67,7 @@ def test_how_far_a_job_is_within_a_step_has_no_id_of_its_own(alice: Caller) -> N
     stream = listen(alice, job["links"]["events"])
     claim = lifecycle.claim(job["id"], "w")
     assert claim and [one.data["event"] for one in islice(stream, 2)] == ["submitted", "started"]
-    with transaction() as connection:
+    with write_transaction() as connection:
         connection.exec_driver_sql("UPDATE jobs SET progress = 40, progress_note = 'reading'")
     told = next(stream)
     assert (told.id, told.name, told.data["progress"], told.data["progress_note"]) == (None, "progress", 40, "reading")
@@ -75,7 +76,7 @@ def test_how_far_a_job_is_within_a_step_has_no_id_of_its_own(alice: Caller) -> N
 def test_a_job_that_is_tried_again_says_why(alice: Caller) -> None:
     job = submit(alice, "trial_raise")
     stream = listen(alice, job["links"]["events"])
-    running.run(job["id"])
+    execute.run(job["id"])
     told = list(islice(stream, 3))[-1]
     assert (told.data["event"], told.data["note"], told.data["status"]) == ("retrying", "the site answered 503", "scheduled")
 
@@ -84,7 +85,7 @@ def test_a_stream_ends_when_its_job_is_deleted(alice: Caller) -> None:
     job = submit(alice)
     stream = listen(alice, job["links"]["events"])
     next(stream)
-    with transaction() as connection:
+    with write_transaction() as connection:
         connection.exec_driver_sql("DELETE FROM jobs")
     assert list(stream) == []
 
@@ -129,13 +130,13 @@ def test_a_user_who_comes_back_is_told_what_happened_meanwhile(alice: Caller) ->
     stream = listen(alice, "/api/v1/events")
     ready = next(stream)
     job = submit(alice)
-    running.run(job["id"])
+    execute.run(job["id"])
     again = listen(alice, "/api/v1/events", ready.id)
     assert [one.data["event"] for one in islice(again, 5)] == ["submitted", "started", "progress", "progress", "finished"]
 
 
 def test_a_user_who_was_away_for_too_long_is_told_to_read_the_lists(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_BEHIND", 2)
+    monkeypatch.setattr(event_stream, "MAX_BEHIND", 2)
     for _ in range(4):
         submit(alice)
     stream = listen(alice, "/api/v1/events", "1")
@@ -145,7 +146,7 @@ def test_a_user_who_was_away_for_too_long_is_told_to_read_the_lists(alice: Calle
 
 
 def test_many_events_are_told_in_steps_and_each_once(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams.news, "STEP", 3)
+    monkeypatch.setattr(event_stream.news, "STEP", 3)
     stream = listen(alice, "/api/v1/events")
     next(stream)
     jobs = [submit(alice)["id"] for _ in range(10)]
@@ -157,7 +158,7 @@ def test_an_event_that_is_committed_late_is_told_all_the_same(alice: Caller) -> 
     job = submit(alice)
     feed, stream = Feed(), Stream(alice.user.id, False, None, FROM_NOW_ON)
     told = _told(feed, stream)
-    with transaction() as late:
+    with write_transaction() as late:
         late.execute(JobEvent.__table__.insert().values(job_id=job["id"], name="progress", attempt=1, note="late"))
         has_several_writers = late.dialect.name == "postgresql"
         if has_several_writers:

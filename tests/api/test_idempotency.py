@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from monolith.database import now, reading, writing
-from monolith.models import Document, IdempotencyKey, Job
-from monolith.runner import lifecycle, replays, running
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Document, IdempotencyKey, Job
+from monolith.runner.ledger import idempotency, lifecycle, outcomes
+from monolith.runner.worker import execute
 from tests.api.test_documents import pointers, upload
 from tests.conftest import Caller
 
@@ -24,7 +25,7 @@ def post(caller: Caller, body: dict[str, Any] = ECHO, key: str = KEY["Idempotenc
 
 
 def count(model: type = Job) -> int:
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(func.count()).select_from(model)) or 0
 
 
@@ -41,7 +42,7 @@ def test_the_same_key_and_body_answers_the_first_job_again(alice: Caller) -> Non
 
 def test_a_replay_shows_the_job_as_it_is_now(alice: Caller) -> None:
     job = post(alice).json
-    running.run(job["id"])
+    execute.run(job["id"])
     assert (post(alice).json["status"], post(alice).json["result"]) == ("finished", {"value": "hello"})
 
 
@@ -129,16 +130,16 @@ def test_several_files_are_replayed_as_several(alice: Caller) -> None:
 
 def test_a_key_is_kept_for_a_day_and_then_forgotten(alice: Caller) -> None:
     post(alice, key="old")
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(IdempotencyKey).values(created_at=now() - 25 * 3600))
     post(alice, key="new")
-    with writing() as session:
-        assert replays.forget_old(session) == 1
+    with write_session() as session:
+        assert idempotency.forget_old(session) == 1
     assert [post(alice, key="new").status_code, post(alice, key="old").status_code] == [200, 202]
 
 
 def test_a_repeat_of_an_accepted_request_is_answered_even_when_its_job_type_is_gone(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    from monolith.runner import registry
+    from monolith.job_types import registry
 
     first = post(alice)
     monkeypatch.delitem(registry.discover(), "trial_echo")
@@ -165,7 +166,7 @@ def test_a_unique_job_is_the_one_that_runs_already_and_a_new_one_when_that_is_ov
     assert (first.status_code, "Intray-Deduplicated" in first.headers) == (202, False)
     claim = lifecycle.claim(first.json["id"], worker="tests")
     assert alice.post("/api/v1/jobs", json=UNIQUE).json["id"] == first.json["id"]
-    lifecycle.succeed(claim, lifecycle.Outcome({}))
+    lifecycle.succeed(claim, outcomes.Outcome({}))
     again = alice.post("/api/v1/jobs", json=UNIQUE)
     assert (again.status_code, again.json["id"] == first.json["id"]) == (202, False)
 

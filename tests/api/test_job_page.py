@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from monolith.database import transaction, writing
-from monolith.models import Artefact
-from monolith.runner import clock, lifecycle, pauses, running
-from monolith.runner.audit import Actor
+from monolith.db.engine import write_session, write_transaction
+from monolith.db.models import Artefact
+from monolith.runner.ledger import lifecycle, pauses
+from monolith.runner.ledger.audit import Actor
+from monolith.runner.scheduler import clock
+from monolith.runner.worker import execute
 from tests.api.test_events import submit
 from tests.conftest import Caller
 
@@ -34,14 +36,14 @@ def words(html: str) -> str:
 
 
 def set_job(**values: Any) -> None:
-    with transaction() as connection:
+    with write_transaction() as connection:
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         connection.exec_driver_sql(f"UPDATE jobs SET {said}")
 
 
 def test_a_job_that_is_tried_again_says_when_and_why(alice: Caller) -> None:
     job = submit(alice, "trial_second_time")
-    running.run(job["id"])
+    execute.run(job["id"])
     assert re.search(r"Will try again Tried once\. Next try at [\d:]+ UTC , because not yet\.", told(alice, job))
     set_job(attempt=2, error_message="'The site answered 503. Ask later.'", run_at="run_at + 7200")
     assert re.search(r"Tried twice\. Next try at \d\d:\d\d UTC , because the site answered 503\. Ask later\.", told(alice, job))
@@ -50,7 +52,7 @@ def test_a_job_that_is_tried_again_says_when_and_why(alice: Caller) -> None:
 def test_what_happened_stands_in_the_timeline_in_words(alice: Caller) -> None:
     job = submit(alice, "trial_second_time")
     for _ in range(2):
-        running.run(job["id"])
+        execute.run(job["id"])
         set_job(status="'queued' WHERE status = 'scheduled'")
     page = words(alice.get(f"/jobs/{job['id']}").text)
     for one in ("Submitted", "Work began", "The first try failed", "not yet", "The second try began", "Done"):
@@ -81,14 +83,14 @@ def test_a_job_that_is_paused_says_so_with_the_reason(alice: Caller, admin: Call
 
 def test_a_job_on_hold_says_until_when(alice: Caller) -> None:
     job = submit(alice, "trial_later")
-    running.run(job["id"])
+    execute.run(job["id"])
     assert re.search(r"On hold It goes on at [\d:]+ UTC \. OpenAI asked for a pause", told(alice, job))
 
 
 def test_how_long_it_may_take_is_said_when_enough_such_jobs_were_done(alice: Caller) -> None:
     for number in range(3):
         assert "usually takes" not in told(alice, submit(alice, delay=60)), number
-        running.run(submit(alice)["id"])
+        execute.run(submit(alice)["id"])
     set_job(started_at="ended_at - 21 WHERE status = 'finished'")
     job = submit(alice)
     assert "Once begun, such a job usually takes about 20 s." in told(alice, job)
@@ -112,7 +114,7 @@ def test_progress_that_nobody_knows_is_shown_as_such(alice: Caller) -> None:
 
 def finished(caller: Caller, value: Any) -> dict[str, Any]:
     job = submit(caller, params={"value": value})
-    running.run(job["id"])
+    execute.run(job["id"])
     return job
 
 
@@ -145,7 +147,7 @@ def test_what_strangers_wrote_means_nothing_in_markdown(alice: Caller) -> None:
 
 def test_markdown_that_the_job_itself_attached_is_its_markdown(alice: Caller) -> None:
     job = finished(alice, 1)
-    with writing() as session:
+    with write_session() as session:
         session.add(Artefact(job_id=job["id"], name="own.md", media_type="text/markdown; charset=utf-8", size=5, content=b"# Own"))
     assert alice.get(f"/jobs/{job['id']}/result.md").data == b"# Own"
 
@@ -154,6 +156,6 @@ def test_markdown_that_the_job_itself_attached_is_its_markdown(alice: Caller) ->
 def test_there_is_no_result_before_the_end_nor_for_others(alice: Caller, bob: Caller, form: str) -> None:
     job = submit(alice)
     assert alice.get(f"/jobs/{job['id']}/result.{form}").status_code == 409
-    running.run(job["id"])
+    execute.run(job["id"])
     assert bob.get(f"/jobs/{job['id']}/result.{form}").status_code == 404
     assert alice.get(f"/jobs/{job['id']}/result.{form}").status_code == 200

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from monolith.database import now, writing
+from monolith.db.engine import now, write_session
+from monolith.db.models import Lease
+from monolith.job_types import registry
 from monolith.jobs import schemas
-from monolith.models import Lease
-from monolith.runner import lifecycle, queues, registry, running, waiting
-from monolith.runner.lifecycle import Outcome
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.outcomes import Outcome
+from monolith.runner.monitoring import waiting_reason
+from monolith.runner.queue import rq_queues
+from monolith.runner.worker import execute
 from tests.api.test_documents import pointers
 from tests.conftest import Caller
 
@@ -41,7 +45,7 @@ def test_a_job_is_accepted_with_where_to_find_it_and_when_to_ask(alice: Caller) 
 def test_a_finished_job_has_its_result_and_its_files(alice: Caller) -> None:
     job = echo(alice, {"nested": [1, 2.5, None, "ü"]})
     assert alice.get(job["links"]["result"]).status_code == 409
-    running.run(job["id"])
+    execute.run(job["id"])
     done = alice.get(job["links"]["self"]).json
     assert (done["status"], done["progress"], done["waiting_reason"]) == ("finished", 100, None)
     assert done["result"] == alice.get(job["links"]["result"]).json == {"value": {"nested": [1, 2.5, None, "ü"]}}
@@ -51,7 +55,7 @@ def test_a_finished_job_has_its_result_and_its_files(alice: Caller) -> None:
 
 def test_a_failed_job_answers_200_with_its_error_and_no_trace(alice: Caller) -> None:
     job = alice.post("/api/v1/jobs", json={"type": "trial_permanent"}).json
-    running.run(job["id"])
+    execute.run(job["id"])
     answer = alice.get(job["links"]["self"])
     assert (answer.status_code, answer.json["status"]) == (200, "failed")
     assert answer.json["error"] == {"type": "permanent", "message": "The file is broken. Export it again."}
@@ -128,7 +132,7 @@ def test_a_body_over_the_limit_of_json_is_refused(alice: Caller) -> None:
 def test_jobs_are_listed_by_status_type_and_document(alice: Caller) -> None:
     document = alice.post("/api/v1/documents", json={"text": "x", "jobs": ["analyze"]}).json["document"]
     first, second = echo(alice, 1), echo(alice, 2)
-    running.run(first["id"])
+    execute.run(first["id"])
 
     def ids(query: str) -> list[str]:
         return [job["id"] for job in alice.get(f"/api/v1/jobs?{query}").json["data"]]
@@ -142,7 +146,7 @@ def test_jobs_are_listed_by_status_type_and_document(alice: Caller) -> None:
 
 def test_a_job_of_somebody_else_is_not_there(alice: Caller, bob: Caller, admin: Caller) -> None:
     job = echo(alice)
-    running.run(job["id"])
+    execute.run(job["id"])
     for path in (job["links"]["self"], job["links"]["result"], f"{job['links']['self']}/artifacts/echo.txt"):
         assert bob.get(path).status_code == 404
         assert admin.get(path).status_code == 200
@@ -153,7 +157,7 @@ def test_an_unchanged_job_answers_304_to_its_etag_and_a_changed_one_does_not(ali
     job = echo(alice)
     etag = alice.get(job["links"]["self"]).headers["ETag"]
     assert alice.get(job["links"]["self"], headers={"If-None-Match": etag}).status_code == 304
-    running.run(job["id"])
+    execute.run(job["id"])
     assert alice.get(job["links"]["self"], headers={"If-None-Match": etag}).status_code == 200
 
 
@@ -233,7 +237,7 @@ def test_the_answer_to_a_submission_is_what_is_read_later(alice: Caller) -> None
 
 def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"]}).json
-    running.run(answer["jobs"][0]["id"])
+    execute.run(answer["jobs"][0]["id"])
     done = alice.get(answer["jobs"][0]["links"]["self"]).json
     assert list(done) == [name for name in schemas.JobSchema().fields if name != "preview"]  # there for types that have one
     assert list(done["artifacts"][0]) == list(schemas.ArtefactSchema().fields)
@@ -242,10 +246,10 @@ def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
 
 
 def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the_other(alice: Caller, monkeypatch) -> None:
-    monkeypatch.setattr(queues, "listened", lambda: set(queues.names()))
-    with writing() as session:
+    monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
+    with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
-    waiting.around_in.cache_clear()
+    waiting_reason.around_in.cache_clear()
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 500})
     assert answer.status_code == 201
     jobs = answer.json["jobs"]
@@ -254,7 +258,7 @@ def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the
         "It is number 2 in line.",
         "It is number 500 in line.",
     ]
-    assert queues.queue("default.normal").get_job_ids() == [job["id"] for job in jobs]
+    assert rq_queues.queue("default.normal").get_job_ids() == [job["id"] for job in jobs]
     assert echo(alice)["waiting_reason"] == "It is number 501 in line."
     assert echo(alice, priority=10)["waiting_reason"] == "It is next in line."
     assert alice.get(jobs[1]["links"]["self"]).json["waiting_reason"] == "It is number 3 in line."

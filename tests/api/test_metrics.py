@@ -11,11 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete, insert, select, update
 
 from docs import grafana
-from monolith.config import BadSetting, settings
-from monolith.database import now, writing
-from monolith.models import Job
-from monolith.runner import clock, running, spending, statistics
-from monolith.runner.breakers import Breaker
+from monolith.config import settings
+from monolith.db.engine import now, write_session
+from monolith.db.models import Job
+from monolith.errors import BadSetting
+from monolith.runner.ledger import counts, lease
+from monolith.runner.llm import budget
+from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 
@@ -28,7 +31,7 @@ def read(admin: Caller) -> dict[tuple[str, ...], float]:
 
 
 def test_it_says_where_the_jobs_are_and_that_all_is_well(admin, alice):
-    clock.lead("tests")
+    lease.lead("tests")
     for _ in range(2):
         alice.post("/api/v1/jobs", json={"type": "trial_echo", "priority": "high"})
     said = read(admin)
@@ -43,7 +46,7 @@ def test_it_says_where_the_jobs_are_and_that_all_is_well(admin, alice):
 
 def test_it_says_what_is_away_and_what_vanished(admin, alice, intray_settings):
     alice.post("/api/v1/jobs", json={"type": "trial_echo"})
-    with writing() as session:
+    with write_session() as session:
         session.execute(delete(Job))
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     said = read(admin)
@@ -75,11 +78,11 @@ def test_a_token_that_can_be_guessed_is_refused(intray_settings):
 
 def test_it_says_how_long_jobs_ran_and_waited_and_how_many_ended(admin, alice):
     for name in ("trial_echo", "trial_echo", "trial_permanent"):
-        running.run(alice.post("/api/v1/jobs", json={"type": name}).json["id"])
-    with writing() as session:
+        execute.run(alice.post("/api/v1/jobs", json={"type": name}).json["id"])
+    with write_session() as session:
         ended = session.scalar(select(now())) // 60 * 60 - 1  # in the last whole minute
         session.execute(update(Job).values(ended_at=ended, started_at=ended - 2, queued_at=ended - 5))
-    for _ in statistics.sample():
+    for _ in counts.sample():
         pass
     said = read(admin)
     assert said["intray_run_seconds", "0.5", "default", "trial_echo"] == pytest.approx(2, abs=0.01)
@@ -90,9 +93,9 @@ def test_it_says_how_long_jobs_ran_and_waited_and_how_many_ended(admin, alice):
 
 def test_it_says_what_is_wrong_what_is_held_back_and_what_the_language_model_costs(admin, alice):
     admin.put("/api/v1/pauses/type:analyze", json={"reason": "Not now."})
-    with writing() as session:
-        session.execute(insert(Breaker).values(name="openai", failures=3, open_until=now() + 60, reason="429"))
-        spending.record(session, alice.user.id, spending.Cost(10, 5, Decimal("0.25")))
+    with write_session() as session:
+        session.execute(insert(CircuitBreaker).values(name="openai", failures=3, open_until=now() + 60, reason="429"))
+        budget.record(session, alice.user.id, budget.Cost(10, 5, Decimal("0.25")))
     said = read(admin)
     assert said["intray_alerts_open", "clock_missing", "critical"] == 1
     assert said["intray_alerts_open", "no_worker", "critical"] == 0

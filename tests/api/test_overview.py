@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from monolith.database import writing
-from monolith.models import Sample
+from monolith.db.engine import write_session
+from monolith.db.models import Sample
 from monolith.queue_admin import charts
-from monolith.runner import history, lifecycle, queues
+from monolith.runner.ledger import lifecycle
+from monolith.runner.monitoring import history
+from monolith.runner.queue import rq_queues
 from tests.conftest import Caller
 
 MINUTE = 60
@@ -29,7 +31,7 @@ def of(admin: Caller, type_name: str) -> dict[str, Any]:
 
 
 def samples(*rows: dict[str, Any]) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(insert(Sample), [{"queue": "default", "type": "analyze", **row} for row in rows])
 
 
@@ -62,8 +64,8 @@ def test_workers_are_listed_with_their_children_as_they_said_in_redis(alice: Cal
         "children": children,
     }
     moments = {"birth": "2026-11-25T07:00:00.000000Z", "last_heartbeat": "2026-11-25T07:20:00.500000Z"}
-    queues.connection().sadd("rq:workers", "rq:worker:w1", "rq:worker:gone")
-    queues.connection().hset("rq:worker:w1", mapping={**told, **moments, "successful_job_count": "12"})
+    rq_queues.connection().sadd("rq:workers", "rq:worker:w1", "rq:worker:gone")
+    rq_queues.connection().hset("rq:worker:w1", mapping={**told, **moments, "successful_job_count": "12"})
     [worker] = admin.get("/api/v1/workers").json["data"]
     assert (worker["name"], worker["host"], worker["queues"], worker["finished"]) == ("w1", "here", ["default.high", "default.low"], 12)
     assert (worker["memory"], worker["born_at"][:19], worker["heartbeat_at"][:19]) == (
@@ -91,8 +93,8 @@ def test_without_redis_the_overview_says_so_and_the_api_answers_503(
 
 
 def test_a_worker_that_tells_nothing_of_children_is_shown_too(admin: Caller) -> None:
-    queues.connection().sadd("rq:workers", "rq:worker:w1")
-    queues.connection().hset("rq:worker:w1", mapping={"children": "{", "queues": "", "state": "idle"})
+    rq_queues.connection().sadd("rq:workers", "rq:worker:w1")
+    rq_queues.connection().hset("rq:worker:w1", mapping={"children": "{", "queues": "", "state": "idle"})
     [worker] = admin.get("/api/v1/workers").json["data"]
     assert (worker["pid"], worker["born_at"], worker["children"]) == (None, None, [])
     assert admin.get("/admin/").status_code == 200
@@ -117,7 +119,7 @@ def test_a_viewer_sees_no_buttons_and_may_not_press_them(caller: Callable[..., C
 def test_a_part_is_sent_again_only_when_it_looks_different(alice: Caller, admin: Caller) -> None:
     path = part_url(admin, "trouble")
     assert admin.get(path).status_code == 204
-    with writing() as session:
+    with write_session() as session:
         columns = "code, subject, severity, message, opened_at"
         session.execute(text(f"INSERT INTO alerts ({columns}) VALUES ('failed', 'all', 'warning', 'Eleven failed', 1)"))
     changed = admin.get(path)
@@ -137,7 +139,7 @@ def test_the_charts_add_the_samples_up_by_step(admin: Caller, period: str) -> No
     samples(
         {"at": newest, **busy}, {"at": newest - MINUTE, **busy, "finished": 10, "mean_wait_s": 6.0}, {"at": newest - 30 * 86400, **busy}
     )
-    with writing() as session:
+    with write_session() as session:
         found = history.of(session, history.PERIODS[period], "type")
     assert len(found.measures["finished"][0].values) == history.PERIODS[period].steps <= 120
     done, failed, waited, oldest = charts.all_of(found)
@@ -151,7 +153,7 @@ def test_the_charts_add_the_samples_up_by_step(admin: Caller, period: str) -> No
 def test_many_types_are_shown_as_the_busiest_and_others(admin: Caller) -> None:
     newest = int(time.time()) // MINUTE * MINUTE
     samples(*({"at": newest, "type": f"type_{number:02}", "finished": number} for number in range(1, 13)))
-    with writing() as session:
+    with write_session() as session:
         names = [one.name for one in history.of(session, history.PERIODS["1h"], "type").measures["finished"]]
     assert names == [*(f"type_{number:02}" for number in range(6, 13)), "others"]
 

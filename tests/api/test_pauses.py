@@ -10,11 +10,14 @@ import pytest
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
 
-from monolith.database import engine, reading, writing
-from monolith.runner import lifecycle, pauses, queues
-from monolith.runner.audit import AuditEntry
-from monolith.runner.clock import Clock, lead
-from monolith.runner.pauses import Pause
+from monolith.db import models
+from monolith.db.engine import get_engine, read_session, write_session
+from monolith.runner.ledger import lifecycle, pauses
+from monolith.runner.ledger.audit import AuditEntry
+from monolith.runner.ledger.lease import lead
+from monolith.runner.ledger.pauses import Pause
+from monolith.runner.queue import rq_queues
+from monolith.runner.scheduler.clock import Clock
 from tests.conftest import Caller
 
 SCOPES = ["all", "queue:default", "type:analyze"]
@@ -54,7 +57,7 @@ def test_a_pause_ends_by_itself_and_says_when(alice: Caller, admin: Caller) -> N
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
     admin.put("/api/v1/pauses/all", json={"reason": "Maintenance", "until": until})
     assert alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"] == f"Paused: Maintenance. It goes on at {until[11:19]} UTC."
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Pause).values(until=time.time() - 1))
     assert lifecycle.claim(job_id, "w") is not None
     pauses.forget_ended()
@@ -68,16 +71,16 @@ def test_the_message_of_a_paused_job_may_be_lost_and_comes_back_when_it_is_over(
     clock = Clock(lambda: False, "tests")
     assert lead("tests")
     admin.put("/api/v1/pauses/all", json={"reason": "Maintenance"})
-    queues.connection().flushall()  # as if a worker had taken it and left it
-    with writing() as session:
-        session.execute(update(lifecycle.Job).values(queued_at=lifecycle.Job.queued_at - 10))
+    rq_queues.connection().flushall()  # as if a worker had taken it and left it
+    with write_session() as session:
+        session.execute(update(models.Job).values(queued_at=models.Job.queued_at - 10))
     clock.tick()
-    assert not any(queues.waiting_ids(name) for name in queues.names())
+    assert not any(rq_queues.waiting_ids(name) for name in rq_queues.names())
     admin.delete("/api/v1/pauses/all")
     for duty in clock._repairs:
         duty.due_at = min(duty.due_at, 0.0) if duty.name == "resume" else duty.due_at
     clock.tick()
-    assert {one for name in queues.names() for one in queues.waiting_ids(name)} == {job_id}
+    assert {one for name in rq_queues.names() for one in rq_queues.waiting_ids(name)} == {job_id}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_pausing_is_written_down_with_before_and_after(admin: Caller) -> None:
     admin.put("/api/v1/pauses/all", json={"reason": "One"}, headers={"X-Request-Id": "request-1"})
     admin.put("/api/v1/pauses/all", json={"reason": "Two"})
     admin.delete("/api/v1/pauses/all")
-    with reading() as session:
+    with read_session() as session:
         first, second, third = session.scalars(select(AuditEntry).order_by(AuditEntry.id))
     assert (first.actor, first.act, first.subject, first.address, first.request_id, first.before) == (
         *("admin@example.org", "pause", "all", "127.0.0.1", "request-1", None),
@@ -132,11 +135,11 @@ def test_pausing_is_written_down_with_before_and_after(admin: Caller) -> None:
 def test_the_database_refuses_to_change_the_audit_trail(admin: Caller) -> None:
     admin.put("/api/v1/pauses/all", json={"reason": "One"})
     for statement in (update(AuditEntry).values(actor="nobody"), delete(AuditEntry)):
-        with pytest.raises(DatabaseError, match="append-only"), engine().begin() as connection:
+        with pytest.raises(DatabaseError, match="append-only"), get_engine().begin() as connection:
             connection.execute(statement)
     assert acts() == ["pause"]
 
 
 def acts() -> list[str]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(AuditEntry.act).order_by(AuditEntry.id)))

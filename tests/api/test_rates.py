@@ -9,8 +9,9 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from monolith import create_app, rates
+from monolith import create_app
 from monolith.errors import BadSetting
+from monolith.web import rate_limit
 from tests.conftest import Caller
 from tests.visitor import signed_in
 
@@ -19,7 +20,7 @@ ECHO = {"type": "trial_echo", "params": {"value": "hello"}}
 
 @pytest.fixture(autouse=True)
 def nobody_has_asked_yet() -> None:
-    rates._windows.clear()
+    rate_limit._windows.clear()
 
 
 def left(answer: TestResponse) -> int:
@@ -92,7 +93,7 @@ def test_a_rate_that_is_none_is_refused_at_the_start(intray_settings: Callable[.
 
 
 def test_a_process_remembers_some_thousand_callers_only() -> None:
-    rate = rates.Rate(5, 60)
-    for number in range(rates.MOST_CALLERS + 5):
-        rates.count(f"address {number}", rate)
-    assert len(rates._windows) <= rates.MOST_CALLERS
+    rate = rate_limit.Rate(5, 60)
+    for number in range(rate_limit.MOST_CALLERS + 5):
+        rate_limit.count(f"address {number}", rate)
+    assert len(rate_limit._windows) <= rate_limit.MOST_CALLERS

@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import func, select, update
 
-from monolith.database import reading, writing
-from monolith.models import Job
-from monolith.runner import lifecycle, queues, registry, requeues, running
-from monolith.runner.audit import AuditEntry
-from monolith.runner.lifecycle import Failure, Wanted
-from monolith.runner.registry import fixed
-from monolith.runner.requeues import JUDGED, PROBE, Requeue
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import Job
+from monolith.job_types import registry
+from monolith.job_types.registry import fixed
+from monolith.runner.admin import bulk_retry
+from monolith.runner.admin.bulk_retry import JUDGED, PROBE, BulkRetry
+from monolith.runner.ledger import lifecycle, outcomes
+from monolith.runner.ledger.audit import AuditEntry
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.lifecycle import Failure
+from monolith.runner.queue import rq_queues
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 Fail = Callable[..., list[str]]
@@ -25,7 +30,7 @@ def fail(alice: Caller) -> Fail:
     """Make jobs that have failed with these messages."""
 
     def some(*messages: str, name: str = "trial_echo", error: str = "ValueError", trace: str = TRACE) -> list[str]:
-        jobs = lifecycle.submit(alice.user.id, [Wanted(registry.find(name), {"value": 1}) for _ in messages])
+        jobs = lifecycle.submit(alice.user.id, [JobSpec(registry.find(name), {"value": 1}) for _ in messages])
         for job, message in zip(jobs, messages, strict=True):
             claim = lifecycle.claim(job.id, "w")
             assert claim and lifecycle.fail(claim, Failure(error, message, trace, permanent=True), fixed(1))
@@ -39,16 +44,16 @@ def tick() -> Callable[[float], None]:
     """Let the clock advance the requeues as if so many seconds had passed since it last did."""
 
     def one(seconds: float) -> None:
-        with writing() as session:
-            session.execute(update(Requeue).values(stepped_at=Requeue.stepped_at - seconds))
-        for _ in requeues.advance():
+        with write_session() as session:
+            session.execute(update(BulkRetry).values(stepped_at=BulkRetry.stepped_at - seconds))
+        for _ in bulk_retry.advance():
             pass
 
     return one
 
 
 def counts() -> dict[str, int]:
-    with reading() as session:
+    with read_session() as session:
         return dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).all())
 
 
@@ -58,7 +63,7 @@ def the_only(admin: Caller) -> dict[str, object]:
 
 
 def queued() -> Iterator[str]:
-    with reading() as session:
+    with read_session() as session:
         yield from session.scalars(select(Job.id).where(Job.status == "queued"))
 
 
@@ -77,7 +82,7 @@ def test_failed_jobs_start_again_by_type_by_error_and_at_most_so_many(admin: Cal
     ):
         assert admin.post("/api/v1/queues/requeue", json=body).json == {"object": "requeued", "requeued": number}
     assert counts() == {"queued": 4}
-    assert len(queues.waiting_ids("default.normal")) == 4
+    assert len(rq_queues.waiting_ids("default.normal")) == 4
 
 
 def test_one_whose_twin_lives_is_left(alice: Caller, admin: Caller) -> None:
@@ -115,16 +120,16 @@ def test_failures_are_grouped_by_type_message_and_place(admin: Caller, fail: Fai
 
 
 def test_what_runs_for_real_has_its_cause_and_loses_it_when_it_succeeds(admin: Caller, alice: Caller) -> None:
-    jobs = lifecycle.submit(alice.user.id, [Wanted(registry.find("trial_permanent")) for _ in range(2)])
+    jobs = lifecycle.submit(alice.user.id, [JobSpec(registry.find("trial_permanent")) for _ in range(2)])
     for job in jobs:
-        running.run(job.id)
+        execute.run(job.id)
     (found,) = admin.get("/api/v1/queues/failures").json["data"]
     assert (found["count"], found["error_type"], found["place"]) == (2, "permanent", "tests/trial_jobs/trials.py in trial_permanent")
     lifecycle.requeue(jobs[0].id)
     claim = lifecycle.claim(jobs[0].id, "w")
-    assert claim and lifecycle.succeed(claim, lifecycle.Outcome({}))
+    assert claim and lifecycle.succeed(claim, outcomes.Outcome({}))
     assert admin.get("/api/v1/queues/failures").json["data"][0]["count"] == 1
-    with reading() as session:
+    with read_session() as session:
         assert session.scalar(select(Job.cause).where(Job.id == jobs[0].id)) is None
 
 
@@ -138,7 +143,7 @@ def start(admin: Caller, per_minute: int) -> dict[str, object]:
 def finish(*job_ids: str) -> None:
     for job_id in job_ids:
         claim = lifecycle.claim(job_id, "w")
-        assert claim and lifecycle.succeed(claim, lifecycle.Outcome({}))
+        assert claim and lifecycle.succeed(claim, outcomes.Outcome({}))
 
 
 def fail_again(*job_ids: str) -> None:
@@ -169,8 +174,8 @@ def test_a_cause_is_requeued_at_its_rate_until_all_were(admin: Caller, fail: Fai
 def test_it_stops_by_itself_when_more_than_a_fifth_fail_again(admin: Caller, fail: Fail, tick: Callable[[float], None]) -> None:
     fail(*(f"no {number}" for number in range(30)))
     start(admin, per_minute=6000)
-    with writing() as session:
-        session.execute(update(Requeue).values(per_minute=120))
+    with write_session() as session:
+        session.execute(update(BulkRetry).values(per_minute=120))
     tick(5)
     first = list(queued())
     assert len(first) >= JUDGED
@@ -233,7 +238,7 @@ def test_it_survives_a_clock_that_ends(admin: Caller, fail: Fail, tick: Callable
     """All of its state is in the ledger: whoever leads next goes on."""
     fail("no 1", "no 2")
     start(admin, per_minute=60)
-    steps = requeues.advance()
+    steps = bulk_retry.advance()
     next(steps, None)
     steps.close()
     tick(1)
@@ -262,5 +267,5 @@ def test_submitters_are_refused_and_viewers_may_look(alice: Caller, admin: Calle
 
 
 def acts() -> list[tuple[str, str, int | None]]:
-    with reading() as session:
+    with read_session() as session:
         return [(one.actor, one.act, one.count) for one in session.scalars(select(AuditEntry).order_by(AuditEntry.id))]

@@ -14,9 +14,9 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from sqlalchemy import select
 
-from monolith.database import reading
-from monolith.runner import queues
-from monolith.runner.audit import AuditEntry
+from monolith.db.engine import read_session
+from monolith.runner.ledger.audit import AuditEntry
+from monolith.runner.queue import rq_queues
 from tests.conftest import Caller
 
 QUEUE = "default.normal"
@@ -31,7 +31,7 @@ DATA = ["/0/data/queues.json", "/0/data/workers.json", f"/0/data/jobs/{QUEUE}/qu
 def job_id(alice: Caller) -> str:
     """A job that mostly waits: its message has something in `meta`, which RQ would read by pickle."""
     job_id = str(alice.post("/api/v1/jobs", json={"type": "trial_echo", "params": {"value": "x"}}).json["id"])
-    queues.connection().hset(RqJob.key_for(job_id), "meta", JSONSerializer.dumps({"waits": True}))
+    rq_queues.connection().hset(RqJob.key_for(job_id), "meta", JSONSerializer.dumps({"waits": True}))
     return job_id
 
 
@@ -55,11 +55,11 @@ def csrf_of(page: str) -> str:
 
 
 def messages() -> list[str]:
-    return list(queues.queue(QUEUE).get_job_ids())
+    return list(rq_queues.queue(QUEUE).get_job_ids())
 
 
 def audited() -> list[tuple[str, str, str, int | None]]:
-    with reading() as session:
+    with read_session() as session:
         rows = session.execute(select(AuditEntry.actor, AuditEntry.act, AuditEntry.subject, AuditEntry.count).order_by(AuditEntry.id))
         return [tuple(row) for row in rows]
 
@@ -134,16 +134,16 @@ def test_it_reads_our_messages_which_are_json(admin, job_id):
 def test_nothing_in_redis_is_ever_unpickled(admin, job_id):
     """RQ's default would run what is pickled here."""
     bomb = b"cos\nsystem\n(S'touch /tmp/unpickled'\ntR."
-    queues.connection().hset(RqJob.key_for(job_id), mapping={"data": bomb, "meta": bomb})
+    rq_queues.connection().hset(RqJob.key_for(job_id), mapping={"data": bomb, "meta": bomb})
     for path in (f"/0/view/job/{job_id}", f"/0/data/job/{job_id}.json", f"/0/data/jobs/{QUEUE}/queued/8/asc/1.json"):
         assert admin.get(f"/admin/rq{path}").status_code in (200, 409)
 
 
 def test_it_uses_the_connection_of_the_app(admin, job_id):
-    before = queues.connection().info("stats")["total_connections_received"]
+    before = rq_queues.connection().info("stats")["total_connections_received"]
     for _ in range(5):
         admin.get("/admin/rq/0/data/queues.json")
-    assert queues.connection().info("stats")["total_connections_received"] - before <= 1
+    assert rq_queues.connection().info("stats")["total_connections_received"] - before <= 1
 
 
 @pytest.mark.parametrize("path", ["/0/view/job/{id}", "/0/data/job/{id}.json", "/job/{id}/requeue"])
@@ -155,8 +155,8 @@ def test_a_message_that_is_not_there_is_not_found(admin, path):
 
 
 def test_a_job_that_depends_on_others_can_be_looked_at(admin, job_id):
-    first = RqJob.fetch(job_id, connection=queues.connection(), serializer=JSONSerializer)
-    second = queues.queue(QUEUE).enqueue_call("monolith.runner.running.run", ("none",), depends_on=first)
+    first = RqJob.fetch(job_id, connection=rq_queues.connection(), serializer=JSONSerializer)
+    second = rq_queues.queue(QUEUE).enqueue_call("monolith.runner.worker.execute.run", ("none",), depends_on=first)
     said = admin.get(f"/admin/rq/0/data/job/{second.id}.json").json
     assert (said["depends_on"], said["depends_on_status"]) == ([job_id], ["active"])
     first.delete()
@@ -194,12 +194,12 @@ def test_its_policy_is_looser_on_its_own_pages_only_and_still_lets_no_foreign_sc
 
 
 def test_a_hostile_name_of_a_queue_is_text(admin, job_id):
-    Queue(HOSTILE, connection=queues.connection(), serializer=JSONSerializer).enqueue_call("os.getcwd")
+    Queue(HOSTILE, connection=rq_queues.connection(), serializer=JSONSerializer).enqueue_call("os.getcwd")
     assert "<img src=x" not in admin.get("/admin/rq/0/view/jobs").text
 
 
 def test_a_hostile_result_and_error_are_data(admin, job_id):
-    job = RqJob.fetch(job_id, connection=queues.connection(), serializer=JSONSerializer)
+    job = RqJob.fetch(job_id, connection=rq_queues.connection(), serializer=JSONSerializer)
     Result.create_failure(job, ttl=60, exc_string=HOSTILE)
     answer = admin.get(f"/admin/rq/0/data/job/{job_id}.json")
     assert (answer.content_type, answer.json["exc_info"]) == ("application/json", HOSTILE)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from monolith.database import writing
-from monolith.runner import audit
-from monolith.runner.audit import Actor
+from monolith.db.engine import write_session
+from monolith.runner.ledger import audit
+from monolith.runner.ledger.audit import Actor
 from tests.acceptance.processes import MANAGE
 from tests.conftest import Caller
 
@@ -133,7 +133,7 @@ def test_viewers_may_look_and_submitters_may_not(alice: Caller, admin: Caller, c
 
 
 def acted(count: int = 1, actor: str = "ada@example.org", act: str = "clean", subject: str = "type:analyze", **told: Any) -> None:
-    with writing() as session:
+    with write_session() as session:
         for number in range(count):
             audit.record(session, Actor(actor, "192.0.2.7", "request-1"), act, subject, count=number, **told)
 

@@ -9,10 +9,11 @@ import pytest
 from fpdf import FPDF
 from sqlalchemy import select, update
 
-from monolith.database import reading, writing
-from monolith.models import Document, Job
-from monolith.runner import running, searching
-from monolith.runner.searching import DocumentText
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import Document, Job
+from monolith.runner.ledger import search
+from monolith.runner.ledger.search import DocumentText
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 
@@ -92,7 +93,7 @@ def test_the_text_of_a_pdf_is_found_once_a_worker_has_read_it(alice: Caller) -> 
     given = {"file": (io.BytesIO(pdf("The whale is a mammal. It swims in every sea and eats krill.")), "a.pdf"), "jobs": "analyze"}
     job = alice.post("/api/v1/documents", data=given).json["jobs"][0]
     assert titles(alice, q="whale") == []
-    running.run(job["id"])
+    execute.run(job["id"])
     assert titles(alice, q="whale mammal") == ["a.pdf"]
     assert titles(alice, "jobs", q="whale mammal") == [job["id"]]
 
@@ -116,7 +117,7 @@ def test_a_deleted_document_leaves_no_words(alice: Caller) -> None:
     document = submit(alice, "whale", jobs=["analyze"])["document"]
     assert alice.delete(document["links"]["self"]).status_code == 204
     assert titles(alice, q="whale") == []
-    with reading() as session:
+    with read_session() as session:
         assert session.scalars(select(DocumentText)).all() == []
 
 
@@ -133,7 +134,7 @@ def test_filters_narrow_each_other(alice: Caller) -> None:
     submit(alice, "whale two", title="Two", tags=["sea"], jobs=["trial_echo", "trial_permanent"])
     submit(alice, "mouse", title="Three", tags=["big"])
     for job in alice.get("/api/v1/jobs?type=trial_permanent").json["data"]:
-        running.run(job["id"])
+        execute.run(job["id"])
     assert titles(alice, tag="sea") == ["Two", "One"]
     assert titles(alice, tag="sea", kind="story") == titles(alice, tag="big", q="whale") == ["One"]
     assert titles(alice, tag="se") == titles(alice, kind="story", q="mouse") == []
@@ -182,12 +183,12 @@ def test_any_text_can_be_kept_however_long_and_of_whatever_script(alice: Caller,
 def test_many_documents_are_deleted_at_once_and_what_cannot_be_is_left(alice: Caller, bob: Caller) -> None:
     ids = [submit(alice, f"text {number}", jobs=["analyze"])["document"]["id"] for number in range(3)]
     his = submit(bob, "his")["document"]["id"]
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.document_id == ids[0]).values({"status": "started"}))
     done = alice.post("/api/v1/documents/delete", json={"ids": [*ids, his, ids[1]]}).json
     assert (done["changed"], [one["id"] for one in done["left"]]) == (2, [ids[0], his])
     assert "working on" in done["left"][0]["detail"] and "no document" in done["left"][1]["detail"]
-    with reading() as session:
+    with read_session() as session:
         assert set(session.scalars(select(Document.id))) == {ids[0], his}
 
 
@@ -208,4 +209,4 @@ def test_a_selection_has_its_limits(alice: Caller, ids: list[str] | None) -> Non
 
 
 def test_the_words_of_a_query_are_bounded() -> None:
-    assert len(searching.plain_words("a " * 200)) == searching.MAX_TERMS
+    assert len(search.plain_words("a " * 200)) == search.MAX_TERMS

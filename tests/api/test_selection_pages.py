@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from monolith.runner import running
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 
@@ -92,7 +92,7 @@ def test_originals_come_as_they_were_each_by_a_name_of_its_own(alice: Caller) ->
 
 def test_results_come_with_their_files(alice: Caller) -> None:
     job = submit(alice, "Marlin is a tool. It is fast.", title="Marlin", jobs=["generate_docs", "analyze"])["jobs"]
-    running.run(job[0]["id"])
+    execute.run(job[0]["id"])
     archive = archive_of(alice.post("/jobs/selected", data={"act": "download", "id": [one["id"] for one in job]}))
     names = archive.namelist()
     assert names[0] == "Marlin generate_docs.json" and "Marlin generate_docs documentation.md" in names

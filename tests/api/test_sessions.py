@@ -12,9 +12,9 @@ from sqlalchemy import select, update
 from werkzeug.security import check_password_hash
 
 from monolith import create_app
-from monolith.auth import accounts, passwords
-from monolith.auth.tables import Tries, UserSession
-from monolith.database import reading, writing
+from monolith.accounts import passwords, users
+from monolith.accounts.models import LoginAttempts, UserSession
+from monolith.db.engine import read_session, write_session
 from monolith.errors import Invalid
 from tests.conftest import Caller
 from tests.visitor import PASSWORD, Visitor, signed_in, visitor
@@ -59,7 +59,7 @@ def test_signing_in_gives_a_session_that_nobody_had_before(app: Flask, alice: Ca
     other = visitor(app)
     other.client.set_cookie("intray_session", before)
     assert planted.is_signed_in() and not other.is_signed_in()
-    with reading() as session:
+    with read_session() as session:
         assert session.scalars(select(UserSession.hash)).one() not in cookie(planted)
 
 
@@ -68,18 +68,18 @@ def test_signing_in_gives_a_session_that_nobody_had_before(app: Flask, alice: Ca
 )
 def test_a_session_runs_out_when_it_is_idle_and_when_it_is_old(app: Flask, alice: Caller, aged: dict) -> None:
     one = signed_in(app)
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(UserSession).values(**aged))
     assert not one.is_signed_in()
     signed_in(app)
-    with reading() as session:
+    with read_session() as session:
         assert len(session.scalars(select(UserSession)).all()) == 1, "the one that has run out is gone"
 
 
 def test_a_session_that_is_used_goes_on(app: Flask, alice: Caller) -> None:
     one = signed_in(app)
     for _ in range(3):
-        with writing() as session:
+        with write_session() as session:
             session.execute(update(UserSession).values(last_used_at=UserSession.last_used_at - 11 * 3600))
         assert one.is_signed_in()
 
@@ -151,14 +151,16 @@ def test_who_guesses_waits_longer_and_longer_whether_the_account_exists_or_not(a
 
 def put_off() -> int:
     """Make the wait there is a minute longer, as this machine may be slow; how many seconds it was."""
-    with writing() as session:
-        waits = session.scalars(update(Tries).values(free_at=Tries.free_at + 60).returning(Tries.free_at - Tries.began_at))
+    with write_session() as session:
+        waits = session.scalars(
+            update(LoginAttempts).values(free_at=LoginAttempts.free_at + 60).returning(LoginAttempts.free_at - LoginAttempts.began_at)
+        )
         return round(max(waits)) - 60
 
 
 def wait_out() -> None:
-    with writing() as session:
-        session.execute(update(Tries).values(free_at=0))
+    with write_session() as session:
+        session.execute(update(LoginAttempts).values(free_at=0))
 
 
 def test_while_one_has_to_wait_the_right_password_opens_nothing_either(app: Flask, alice: Caller) -> None:
@@ -214,7 +216,7 @@ def test_an_account_that_is_not_there_takes_as_long(app: Flask, alice: Caller, m
 
     monkeypatch.setattr(passwords, "check_password_hash", check)
     for email in ("alice@example.org", "nobody@example.org"):
-        assert accounts.check_password(email, "wrong") is None
+        assert users.check_password(email, "wrong") is None
     assert costs == [alice.user.password_hash.partition("$")[0]] * 2
 
 

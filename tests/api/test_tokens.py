@@ -8,9 +8,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, update
 
-from monolith.auth import tokens
-from monolith.database import reading, writing
-from monolith.models import Token
+from monolith.accounts import tokens
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import Token
 from tests.conftest import Caller
 from tests.visitor import signed_in
 
@@ -49,7 +49,7 @@ def test_a_refusal_names_the_scope_that_is_needed(app: Flask, alice: Caller) -> 
 def test_a_token_that_has_run_out_opens_nothing(app: Flask, alice: Caller) -> None:
     one = with_scope(app, alice, "submit", days=1)
     assert one.get("/api/v1/me").status_code == 200
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Token).where(Token.name == "submit").values(expires_at=Token.expires_at - 86401))
     assert one.get("/api/v1/me").status_code == 401
 
@@ -76,7 +76,7 @@ def test_a_wrong_scope_or_end_is_refused(alice: Caller, body: dict, pointer: str
 
 
 def test_nobody_has_more_tokens_than_a_person_can_oversee(alice: Caller) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.add_all(Token(user_id=alice.user.id, name=str(n), prefix="intray_", hash=f"{n:064}") for n in range(tokens.MOST - 1))
     assert alice.post("/api/v1/tokens", json={"name": "one more"}).status_code == 409
 
@@ -89,7 +89,7 @@ def test_the_page_makes_a_token_shows_it_once_and_revokes_it(app: Flask, alice: 
     assert Caller(app.test_client(), alice.user, secret[1]).get("/api/v1/me").status_code == 200
     page = one.get("/account").text
     assert secret[1] not in page and "laptop" in page and "Reads only" in page
-    with reading() as session:
+    with read_session() as session:
         token = session.scalars(select(Token).where(Token.name == "laptop")).one()
     assert token.expires_at and 6.9 < (token.expires_at - token.created_at) / 86400 < 7.1
     assert one.post(f"/account/tokens/{token.id}/revoke").status_code == 303

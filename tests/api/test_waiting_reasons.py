@@ -7,9 +7,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import insert, update
 
-from monolith.database import now, writing
-from monolith.models import Job, Lease, Sample
-from monolith.runner import lifecycle, queues, waiting
+from monolith.db.engine import now, write_session
+from monolith.db.models import Job, Lease, Sample
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
+from monolith.runner.monitoring import waiting_reason
+from monolith.runner.queue import rq_queues
 from tests.acceptance.processes import Intray, new_intray, until
 from tests.conftest import Caller
 
@@ -19,15 +22,15 @@ __all__ = ["new_intray"]
 @pytest.fixture
 def ticking(app: object) -> None:
     """A clock leads, for as long as any test may take."""
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
 
 
 @pytest.fixture
 def listening(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a worker listened to everything; the rest of Redis is real."""
-    monkeypatch.setattr(queues, "listened", lambda: set(queues.names()))
-    waiting.around_in.cache_clear()
+    monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
+    waiting_reason.around_in.cache_clear()
 
 
 def submitted(alice: Caller, **wanted: object) -> str:
@@ -35,7 +38,7 @@ def submitted(alice: Caller, **wanted: object) -> str:
 
 
 def reason(alice: Caller, job_id: str) -> str:
-    waiting.around_in.cache_clear()
+    waiting_reason.around_in.cache_clear()
     return str(alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"])
 
 
@@ -44,14 +47,14 @@ def on_page(alice: Caller, job_id: str) -> str:
 
 
 def change(job_id: str, **values: object) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == job_id).values(**values))
 
 
 def test_its_place_in_line_comes_with_an_estimate_from_the_last_hour(ticking, listening, alice):
     first, *_, last = (submitted(alice) for _ in range(6))
     assert reason(alice, last) == "It is number 6 in line."
-    with writing() as session:  # two minutes with something done in the last hour: three jobs a minute
+    with write_session() as session:  # two minutes with something done in the last hour: three jobs a minute
         row = {"queue": "default", "type": "trial_echo"}
         session.execute(insert(Sample), [{**row, "at": 0.0, "finished": 500}, {**row, "at": 1.0, "finished": 4}])
         session.execute(update(Sample).where(Sample.at == 1).values(at=now() - 600))
@@ -93,7 +96,7 @@ def test_it_is_paused_now_or_will_be_when_it_is_due(ticking, listening, alice, a
 def test_it_is_parked_by_a_breaker_or_a_budget(ticking, listening, alice, why):
     job_id = submitted(alice)
     claim = lifecycle.claim(job_id, "w")
-    assert claim and lifecycle.park(claim, 600, why)
+    assert claim and lifecycle.snooze(claim, 600, why)
     assert reason(alice, job_id).startswith("Parked until ") and reason(alice, job_id).endswith(f": {why}")
     assert why in on_page(alice, job_id)
 
@@ -104,7 +107,7 @@ def test_its_worker_has_fallen_silent(listening, alice):
     assert alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"] is None
     change(job_id, heartbeat_at=now() - 20)
     assert reason(alice, job_id) == "Its worker has said nothing for 20 s. No clock is running to give the job to another one."
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
     assert "After 30 s the job is given back to its queue" in reason(alice, job_id)
     assert "has not been heard of for a while" in on_page(alice, job_id)
@@ -121,7 +124,7 @@ def test_its_worker_was_lost_and_it_starts_again(ticking, listening, alice):
 def test_an_attempt_failed_and_another_one_follows(ticking, listening, alice):
     job_id = submitted(alice)
     claim = lifecycle.claim(job_id, "w")
-    assert claim and lifecycle.fail(claim, lifecycle.Failure("x", "The site answered 503."), lifecycle.Backoff("fixed", 600))
+    assert claim and lifecycle.fail(claim, lifecycle.Failure("x", "The site answered 503."), registry.Backoff("fixed", 600))
     assert reason(alice, job_id).startswith("Attempt 1 of 2 failed; the next one is at ")
 
 

@@ -42,7 +42,7 @@ def failed(call: Call) -> str:
 def test_a_cause_is_requeued_at_a_rate_and_stops_by_itself_as_it_is_still_there(page: Page, failed: str) -> None:
     page.goto("/admin/failures")
     cause = page.locator(".failure", has=page.locator(f"#cause-{failed}"))
-    expect(cause).to_contain_text("jobs/tools/fetch.py")
+    expect(cause).to_contain_text("monolith/content/fetch.py")
     cause.get_by_label("How fast").select_option("300 a minute")
     cause.get_by_role("button", name=f"Requeue {FAILING}").click()
     page.evaluate("window.isSamePage = true")

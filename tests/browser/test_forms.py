@@ -10,10 +10,12 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 from werkzeug.datastructures import MultiDict
 
+from monolith.content import formatting
 from monolith.errors import FieldError, Invalid
-from monolith.jobs import forms, wording
+from monolith.job_types.registry import JobType, fixed
+from monolith.jobs import document_form
 from monolith.jobs.pages import blueprint
-from monolith.runner.registry import JobType, fixed
+from monolith.web import forms
 
 
 class Params(Schema):
@@ -49,7 +51,7 @@ def test_a_control_knows_its_limits_and_its_default() -> None:
     ],
 )
 def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPatch, typed: dict[str, str], params: dict[str, Any]) -> None:
-    monkeypatch.setattr(forms.registry, "discover", lambda: {"count": COUNT})
+    monkeypatch.setattr(document_form.registry, "discover", lambda: {"count": COUNT})
     assert forms.read_specs(MultiDict({"job": "count", **typed})) == [{"type": "count", "params": params, "priority": "normal"}]
 
 
@@ -70,12 +72,12 @@ def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPat
 )
 def test_each_error_stands_at_its_control(pointer: str, control: str) -> None:
     problem = Invalid("Wrong.", errors=[FieldError("Wrong.", pointer)])
-    assert forms.errors_by_control(problem, MultiDict([("job", "analyze"), ("job", "count")])) == {control: ["Wrong."]}
+    assert document_form.errors_by_control(problem, MultiDict([("job", "analyze"), ("job", "count")])) == {control: ["Wrong."]}
 
 
 @pytest.fixture
 def templates() -> Flask:
-    app = Flask("pages", root_path=forms.__file__.rpartition("/monolith/")[0])
+    app = Flask("pages", root_path=document_form.__file__.rpartition("/monolith/")[0])
     app.register_blueprint(blueprint)
     return app
 
@@ -128,14 +130,14 @@ def test_an_analysis_is_shown_with_whatever_it_has(templates: Flask, result: dic
     [(0.01, "under 0.1 s"), (0.44, "0.4 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (90000, "1 d 1 h"), (None, "")],
 )
 def test_durations_read_well(seconds: float | None, words: str) -> None:
-    assert wording.duration(seconds) == words
+    assert formatting.duration(seconds) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1023, "1023 B"), (2048, "2 kB"), (10 * 1024 * 1024, "10.0 MB"), (None, "")])
 def test_sizes_read_well(count: int | None, words: str) -> None:
-    assert wording.size(count) == words
+    assert formatting.size(count) == words
 
 
 @pytest.mark.parametrize(("score", "word"), [(0, "Early"), (0.25, "Developing"), (0.74, "Established"), (1, "Mature")])
 def test_maturity_has_a_word(score: float, word: str) -> None:
-    assert wording.maturity_words(score) == word
+    assert formatting.maturity_words(score) == word

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, undefer
 
-from monolith.models import OVER, Artefact, Job, JobEvent
+from monolith.db.models import OVER, Artefact, Job, JobEvent
 
 Event = tuple[float, str, int, str]  # when, name, attempt, note
 

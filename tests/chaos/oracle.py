@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from monolith.models import OVER
+from monolith.db.models import OVER
 from tests.chaos.ledger import Pages
 from tests.chaos.load import FAILS
 

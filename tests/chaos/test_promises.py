@@ -15,7 +15,7 @@ import requests
 from sqlalchemy import create_engine, insert
 from sqlalchemy.orm import Session
 
-from monolith.models import Job, User, new_id
+from monolith.db.models import Job, User, new_id
 from tests.acceptance.processes import has_postgresql, until
 from tests.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
 from tests.chaos.ledger import Ledger, runs_in

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from redis import Redis
 
-from monolith import doctor
 from monolith.config import settings
+from monolith.server import doctor
 
 Settings = Callable[..., None]
 OF_A_RELEASE = ["settings", "secret", "database", "redis", "eviction", "tls", "budget"]

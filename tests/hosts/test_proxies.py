@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from monolith import create_app
-from monolith.auth import accounts
-from monolith.runner.audit import Actor
+from monolith.accounts import users
+from monolith.runner.ledger.audit import Actor
 
 Settings = Callable[..., None]
 PASSWORD = "a long password"
@@ -18,7 +18,7 @@ PASSWORD = "a long password"
 
 def client(intray_settings: Settings, **settings: str) -> FlaskClient:
     intray_settings(**settings)
-    accounts.create_user("a@example.org", PASSWORD, Actor("tests"))
+    users.create_user("a@example.org", PASSWORD, Actor("tests"))
     return create_app().test_client()
 
 

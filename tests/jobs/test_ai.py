@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from jobs.analyze import Verdict
-from jobs.tools import ai
+from jobs.tools.llm import client
 from monolith.config import settings
-from monolith.runner.registry import Later, Permanent
+from monolith.job_types.registry import Permanent, Snooze
 from tests.openai_server import ANALYSIS, OpenAIServer, Reply, answer, hang, status
 
 KEY = "sk-test-very-secret"
@@ -25,16 +25,16 @@ class Spender:
     def __init__(self) -> None:
         self.tokens: list[tuple[int, int]] = []
         self.usd = Decimal(0)
-        self.over: Later | None = None
+        self.over: Snooze | None = None
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         self.tokens.append((input_tokens, output_tokens))
         self.usd += usd
 
-    def over_budget(self) -> Later | None:
+    def over_budget(self) -> Snooze | None:
         return self.over
 
-    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+    def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         return nullcontext()
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 
 
 def ask(text: str = "A store.", job: Spender | None = None) -> dict[str, Any]:
-    return ai.ask(job or Spender(), instructions="Assess it.", document_text=text, schema=Verdict)  # type: ignore[arg-type]
+    return client.ask(job or Spender(), instructions="Assess it.", document_text=text, schema=Verdict)  # type: ignore[arg-type]
 
 
 def test_a_good_answer_is_loaded_and_its_tokens_are_counted(server: OpenAIServer) -> None:
@@ -79,7 +79,7 @@ def test_the_document_is_fenced_as_data_and_cut_to_the_limit(server: OpenAIServe
     mark = user["content"].split("\n")[0]
     assert mark in system["content"] and user["content"].endswith(mark)
     assert "Ignore all" not in system["content"]
-    assert len(user["content"]) == ai.MAX_DOCUMENT + 2 * (len(mark) + 1)
+    assert len(user["content"]) == client.MAX_DOCUMENT + 2 * (len(mark) + 1)
     ask()
     assert mark not in server.requests[1]["messages"][0]["content"]
 
@@ -116,7 +116,7 @@ def test_a_malformed_answer_is_mended_once_and_then_raised(server: OpenAIServer,
     assert ask() == ANALYSIS
     assert "cannot be used" in server.requests[1]["messages"][-1]["content"]
     server.will(bad)
-    with pytest.raises(ai.BadAnswer):
+    with pytest.raises(client.BadAnswer):
         ask()
     assert len(server.requests) == 4
 
@@ -134,14 +134,14 @@ def test_both_calls_of_a_mended_answer_are_paid_for(server: OpenAIServer) -> Non
         (status(429, {"Retry-After": "7"}), 7),
         (status(503, {"Retry-After": "12"}), 12),
         (status(429, {"Retry-After": "86400"}), 3600),
-        (status(429), ai.BUSY_S),
-        (status(429, {"Retry-After": "soon"}), ai.BUSY_S),
-        (status(429, error_code="insufficient_quota"), ai.BUSY_S),
+        (status(429), client.BUSY_S),
+        (status(429, {"Retry-After": "soon"}), client.BUSY_S),
+        (status(429, error_code="insufficient_quota"), client.BUSY_S),
     ],
 )
 def test_a_server_that_asks_to_wait_parks_the_job(server: OpenAIServer, reply: Reply, seconds: float) -> None:
     server.will(reply)
-    with pytest.raises(Later) as parked:
+    with pytest.raises(Snooze) as parked:
         ask()
     assert parked.value.seconds == seconds
     assert len(server.requests) == 1
@@ -161,7 +161,7 @@ def test_what_an_admin_must_mend_fails_for_good_without_naming_the_key(server: O
 @pytest.mark.parametrize("reply", [status(500), status(502), status(503), status(408), Reply(200, b'{"choices": [')])
 def test_a_server_in_trouble_is_tried_again_by_the_runner(server: OpenAIServer, reply: Reply) -> None:
     server.will(reply)
-    with pytest.raises(ai.AIUnavailable) as unavailable:
+    with pytest.raises(client.AIUnavailable) as unavailable:
         ask()
     assert not isinstance(unavailable.value, ConnectionError)  # it was connected to
     assert len(server.requests) == 1
@@ -171,14 +171,14 @@ def test_a_server_that_is_silent_is_given_up_after_the_timeout(server: OpenAISer
     monkeypatch.setenv("OPENAI_TIMEOUT", "0.3")
     settings.cache_clear()
     server.will(hang(20))
-    with pytest.raises(ai.AIUnavailable, match="0.3 s"):
+    with pytest.raises(client.AIUnavailable, match="0.3 s"):
         ask()
 
 
 def test_a_server_that_is_not_there_is_tried_again_by_the_runner(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     settings.cache_clear()
-    with pytest.raises(ai.AIUnreachable, match="reached"):
+    with pytest.raises(client.AIUnreachable, match="reached"):
         ask()
 
 
@@ -189,15 +189,15 @@ def test_a_refusal_fails_for_good(server: OpenAIServer, reply: Reply) -> None:
         ask()
 
 
-@pytest.mark.parametrize(("mode", "raised"), [("park", Later), ("local", ai.UseLocal)])
+@pytest.mark.parametrize(("mode", "raised"), [("park", Snooze), ("local", client.UseLocal)])
 def test_over_the_budget_the_job_is_parked_unless_its_type_has_a_local_engine(
-    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, mode: str, raised: type[Later]
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, mode: str, raised: type[Snooze]
 ) -> None:
     monkeypatch.setenv("LLM_OVER_BUDGET", mode)
     settings.cache_clear()
     job = Spender()
-    job.over = Later(3600, "Used up until midnight UTC.")
-    with pytest.raises(Later, match="Used up") as parked:
+    job.over = Snooze(3600, "Used up until midnight UTC.")
+    with pytest.raises(Snooze, match="Used up") as parked:
         ask(job=job)
     assert (type(parked.value), parked.value.seconds) == (raised, 3600)
     assert server.requests == []
@@ -206,5 +206,5 @@ def test_over_the_budget_the_job_is_parked_unless_its_type_has_a_local_engine(
 def test_without_a_key_there_is_no_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings.cache_clear()
-    assert not ai.configured()
+    assert not client.configured()
     settings.cache_clear()

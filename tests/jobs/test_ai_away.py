@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import update
 
-from monolith.database import now, writing
-from monolith.models import Job
-from monolith.runner import lifecycle, running
-from monolith.runner.breakers import Breaker
+from monolith.db.engine import now, write_session
+from monolith.db.models import Job
+from monolith.runner.ledger import lifecycle
+from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.worker import execute
 from tests.acceptance.processes import free_port
 from tests.conftest import Caller
 from tests.openai_server import OpenAIServer
@@ -25,7 +26,7 @@ def test_a_server_that_is_not_there_parks_all_jobs_until_one_has_found_it_again(
     ]
 
     def run(job_id: str) -> dict[str, Any]:
-        running.run(job_id)
+        execute.run(job_id)
         found: dict[str, Any] = alice.get(f"/api/v1/jobs/{job_id}").json
         return found
 
@@ -37,12 +38,12 @@ def test_a_server_that_is_not_there_parks_all_jobs_until_one_has_found_it_again(
     with OpenAIServer() as server:
         intray_settings(OPENAI_BASE_URL=server.url)
         let_the_pause_be_over()
-        running.run(jobs[3])
+        execute.run(jobs[3])
         assert alice.get(f"/api/v1/jobs/{jobs[3]}").json["status"] == "finished"
 
 
 def let_the_pause_be_over() -> None:
-    with writing() as session:
-        session.execute(update(Breaker).values(open_until=now()))
+    with write_session() as session:
+        session.execute(update(CircuitBreaker).values(open_until=now()))
         session.execute(update(Job).values(run_at=now()))
     assert lifecycle.queue_due(10)

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from jobs.analyze import analyze
-from jobs.tools import reading
-from jobs.tools.extract import read_document
+from jobs.tools.analysis import text_stats
 from monolith.config import settings
+from monolith.content.extract_text import read_document
 from monolith.errors import Invalid
-from monolith.runner import registry
-from monolith.runner.registry import Permanent
+from monolith.job_types import registry
+from monolith.job_types.registry import Permanent
 from tests.jobs import documents
 from tests.openai_server import ANALYSIS, OpenAIServer
 
@@ -95,7 +95,7 @@ class Work:
     def over_budget(self) -> None:
         return None
 
-    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+    def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         return nullcontext()
 
     def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -174,8 +174,8 @@ def test_what_speaks_against_it_is_no_strength() -> None:
 
 
 def test_a_line_that_was_wrapped_before_a_number_is_no_heading() -> None:
-    assert reading.read("The work was done in\n12 Stages that took a year\nand then it was over.").sections == []
-    assert reading.read("It was over.\n2 Results\nThey were good.").sections == ["2 Results"]
+    assert text_stats.read("The work was done in\n12 Stages that took a year\nand then it was over.").sections == []
+    assert text_stats.read("It was over.\n2 Results\nThey were good.").sections == ["2 Results"]
 
 
 def test_a_report_of_twenty_pages_is_read_from_its_pdf() -> None:
@@ -220,9 +220,11 @@ def test_other_languages_are_read_and_the_result_says_what_that_means(text: str,
 
 
 def test_readability_is_the_flesch_reading_ease() -> None:
-    easy = reading.reading_ease(reading.read("The cat sat on the mat. The dog ran to the tree. We saw it and it was good. " * 3))
-    hard = reading.reading_ease(
-        reading.read("The institutional implementation of organisational accountability necessitates interdisciplinary collaboration. " * 5)
+    easy = text_stats.reading_ease(text_stats.read("The cat sat on the mat. The dog ran to the tree. We saw it and it was good. " * 3))
+    hard = text_stats.reading_ease(
+        text_stats.read(
+            "The institutional implementation of organisational accountability necessitates interdisciplinary collaboration. " * 5
+        )
     )
     assert easy == {"score": 115.8, "level": "very easy"}
     assert hard["level"] == "very difficult"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from monolith.database import now, reading, writing
-from monolith.models import Job, LlmAnswer
-from monolith.runner import answers, running
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job, LlmAnswer
+from monolith.runner.llm import cache
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 from tests.openai_server import ANALYSIS, OpenAIServer, answer, hang
 
@@ -32,7 +33,7 @@ def submit(caller: Caller, text: str = TEXT) -> str:
 
 def analyse(caller: Caller, text: str = TEXT) -> dict[str, Any]:
     job_id = submit(caller, text)
-    running.run(job_id)
+    execute.run(job_id)
     found: dict[str, Any] = caller.get(f"/api/v1/jobs/{job_id}").json
     return found
 
@@ -41,7 +42,7 @@ def test_ten_jobs_on_one_text_at_the_same_time_pay_for_one_call(model: OpenAISer
     model.will(hang(0.7))
     ids = [submit(alice) for _ in range(10)]
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(running.run, ids))
+        list(pool.map(execute.run, ids))
     jobs = [alice.get(f"/api/v1/jobs/{one}").json for one in ids]
     assert [(job["status"], job["result"]["summary"]) for job in jobs] == [("finished", ANALYSIS["summary"])] * 10
     assert len(model.requests) == 1
@@ -64,9 +65,9 @@ def test_another_text_or_another_model_is_asked_anew(model: OpenAIServer, alice:
 
 def test_after_an_hour_the_model_is_asked_again(model: OpenAIServer, alice: Caller) -> None:
     analyse(alice)
-    with reading() as session:
+    with read_session() as session:
         assert 3590 < session.scalar(select(LlmAnswer.expires_at - now())) <= 3600
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(LlmAnswer).values(expires_at=now()))
     analyse(alice)
     assert len(model.requests) == 2
@@ -105,52 +106,52 @@ def test_who_waits_for_one_that_fails_makes_it_itself(made: list[str]) -> None:
         raise RuntimeError("the site answered 503")
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(answers.once, "k", 60, 20, failing)
+        first = pool.submit(cache.cached, "k", 60, 20, failing)
         assert begun.wait(20)
-        second = pool.submit(answers.once, "k", 60, 20, make(made, "second"))
+        second = pool.submit(cache.cached, "k", 60, 20, make(made, "second"))
         fail.set()
         assert isinstance(first.exception(20), RuntimeError)
         assert second.result(20) == {"made by": "second"}
 
 
 def test_the_claim_of_one_that_died_runs_out(made: list[str]) -> None:
-    assert answers._claim("k", "dead", 1)
-    assert answers.once("k", 60, 20, make(made, "heir")) == {"made by": "heir"}
-    assert answers.once("k", 60, 20, make(made, "later")) == {"made by": "heir"}
+    assert cache._claim("k", "dead", 1)
+    assert cache.cached("k", 60, 20, make(made, "heir")) == {"made by": "heir"}
+    assert cache.cached("k", 60, 20, make(made, "later")) == {"made by": "heir"}
 
 
 def test_nobody_waits_longer_than_making_it_takes(made: list[str]) -> None:
-    assert answers._claim("k", "slow", 60)
-    assert answers.once("k", 60, 0.5, make(made, "impatient")) == {"made by": "impatient"}
-    with reading() as session:
+    assert cache._claim("k", "slow", 60)
+    assert cache.cached("k", 60, 0.5, make(made, "impatient")) == {"made by": "impatient"}
+    with read_session() as session:
         assert session.execute(select(LlmAnswer.maker, LlmAnswer.answer)).one() == ("slow", None)
 
 
 def test_the_oldest_answers_are_dropped_and_no_claim_is(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "MOST_KEPT", 3)
-    with writing() as session:
+    monkeypatch.setattr(cache, "MOST_KEPT", 3)
+    with write_session() as session:
         rows = [{"key": f"k{n}", "maker": "m", "answer": {"n": n}, "created_at": n, "expires_at": now() + 60} for n in range(5)]
         for row in [*rows, {"key": "claimed", "maker": "m", "answer": None, "created_at": -1.0, "expires_at": now() + 60}]:
             session.execute(insert(LlmAnswer).values(**row))
-    answers.once("new", 60, 20, make(made, "new"))
-    with reading() as session:
+    cache.cached("new", 60, 20, make(made, "new"))
+    with read_session() as session:
         assert set(session.scalars(select(LlmAnswer.key))) == {"claimed", "k3", "k4", "new"}
 
 
 def test_where_the_database_is_away_each_makes_its_own(made: list[str], intray_settings: Callable[..., None]) -> None:
     intray_settings(DATABASE_URL="postgresql://127.0.0.1:1/none")
-    assert answers.once("k", 60, 20, make(made, "alone")) == {"made by": "alone"}
+    assert cache.cached("k", 60, 20, make(made, "alone")) == {"made by": "alone"}
 
 
 def test_a_job_that_is_stopped_while_it_asks_leaves_no_answer_and_no_claim(model: OpenAIServer, alice: Caller) -> None:
     model.will(hang(0.5))
     job_id = submit(alice)
-    runner = threading.Thread(target=running.run, args=(job_id,))
+    runner = threading.Thread(target=execute.run, args=(job_id,))
     runner.start()
     while not model.requests:
         runner.join(0.02)
     assert alice.post(f"/api/v1/jobs/{job_id}/stop").json["status"] == "stopped"
     runner.join(20)
-    with reading() as session:
+    with read_session() as session:
         assert session.scalar(select(Job.status).where(Job.id == job_id)) == "stopped"
         assert session.scalars(select(LlmAnswer.answer)).all() == []

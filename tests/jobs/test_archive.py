@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.tools import archive
-from jobs.tools.archive import files_of, is_archive
-from monolith.runner.registry import Permanent
+from jobs.tools.project.archive import files_of, is_archive
+from monolith.content import fetch
+from monolith.job_types.registry import Permanent
 from tests.jobs import documents
 
 
@@ -58,7 +58,7 @@ def test_files_come_by_their_paths(packed: bytes) -> None:
 
 
 def test_a_word_document_is_no_archive() -> None:
-    assert not is_archive(documents.word(), archive.DOCX)
+    assert not is_archive(documents.word(), fetch.DOCX)
 
 
 def test_what_leads_out_and_links_and_devices_are_left_out() -> None:

@@ -11,10 +11,11 @@ import pytest
 import requests
 from icalendar import Calendar
 
-from jobs.tools import caldav, events
+from jobs.tools.calendar import caldav, ical_event
 from monolith.errors import Invalid
-from monolith.runner import lifecycle, registry
-from monolith.runner.progress import RunningJob
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
+from monolith.runner.worker.context import RunningJob
 from tests.caldav_server import LOGIN, radicale, with_login
 from tests.conftest import Caller
 from tests.jobs.test_email import again
@@ -59,7 +60,7 @@ def test_an_event_is_created_moved_and_cancelled(write: Write) -> None:
     assert (moved.result["sequence"], stored(moved)["summary"]) == (1, "Inspection; ONSITE")
     cancelled = write(action="cancel", uid=created.result["uid"])
     assert (stored(cancelled)["status"], stored(cancelled)["sequence"]) == ("CANCELLED", 2)
-    assert events.writers_of(_calendar(stored(cancelled))) == [created.id, moved.id, cancelled.id]
+    assert ical_event.writers_of(_calendar(stored(cancelled))) == [created.id, moved.id, cancelled.id]
 
 
 def _calendar(event: Any) -> Calendar:
@@ -93,7 +94,9 @@ def test_somebody_who_is_faster_is_not_overwritten_blindly(write: Write, monkeyp
         if title := next(others, None):
             theirs = read(self, uid)
             assert theirs
-            events.change(theirs.calendar, {"description": title}, "CONFIRMED", events.sequence_of(theirs.calendar) + 1, "another job")
+            ical_event.change(
+                theirs.calendar, {"description": title}, "CONFIRMED", ical_event.sequence_of(theirs.calendar) + 1, "another job"
+            )
             self.write(uid, theirs.calendar, over=theirs)
         return found
 
@@ -235,11 +238,11 @@ def test_what_is_wrong_is_named_by_its_field(params: dict[str, Any], field: str,
 
 
 def test_an_hour_that_comes_twice_is_told_apart_by_its_offset() -> None:
-    first, second = (events.moment(f"2026-10-25T02:30+0{hours}:00", "Europe/Berlin") for hours in (2, 1))
+    first, second = (ical_event.moment(f"2026-10-25T02:30+0{hours}:00", "Europe/Berlin") for hours in (2, 1))
     assert second.timestamp() - first.timestamp() == 3600
-    calendar = events.new("x")
-    events.change(calendar, {"dtstart": second}, "CONFIRMED", 0, "job")
-    assert events.event_of(Calendar.from_ical(calendar.to_ical()))["dtstart"].dt == second
+    calendar = ical_event.new("x")
+    ical_event.change(calendar, {"dtstart": second}, "CONFIRMED", 0, "job")
+    assert ical_event.event_of(Calendar.from_ical(calendar.to_ical()))["dtstart"].dt == second
 
 
 def test_ordinary_users_do_not_write_calendars(alice: Caller) -> None:

@@ -8,11 +8,11 @@ from time import monotonic
 
 import pytest
 
-from jobs.tools import crawl as crawling
-from jobs.tools.crawl import crawl
-from jobs.tools.fetch import FetchFailed
+from jobs.tools.documentation import crawl as crawling
+from jobs.tools.documentation.crawl import crawl
 from monolith.config import settings
-from monolith.runner.registry import Later, Permanent
+from monolith.content.fetch import FetchFailed
+from monolith.job_types.registry import Permanent, Snooze
 from tests.web_site import HTML, Site
 
 ROBOTS = {"Content-Type": "text/plain"}
@@ -115,7 +115,7 @@ def test_a_site_that_asks_to_be_left_alone_is(site: Site) -> None:
 
 def test_a_first_page_that_asks_to_wait_parks_the_job(site: Site) -> None:
     site.answers["/"] = (503, {**HTML, "Retry-After": "60"}, b"")
-    with pytest.raises(Later):
+    with pytest.raises(Snooze):
         crawl(f"{site.url}/")
 
 

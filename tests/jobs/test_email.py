@@ -11,13 +11,15 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload, undefer
 
-from jobs.tools import letters, mail
-from monolith.config import BadSetting, settings
-from monolith.database import reading
-from monolith.errors import Invalid
-from monolith.models import Job
-from monolith.runner import lifecycle, registry, running
-from monolith.runner.progress import RunningJob
+from jobs.tools.mail import smtp, templates
+from monolith.config import settings
+from monolith.db.engine import read_session
+from monolith.db.models import Job
+from monolith.errors import BadSetting, Invalid
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
+from monolith.runner.worker import execute
+from monolith.runner.worker.context import RunningJob
 from tests.conftest import Caller
 from tests.mail_server import ACCEPTED, DROP, HANG, PASSWORD, USER, MailServer, new_certificate
 from tests.runner.test_lifecycle import make_due
@@ -48,7 +50,7 @@ def send(admin: Caller, server: MailServer, intray_settings: Callable[..., None]
 
 def ledger(job_id: str) -> Any:
     loaded = (undefer(Job.result), undefer(Job.error_trace), selectinload(Job.events), selectinload(Job.artefacts))
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(select(Job).where(Job.id == job_id).options(*loaded))
 
 
@@ -58,7 +60,7 @@ def again(job_id: str) -> Any:
     if row.status == "scheduled":
         make_due(row)
         lifecycle.queue_due(10)
-    running.run(job_id)
+    execute.run(job_id)
     return ledger(job_id)
 
 
@@ -160,15 +162,15 @@ def test_what_happened_is_marked_even_when_the_job_was_stopped_meanwhile(send: S
 
 
 def test_a_server_that_does_not_answer_is_tried_again(send: Send, server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "STEP_S", 0.3)
+    monkeypatch.setattr(smtp, "STEP_S", 0.3)
     server.recipients[A] = HANG
     assert "did not answer in time" in send().error_message
     assert server.received == []
 
 
 def test_an_acceptance_that_was_not_heard_is_unknown(send: Send, server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "DEADLINE_S", 0.5)
-    monkeypatch.setattr(mail, "LEAST_S", 0.0)
+    monkeypatch.setattr(smtp, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(smtp, "LEAST_S", 0.0)
     server.will(HANG)
     row = send()
     assert (row.status, marks(row)) == ("scheduled", ["sending"])
@@ -235,7 +237,7 @@ def test_a_wrong_smtp_url_turns_the_type_off_and_does_not_show_the_password(
 ) -> None:
     intray_settings(SMTP_URL=url, MAIL_FROM=A)
     with pytest.raises(BadSetting, match="SMTP_URL"):
-        mail.server()
+        smtp.server()
     shown = admin.get("/api/v1/job-types/email").json
     assert (shown["available"], "hunter2" in shown["unavailable_reason"], "hunter2" in repr(settings())) == (False, False, False)
 
@@ -270,7 +272,7 @@ def test_what_is_wrong_is_named_by_its_field(params: dict[str, Any], field: str)
 
 
 def test_an_international_domain_is_written_as_the_wire_wants_it() -> None:
-    assert letters.address("info@Bücher.example") == "info@xn--bcher-kva.example"
+    assert templates.address("info@Bücher.example") == "info@xn--bcher-kva.example"
 
 
 def test_a_template_is_filled_in_and_a_line_break_in_a_value_makes_no_header(send: Send, server: MailServer) -> None:
@@ -300,7 +302,7 @@ def test_ordinary_users_neither_see_nor_submit_mail_but_get_it_as_a_follow_up(al
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/jobs/0/type")
     assert "email" not in alice.get("/").text
     parent = alice.post("/api/v1/jobs", json={"type": "trial_follow", "params": {"type": "email", "params": PARAMS}}).json["id"]
-    running.run(parent)
+    execute.run(parent)
     follow_up = alice.get("/api/v1/jobs?type=email").json["data"][0]
     assert follow_up["parent_id"] == parent
     assert again(follow_up["id"]).status == "finished"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs.tools import stories
-from jobs.tools.stories import Story
-from monolith.runner import lifecycle, running
+from jobs.tools.analysis import story_scores
+from jobs.tools.analysis.story_scores import Story
+from monolith.runner.ledger import lifecycle
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 from tests.openai_server import OpenAIServer, answer
 
@@ -32,7 +33,7 @@ def submit(user: Caller, story: dict[str, Any] = STORY, **more: Any) -> Any:
 
 
 def finished(user: Caller, job: dict[str, Any]) -> dict[str, Any]:
-    running.run(job["id"])
+    execute.run(job["id"])
     found: dict[str, Any] = user.get(job["links"]["self"]).json
     assert found["status"] == "finished", found
     return found
@@ -73,7 +74,7 @@ def test_an_answer_out_of_range_is_not_taken(alice: Caller, intray_settings: Cal
         intray_settings(OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=model.url)
         model.will(answer({**REFINED, "hype_score": 11}))
         said = submit(alice).json
-        running.run(said["id"])
+        execute.run(said["id"])
     job = alice.get(said["links"]["self"]).json
     assert (job["status"], job["error"]["type"], job["preview"]) == ("scheduled", "BadAnswer", said["preview"])
 
@@ -191,27 +192,29 @@ def test_wrong_params_are_refused_with_the_field_named(alice: Caller, params: di
 
 def test_a_story_of_nothing_but_space_fails_with_what_to_do(alice: Caller) -> None:
     job = submit(alice, {"content": " \n "}).json
-    running.run(job["id"])
+    execute.run(job["id"])
     assert alice.get(job["links"]["self"]).json["error"]["message"].startswith("There is no story.")
     assert not lifecycle.claim(job["id"], "w")
 
 
 def test_promises_make_hype_and_evidence_takes_it_back() -> None:
-    loud = stories.scores(Story("Revolutionary AI", "It is groundbreaking, world-first, unprecedented and will replace everyone."))
-    sober = stories.scores(Story("Scanner", "In a trial with 200 patients it found 91% of tumours. However, the sample was small."))
+    loud = story_scores.scores(Story("Revolutionary AI", "It is groundbreaking, world-first, unprecedented and will replace everyone."))
+    sober = story_scores.scores(Story("Scanner", "In a trial with 200 patients it found 91% of tumours. However, the sample was small."))
     assert loud["hype_score"] > 7 > 1 > sober["hype_score"]
     assert "“Revolutionary”" in loud["reality_check"] and "no figure or source" in loud["reality_check"]
 
 
 def test_harm_lowers_the_ethics_and_what_is_done_about_it_raises_them() -> None:
-    harm = stories.scores(Story("", "The cameras use facial recognition and keep personal data.", "policing"))
-    answered = stories.scores(Story("", "The cameras use facial recognition with informed consent, and an audit is published.", "policing"))
-    assert harm["ethics_score"] < answered["ethics_score"] < stories.scores(Story("", "A bridge was painted blue."))["ethics_score"]
+    harm = story_scores.scores(Story("", "The cameras use facial recognition and keep personal data.", "policing"))
+    answered = story_scores.scores(
+        Story("", "The cameras use facial recognition with informed consent, and an audit is published.", "policing")
+    )
+    assert harm["ethics_score"] < answered["ethics_score"] < story_scores.scores(Story("", "A bridge was painted blue."))["ethics_score"]
     assert "surveillance and privacy, and names nothing that is done about it" in harm["reality_check"]
 
 
 @pytest.mark.parametrize("text", ["x", "!!!", "船は木でできている。", "a\u0000b", "1," * 50_000, "will " * 20_000, "[" * 50_000, "é" * 9])
 def test_odd_stories_are_scored_like_any_other(text: str) -> None:
-    found = stories.scores(Story("", text))
+    found = story_scores.scores(Story("", text))
     assert 0 <= found["hype_score"] <= 10 and 0 <= found["ethics_score"] <= 10 and found["reality_check"]
-    assert stories.scores(Story("", text)) == found
+    assert story_scores.scores(Story("", text)) == found

@@ -8,10 +8,10 @@ from pathlib import Path
 import docx
 import pytest
 
-from jobs.tools import extract
-from jobs.tools.extract import text_of, title_of
-from jobs.tools.fetch import DOCX
-from monolith.runner.registry import Permanent
+from monolith.content import extract_text
+from monolith.content.extract_text import text_of, title_of
+from monolith.content.fetch import DOCX
+from monolith.job_types.registry import Permanent
 from tests.jobs import documents
 
 PDF = "application/pdf"
@@ -66,8 +66,8 @@ def test_a_document_with_nothing_in_it_is_refused(content: bytes, kind: str) -> 
 
 def test_too_much_text_is_refused_with_the_limit_named() -> None:
     with pytest.raises(Permanent, match="at most 2,000,000"):
-        text_of(b"x" * (extract.MAX_TEXT + 1), "text/plain")
-    assert len(text_of(b"x" * extract.MAX_TEXT, "text/plain")) == extract.MAX_TEXT
+        text_of(b"x" * (extract_text.MAX_TEXT + 1), "text/plain")
+    assert len(text_of(b"x" * extract_text.MAX_TEXT, "text/plain")) == extract_text.MAX_TEXT
 
 
 def test_the_main_content_of_a_page_is_read_with_its_headings() -> None:
@@ -146,9 +146,9 @@ def test_a_broken_pdf_is_refused(content: bytes) -> None:
 
 
 def test_a_pdf_of_too_many_pages_is_refused_with_the_limit_named() -> None:
-    assert text_of(documents.pdf(["a"] * extract.MAX_PDF_PAGES), PDF)
+    assert text_of(documents.pdf(["a"] * extract_text.MAX_PDF_PAGES), PDF)
     with pytest.raises(Permanent, match="has 201 pages; at most 200"):
-        text_of(documents.pdf(["a"] * (extract.MAX_PDF_PAGES + 1)), PDF)
+        text_of(documents.pdf(["a"] * (extract_text.MAX_PDF_PAGES + 1)), PDF)
 
 
 def test_a_pdf_served_as_html_is_still_a_pdf() -> None:

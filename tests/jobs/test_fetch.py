@@ -11,10 +11,10 @@ from time import time
 
 import pytest
 
-from jobs.tools import fetch as fetching
-from jobs.tools.fetch import FetchFailed, fetch
 from monolith.config import settings
-from monolith.runner.registry import Later, Permanent
+from monolith.content import fetch as fetching
+from monolith.content.fetch import FetchFailed, fetch
+from monolith.job_types.registry import Permanent, Snooze
 from tests.web_site import HTML, PAGE, Site
 
 
@@ -257,14 +257,14 @@ def test_trouble_at_the_server_may_be_tried_again(site: Site, code: int) -> None
 @pytest.mark.parametrize(("code", "asked", "seconds"), [(429, "7", 7), (503, "30", 30), (429, "99999", 3600), (429, "0", 1)])
 def test_a_server_that_asks_to_wait_parks_the_job(site: Site, code: int, asked: str, seconds: float) -> None:
     site.answers["/"] = (code, {**HTML, "Retry-After": asked}, b"")
-    with pytest.raises(Later) as parked:
+    with pytest.raises(Snooze) as parked:
         fetch(site.url)
     assert parked.value.seconds == seconds
 
 
 def test_a_server_may_ask_to_wait_until_a_date(site: Site) -> None:
     site.answers["/"] = (429, {**HTML, "Retry-After": formatdate(time() + 100, usegmt=True)}, b"")
-    with pytest.raises(Later) as parked:
+    with pytest.raises(Snooze) as parked:
         fetch(site.url)
     assert 90 < parked.value.seconds <= 100
 

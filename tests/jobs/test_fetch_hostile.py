@@ -10,11 +10,11 @@ from threading import Event
 
 import pytest
 
-from jobs.tools import fetch as fetching
-from jobs.tools.fetch import FetchFailed, fetch
-from jobs.tools.post import post, why_refused
 from monolith.config import settings
-from monolith.runner.registry import Permanent
+from monolith.content import fetch as fetching
+from monolith.content.fetch import FetchFailed, fetch
+from monolith.content.http_post import post, why_refused
+from monolith.job_types.registry import Permanent
 from tests.jobs.test_fetch import PRIVATE, loopback, raw
 
 __all__ = ["loopback", "raw"]

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from jobs.tools.fetch import FetchFailed, fetch
 from monolith.config import settings
+from monolith.content.fetch import FetchFailed, fetch
 
 
 def _certificate(folder: Path) -> Path:

@@ -12,14 +12,15 @@ import pytest
 from lxml import html
 
 from jobs.generate_docs import generate_docs
-from jobs.tools import ai, crawl, outline
-from jobs.tools.docstrings import first_comment, read_python
-from jobs.tools.fetch import DOCX
-from jobs.tools.rendering import TAGS
+from jobs.tools.documentation import crawl, outline
+from jobs.tools.documentation.docstrings import first_comment, read_python
+from jobs.tools.llm import client
 from monolith.config import settings
+from monolith.content.fetch import DOCX
+from monolith.content.markdown_html import TAGS
 from monolith.errors import Invalid
-from monolith.runner import registry
-from monolith.runner.registry import Later, Permanent
+from monolith.job_types import registry
+from monolith.job_types.registry import Permanent, Snooze
 from tests.jobs import documents
 from tests.jobs.test_analyze import README, Paper, Work
 from tests.jobs.test_archive import zipped
@@ -342,7 +343,7 @@ def test_a_model_whose_sections_rest_on_nothing_is_asked_once_more(model: OpenAI
 
 @pytest.mark.parametrize("garbage", ["no json", {"title": "x"}, {**DRAFT, "sections": []}, {**DRAFT, "overview": "text"}])
 def test_garbage_twice_fails_the_attempt_and_says_why(model: OpenAIServer, garbage: Any) -> None:
-    with pytest.raises(ai.BadAnswer):
+    with pytest.raises(client.BadAnswer):
         written(model, garbage)
     assert len(model.requests) == 2
 
@@ -391,7 +392,7 @@ def test_what_is_too_much_for_a_model_is_shared_out_and_it_says_so(model: OpenAI
     long = "\n\n".join(f"# Chapter {number}\n\n" + f'The "sea" is wide {number}.\n' * 400 for number in range(40))
     found, _ = written(model, DRAFT, Paper(long.encode(), "text/markdown"))
     question = model.requests[0]["messages"][1]["content"]
-    assert len(question) < ai.MAX_DOCUMENT + 100
+    assert len(question) < client.MAX_DOCUMENT + 100
     assert [json.loads(line)["id"] for line in question.split("\n")[1:-1]] == [f"S{number}" for number in range(1, 41)]
     assert re.search(r"read [\d,]+ of its [\d,]+ characters", found["basis"])
 
@@ -400,7 +401,7 @@ def test_a_budget_that_is_used_up_leaves_the_local_outline_where_that_is_wanted(
     model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_OVER_BUDGET", "local")
-    monkeypatch.setattr(Desk, "over_budget", lambda job: Later(3600, "The budget of the day is used up."))
+    monkeypatch.setattr(Desk, "over_budget", lambda job: Snooze(3600, "The budget of the day is used up."))
     settings.cache_clear()
     found, _ = run(Paper(README.encode(), "text/markdown"))
     assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Made without")

@@ -8,10 +8,10 @@ import zlib
 
 import pytest
 
-from jobs.tools import apart
-from jobs.tools.extract import text_of
-from jobs.tools.fetch import DOCX
-from monolith.runner.registry import Permanent
+from monolith.content import extract_text
+from monolith.content.extract_text import text_of
+from monolith.content.fetch import DOCX
+from monolith.job_types.registry import Permanent
 from tests.jobs import documents
 
 PDF = "application/pdf"
@@ -51,13 +51,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 def test_a_hostile_document_ends_within_limits_with_words_on_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "WALL_S", 600)  # the limits that end it are those of the kernel
+    monkeypatch.setattr(extract_text, "WALL_S", 600)  # the limits that end it are those of the kernel
     make, media_type = HOSTILE[name]
     content = make()
     assert len(content) < 10 * MEGABYTE
     with pytest.raises(Permanent, match=r"(Export|Save|Split|Submit|split|Run text recognition)"):
         text_of(content, media_type)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= apart.MEMORY
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= extract_text.MEMORY
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_a_hostile_document_ends_within_limits_with_words_on_what_to_do(name: st
     ids=["time", "memory"],
 )
 def test_the_kernel_ends_what_takes_more_than_the_limits(monkeypatch: pytest.MonkeyPatch, limit: str, most: int, said: str) -> None:
-    monkeypatch.setattr(apart, limit, most)
+    monkeypatch.setattr(extract_text, limit, most)
     with pytest.raises(Permanent, match=said):
         text_of(documents.pdf_of(packed(DRAWN * 1_000_000), "/Filter/FlateDecode"), PDF)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tools import prompts
-from jobs.tools.prompts import FOLDER, prompt
+from jobs.tools.llm import prompts
+from jobs.tools.llm.prompts import FOLDER, prompt
 
 JOBS = FOLDER.parent
 

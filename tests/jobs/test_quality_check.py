@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import undefer
 
-from monolith.database import now, reading, writing
-from monolith.models import Document, Job
-from monolith.runner import accepting, holding, lifecycle, registry, running
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Document, Job
+from monolith.job_types import registry
+from monolith.runner.ledger import insert, lifecycle
+from monolith.runner.worker import execute, ledger_worker
 from tests.conftest import Caller
 from tests.jobs import documents
 from tests.jobs.test_quality_rules import GOOD, changed
@@ -40,10 +42,10 @@ def submit(user: Caller, text: str = GOOD, kind: str = "application", **more: An
 def run(job_id: str, times: int = 1) -> None:
     """Run it as a worker does, when it is due."""
     for _ in range(times):
-        with writing() as session:
+        with write_session() as session:
             session.execute(update(Job).where(Job.id == job_id, Job.status == "scheduled").values(run_at=now() - 1))
         lifecycle.queue_due(10)
-        running.run(job_id)
+        execute.run(job_id)
 
 
 def checked(user: Caller, text: str = GOOD, times: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,7 +56,7 @@ def checked(user: Caller, text: str = GOOD, times: int = 1) -> tuple[dict[str, A
 
 
 def mails_of(job_id: str) -> list[Job]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job).where(Job.parent_id == job_id, Job.type == "email")))
 
 
@@ -68,7 +70,7 @@ def ruling(document: dict[str, Any]) -> tuple[Any, ...]:
 def test_an_application_is_checked_by_itself_after_five_seconds_with_high_priority(alice: Caller) -> None:
     job = submit(alice)["jobs"][0]
     assert (job["type"], job["priority"], job["status"], job["max_attempts"]) == ("quality_check", "high", "scheduled", 3)
-    with reading() as session:
+    with read_session() as session:
         assert session.scalar(select(Job.run_at - Job.created_at)) == pytest.approx(5, abs=0.5)
     assert ruling(alice.get("/api/v1/documents").json["data"][0]) == (None, None, None, False)
 
@@ -110,8 +112,8 @@ def test_a_good_application_goes_online_and_its_owner_is_told(alice: Caller) -> 
     assert ruling(document) == ("ONLINE", "approve", 100, False) == (*(result[name] for name in ("route", "decision", "score")), False)
     (mail,) = mails_of(job["id"])
     assert (mail.params["to"], mail.document_id) == (["alice@example.org"], document["id"])
-    running.run(mail.id)
-    with reading() as session:
+    execute.run(mail.id)
+    with read_session() as session:
         letter = session.scalar(select(Job).where(Job.id == mail.id).options(undefer(Job.result)))
     assert letter.status == "finished"
     page = alice.client.get(f"/documents/{document['id']}", headers={"Authorization": f"Bearer {alice.token}"}).text
@@ -151,7 +153,7 @@ def test_over_the_days_budget_the_rules_decide_and_the_result_says_why(
     assert (job["result"]["engine"], document["route"], document["defaulted"]) == ("local", "ONLINE", False)
     assert "is used up until midnight" in job["result"]["basis"]
     story = alice.post("/api/v1/jobs", json={"type": "enhance", "params": {"content": "A boat."}}).json
-    running.run(story["id"])
+    execute.run(story["id"])
     result = alice.get(story["links"]["self"]).json["result"]
     assert (result["engine"], result["refined"]) == ("local", None) and "is used up until midnight" in result["basis"]
 
@@ -187,7 +189,7 @@ def assert_defaulted(user: Caller, job: dict[str, Any], document: dict[str, Any]
     assert (job["status"], job["error"]["type"], ruling(document)) == ("failed", error_type, DEFAULTED)
     (mail,) = mails_of(job["id"])
     assert mail.params["values"]["defaulted"] is True and mail.params["values"]["route"] == "ONSITE"
-    running.run(mail.id)
+    execute.run(mail.id)
     letter = user.get(f"/api/v1/jobs/{mail.id}/artifacts/message.eml").text
     assert "the safe route was taken" in letter and f"To: {user.user.email}" in letter
     headers = {"Authorization": f"Bearer {user.token}"}
@@ -204,7 +206,7 @@ def test_when_every_attempt_fails_the_document_goes_on_site_and_its_owner_is_tol
     assert_defaulted(alice, alice.get(job["links"]["self"]).json, alice.get(f"/api/v1/documents/{document['id']}").json, "AIUnavailable")
     model.will(answer(PRAISE))
     assert alice.post(f"/api/v1/jobs/{job['id']}/requeue").status_code == 200
-    running.run(job["id"])
+    execute.run(job["id"])
     assert ruling(alice.get(f"/api/v1/documents/{document['id']}").json) == ("ONLINE", "approve", 100, False)
 
 
@@ -235,8 +237,8 @@ def test_one_that_takes_three_workers_down_goes_on_site(alice: Caller) -> None:
 def test_one_that_is_killed_at_its_limit_in_every_attempt_goes_on_site(alice: Caller) -> None:
     job_id, _ = claimed(alice)
     for _ in range(3):
-        holding.timed_out("w", job_id)
-        with writing() as session:
+        ledger_worker.timed_out("w", job_id)
+        with write_session() as session:
             session.execute(update(Job).where(Job.id == job_id, Job.status == "scheduled").values(run_at=now() - 1))
         lifecycle.queue_due(10)
         lifecycle.claim(job_id, "w")
@@ -248,7 +250,7 @@ def test_failure_route_and_mail_are_one_transaction(alice: Caller, monkeypatch: 
     job_id, claim = claimed(alice)
     failure = lifecycle.Failure("broken", "It broke.", permanent=True)
     with monkeypatch.context() as patch:
-        patch.setattr(accepting, "add", lambda *_, **__: 1 / 0)  # the last thing that is written
+        patch.setattr(insert, "add", lambda *_, **__: 1 / 0)  # the last thing that is written
         with pytest.raises(ZeroDivisionError):
             lifecycle.fail(claim, failure, registry.fixed(1))
     document = alice.get("/api/v1/documents").json["data"][0]
@@ -261,7 +263,7 @@ def test_failure_route_and_mail_are_one_transaction(alice: Caller, monkeypatch: 
 def test_a_stale_failure_changes_nothing_on_the_document(alice: Caller) -> None:
     job_id, stale = claimed(alice)
     lifecycle.interrupt(job_id, stale.number, "silent")
-    running.run(job_id)
+    execute.run(job_id)
     assert not lifecycle.fail(stale, lifecycle.Failure("late", "late", permanent=True), registry.fixed(1))
     assert ruling(alice.get("/api/v1/documents").json["data"][0]) == ("ONLINE", "approve", 100, False)
     assert len(mails_of(job_id)) == 1
@@ -275,7 +277,7 @@ def test_an_address_that_cannot_be_written_to_keeps_nothing_from_being_decided(c
 
 def test_a_mistake_in_what_comes_of_a_failure_does_not_keep_the_job_from_failing(alice: Caller, capsys: Any) -> None:
     said = submit(alice, kind="text", jobs=["trial_sad"])
-    running.run(said["jobs"][0]["id"])
+    execute.run(said["jobs"][0]["id"])
     document = alice.get(said["document"]["links"]["self"]).json
     assert (document["jobs"][0]["status"], document["route"]) == ("failed", "ONSITE")
     assert "a mistake of trial_sad" in capsys.readouterr().out
@@ -284,5 +286,5 @@ def test_a_mistake_in_what_comes_of_a_failure_does_not_keep_the_job_from_failing
 def test_who_may_not_see_the_document_does_not_see_its_route(alice: Caller, bob: Caller) -> None:
     _, document = checked(alice)
     assert bob.get(f"/api/v1/documents/{document['id']}").status_code == 404
-    with reading() as session:
+    with read_session() as session:
         assert session.scalar(select(Document.route)) == "ONLINE"

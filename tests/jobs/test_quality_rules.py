@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from jobs.tools import quality, rules, verdicts
+from jobs.tools.quality import checks, decision, rules
 
 TODAY = date(2026, 11, 25)
 GOOD = """# Application for organic certification
@@ -60,9 +60,9 @@ def changed(old: str, new: str = "") -> str:
 
 
 def test_a_good_application_has_nothing_to_mend() -> None:
-    checked = quality.check(GOOD, "application", TODAY)
+    checked = checks.check(GOOD, "application", TODAY)
     assert checked.findings == []
-    assert (verdicts.score_of([]), verdicts.decision_of(100, [])) == (100, "approve")
+    assert (decision.score_of([]), decision.decision_of(100, [])) == (100, "approve")
     assert checked.known["applicant"] == "Green Farm Ltd" and checked.known["registration number"] == "HRB 12345"
 
 
@@ -142,7 +142,7 @@ CASES = [  # what is changed, into what; then severity, place and message of wha
 
 @pytest.mark.parametrize(("old", "new", "severity", "where", "message"), CASES)
 def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, severity: str, where: str, message: str) -> None:
-    found = quality.check(changed(old, new), "application", TODAY).findings
+    found = checks.check(changed(old, new), "application", TODAY).findings
     told = [(one.severity, one.where, one.message) for one in found]
     if severity is None:
         assert told == []
@@ -154,7 +154,7 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
 
 
 @pytest.mark.parametrize(
-    ("severities", "decision"),
+    ("severities", "expected"),
     [
         ("", "approve"),
         ("minor minor minor minor minor minor", "approve"),
@@ -166,24 +166,24 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
         ("major " * 8, "review"),  # nothing is missing that cannot be dealt with: a person decides
     ],
 )
-def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
-    found = [verdicts.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
-    assert verdicts.decision_of(verdicts.score_of(found), found) == decision
+def test_the_decision_follows_from_the_findings(severities: str, expected: str) -> None:
+    found = [decision.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
+    assert decision.decision_of(decision.score_of(found), found) == expected
 
 
 def test_what_is_no_application_is_rejected_and_another_kind_has_rules_of_its_own() -> None:
     text = "Dear all, the boat race was a great day out and everybody who came enjoyed the weather, the food and the music by the river."
-    found = quality.check(text, "application", TODAY).findings
-    assert verdicts.decision_of(verdicts.score_of(found), found) == "reject"
-    assert [one.message for one in quality.check(text, "text", TODAY).findings] == ["It has 25 words, too few to judge."]
+    found = checks.check(text, "application", TODAY).findings
+    assert decision.decision_of(decision.score_of(found), found) == "reject"
+    assert [one.message for one in checks.check(text, "text", TODAY).findings] == ["It has 25 words, too few to judge."]
 
 
 def test_an_application_in_another_language_is_for_a_person_to_review() -> None:
     text = "Antragsteller ist der Hof Grün. Wir bauen auf dem Land bei Kiel Hafer an, und das seit zehn Jahren. " * 4
-    found = quality.check(text, "application", TODAY).findings
+    found = checks.check(text, "application", TODAY).findings
     assert {one.severity for one in found} <= {"major", "minor"}
     assert "written in 'de'" in next(one.message for one in found if "written" in one.message)
-    assert verdicts.decision_of(verdicts.score_of(found), found) == "review"
+    assert decision.decision_of(decision.score_of(found), found) == "review"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_application_in_another_language_is_for_a_person_to_review() -> None:
     ],
 )
 def test_odd_texts_are_checked_like_any_other(text: str) -> None:
-    assert quality.check(text, "application", TODAY).findings
+    assert checks.check(text, "application", TODAY).findings
 
 
 def test_a_rule_with_an_unknown_severity_is_refused() -> None:

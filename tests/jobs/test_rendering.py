@@ -7,7 +7,7 @@ import re
 import pytest
 from lxml import html
 
-from jobs.tools.rendering import TAGS, anchors_of, document_of, escaped, harmless, html_of, link
+from monolith.content.markdown_html import TAGS, anchors_of, document_of, escaped, harmless, html_of, link
 
 HOSTILE = [
     "<script>alert(1)</script>",

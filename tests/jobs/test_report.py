@@ -12,10 +12,10 @@ import pytest
 from pypdf import PdfReader
 from sqlalchemy import insert, select
 
-from jobs.tools import sheet
-from monolith.database import reading, writing
-from monolith.models import Document, Job, User, new_id
-from monolith.runner import ledger_reading, running
+from jobs.tools.report import csv_export
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import Document, Job, User, new_id
+from monolith.runner.worker import execute, report_queries
 from tests.conftest import Caller
 
 DAY_S = 86400.0
@@ -37,7 +37,7 @@ def ran(owner: Caller, number: int = 1, **columns: Any) -> None:
         "attempt": 1,
         "max_attempts": 3,
     }
-    with writing() as session:
+    with write_session() as session:
         session.execute(insert(Job), [{"id": new_id(), "owner_id": owner.user.id, **same, **times, **columns} for _ in range(number)])
 
 
@@ -45,7 +45,7 @@ def made(caller: Caller, **params: Any) -> dict[str, Any]:
     """A report, submitted and run: the job as the API answers it."""
     answer = caller.post("/api/v1/jobs", json={"type": "report", "params": params})
     assert answer.status_code == 202, answer.text
-    running.run(answer.json["id"])
+    execute.run(answer.json["id"])
     job: dict[str, Any] = caller.get(answer.json["links"]["self"]).json
     return job
 
@@ -113,10 +113,10 @@ def test_the_owner_is_for_admins_to_name_whatever_way_the_job_came(alice: Caller
     answer = alice.post("/api/v1/jobs", json={"type": "report", "params": {"owner": "bob@example.org"}})
     assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/params/owner")
     follow = {"type": "report", "params": {"owner": "bob@example.org"}}
-    running.run(alice.post("/api/v1/jobs", json={"type": "trial_follow", "params": follow}).json["id"])
-    with reading() as session:
+    execute.run(alice.post("/api/v1/jobs", json={"type": "trial_follow", "params": follow}).json["id"])
+    with read_session() as session:
         job_id = session.scalar(select(Job.id).where(Job.type == "report"))
-    running.run(job_id or "")
+    execute.run(job_id or "")
     job = alice.get(f"/api/v1/jobs/{job_id}").json
     assert (job["status"], job["error"]["type"], job["artifacts"]) == ("failed", "permanent", [])
     assert "Only admins" in job["error"]["message"]
@@ -178,7 +178,7 @@ def test_no_cell_is_a_formula(alice: Caller) -> None:
     titles = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]
     for title in titles:
         document = Document(owner_id=alice.user.id, title=title, kind="text", media_type="text/plain")
-        with writing() as session:
+        with write_session() as session:
             session.add(document)
         ran(alice, document_id=document.id, error_message=title, status="failed")
     rows = table(alice, made(alice))
@@ -188,7 +188,7 @@ def test_no_cell_is_a_formula(alice: Caller) -> None:
 def test_titles_in_every_script_and_names_of_every_length_are_drawn(alice: Caller) -> None:
     titles = ["漢字のタイトル.docx", "שלום עולם", "مرحبا بالعالم", "😀 \u202e txt.exe", "line\nbreak", "long " * 60, "W" * 300, "\ufffd"]
     documents = [Document(owner_id=alice.user.id, title=one, kind="text", media_type="text/plain") for one in titles]
-    with writing() as session:
+    with write_session() as session:
         session.add_all(documents)
     for place, document in enumerate(documents):
         ran(alice, document_id=document.id, type=f"{'a_very_long_name_of_a_type_' * 2}{place}"[:60])
@@ -198,7 +198,7 @@ def test_titles_in_every_script_and_names_of_every_length_are_drawn(alice: Calle
 
 
 def test_each_row_comes_once_although_they_are_read_some_at_a_time(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_reading, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(report_queries, "ROWS_AT_ONCE", 7)
     ran(alice, 40)  # all at the same moment
     ran(alice, 2, created_at=NOW - 3 * DAY_S)
     rows = table(alice, made(alice))
@@ -207,7 +207,7 @@ def test_each_row_comes_once_although_they_are_read_some_at_a_time(alice: Caller
 
 
 def test_a_table_that_would_be_too_large_ends_early_and_says_so(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheet, "MAX_BYTES", 1000)
+    monkeypatch.setattr(csv_export, "MAX_BYTES", 1000)
     ran(alice, 40)
     job = made(alice)
     assert job["result"]["csv_is_complete"] is False and 1 < job["result"]["csv_rows"] < 40
@@ -230,7 +230,7 @@ def test_the_page_has_its_form_and_shows_the_owner_to_admins_only(
     assert wrong.status_code == 422 and 'id="report.days-error"' in wrong.text
     gone = alice.post("/run/report", data={"report.days": "7", "report.types": "analyze\nemail"})
     assert gone.status_code == 303
-    with reading() as session:
+    with read_session() as session:
         assert session.scalar(select(Job.params)) == {"from": None, "to": None, "days": 7, "types": ["analyze", "email"], "owner": None}
         assert session.scalar(select(Job.owner_id)) == session.scalar(select(User.id).where(User.email == "alice@example.org"))
     assert [alice.get(f"/run/{name}").status_code for name in ("analyze", "email", "webhook", "nothing")] == [404] * 4

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from jobs.tools import ai
-from monolith.config import BadSetting, settings
-from monolith.database import now, reading, writing
-from monolith.models import Job
-from monolith.runner import running
-from monolith.runner.spending import DAY_S, Cost, Spending, record
+from jobs.tools.llm import client
+from monolith.config import settings
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job
+from monolith.errors import BadSetting
+from monolith.runner.llm.budget import DAY_S, Cost, Spending, record
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 from tests.openai_server import ANALYSIS, OpenAIServer, Reply, answer, hang
 
@@ -31,7 +32,7 @@ Settings = Callable[..., None]
 def model(intray_settings: Settings) -> Iterator[OpenAIServer]:
     with OpenAIServer() as server:
         intray_settings(OPENAI_API_KEY="sk-test-0123456789", OPENAI_BASE_URL=server.url, LLM_PRICES=PRICES, **NO_BUDGET)
-        ai._warn.cache_clear()
+        client._warn.cache_clear()
         yield server
 
 
@@ -46,7 +47,7 @@ def read(caller: Caller, job_id: str) -> dict[str, Any]:
 
 def analyse(caller: Caller, text: str = TEXT) -> dict[str, Any]:
     job_id = submit(caller, text)
-    running.run(job_id)
+    execute.run(job_id)
     return read(caller, job_id)
 
 
@@ -101,7 +102,7 @@ def test_what_a_stopped_job_had_spent_is_paid_all_the_same(model: OpenAIServer, 
     over = threading.Event()
     model.will(lambda request: answer(ANALYSIS) if over.wait(20) else hang(0))
     job_id = submit(alice, TEXT)
-    runner = threading.Thread(target=running.run, args=(job_id,))
+    runner = threading.Thread(target=execute.run, args=(job_id,))
     runner.start()
     while not model.requests:
         runner.join(0.02)
@@ -123,7 +124,7 @@ def test_over_their_budget_a_users_jobs_are_parked_until_midnight_and_spend_no_a
     job = analyse(alice, "Another.")
     assert (job["status"], job["attempt"], job["cost"]["usd"]) == ("scheduled", 0, 0)
     why = "Your budget for the language model, 0.000065 USD a day, is used up until midnight UTC."
-    with reading() as session:
+    with read_session() as session:
         row = session.get_one(Job, job["id"])
     assert row.parked_reason == why
     assert row.run_at is not None and (row.run_at + 60) % DAY_S < 120
@@ -156,7 +157,7 @@ def test_over_everybodys_budget_the_local_engine_works_on_and_says_why(
 def test_at_midnight_there_is_a_budget_again(model: OpenAIServer, alice: Caller, intray_settings: Settings) -> None:
     intray_settings(LLM_BUDGET_PER_USER_USD="0.00001")
     analyse(alice)
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Spending).values(day=Spending.day - 1))
     assert analyse(alice, "Another.")["status"] == "finished"
 
@@ -176,9 +177,9 @@ def test_many_at_once_lose_no_cent_and_overrun_the_budget_by_no_more_than_was_un
     model.will(lambda request: answer(ANALYSIS) if everybody_asks.wait(20) >= 0 else hang(0))
     ids = [submit(alice, f"{TEXT} {number}") for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(running.run, ids))
+        list(pool.map(execute.run, ids))
     assert [read(alice, one)["status"] for one in ids] == ["finished"] * 6
-    with reading() as session:
+    with read_session() as session:
         found = session.query(Spending).one()
     assert (found.input_tokens, found.output_tokens, found.nano_usd) == (600, 120, 6 * 65_000)
     assert analyse(alice, "Another.")["status"] == "scheduled"
@@ -186,9 +187,9 @@ def test_many_at_once_lose_no_cent_and_overrun_the_budget_by_no_more_than_was_un
 
 def test_a_billionth_of_a_dollar_is_the_smallest_that_is_kept(intray_settings: Settings) -> None:
     for usd in ("0.000000001", "0.0000000014", "1000000"):
-        with writing() as session:
+        with write_session() as session:
             record(session, 1, Cost(1, 1, Decimal(usd)))
-    with reading() as session:
+    with read_session() as session:
         assert session.query(Spending).one().nano_usd == 1_000_000_000_000_002
 
 
@@ -219,6 +220,6 @@ def test_a_setting_that_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_now_is_the_databases(intray_settings: Settings) -> None:
-    with writing() as session:
+    with write_session() as session:
         record(session, 1, Cost(1, 1, Decimal(1)))
         assert session.scalar(now().select()) // DAY_S == session.query(Spending).one().day

@@ -15,13 +15,15 @@ from sqlalchemy import select, update
 from standardwebhooks import WebhookVerificationError
 
 from jobs import webhook as webhook_type
-from jobs.tools import fetch, post
-from monolith.database import now, reading, writing
-from monolith.models import Job
-from monolith.runner import lifecycle, registry, running
+from monolith.content import fetch, http_post
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
 from monolith.runner.webhooks import dispatch
-from monolith.runner.webhooks.duties import Webhooks
-from monolith.runner.webhooks.tables import Delivery, Webhook
+from monolith.runner.webhooks.dispatch import WebhookTask
+from monolith.runner.webhooks.models import Delivery, Webhook
+from monolith.runner.worker import context, execute
 from tests.conftest import Caller
 from tests.receiver import Receiver, drip, hang, hang_up, status
 
@@ -43,26 +45,26 @@ def create(caller: Caller, url: str, **wanted: Any) -> dict[str, Any]:
 def run_job(caller: Caller, type: str = "trial_echo", **wanted: Any) -> str:
     answer = caller.post("/api/v1/jobs", json={"type": type, **wanted})
     assert answer.status_code == 202, answer.text
-    running.run(answer.json["id"])
+    execute.run(answer.json["id"])
     return str(answer.json["id"])
 
 
 def senders() -> list[str]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job.id).where(Job.type == "webhook", Job.status == "queued")))
 
 
 def deliver(times: int = 1) -> None:
     """What clock and worker do: so many rounds of it, each as if all that waits were due."""
     for _ in range(times):
-        with writing() as session:
+        with write_session() as session:
             session.execute(update(Delivery).where(Delivery.state == "waiting").values(due_at=now()))
-        tick(Webhooks())
+        tick(WebhookTask())
         for job_id in senders():
-            running.run(job_id)
+            execute.run(job_id)
 
 
-def tick(one: Webhooks) -> None:
+def tick(one: WebhookTask) -> None:
     for _ in one.work():
         pass
 
@@ -73,7 +75,7 @@ def deliveries(caller: Caller, webhook: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def seconds_until(moment: str) -> float:
-    with reading() as session:
+    with read_session() as session:
         return datetime.fromisoformat(moment).timestamp() - (session.scalar(select(now())) or 0.0)
 
 
@@ -158,13 +160,13 @@ def test_progress_is_told_to_who_chose_it_and_once_for_what_has_not_changed(alic
     create(alice, receiver.url, events=["job.progress"])
     job_id = alice.post("/api/v1/jobs", json={"type": "trial_echo"}).json["id"]
     claim = lifecycle.claim(job_id, "w")
-    job = running.RunningJob(claim)
+    job = context.RunningJob(claim)
     job.progress(10, "listening")
-    clock = Webhooks()
+    clock = WebhookTask()
     for _ in range(3):
         tick(clock)
         for sender in senders():
-            running.run(sender)
+            execute.run(sender)
     (said,) = [one.said for one in receiver.requests]
     assert (said["type"], said["data"]["progress"], said["data"]["progress_note"]) == ("job.progress", 10, "listening")
 
@@ -230,7 +232,7 @@ def test_retry_after_is_obeyed_where_it_is_longer(alice: Caller, receiver: Recei
 
 @pytest.mark.parametrize("answer", [hang, drip])
 def test_a_slow_endpoint_is_given_up_in_time(alice: Caller, receiver: Receiver, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(post.post, "__defaults__", (0.5,))
+    monkeypatch.setattr(http_post.post, "__defaults__", (0.5,))
     webhook = create(alice, receiver.url)
     run_job(alice)
     receiver.will(answer)
@@ -273,7 +275,7 @@ def test_410_disables_the_endpoint_and_nothing_more_is_sent_until_it_is_enabled(
 
 
 def fail_since(webhook: dict[str, Any], days: float) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Webhook).where(Webhook.id == webhook["id"]).values(failing_since=now() - days * 86400))
 
 
@@ -319,8 +321,8 @@ def test_an_endpoint_that_fails_gets_two_at_a_time_and_holds_up_no_other(alice: 
     for _ in range(5):
         run_job(alice)
     run_job(bob)
-    tick(Webhooks())
-    with reading() as session:
+    tick(WebhookTask())
+    with read_session() as session:
         owners = list(session.scalars(select(Job.owner_id).where(Job.type == "webhook")))
     assert (owners.count(alice.user.id), owners.count(bob.user.id)) == (2, 1)
 
@@ -328,9 +330,9 @@ def test_an_endpoint_that_fails_gets_two_at_a_time_and_holds_up_no_other(alice: 
 def test_a_sender_that_ended_without_a_word_has_spent_an_attempt(alice: Caller, receiver: Receiver) -> None:
     webhook = create(alice, receiver.url)
     run_job(alice)
-    tick(Webhooks())
+    tick(WebhookTask())
     assert alice.post(f"/api/v1/jobs/{senders()[0]}/cancel").status_code == 200
-    tick(Webhooks())
+    tick(WebhookTask())
     (delivery,) = deliveries(alice, webhook)
     assert (delivery["status"], delivery["attempts"]) == ("waiting", 1)
     deliver()
@@ -342,10 +344,10 @@ def test_two_senders_of_one_delivery_record_it_once(alice: Caller, receiver: Rec
     """A worker that was held for dead goes on: what it says then changes nothing."""
     webhook = create(alice, receiver.url)
     run_job(alice)
-    tick(Webhooks())
-    stale = running.RunningJob(lifecycle.claim(senders()[0], "w")).delivery(deliveries(alice, webhook)[0]["id"])
+    tick(WebhookTask())
+    stale = context.RunningJob(lifecycle.claim(senders()[0], "w")).delivery(deliveries(alice, webhook)[0]["id"])
     deliver()
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Delivery).values(state="delivered", sender_id=None))
     assert stale.record(is_delivered=False, again_in=5, disable="stale") is False
     assert deliveries(alice, webhook)[0]["status"] == "delivered"
@@ -412,7 +414,7 @@ def test_an_address_that_became_one_of_this_network_is_refused_when_it_is_sent_t
 def test_a_name_that_turns_private_between_check_and_connection_is_refused(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     answers = iter(["93.184.215.14", "10.0.0.1"])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), 80))])
-    answer = post.post("http://rebinding.example/", b"{}", {})
+    answer = http_post.post("http://rebinding.example/", b"{}", {})
     assert answer.error is not None and "not a public site" in answer.error
 
 
@@ -421,7 +423,7 @@ def test_a_name_that_cannot_be_looked_up_now_may_be_saved(monkeypatch: pytest.Mo
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(socket, "getaddrinfo", later)
-    assert post.why_refused("https://example.org/") is None
+    assert http_post.why_refused("https://example.org/") is None
     assert fetch.why_unfit("ftp://example.org") is not None
 
 
@@ -437,7 +439,7 @@ def test_a_single_job_is_told_to_its_webhook_url_and_the_secret_is_shown_once(al
     assert "webhook_secret" not in alice.post("/api/v1/jobs", json=wanted, headers={"Idempotency-Key": "a"}).json
     run_job(alice)
     for job_id in (first.json["id"], second.json["id"]):
-        running.run(job_id)
+        execute.run(job_id)
     deliver()
     assert {one.verified(secret)["data"]["id"] for one in receiver.requests} == {first.json["id"], second.json["id"]}
     assert len(receiver.requests) == 2
@@ -451,7 +453,7 @@ def test_the_secret_of_single_jobs_can_be_made_anew(alice: Caller, receiver: Rec
     assert (made.status_code, made.json["previous_secret_until"]) == (200, None)
     again = alice.post("/api/v1/webhooks/secret", json={}).json
     job_id = alice.post("/api/v1/jobs", json={"type": "trial_echo", "webhook_url": receiver.url}).json["id"]
-    running.run(job_id)
+    execute.run(job_id)
     deliver()
     for secret in (made.json["secret"], again["secret"]):
         receiver.requests[0].verified(secret)
@@ -461,14 +463,14 @@ def test_a_unique_job_that_lives_already_is_told_to_the_new_url_too(alice: Calle
     live = alice.post("/api/v1/jobs", json={"type": "trial_echo", "unique": True}).json["id"]
     shared = alice.post("/api/v1/jobs", json={"type": "trial_echo", "unique": True, "webhook_url": receiver.url})
     assert (shared.json["id"], shared.status_code) == (live, 200)
-    running.run(live)
+    execute.run(live)
     deliver()
     receiver.requests[0].verified(shared.json["webhook_secret"])
 
 
 def test_what_is_stored_of_a_secret_is_not_the_secret(alice: Caller, receiver: Receiver) -> None:
     webhook = create(alice, receiver.url)
-    with reading() as session:
+    with read_session() as session:
         row = session.scalars(select(Webhook)).one()
         assert webhook["secret"].removeprefix("whsec_") not in row.secret.sealed
     assert "secret" not in alice.get(webhook["links"]["self"]).json

@@ -13,15 +13,19 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from structlog.testing import capture_logs
 
-from monolith.database import now, reading, writing
-from monolith.models import Job, Lease
-from monolith.runner import alerts, clock, lifecycle, queues, registry, spending
-from monolith.runner.alert_rules import RULES
-from monolith.runner.alerts import Alert, Judge
-from monolith.runner.breakers import Breaker
-from monolith.runner.lifecycle import Wanted
-from monolith.runner.pauses import Pause
-from monolith.runner.webhooks.tables import Delivery
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job, Lease
+from monolith.job_types import registry
+from monolith.runner.ledger import lease, lifecycle
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.pauses import Pause
+from monolith.runner.llm import budget
+from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.monitoring import alert_snapshot, alerts
+from monolith.runner.monitoring.alert_rules import RULES
+from monolith.runner.monitoring.alerts import Alert, Judge
+from monolith.runner.queue import rq_queues
+from monolith.runner.webhooks.models import Delivery
 from tests.acceptance.processes import until
 from tests.conftest import Caller
 from tests.mail_server import MailServer
@@ -34,7 +38,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes....").decode
 @pytest.fixture
 def judge(app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Judge as the clock does, which leads."""
-    clock.lead("tests")
+    lease.lead("tests")
     one = Judge()
 
     def work() -> None:
@@ -48,8 +52,8 @@ def judge(app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def submit(alice: Caller) -> Callable[..., list[str]]:
     def some(number: int, seconds_ago: float = 0, name: str = "trial_echo") -> list[str]:
-        jobs = lifecycle.submit(alice.user.id, [Wanted(registry.find(name)) for _ in range(number)])
-        with writing() as session:
+        jobs = lifecycle.submit(alice.user.id, [JobSpec(registry.find(name)) for _ in range(number)])
+        with write_session() as session:
             session.execute(update(Job).where(Job.id.in_([job.id for job in jobs])).values(queued_at=Job.queued_at - seconds_ago))
         return [job.id for job in jobs]
 
@@ -64,13 +68,13 @@ def fail(job_ids: list[str]) -> None:
 
 
 def opened() -> set[tuple[str, str]]:
-    with reading() as session:
+    with read_session() as session:
         return {(one.code, one.subject) for one in alerts.opened(session)}
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a worker listened to everything; the rest of Redis is real."""
-    monkeypatch.setattr(queues, "listened", lambda: set(queues.names()))
+    monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
 
 
 def health(admin: Caller) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def test_more_failures_than_the_limit_open_a_warning_that_closes_at_four_fifths_
     warning = {"code": "failed", "severity": "warning", "subject": "all", "message": "Failed in the last 24 hours: 11 jobs."}
     assert (said["healthy"], said["alerts"]) == (True, [warning])
     for stays, is_open in ((9, True), (8, False)):
-        with writing() as session:
+        with write_session() as session:
             keep = session.scalars(select(Job.id).where(Job.status == "failed").limit(stays)).all()
             session.execute(update(Job).where(Job.id.not_in(keep)).values(ended_at=now() - 25 * 3600))
         judge()
@@ -154,7 +158,7 @@ def test_redis_that_is_away_twice_in_a_row_is_critical_and_what_needs_it_is_left
 
 
 def test_redis_that_is_away_for_the_web_process_alone_is_said_at_once(admin, intray_settings):
-    clock.lead("tests")
+    lease.lead("tests")
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     assert [one["code"] for one in health(admin)["alerts"]] == ["redis_away"]
 
@@ -171,7 +175,7 @@ def test_a_pause_without_an_end_is_forgotten_after_an_hour(judge, admin):
     admin.put("/api/v1/pauses/type:analyze", json={"reason": "Maintenance", "until": "2099-01-01T00:00:00Z"})
     judge()
     assert opened() == set()
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Pause).values(since=Pause.since - 3601))
     judge()
     assert opened() == {("pause_forgotten", "all")}
@@ -192,7 +196,7 @@ def test_workers_that_beat_while_nothing_is_begun_or_ended_are_silent(judge, sub
 
 def test_a_job_that_vanished_is_critical(judge, submit, admin):
     submit(1)
-    with writing() as session:
+    with write_session() as session:
         session.execute(delete(Job))
     judge()
     assert opened() == {("ledger_imbalance", "ledger")}
@@ -201,15 +205,15 @@ def test_a_job_that_vanished_is_critical(judge, submit, admin):
 
 def test_an_open_breaker_and_a_budget_that_is_used_up_are_warnings(judge, alice, intray_settings):
     intray_settings(LLM_BUDGET_USD="1", LLM_BUDGET_PER_USER_USD="0.5")
-    with writing() as session:
-        session.execute(insert(Breaker).values(name="openai", failures=3, open_until=now() + 60, reason="It answered 429."))
-        spending.record(session, alice.user.id, spending.Cost(1, 1, Decimal("1.5")))
+    with write_session() as session:
+        session.execute(insert(CircuitBreaker).values(name="openai", failures=3, open_until=now() + 60, reason="It answered 429."))
+        budget.record(session, alice.user.id, budget.Cost(1, 1, Decimal("1.5")))
     judge()
     assert opened() == {("breaker_open", "openai"), ("budget_reached", "everybody"), ("budget_reached", "alice@example.org")}
 
 
 def test_a_redis_that_is_nearly_full_is_a_warning(judge, monkeypatch):
-    connection = queues.connection()
+    connection = rq_queues.connection()
     used = connection.info("memory")["used_memory"]
     connection.config_set("maxmemory", int(used * 1.1))
     try:
@@ -236,7 +240,7 @@ def test_an_alert_is_told_once_when_it_opens_and_once_when_it_closes(judge, subm
     with capture_logs() as lines:
         for _ in range(3):
             judge()
-        with writing() as session:
+        with write_session() as session:
             session.execute(delete(Job))
             session.execute(update(lifecycle.accepting._TALLIES).values(amount=0))
         for _ in range(3):
@@ -251,7 +255,7 @@ def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submi
     """Nobody listens, so the clock itself sends it."""
     with MailServer() as server:
         intray_settings(SMTP_URL=server.url, MAIL_FROM="Intray <intray@example.org>")
-        clock.lead("tests")
+        lease.lead("tests")
         submit(1, seconds_ago=20)
         judge()
         until(lambda: statuses("email") == ["finished"])
@@ -264,7 +268,7 @@ def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submi
 
 
 def statuses(type_name: str) -> list[str]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job.status).where(Job.type == type_name)))
 
 
@@ -275,7 +279,7 @@ def test_mail_goes_to_the_addresses_of_the_setting_and_a_wrong_one_holds_no_aler
     )
     submit(1)
     judge()
-    with reading() as session:
+    with read_session() as session:
         assert session.scalars(select(Job.params).where(Job.type == "email")).one()["to"] == ["ops@example.org", "b@example.org"]
     intray_settings(ALERT_EMAIL="nobody", ALERT_OLDEST_S="0")
     submit(1, seconds_ago=5)
@@ -297,7 +301,7 @@ def test_it_is_told_by_a_signed_webhook_also_when_nobody_listens(judge, submit, 
 
 
 def states() -> list[str]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Delivery.state)))
 
 
@@ -307,19 +311,19 @@ def test_an_endpoint_that_fails_is_tried_again_as_of_every_webhook(judge, submit
         submit(1, seconds_ago=20)
         judge()
         until(lambda: states() == ["waiting"])
-    with reading() as session:
+    with read_session() as session:
         row = session.scalars(select(Delivery)).one()
         assert (row.attempts, row.due_at is not None, json.loads(row.body)["data"]["code"]) == (1, True, "no_worker")
 
 
 def test_two_clocks_at_once_open_it_once(judge, submit, admin):
     submit(1, seconds_ago=20)
-    seen = alerts.look()
-    with writing() as session:
+    seen = alert_snapshot.take_snapshot()
+    with write_session() as session:
         session.execute(insert(Alert).values(code="no_worker", subject="default.normal", severity="critical", message="x", opened_at=now()))
     condition = next(one for one in alerts.alert_rules.conditions(seen) if one.opens)
     alerts._change([condition], [], seen)
-    with reading() as session:
+    with read_session() as session:
         assert len(session.scalars(select(Alert)).all()) == 1
 
 
@@ -332,7 +336,7 @@ def test_it_is_for_admins_and_viewers(request, caller, who, path, status):
 def test_the_lease_is_what_says_that_a_clock_is_there(judge, admin):
     judge()
     assert health(admin)["healthy"]
-    with writing() as session:
+    with write_session() as session:
         session.execute(delete(Lease))
     assert not health(admin)["healthy"]
 

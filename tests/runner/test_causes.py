@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from monolith.runner import causes
-from monolith.runner.causes import ROOT
+from monolith.runner.ledger import error_fingerprint
+from monolith.runner.ledger.error_fingerprint import ROOT
 
-OURS = f'Traceback (most recent call last):\n  File "{ROOT}monolith/runner/running.py", line 70, in _attempt\n    x\n'
+OURS = f'Traceback (most recent call last):\n  File "{ROOT}monolith/runner/worker/execute.py", line 70, in _attempt\n    x\n'
 FRAME = '  File "{}", line {}, in {}\n    x\n'
 
 
@@ -27,37 +27,37 @@ FRAME = '  File "{}", line {}, in {}\n    x\n'
     ],
 )
 def test_what_differs_between_jobs_is_left_out_of_the_message(message: str, alike: str) -> None:
-    assert causes.of("E", message, None).message == alike
+    assert error_fingerprint.fingerprint_of("E", message, None).message == alike
 
 
 @pytest.mark.parametrize(
     ("trace", "place"),
     [
         (None, ""),
-        (OURS, "monolith/runner/running.py in _attempt"),
+        (OURS, "monolith/runner/worker/execute.py in _attempt"),
         (OURS + FRAME.format(f"{ROOT}jobs/analyze.py", 12, "read"), "jobs/analyze.py in read"),
         (
             OURS + FRAME.format("/app/.venv/lib/python3.11/site-packages/requests/api.py", 9, "get"),
-            "monolith/runner/running.py in _attempt",
+            "monolith/runner/worker/execute.py in _attempt",
         ),
-        (OURS + FRAME.format("/usr/lib/python3.11/json/__init__.py", 9, "loads"), "monolith/runner/running.py in _attempt"),
+        (OURS + FRAME.format("/usr/lib/python3.11/json/__init__.py", 9, "loads"), "monolith/runner/worker/execute.py in _attempt"),
         (OURS + FRAME.format("/opt/theirs/extra/scan.py", 3, "<lambda>"), "extra/scan.py in <lambda>"),
     ],
 )
 def test_the_place_is_the_innermost_frame_of_ours_without_its_line(trace: str | None, place: str) -> None:
-    assert causes.of("E", "m", trace).place == place
+    assert error_fingerprint.fingerprint_of("E", "m", trace).place == place
 
 
 def test_the_same_cause_has_the_same_key_and_another_has_another() -> None:
-    same = {causes.of("E", f"step {number} failed", OURS.replace("70", str(number))).key for number in range(20)}
+    same = {error_fingerprint.fingerprint_of("E", f"step {number} failed", OURS.replace("70", str(number))).key for number in range(20)}
     others = {
-        causes.of("E", "step 1 ended", OURS).key,
-        causes.of("F", "step 1 failed", OURS).key,
-        causes.of("E", "step 1 failed", None).key,
+        error_fingerprint.fingerprint_of("E", "step 1 ended", OURS).key,
+        error_fingerprint.fingerprint_of("F", "step 1 failed", OURS).key,
+        error_fingerprint.fingerprint_of("E", "step 1 failed", None).key,
     }
     assert (len(same), len(others), len(same & others)) == (1, 3, 0)
 
 
 def test_a_long_and_hostile_message_is_quickly_done_with() -> None:
     for message in ("'" * 100_000, '"' + "a" * 100_000, "1." * 100_000, "a-" * 100_000, "0" * 100_000, "x@" * 100_000):
-        assert len(causes.of("E", message, "File " * 10_000).key) == causes.KEY_LENGTH
+        assert len(error_fingerprint.fingerprint_of("E", message, "File " * 10_000).key) == error_fingerprint.KEY_LENGTH

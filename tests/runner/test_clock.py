@@ -10,12 +10,16 @@ import pytest
 from sqlalchemy import select, text, update
 from structlog.testing import capture_logs
 
-from monolith.database import now, reading, writing
-from monolith.models import Job, JobEvent, Lease
-from monolith.runner import clock, lifecycle, queues, registry, repair, running
-from monolith.runner.clock import Clock, Duty
-from monolith.runner.lifecycle import Wanted
-from monolith.runner.repair import MissingMessages
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job, JobEvent, Lease
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.queue import rq_queues
+from monolith.runner.scheduler import clock, recovery
+from monolith.runner.scheduler.clock import Clock, PeriodicTask
+from monolith.runner.scheduler.recovery import MissingMessages
+from monolith.runner.worker import execute
 from tests.acceptance.processes import Intray, new_intray, until
 from tests.conftest import Caller
 
@@ -29,8 +33,8 @@ def submit(alice: Caller) -> Callable[..., list[str]]:
     """Submit so many jobs, some seconds ago."""
 
     def some(number: int, **wanted: object) -> list[str]:
-        jobs = lifecycle.submit(alice.user.id, [Wanted(registry.find("trial_echo"), {"value": 1}, **wanted) for _ in range(number)])
-        with writing() as session:
+        jobs = lifecycle.submit(alice.user.id, [JobSpec(registry.find("trial_echo"), {"value": 1}, **wanted) for _ in range(number)])
+        with write_session() as session:
             session.execute(update(Job).where(Job.queued_at.is_not(None)).values(queued_at=Job.queued_at - 5))
         return [job.id for job in jobs]
 
@@ -39,11 +43,11 @@ def submit(alice: Caller) -> Callable[..., list[str]]:
 
 def lose(*job_ids: str) -> None:
     for job_id in job_ids:
-        assert queues.connection().lrem(queues.queue(QUEUE).key, 0, job_id) == 1
+        assert rq_queues.connection().lrem(rq_queues.queue(QUEUE).key, 0, job_id) == 1
 
 
 def messages() -> list[str]:
-    return queues.queue(QUEUE).get_job_ids()
+    return rq_queues.queue(QUEUE).get_job_ids()
 
 
 def push_missing(missing: MissingMessages) -> list[str]:
@@ -55,12 +59,12 @@ def push_missing(missing: MissingMessages) -> list[str]:
 
 
 def statuses(job_ids: list[str]) -> set[str]:
-    with reading() as session:
+    with read_session() as session:
         return set(session.scalars(select(Job.status).where(Job.id.in_(job_ids))))
 
 
 def make_due(job_ids: list[str]) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id.in_(job_ids)).values(run_at=now() - 1))
 
 
@@ -69,9 +73,9 @@ def make_due(job_ids: list[str]) -> None:
 
 @pytest.mark.parametrize("places", [[0], [2], [3], [8], [0, 4, 5, 8], list(range(9))])
 def test_what_is_missing_is_pushed_and_nothing_else_wherever_it_stood(submit, monkeypatch, places):
-    monkeypatch.setattr(repair, "PAGE", 3)
-    monkeypatch.setattr(repair, "BATCH", 2)
-    monkeypatch.setattr(queues, "IDS_AT_ONCE", 4)
+    monkeypatch.setattr(recovery, "PAGE", 3)
+    monkeypatch.setattr(recovery, "BATCH", 2)
+    monkeypatch.setattr(rq_queues, "IDS_AT_ONCE", 4)
     jobs = submit(9)
     lose(*(jobs[place] for place in places))
     assert set(push_missing(MissingMessages())) == {jobs[place] for place in places}
@@ -81,24 +85,24 @@ def test_what_is_missing_is_pushed_and_nothing_else_wherever_it_stood(submit, mo
 def test_a_job_that_a_worker_claims_meanwhile_is_not_pushed(submit):
     claimed, waiting = submit(2)
     lose(claimed, waiting)
-    with reading() as session:
+    with read_session() as session:
         moment = session.scalar(select(now()))
     lifecycle.claim(claimed, "w")
-    assert repair._push_again([claimed, waiting], moment) == 1
+    assert recovery._push_again([claimed, waiting], moment) == 1
     assert messages() == [waiting]
 
 
 def test_a_job_that_was_queued_a_moment_ago_is_not_missing(submit):
     job = submit(1)
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(queued_at=now() - 1))
     lose(*job)
     assert push_missing(MissingMessages()) == []
 
 
 def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(submit, monkeypatch):
-    monkeypatch.setattr(repair, "REST", 10**6)
-    monkeypatch.setattr(repair, "BATCH", 2)
+    monkeypatch.setattr(recovery, "REST", 10**6)
+    monkeypatch.setattr(recovery, "BATCH", 2)
     jobs = submit(8)
     missing = MissingMessages()
     lose(jobs[0])
@@ -110,17 +114,17 @@ def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(
 
 
 def test_what_an_emptied_redis_lost_is_pushed_at_once_although_its_queue_rests(submit, monkeypatch):
-    monkeypatch.setattr(repair, "REST", 10**6)
+    monkeypatch.setattr(recovery, "REST", 10**6)
     jobs = submit(3)
     missing = MissingMessages()
     lose(jobs[0])
     assert push_missing(missing) == [jobs[0]]
-    queues.connection().flushall()
+    rq_queues.connection().flushall()
     assert set(push_missing(missing)) == set(jobs)
 
 
 def test_a_single_lost_message_is_found_after_the_rest(submit, monkeypatch):
-    monkeypatch.setattr(repair, "REST", 0)
+    monkeypatch.setattr(recovery, "REST", 0)
     jobs = submit(3)
     missing = MissingMessages()
     for job in jobs:
@@ -130,7 +134,7 @@ def test_a_single_lost_message_is_found_after_the_rest(submit, monkeypatch):
 
 def test_thousands_of_messages_that_redis_lost_are_pushed_within_seconds_and_each_once(submit):
     jobs = submit(5000)
-    queues.connection().flushall()
+    rq_queues.connection().flushall()
     over = threading.Event()
     ticking = threading.Thread(target=clock.run, args=(over.is_set, over.wait))
     ticking.start()
@@ -157,7 +161,7 @@ def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
     jobs = submit(1, delay=60)
     silent = submit(1)
     lifecycle.claim(silent[0], "a worker that died")
-    with writing() as session:
+    with write_session() as session:
         session.execute(text("DROP TABLE samples"))
         session.execute(text("DROP TABLE tallies"))
         session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
@@ -185,7 +189,7 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks
     jobs, silent, waiting = submit(1, delay=60), submit(1), submit(1)
     lose(*silent, *waiting)
     lifecycle.claim(silent[0], "a worker that died")
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
     make_due(jobs)
     one = Clock(lambda: False, "a")
@@ -201,7 +205,7 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks
 def test_after_the_database_was_away_workers_first_get_time_to_say_that_they_live(submit, intray_settings, database_url):
     jobs = submit(1)
     lifecycle.claim(jobs[0], "a worker that could not write its heartbeat")
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(heartbeat_at=now() - 31))
     one = Clock(lambda: False, "a")
     intray_settings(DATABASE_URL="postgresql://127.0.0.1:1/nothing")
@@ -223,7 +227,7 @@ def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():
             done.append(number)
             yield
 
-    duty = Duty("count", steps, every_s=3600)
+    duty = PeriodicTask("count", steps, every_s=3600)
     for expected in ([0], [0, 1], [0, 1, 2]):
         duty.work(lambda: False)
         assert done == expected
@@ -240,7 +244,7 @@ def test_a_clock_that_lost_its_lease_stops_between_two_steps(submit, monkeypatch
     queue_due = lifecycle.queue_due
 
     def while_another_takes_over(limit: int) -> list[Job]:
-        with writing() as session:
+        with write_session() as session:
             session.execute(update(Lease).values(holder="another", expires_at=now() + 60))
         return queue_due(limit)
 
@@ -248,7 +252,7 @@ def test_a_clock_that_lost_its_lease_stops_between_two_steps(submit, monkeypatch
     one = Clock(lambda: False, "a")
     one.tick()
     one.tick()
-    with reading() as session:
+    with read_session() as session:
         assert sorted(session.scalars(select(Job.status))) == ["queued", "scheduled", "scheduled"]
 
 
@@ -267,7 +271,7 @@ def clocks(new_intray: Callable[..., Intray], database_url: str, redis_url: str,
 
 def leader() -> int | None:
     """The process id of the clock that leads."""
-    with reading() as session:
+    with read_session() as session:
         holder = session.scalar(select(Lease.holder).where(Lease.expires_at > now()))
     return int(holder.split(":")[-2]) if holder else None
 
@@ -286,8 +290,8 @@ def test_when_the_leading_clock_is_killed_another_takes_over_and_what_is_due_sta
     clocks.wait_until(lambda: statuses([job]) == {"queued"}, within=15)
     assert leader() not in (None, killed)
     clocks.wait_until(lambda: messages() == [job])
-    running.run(job)
-    with reading() as session:
+    execute.run(job)
+    with read_session() as session:
         events = list(session.scalars(select(JobEvent.name).where(JobEvent.job_id == job)))
     assert (events.count("queued"), events.count("started")) == (1, 1)
 
@@ -300,10 +304,10 @@ def test_a_leading_clock_that_is_stopped_hands_over_at_once(clocks):
 
 def test_clocks_survive_a_database_that_lacks_their_tables(clocks):
     """An old database, or one in trouble: they wait, and do not end."""
-    with writing() as session:
+    with write_session() as session:
         session.execute(text("ALTER TABLE leases RENAME TO away"))
     clocks.wait_until(lambda: clocks.output().count("leases") >= 3)
-    with writing() as session:
+    with write_session() as session:
         session.execute(text("ALTER TABLE away RENAME TO leases"))
         session.execute(update(Lease).values(expires_at=0))
     clocks.wait_until(lambda: leader() is not None)

@@ -8,10 +8,16 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload, undefer
 
-from monolith.database import now, reading, writing
-from monolith.models import Job
-from monolith.runner import clock, lifecycle, queues, registry, running
-from monolith.runner.lifecycle import Failure, Outcome, Wanted
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job
+from monolith.job_types import registry
+from monolith.runner.ledger import lease, lifecycle
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.lifecycle import Failure
+from monolith.runner.ledger.outcomes import Outcome
+from monolith.runner.queue import rq_queues
+from monolith.runner.scheduler import clock
+from monolith.runner.worker import execute
 from tests.conftest import Caller
 
 
@@ -19,34 +25,34 @@ from tests.conftest import Caller
 def submit(alice: Caller) -> Callable[..., Job]:
     def one(name: str, params: dict | None = None, **wanted: object) -> Job:
         job_type = registry.find(name)
-        return lifecycle.submit(alice.user.id, [Wanted(job_type, job_type.load_params(params, False), **wanted)])[0]
+        return lifecycle.submit(alice.user.id, [JobSpec(job_type, job_type.load_params(params, False), **wanted)])[0]
 
     return one
 
 
 def ledger(job: Job) -> Job:
-    with reading() as session:
+    with read_session() as session:
         return session.scalar(
             select(Job).where(Job.id == job.id).options(undefer(Job.result), selectinload(Job.events), selectinload(Job.artefacts))
         )
 
 
 def make_due(job: Job) -> None:
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).where(Job.id == job.id).values(run_at=now() - 1))
 
 
 def test_a_submitted_job_is_queued_and_its_id_is_pushed_to_the_queue_of_its_priority(submit):
     job = submit("trial_echo", priority="high")
     assert ledger(job).status == "queued"
-    assert queues.waiting_ids("default.high") == {job.id}
-    message = queues.queue("default.high").fetch_job(job.id)
-    assert (message.func_name, list(message.args), message.kwargs) == (queues.FUNCTION, [job.id], {})
+    assert rq_queues.waiting_ids("default.high") == {job.id}
+    message = rq_queues.queue("default.high").fetch_job(job.id)
+    assert (message.func_name, list(message.args), message.kwargs) == (rq_queues.FUNCTION, [job.id], {})
 
 
 def test_a_job_that_returns_is_finished_with_its_result_and_its_files(submit):
     job = submit("trial_echo", {"value": {"text": "Grüße"}})
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.result, row.progress) == ("finished", 1, {"value": {"text": "Grüße"}}, 100)
     assert [file.name for file in row.artefacts] == ["echo.txt"]
@@ -56,8 +62,8 @@ def test_a_job_that_returns_is_finished_with_its_result_and_its_files(submit):
 
 def test_a_message_that_comes_twice_runs_the_job_once(submit):
     job = submit("trial_echo")
-    running.run(job.id)
-    running.run(job.id)
+    execute.run(job.id)
+    execute.run(job.id)
     assert [event.name for event in ledger(job).events].count("started") == 1
 
 
@@ -67,17 +73,17 @@ def test_a_delayed_job_is_scheduled_and_queued_by_the_clock_when_it_is_due(submi
     assert lifecycle.queue_due(10) == []
     make_due(job)
     assert [one.id for one in lifecycle.queue_due(10)] == [job.id]
-    assert queues.waiting_ids("default.normal") == {job.id}
+    assert rq_queues.waiting_ids("default.normal") == {job.id}
 
 
 def test_a_job_that_raises_is_tried_again_and_then_failed(submit):
     job = submit("trial_raise")
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.error_type, row.error_message) == ("scheduled", 1, "RuntimeError", "the site answered 503")
     make_due(job)
     lifecycle.queue_due(10)
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.error_message) == ("failed", 2, "the site answered 503")
     assert [event.name for event in row.events] == ["submitted", "started", "retrying", "queued", "started", "failed"]
@@ -85,40 +91,40 @@ def test_a_job_that_raises_is_tried_again_and_then_failed(submit):
 
 def test_a_job_that_succeeds_the_second_time_keeps_no_error(submit):
     job = submit("trial_second_time")
-    running.run(job.id)
+    execute.run(job.id)
     make_due(job)
     lifecycle.queue_due(10)
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.error_type, row.error_message) == ("finished", 2, None, None)
 
 
 def test_permanent_fails_at_once_with_its_reason(submit):
     job = submit("trial_permanent")
-    running.run(job.id)
+    execute.run(job.id)
     assert (ledger(job).status, ledger(job).error_message) == ("failed", "The file is broken. Export it again.")
 
 
 def test_later_parks_the_job_and_spends_no_attempt(submit):
     job = submit("trial_later")
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.parked_reason) == ("scheduled", 0, "OpenAI asked for a pause")
-    with reading() as session:
+    with read_session() as session:
         assert 590 < session.scalar(select(row.run_at - now())) <= 600
 
 
 def test_a_job_that_is_parked_for_days_fails_in_the_end(submit):
     job = submit("trial_later")
-    with writing() as session:
-        session.execute(update(Job).values(created_at=now() - lifecycle.MAX_PARKED_S))
-    running.run(job.id)
+    with write_session() as session:
+        session.execute(update(Job).values(created_at=now() - lifecycle.MAX_SNOOZE_S))
+    execute.run(job.id)
     assert (ledger(job).status, ledger(job).error_type) == ("failed", "parked_too_long")
 
 
 def test_a_job_past_its_limit_fails_as_timeout_although_it_swallows_exceptions(submit):
     job = submit("trial_slow", {"seconds": 30})
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.error_type) == ("failed", "timeout")
     assert row.error_message == "It ran past its limit of 1 s while sleeping."
@@ -127,7 +133,7 @@ def test_a_job_past_its_limit_fails_as_timeout_although_it_swallows_exceptions(s
 @pytest.mark.parametrize(("value", "reason"), [("set", "JSON"), ("nan", "JSON"), ("big", "1,048,576")])
 def test_a_result_that_cannot_be_kept_fails_the_job(submit, value, reason):
     job = submit("trial_bad_result", {"value": value})
-    running.run(job.id)
+    execute.run(job.id)
     row = ledger(job)
     assert (row.status, row.result) == ("failed", None)
     assert reason in row.error_message
@@ -135,11 +141,11 @@ def test_a_result_that_cannot_be_kept_fails_the_job(submit, value, reason):
 
 def test_a_follow_up_is_there_with_the_result_and_names_its_parent(submit):
     job = submit("trial_follow")
-    running.run(job.id)
-    with reading() as session:
+    execute.run(job.id)
+    with read_session() as session:
         follow_up = session.scalar(select(Job).where(Job.parent_id == job.id))
     assert (follow_up.type, follow_up.params, follow_up.status, follow_up.priority) == ("trial_echo", {"value": job.id}, "queued", "high")
-    assert follow_up.id in queues.waiting_ids("default.high")
+    assert follow_up.id in rq_queues.waiting_ids("default.high")
 
 
 def test_the_outcome_of_a_stale_claim_changes_nothing(submit):
@@ -150,7 +156,7 @@ def test_the_outcome_of_a_stale_claim_changes_nothing(submit):
     assert fresh.attempt == stale.attempt  # the attempt was given back, so it cannot fence: the claim's number does
     assert not lifecycle.succeed(stale, Outcome({"by": "stale"}))
     assert not lifecycle.fail(stale, Failure("stale", "stale"), registry.fixed(1))
-    assert not lifecycle.park(stale, 10, "stale")
+    assert not lifecycle.snooze(stale, 10, "stale")
     assert lifecycle.succeed(fresh, Outcome({"by": "fresh"}))
     assert ledger(job).result == {"by": "fresh"}
 
@@ -160,7 +166,7 @@ def test_a_job_whose_worker_is_silent_is_given_back_and_its_attempt_too(submit):
     lifecycle.claim(job.id, "a worker that dies")
     clock.repair()
     assert ledger(job).status == "started"
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(heartbeat_at=now() - 31))
     clock.repair()
     row = ledger(job)
@@ -177,11 +183,11 @@ def test_a_job_that_took_three_workers_down_is_poison(submit):
 
 def test_the_clock_pushes_what_redis_lost(submit):
     jobs = [submit("trial_echo") for _ in range(3)]
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(queued_at=now() - 5))
-    queues.connection().flushall()
+    rq_queues.connection().flushall()
     clock.repair()
-    assert queues.waiting_ids("default.normal") == {job.id for job in jobs}
+    assert rq_queues.waiting_ids("default.normal") == {job.id for job in jobs}
 
 
 def test_a_submission_with_redis_away_is_accepted_and_pushed_when_it_is_back(submit, intray_settings, redis_url):
@@ -189,25 +195,25 @@ def test_a_submission_with_redis_away_is_accepted_and_pushed_when_it_is_back(sub
     job = submit("trial_echo")
     assert ledger(job).status == "queued"
     assert clock.repair() is False
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(queued_at=now() - 5))
     intray_settings(REDIS_URL=redis_url)
     assert clock.repair() is True
-    assert queues.waiting_ids("default.normal") == {job.id}
+    assert rq_queues.waiting_ids("default.normal") == {job.id}
 
 
 def test_only_one_clock_leads_until_it_resigns(submit):
-    assert clock.lead("one")
-    assert not clock.lead("two")
-    assert clock.lead("one")
-    clock.resign("one")
-    assert clock.lead("two")
-    with reading() as session:
-        assert clock.is_ticking(session)
+    assert lease.lead("one")
+    assert not lease.lead("two")
+    assert lease.lead("one")
+    lease.resign("one")
+    assert lease.lead("two")
+    with read_session() as session:
+        assert lease.is_ticking(session)
 
 
 def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):
-    from monolith.runner.progress import Overtaken, RunningJob
+    from monolith.runner.worker.context import Overtaken, RunningJob
 
     job = submit("trial_echo")
     claim = lifecycle.claim(job.id, "slow")
@@ -218,9 +224,9 @@ def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):
 
 def test_a_type_that_no_worker_knows_fails_with_what_to_do(submit):
     job = submit("trial_echo")
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Job).values(type="gone"))
-    running.run(job.id)
+    execute.run(job.id)
     assert (ledger(job).status, ledger(job).error_type) == ("failed", "unknown_type")
 
 
@@ -229,7 +235,7 @@ def test_a_job_that_waits_is_cancelled_and_one_that_runs_is_not(submit):
     lifecycle.claim(running_one.id, "w")
     assert [lifecycle.cancel(job.id) for job in (waiting, later, running_one)] == [True, True, False]
     assert [ledger(job).status for job in (waiting, later, running_one)] == ["canceled", "canceled", "started"]
-    running.run(waiting.id)  # its message comes all the same
+    execute.run(waiting.id)  # its message comes all the same
     assert ledger(waiting).status == "canceled"
 
 
@@ -244,11 +250,11 @@ def test_the_outcome_of_a_stopped_job_changes_nothing(submit):
 
 def test_a_requeued_job_starts_afresh_with_all_its_attempts(submit):
     job = submit("trial_permanent")
-    running.run(job.id)
+    execute.run(job.id)
     assert lifecycle.requeue(job.id)
     row = ledger(job)
     assert (row.status, row.attempt, row.error_type, row.ended_at) == ("queued", 0, None, None)
-    assert queues.waiting_ids("default.normal") >= {job.id}
+    assert rq_queues.waiting_ids("default.normal") >= {job.id}
     assert not lifecycle.requeue(job.id)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
-from monolith.auth import accounts
-from monolith.database import reading
-from monolith.models import Job
-from monolith.runner.accepting import Wanted
-from monolith.runner.lifecycle import Claim, Failure, Outcome, claim, fail, submit, succeed
-from monolith.runner.registry import find, fixed
+from monolith.accounts import users
+from monolith.db.engine import read_session
+from monolith.db.models import Job
+from monolith.job_types.registry import find, fixed
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.lifecycle import Claim, Failure, claim, fail, submit, succeed
+from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.webhooks.outbox import Outbox
 from tests.conftest import Caller
 
@@ -23,7 +24,7 @@ def mail_server(intray_settings: Callable[..., None]) -> None:
 
 
 def end(alice: Caller, how: str, type_name: str = "trial_echo", **params: object) -> str:
-    job = submit(alice.user.id, [Wanted(find(type_name), dict(params))])[0]
+    job = submit(alice.user.id, [JobSpec(find(type_name), dict(params))])[0]
     mine = claim(job.id, "w")
     assert isinstance(mine, Claim)
     if how == "finished":
@@ -36,7 +37,7 @@ def end(alice: Caller, how: str, type_name: str = "trial_echo", **params: object
 def mails() -> list[dict]:
     for _ in Outbox().read():
         pass
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job.params).where(Job.type == "email").order_by(Job.created_at)))
 
 
@@ -51,7 +52,7 @@ def mails() -> list[dict]:
 )
 def test_one_gets_an_email_for_what_one_chose(alice: Caller, bob: Caller, failed: bool, done: bool, subjects: list[str]) -> None:
     end(alice, "finished")  # before the choice
-    accounts.choose_mail(alice.user, failed=failed, done=done)
+    users.choose_mail(alice.user, failed=failed, done=done)
     end(alice, "finished")
     end(alice, "failed")
     end(bob, "failed")
@@ -63,20 +64,20 @@ def test_one_gets_an_email_for_what_one_chose(alice: Caller, bob: Caller, failed
 
 
 def test_an_email_that_fails_is_not_told_by_email(alice: Caller) -> None:
-    accounts.choose_mail(alice.user, failed=True, done=True)
+    users.choose_mail(alice.user, failed=True, done=True)
     end(alice, "failed", "email", to=["x@example.org"], subject="x", text="x")
     assert len(mails()) == 1
 
 
 def test_without_a_mail_server_none_is_written(alice: Caller, intray_settings: Callable[..., None]) -> None:
-    accounts.choose_mail(alice.user, failed=True, done=True)
+    users.choose_mail(alice.user, failed=True, done=True)
     intray_settings(SMTP_URL="")
     end(alice, "failed")
     assert mails() == []
 
 
 def test_many_ends_are_one_email(alice: Caller) -> None:
-    accounts.choose_mail(alice.user, failed=False, done=True)
+    users.choose_mail(alice.user, failed=False, done=True)
     for _ in range(23):
         end(alice, "finished")
     (told,) = mails()

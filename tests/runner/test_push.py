@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from monolith.runner import lifecycle, queues, registry
-from monolith.runner.accepting import NewJob, Wanted
+from monolith.job_types import registry
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.insert import JobSpec, NewJob
+from monolith.runner.queue import rq_queues
 from tests.conftest import Caller
 
 MOMENTS = (b"created_at", b"enqueued_at")
@@ -17,14 +19,14 @@ MOMENTS = (b"created_at", b"enqueued_at")
 @pytest.fixture
 def submit(alice: Caller) -> Callable[..., list[NewJob]]:
     def some(number: int, **wanted: Any) -> list[NewJob]:
-        return lifecycle.submit(alice.user.id, [Wanted(registry.find("trial_echo"), {"value": 1}, **wanted) for _ in range(number)])
+        return lifecycle.submit(alice.user.id, [JobSpec(registry.find("trial_echo"), {"value": 1}, **wanted) for _ in range(number)])
 
     return some
 
 
 def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
     """Each key with its type, content and time to live; moments only by their length, as they pass."""
-    redis = queues.connection()
+    redis = rq_queues.connection()
     readers = {b"hash": redis.hgetall, b"list": lambda key: redis.lrange(key, 0, -1), b"set": redis.smembers, b"zset": lambda key: key}
     found = {}
     for key in redis.scan_iter():
@@ -37,16 +39,16 @@ def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
 
 
 def enqueue_with_rq(job: NewJob) -> None:
-    timeout = registry.find(job.type).timeout + queues.MARGIN_S
-    options = {"result_ttl": queues.RESULT_TTL_S, "failure_ttl": queues.FAILURE_TTL_S, "description": "job"}
-    queues.queue(job.rq_queue).enqueue_call(queues.FUNCTION, args=(job.id,), job_id=job.id, timeout=timeout, **options)
+    timeout = registry.find(job.type).timeout + rq_queues.MARGIN_S
+    options = {"result_ttl": rq_queues.RESULT_TTL_S, "failure_ttl": rq_queues.FAILURE_TTL_S, "description": "job"}
+    rq_queues.queue(job.rq_queue).enqueue_call(rq_queues.FUNCTION, args=(job.id,), job_id=job.id, timeout=timeout, **options)
 
 
 @pytest.mark.parametrize(("number", "priority"), [(1, "normal"), (3, "high")])
 def test_a_push_leaves_in_redis_what_rq_itself_leaves(submit, number, priority):
     jobs = submit(number, priority=priority)
     ours = everything_in_redis()
-    queues.connection().flushall()
+    rq_queues.connection().flushall()
     for job in jobs:
         enqueue_with_rq(job)
     assert ours == everything_in_redis()
@@ -55,12 +57,12 @@ def test_a_push_leaves_in_redis_what_rq_itself_leaves(submit, number, priority):
 
 def test_jobs_of_several_queues_are_pushed_in_order_with_one_round_trip(submit, monkeypatch):
     calls = []
-    execute = queues.connection().pipeline().__class__.execute
+    execute = rq_queues.connection().pipeline().__class__.execute
     monkeypatch.setattr("redis.client.Pipeline.execute", lambda self, *args: calls.append(1) or execute(self, *args))
     jobs = [*submit(2), *submit(2, priority="low")]
     assert len(calls) == 2  # one for each submission
-    queues.connection().flushall()
-    queues.push(jobs)
+    rq_queues.connection().flushall()
+    rq_queues.push(jobs)
     assert len(calls) == 3
     for name, ids in (("default.normal", jobs[:2]), ("default.low", jobs[2:])):
-        assert queues.queue(name).get_job_ids() == [job.id for job in ids]
+        assert rq_queues.queue(name).get_job_ids() == [job.id for job in ids]

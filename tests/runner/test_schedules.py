@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from monolith.database import now, reading, writing
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job, JobEvent, User
 from monolith.errors import Conflict, Invalid, NotFound
-from monolith.models import Job, JobEvent, User
-from monolith.runner import cron, schedules
-from monolith.runner.audit import Actor, AuditEntry
-from monolith.runner.clock import Clock, lead
-from monolith.runner.schedules import Schedule
+from monolith.runner.ledger.audit import Actor, AuditEntry
+from monolith.runner.ledger.lease import lead
+from monolith.runner.scheduler import cron_schedules
+from monolith.runner.scheduler.clock import Clock
+from monolith.runner.scheduler.cron_schedules import Schedule
 from tests.acceptance.processes import until
 from tests.conftest import Caller
 
@@ -25,28 +26,28 @@ DAILY = {"name": "Every day", "type": "analyze", "params": {"description": "A to
 
 
 def created(admin: Caller, **changes: Any) -> Schedule:
-    return schedules.create({**DAILY, **changes}, admin.user, BY)
+    return cron_schedules.create({**DAILY, **changes}, admin.user, BY)
 
 
 def overdue(schedule_id: int, seconds: float) -> None:
     """As if no clock had run since its time."""
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Schedule).where(Schedule.id == schedule_id).values(next_at=now() - seconds))
 
 
 def run_due() -> None:
-    for _ in schedules.submit_due():
+    for _ in cron_schedules.submit_due():
         pass
 
 
 def jobs() -> list[Job]:
-    with reading() as session:
+    with read_session() as session:
         return list(session.scalars(select(Job).order_by(Job.created_at)))
 
 
 def of(schedule_id: int) -> Schedule:
-    with reading() as session:
-        return schedules.find(session, schedule_id)
+    with read_session() as session:
+        return cron_schedules.find(session, schedule_id)
 
 
 def test_what_is_not_due_waits_and_what_is_due_becomes_a_job_that_says_who_and_why(admin: Caller) -> None:
@@ -65,8 +66,8 @@ def test_what_is_not_due_waits_and_what_is_due_becomes_a_job_that_says_who_and_w
     )
     after = of(schedule.id)
     assert (after.last_job_id, after.last_error) == (job.id, None)
-    assert after.next_at == cron.following("0 0 * * *", after.last_at or 0)
-    with reading() as session:
+    assert after.next_at == cron_schedules.following("0 0 * * *", after.last_at or 0)
+    with read_session() as session:
         [note] = session.scalars(select(JobEvent.note).where(JobEvent.job_id == job.id, JobEvent.name == "mark.by_schedule"))
     assert note == "By the schedule 'Every day' of admin@example.org: At 00:00 every day."
 
@@ -118,23 +119,23 @@ def test_the_clock_submits_what_is_due_and_tells_of_its_duties(admin: Caller) ->
 
 def test_switched_off_it_does_not_run_and_on_again_it_goes_on_from_now(admin: Caller) -> None:
     schedule = created(admin)
-    schedules.change(schedule.id, {"is_on": False}, BY)
+    cron_schedules.change(schedule.id, {"is_on": False}, BY)
     assert of(schedule.id).next_at is None
     run_due()
     assert jobs() == []
     before = datetime.now(UTC).timestamp()
-    again = schedules.change(schedule.id, {"is_on": True}, BY)
+    again = cron_schedules.change(schedule.id, {"is_on": True}, BY)
     assert (again.next_at or 0) > before
 
 
 def test_run_now_is_besides_its_times_and_is_written_down(admin: Caller) -> None:
     schedule = created(admin)
-    job_id = schedules.run_now(schedule.id, BY)
+    job_id = cron_schedules.run_now(schedule.id, BY)
     assert [job.id for job in jobs()] == [job_id]
     after = of(schedule.id)
     assert (after.next_at, after.last_job_id) == (schedule.next_at, job_id)
-    schedules.remove(schedule.id, BY)
-    with reading() as session:
+    cron_schedules.remove(schedule.id, BY)
+    with read_session() as session:
         acts = list(session.execute(select(AuditEntry.act, AuditEntry.subject).order_by(AuditEntry.id)))
     assert acts == [(act, "Every day") for act in ("schedule_created", "schedule_run", "schedule_deleted")]
     with pytest.raises(NotFound):
@@ -144,13 +145,13 @@ def test_run_now_is_besides_its_times_and_is_written_down(admin: Caller) -> None
 
 def test_what_cannot_be_submitted_is_said_and_tried_again_at_the_next_time(admin: Caller) -> None:
     schedule = created(admin)
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Schedule).values(params={"nonsense": 1}, next_at=now() - 1))
     run_due()
     failed = of(schedule.id)
     assert jobs() == [] and "Unknown field" in (failed.last_error or "")
     assert failed.last_at is None and (failed.next_at or 0) > datetime.now(UTC).timestamp()
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Schedule).values(params=DAILY["params"], next_at=now() - 1))
     run_due()
     assert (len(jobs()), of(schedule.id).last_error) == (1, None)
@@ -158,7 +159,7 @@ def test_what_cannot_be_submitted_is_said_and_tried_again_at_the_next_time(admin
 
 def test_the_schedules_of_who_is_no_admin_any_more_do_not_run(admin: Caller) -> None:
     schedule = created(admin)
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(User).where(User.id == admin.user.id).values(is_admin=False))
     overdue(schedule.id, 1)
     run_due()
@@ -171,8 +172,8 @@ def test_a_name_is_given_once(admin: Caller) -> None:
         created(admin)
     other = created(admin, name="Other")
     with pytest.raises(Conflict):
-        schedules.change(other.id, {"name": "Every day"}, BY)
-    with reading() as session:
+        cron_schedules.change(other.id, {"name": "Every day"}, BY)
+    with read_session() as session:
         assert session.scalar(select(func.count()).select_from(Schedule)) == 2
 
 
@@ -215,7 +216,7 @@ def at(*moment: int) -> float:
     ids=["monday", "quarters", "leap-day", "last-day", "short", "spaces"],
 )
 def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int, ...], following: tuple[int, ...]) -> None:
-    assert cron.following(cron.checked(expression), at(*after)) == at(*following)
+    assert cron_schedules.following(cron_schedules.checked(expression), at(*after)) == at(*following)
 
 
 @pytest.mark.parametrize(
@@ -239,12 +240,12 @@ def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int,
 )
 def test_a_wrong_cron_expression_says_which_field(expression: str, said: str) -> None:
     with pytest.raises(Invalid) as caught:
-        cron.checked(expression)
+        cron_schedules.checked(expression)
     assert said in caught.value.detail and caught.value.errors[0].pointer == "/cron"
 
 
 def test_five_times_are_previewed(admin: Caller, caller: Callable[..., Caller]) -> None:
-    assert len(cron.upcoming("0 0 * * *", at(2026, 1, 1))) == 5
+    assert len(cron_schedules.upcoming("0 0 * * *", at(2026, 1, 1))) == 5
     page = admin.get("/admin/schedules/preview?cron=30+6+*+*+MON").text
     assert page.count("<li>") == 5 and "At 06:30 on Monday" in page
     assert "The minute" in admin.get("/admin/schedules/preview?cron=61+*+*+*+*").text

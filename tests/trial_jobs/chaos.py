@@ -19,7 +19,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from monolith.runner.registry import Job, fixed, job_type
+from monolith.job_types.registry import Job, fixed, job_type
 
 LONG = 120  # seconds: longer than any freeze, so that a frozen job does not run past its limit
 GIGABYTE = 1024**3
@@ -129,7 +129,7 @@ def chaos_segfault(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=LONG, waits=True)
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=LONG, io_bound=True)
 def chaos_wait(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Wait, beside others, then succeed."""
     _note_run(job)
@@ -138,7 +138,7 @@ def chaos_wait(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return _apply_effects(job)
 
 
-@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, waits=True)
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, io_bound=True)
 def chaos_wait_late(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit beside others, swallowing every exception it can."""
     _note_run(job)
@@ -148,7 +148,7 @@ def chaos_wait_late(job: Job, params: dict[str, Any]) -> dict[str, Any]:
             time.sleep(0.05)
 
 
-@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, waits=True)
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=1, io_bound=True)
 def chaos_wait_stuck(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit beside others, in C code that holds the interpreter of all of them."""
     _note_run(job)
@@ -157,7 +157,7 @@ def chaos_wait_stuck(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=LONG, waits=True)
+@job_type(params=Nothing, takes="nothing", max_attempts=3, timeout=LONG, io_bound=True)
 def chaos_wait_segfault(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Take the process down, and what waits beside it."""
     _note_run(job)

@@ -14,7 +14,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from monolith.runner.registry import FailedJob, Job, Later, Permanent, exponential, fixed, job_type
+from monolith.job_types.registry import FailedJob, Job, Permanent, Snooze, exponential, fixed, job_type
 
 
 class Nothing(Schema):
@@ -79,7 +79,7 @@ def trial_permanent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 @job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
 def trial_later(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Ask to be parked."""
-    raise Later(600, "OpenAI asked for a pause")
+    raise Snooze(600, "OpenAI asked for a pause")
 
 
 @job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=1)

@@ -20,7 +20,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from tests.acceptance.processes import ROOT, until
 
-CLASS_UNDER_TEST = os.environ.get("WORKER_CLASS_UNDER_TEST", "monolith.runner.worker.PreforkWorker")
+CLASS_UNDER_TEST = os.environ.get("WORKER_CLASS_UNDER_TEST", "monolith.runner.prefork.worker.PreforkWorker")
 STOCK = "rq.Worker"
 RQ = str(Path(sys.executable).with_name("rq"))
 ENDING_S = 30

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields
 
 from monolith.benchmarks import work
-from monolith.runner.registry import Job, job_type
+from monolith.job_types.registry import Job, job_type
 
 
 class Submitted(Schema):

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from monolith.database import now
+from monolith.db.engine import now
 
 revision = '0004'
 down_revision = '0003'

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from monolith.models import Document
-from monolith.runner import searching
+from monolith.db.models import Document
+from monolith.runner.ledger import search
 
 revision = '0010'
 down_revision = '0009'
@@ -53,9 +53,9 @@ def _read_what_is_there(connection: sa.Connection) -> None:
     known = ("id", "title", "filename", "source_url", "media_type", "content")
     for document_id in connection.scalars(sa.select(documents.c.id)).all():
         row = connection.execute(sa.select(*(documents.c[one] for one in known)).where(documents.c.id == document_id)).one()
-        made = searching.entry(Document(**row._mapping))
+        made = search.entry(Document(**row._mapping))
         values = {name: getattr(made, name) for name in ("document_id", "names", "words", "is_read")}
-        connection.execute(sa.insert(searching.DocumentText).values(values))
+        connection.execute(sa.insert(search.DocumentText).values(values))
 
 
 def downgrade() -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from monolith.runner import causes
+from monolith.runner.ledger import error_fingerprint
 
 revision = '0011'
 down_revision = '0010'
@@ -51,7 +51,7 @@ def _find_causes() -> None:
         'SELECT id, error_type, error_message, error_trace FROM jobs WHERE id > :last AND error_type IS NOT NULL ORDER BY id LIMIT :batch'
     )
     while rows := connection.execute(some, {'last': last, 'batch': BATCH}).all():
-        found = [{'id': row.id, 'cause': causes.of(row.error_type, row.error_message, row.error_trace).key} for row in rows]
+        found = [{'id': row.id, 'cause': error_fingerprint.fingerprint_of(row.error_type, row.error_message, row.error_trace).key} for row in rows]
         connection.execute(sa.text('UPDATE jobs SET cause = :cause WHERE id = :id'), found)
         last = rows[-1].id
 

@@ -35,8 +35,7 @@ from rq.job_lifecycle import format_exc_info
 from rq.timeouts import JobTimeoutException
 from rq.worker import BaseWorker
 
-from monolith.kernel import dying_with, end_children, has_children, inherit_orphans
-from monolith.runner.prefork.lane import lane
+from monolith.linux.processes import dying_with, end_children, has_children, inherit_orphans
 
 if TYPE_CHECKING:
     from rq.queue import Queue
@@ -53,7 +52,7 @@ class Stopped(BaseException):
 
 
 @dataclass(frozen=True)
-class Order:
+class Assignment:
     """One job to run, as its packet says it."""
 
     ticket: int
@@ -67,7 +66,7 @@ class Order:
     fields: dict[bytes, bytes]
 
 
-class Bench:
+class JobLoop:
     """Where jobs are run: what the two kinds of children have in common."""
 
     def __init__(self, worker: BaseWorker, inbox: socket.socket, outbox: socket.socket, shared: mmap.mmap, growth_limit: int) -> None:
@@ -88,12 +87,12 @@ class Bench:
         verb, *rest = marshal.loads(self._packet[:size])
         return verb, self._order(*rest) if verb == RUN else rest[0]
 
-    def _order(self, ticket: int, lane: int, job_id: str, queue: str, *rest: Any) -> Order:
-        return Order(ticket, lane, job_id, self._queues[queue], *rest)
+    def _order(self, ticket: int, lane: int, job_id: str, queue: str, *rest: Any) -> Assignment:
+        return Assignment(ticket, lane, job_id, self._queues[queue], *rest)
 
-    def run(self, order: Order, limited: Callable[[Order, Callable[[], Any]], Any]) -> None:
+    def run(self, order: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any]) -> None:
         """Run it and send how it ended."""
-        lane.shared, lane.number = self._shared, order.lane
+        slot.shared, slot.number = self._shared, order.lane
         began = time.monotonic()
         if order.is_plain:
             how, payload = self._run_plain(order, limited)
@@ -105,7 +104,7 @@ class Bench:
         with self._sending:
             self._outbox.sendall(LENGTH.pack(len(message)) + message)
 
-    def _run_plain(self, order: Order, limited: Callable[[Order, Callable[[], Any]], Any]) -> tuple[int, bytes | str]:
+    def _run_plain(self, order: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any]) -> tuple[int, bytes | str]:
         job = self._worker.job_class(order.job_id, connection=self._worker.connection, serializer=self._worker.serializer)
         try:
             job.restore(order.fields)
@@ -131,7 +130,7 @@ class Bench:
         except BaseException:  # RQ's promise: a result that cannot be kept fails no job
             return b64encode(serializer.dumps(UNSERIALIZABLE_RETURN_VALUE_PAYLOAD))
 
-    def _run_by_rq(self, order: Order) -> bytes:
+    def _run_by_rq(self, order: Assignment) -> bytes:
         """All that is unusual goes RQ's own way, with a connection for as long as it takes."""
         try:
             job = self._worker.job_class.fetch(order.job_id, connection=self._worker.connection, serializer=self._worker.serializer)
@@ -140,7 +139,7 @@ class Bench:
             self._worker.connection.connection_pool.disconnect()
         return b""
 
-    def _retry(self, job: Job, order: Order, value: Retry) -> bytes:
+    def _retry(self, job: Job, order: Assignment, value: Retry) -> bytes:
         job.started_at, job.worker_name = datetime.fromtimestamp(order.taken_at, UTC), self._worker.name
         try:
             self._worker._finalize_success(job, order.queue, self._execution(order, job), value)
@@ -148,7 +147,7 @@ class Bench:
             self._worker.connection.connection_pool.disconnect()
         return b""
 
-    def _execution(self, order: Order, job: Job) -> Execution:
+    def _execution(self, order: Assignment, job: Job) -> Execution:
         execution = Execution(order.execution_id, order.job_id, self._worker.connection, self._worker.name)
         execution.restore(
             {b"created_at": str(order.taken_at), b"last_heartbeat": str(order.taken_at), b"worker_name": execution.worker_name}
@@ -157,10 +156,10 @@ class Bench:
         return execution
 
 
-def work_alone(bench: Bench, death_penalty: Any) -> NoReturn:
+def work_alone(bench: JobLoop, death_penalty: Any) -> NoReturn:
     """An ordinary child: one job after the other. Nothing that a job has started outlives it."""
 
-    def limited(order: Order, perform: Callable[[], Any]) -> Any:
+    def limited(order: Assignment, perform: Callable[[], Any]) -> Any:
         with death_penalty(int(order.limit), JobTimeoutException, job_id=order.job_id):
             return perform()
 
@@ -172,16 +171,16 @@ def work_alone(bench: Bench, death_penalty: Any) -> NoReturn:
             end_children()
 
 
-def work_waiting(bench: Bench, inbox: socket.socket, lanes: int) -> NoReturn:
+def work_waiting(bench: JobLoop, inbox: socket.socket, lanes: int) -> NoReturn:
     """A waiting child: a thread for each job. The main thread hears of new ones, of stops, and sees to the limits."""
     threads = ThreadPoolExecutor(lanes)
-    running: dict[int, Running] = {}
+    running: dict[int, RunningTask] = {}
 
-    def run(order: Order) -> None:
+    def run(order: Assignment) -> None:
         mine = running[order.ticket]
         mine.thread = threading.get_ident()
 
-        def limited(order: Order, perform: Callable[[], Any]) -> Any:
+        def limited(order: Assignment, perform: Callable[[], Any]) -> Any:
             with mine:
                 return perform()
 
@@ -194,7 +193,7 @@ def work_waiting(bench: Bench, inbox: socket.socket, lanes: int) -> NoReturn:
         if select.select([inbox], [], [], wait)[0]:
             verb, said = bench.receive()
             if verb == RUN:
-                running[said.ticket] = Running(said.limit)
+                running[said.ticket] = RunningTask(said.limit)
                 threads.submit(run, said)
             elif said in running:
                 running[said].end(Stopped)
@@ -203,7 +202,7 @@ def work_waiting(bench: Bench, inbox: socket.socket, lanes: int) -> NoReturn:
                 one.end(one.late)
 
 
-class Running:
+class RunningTask:
     """A job in a thread. An exception can be raised in it from outside, which it meets when it next runs Python code."""
 
     AGAIN_S = 1.0  # in case it was swallowed
@@ -254,3 +253,19 @@ def become_child(parent: int) -> None:
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
+
+
+class Slot(threading.local):
+    """The byte that the job of this thread shares with the parent of its process; None where no parent looks."""
+
+    shared: mmap.mmap | None = None
+    number = 0
+
+
+slot = Slot()
+
+
+def suspend_limit() -> None:
+    """From here on the time limit of this thread's job does not hold."""
+    if slot.shared is not None:
+        slot.shared[slot.number] = 1

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from monolith.runner.prefork.bookkeeping import Room
 from monolith.runner.prefork.child import DONE, FAILED, HANDLED, STOPPED
-from monolith.runner.prefork.crew import Child, Crew, Report, signal_of
+from monolith.runner.prefork.children import Child, Children, Report, signal_of
+from monolith.runner.prefork.redis_script import FreeSlots
 from monolith.runner.prefork.task import Task
 
 AHEAD_S = 0.02  # so much work is given to a child beyond what it runs
@@ -22,7 +22,7 @@ OUTCOMES = {DONE: "done", FAILED: "failed", HANDLED: "handled", STOPPED: "stoppe
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskOutcome:
     """How a task left its child. `done`, `failed` and `handled` are the child's word; `stopped`, `timeout`, `shutdown` and
     `taken` are why we killed it; `crashed` nobody wanted; `innocent` was beside one of those; `suspect` may be the one that did it."""
 
@@ -49,7 +49,7 @@ class Pace:
 class Dispatcher:
     """The tasks of a worker and its children."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Children) -> None:
         self.crew = crew
         self._spare: deque[Task] = deque()  # taken, and given to nobody yet
         self._suspects: deque[str] = deque(maxlen=1000)  # jobs that run alone from now on: their child died with several in it
@@ -57,11 +57,11 @@ class Dispatcher:
 
     # ---- in
 
-    def room(self) -> Room:
+    def room(self) -> FreeSlots:
         depth = self._pace.depth
         free = sum(max(0, depth - len(child.tasks)) for child in self.crew.ordinary())
         waiting = sum(self._waits(task) for task in self._spare)
-        return Room(free - (len(self._spare) - waiting), self.crew.waiting_room() - waiting)
+        return FreeSlots(free - (len(self._spare) - waiting), self.crew.waiting_room() - waiting)
 
     def is_low(self) -> bool:
         """Whether some ordinary child will soon have nothing to do."""
@@ -91,7 +91,7 @@ class Dispatcher:
 
     # ---- out
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[TaskOutcome]:
         """What has come out of the children since; the dead ones are buried and replaced."""
         for child in self.crew.children:
             for report in child.hear():
@@ -104,25 +104,25 @@ class Dispatcher:
         self._share()
         self._give()
 
-    def _outcome(self, report: Report) -> Outcome:
+    def _outcome(self, report: Report) -> TaskOutcome:
         task, how, payload, seconds = report
         self._pace.learn(seconds)
-        return Outcome(OUTCOMES[how], task, payload)
+        return TaskOutcome(OUTCOMES[how], task, payload)
 
-    def _victims(self, child: Child, status: int) -> Iterator[Outcome]:
+    def _victims(self, child: Child, status: int) -> Iterator[TaskOutcome]:
         """What ran in a dead child. Several did only in a waiting one: unless we killed it, each of them may have done it."""
         tasks = list(child.tasks.values())
         is_ours = any(task.killed_because for task in tasks)
         for task in tasks:
             if task.killed_because:
-                yield Outcome(task.killed_because, task, signal_of(status), status)
+                yield TaskOutcome(task.killed_because, task, signal_of(status), status)
             elif is_ours:
-                yield Outcome("innocent", task)
+                yield TaskOutcome("innocent", task)
             elif len(tasks) == 1:
-                yield Outcome("crashed", task, signal_of(status), status)
+                yield TaskOutcome("crashed", task, signal_of(status), status)
             else:
                 self._suspects.append(task.job_id)
-                yield Outcome("suspect", task, signal_of(status), status)
+                yield TaskOutcome("suspect", task, signal_of(status), status)
 
     def _let_go(self) -> None:
         for child in self.crew.children:

@@ -40,7 +40,7 @@ class Hooks(Protocol):
         """RQ's stop command ended the job."""
 
 
-class Teller:
+class HookProcess:
     """The process that calls the hooks, one after the other, as the parent sees it."""
 
     def __init__(self, hooks: Hooks) -> None:
@@ -115,9 +115,9 @@ class Teller:
             return os.waitpid(self.pid, os.WNOHANG)[0] != 0
         return True
 
-    def replaced(self) -> Teller:
+    def replaced(self) -> HookProcess:
         """Another, for one that has died, with what was not told yet."""
-        other = Teller(self._hooks)
+        other = HookProcess(self._hooks)
         other._untold = self._untold
         self.forget()
         return other

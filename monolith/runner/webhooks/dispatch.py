@@ -12,12 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, case, func, select, update
 
-from monolith.database import now, reading, writing
-from monolith.models import OVER, Job
-from monolith.runner import lifecycle, registry
-from monolith.runner.accepting import Wanted
-from monolith.runner.registry import JobType
-from monolith.runner.webhooks.tables import Delivery, Webhook
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import OVER, Job
+from monolith.job_types import registry
+from monolith.job_types.registry import JobType
+from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.webhooks.models import Delivery, Webhook
+from monolith.runner.webhooks.outbox import Outbox, ProgressReporter
 
 TYPE = "webhook"
 AT_ONCE = 50  # to one endpoint
@@ -35,7 +37,7 @@ def dispatch() -> Iterator[None]:
     if job_type is None:
         return
     _take_back()
-    with reading() as session:
+    with read_session() as session:
         due = session.execute(_due()).all()
     of_owner: dict[int, list[str]] = defaultdict(list)
     for delivery_id, owner_id in due:
@@ -65,7 +67,7 @@ def _due() -> Select[Any]:
 
 
 def _send(job_type: JobType, owner_id: int, delivery_ids: Sequence[str]) -> None:
-    wanted = [Wanted(job_type, {"delivery": one}, "high") for one in delivery_ids]
+    wanted = [JobSpec(job_type, {"delivery": one}, "high") for one in delivery_ids]
     senders = [(one.params["delivery"], one.id) for one in wanted]
     lifecycle.submit(owner_id, wanted, first=partial(_hand_over, senders))
 
@@ -84,8 +86,22 @@ def _take_back() -> None:
     state = case((is_last, "failed"), else_="waiting")
     due_at = case((is_last, None), else_=now() + BROKEN_OFF_S)
     said = {"attempts": Delivery.attempts + 1, "attempted_at": now(), "sender_id": None, "error": "The attempt broke off."}
-    with reading() as session:
+    with read_session() as session:
         if session.scalar(select(Delivery.id).where(Delivery.state == "sending", ~lives).limit(1)) is None:
             return
-    with writing() as session:
+    with write_session() as session:
         session.execute(update(Delivery).where(Delivery.state == "sending", ~lives).values(state=state, due_at=due_at, **said))
+
+
+class WebhookTask:
+    """Where the clock is in it."""
+
+    def __init__(self) -> None:
+        self._outbox = Outbox()
+        self._progress = ProgressReporter()
+
+    def work(self) -> Iterator[None]:
+        yield from self._outbox.read()
+        self._progress.tell()
+        yield
+        yield from dispatch()

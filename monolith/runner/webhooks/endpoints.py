@@ -9,13 +9,13 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
-from monolith.database import now, read_now, reading, writing
+from monolith.db.engine import now, read_now, read_session, write_session
+from monolith.db.models import User
 from monolith.errors import Conflict, Invalid, NotFound
-from monolith.models import User
-from monolith.runner.webhooks import sealing, sending, telling
-from monolith.runner.webhooks.tables import ENDINGS, EVENTS, Delivery, SigningSecret, Webhook
+from monolith.runner.webhooks import delivery, payloads, secrets
+from monolith.runner.webhooks.models import ENDINGS, EVENTS, Delivery, SigningSecret, Webhook
 
-ADDRESS_CHECK = "jobs.tools.post:why_refused"  # found by name: nothing here imports jobs
+ADDRESS_CHECK = "monolith.content.http_post:why_refused"  # found by name: nothing here imports jobs
 MOST_OF_USER = 10
 DISABLED_BY_OWNER = "You disabled it."
 
@@ -24,9 +24,9 @@ def create(user: User, url: str, events: list[str]) -> tuple[Webhook, str]:
     """A new endpoint and its secret, which is shown this once. Raises `Invalid` naming the field, `Conflict` for one too many."""
     check_url(url)
     check_events(events)
-    secret = sealing.new_secret()
-    webhook = Webhook(owner_id=user.id, url=url, events=list(events), secret=SigningSecret(owner_id=user.id, sealed=sealing.seal(secret)))
-    with writing() as session:
+    secret = secrets.new_secret()
+    webhook = Webhook(owner_id=user.id, url=url, events=list(events), secret=SigningSecret(owner_id=user.id, sealed=secrets.seal(secret)))
+    with write_session() as session:
         count = session.scalar(select(func.count()).where(Webhook.owner_id == user.id, Webhook.job_id.is_(None)))
         if (count or 0) >= MOST_OF_USER:
             raise Conflict(f"You have {MOST_OF_USER} webhooks, which is the most. Delete one first.")
@@ -36,10 +36,10 @@ def create(user: User, url: str, events: list[str]) -> tuple[Webhook, str]:
 
 def for_job(user: User, url: str, job_id: str) -> tuple[list[Any], str | None]:
     """The rows to write with a job whose end is told to this `webhook_url`; the secret when it is a new one, to be shown once."""
-    with reading() as session:
+    with read_session() as session:
         shared = _shared(session, user)
-    new = None if shared else sealing.new_secret()
-    made = [] if new is None else [SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=sealing.seal(new))]
+    new = None if shared else secrets.new_secret()
+    made = [] if new is None else [SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=secrets.seal(new))]
     secret_id = shared.id if shared else made[0].id
     return [*made, Webhook(owner_id=user.id, job_id=job_id, url=url, events=list(ENDINGS.values()), secret_id=secret_id)], new
 
@@ -76,12 +76,12 @@ def change(user: User, webhook_id: str, url: str | None = None, events: list[str
         check_url(url)
     if events is not None:
         check_events(events)
-    with writing() as session:
+    with write_session() as session:
         webhook = find(session, user, webhook_id)
         webhook.url = url if url is not None else webhook.url
         webhook.events = list(events) if events is not None else webhook.events
         if enabled is False:
-            sending.disable_endpoint(session, webhook_id, DISABLED_BY_OWNER)
+            delivery.disable_endpoint(session, webhook_id, DISABLED_BY_OWNER)
         elif enabled and not webhook.enabled:
             on = {"disabled_at": None, "disabled_reason": None, "failing_since": None, "listening_since": now()}
             session.execute(update(Webhook).where(Webhook.id == webhook_id).values(**on))
@@ -89,7 +89,7 @@ def change(user: User, webhook_id: str, url: str | None = None, events: list[str
 
 def remove(user: User, webhook_id: str) -> None:
     """Delete the endpoint with its deliveries. A secret that single jobs share stays."""
-    with writing() as session:
+    with write_session() as session:
         secret_id = find(session, user, webhook_id).secret_id
         session.execute(delete(Webhook).where(Webhook.id == webhook_id))
         session.execute(delete(SigningSecret).where(SigningSecret.id == secret_id, ~SigningSecret.is_shared))
@@ -97,35 +97,35 @@ def remove(user: User, webhook_id: str) -> None:
 
 def rotate(user: User, webhook_id: str, overlap_s: float | None = None) -> tuple[str, float]:
     """A new secret, shown this once, and when the old one ends: until then both sign."""
-    with writing() as session:
+    with write_session() as session:
         return _rotate(session, find(session, user, webhook_id).secret, overlap_s)
 
 
 def rotate_shared(user: User, overlap_s: float | None = None) -> tuple[str, float | None]:
     """The same for the secret of the user's single jobs; the first one when there is none yet, which replaces nothing."""
-    with writing() as session:
+    with write_session() as session:
         shared = _shared(session, user)
         if shared:
             return _rotate(session, shared, overlap_s)
-        secret = sealing.new_secret()
-        session.add(SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=sealing.seal(secret)))
+        secret = secrets.new_secret()
+        session.add(SigningSecret(id=f"shared-{user.id}", owner_id=user.id, is_shared=True, sealed=secrets.seal(secret)))
         return secret, None
 
 
 def _rotate(session: Session, row: SigningSecret, overlap_s: float | None) -> tuple[str, float]:
-    secret = sealing.new_secret()
+    secret = secrets.new_secret()
     overlap = settings().webhook_overlap_hours * 3600 if overlap_s is None else overlap_s
     until = read_now(session) + overlap
-    row.sealed, row.previous, row.previous_until = sealing.seal(secret), row.sealed, until
+    row.sealed, row.previous, row.previous_until = secrets.seal(secret), row.sealed, until
     return secret, until
 
 
 def test(user: User, webhook_id: str) -> Delivery:
     """Have something sent that looks like the rest. Raises `Conflict` for a disabled endpoint."""
-    with writing() as session:
+    with write_session() as session:
         webhook = find(session, user, webhook_id)
         _require_enabled(webhook)
-        delivery = telling.of_trial(webhook, read_now(session))
+        delivery = payloads.of_trial(webhook, read_now(session))
         session.add(delivery)
         session.flush()
         session.refresh(delivery)
@@ -134,7 +134,7 @@ def test(user: User, webhook_id: str) -> Delivery:
 
 def replay(user: User, webhook_id: str, delivery_id: str) -> Delivery:
     """Send it again now, under the same id and with all its attempts. Raises `Conflict` while it is being sent, or where it cannot be."""
-    with writing() as session:
+    with write_session() as session:
         _require_enabled(find(session, user, webhook_id))
         mine = (Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
         again = update(Delivery).where(*mine, Delivery.state != "sending").values(state="waiting", due_at=now(), attempts=0)

@@ -14,12 +14,13 @@ from typing import Any
 from sqlalchemy import Row, Select, Text, and_, cast, or_, select, update
 from sqlalchemy.orm import Session
 
-from monolith.database import looking, now, reading, writing
-from monolith.models import Job, JobEvent
-from monolith.runner import queues, registry
-from monolith.runner.horizon import Horizon, Mark, mark_now
-from monolith.runner.webhooks import mailing, telling
-from monolith.runner.webhooks.tables import ENDINGS, PROGRESS, Bookmark, Webhook
+from monolith.db.engine import now, read_connection, read_session, write_session
+from monolith.db.models import Job, JobEvent
+from monolith.job_types import registry
+from monolith.runner.ledger.events import Position, SafePosition, position_now
+from monolith.runner.queue import rq_queues
+from monolith.runner.webhooks import job_emails, payloads
+from monolith.runner.webhooks.models import ENDINGS, PROGRESS, Bookmark, Webhook
 
 NAME = "webhooks"
 STEP = 500  # events in one transaction
@@ -33,7 +34,7 @@ class Outbox:
     """Reads the events, in order of their numbers and none too early; see `horizon`."""
 
     def __init__(self) -> None:
-        self._horizon = Horizon()
+        self._horizon = SafePosition()
 
     def read(self) -> Iterator[None]:
         """Turn all that has happened into deliveries, a step at a time."""
@@ -46,23 +47,23 @@ class Outbox:
 
 
 def _anybody_listens() -> bool:
-    with looking() as connection:
-        return connection.scalar(select(Webhook.id).where(_listening).limit(1)) is not None or mailing.anybody_wants(connection)
+    with read_connection() as connection:
+        return connection.scalar(select(Webhook.id).where(_listening).limit(1)) is not None or job_emails.anybody_wants(connection)
 
 
 def _skip() -> None:
     """Whoever listens from now on hears only of what happens from now on: so nothing is lost by passing over the rest."""
-    with looking() as connection:
+    with read_connection() as connection:
         age = connection.scalar(select(now() - Bookmark.at).where(Bookmark.name == NAME)) or 0.0
     if age > UNHEARD_S:
-        mark = mark_now()
-        with writing() as session:
+        mark = position_now()
+        with write_session() as session:
             session.execute(update(Bookmark).where(Bookmark.name == NAME).values(position=mark.position, at=mark.at))
 
 
-def _step(mark: Mark) -> bool:
+def _step(mark: Position) -> bool:
     """Read the next events up to the mark. False when there are no more, or another clock reads them."""
-    with writing() as session:
+    with write_session() as session:
         begin = session.scalar(select(Bookmark.position).where(Bookmark.name == NAME)) or 0
         if begin >= mark.position:
             return False
@@ -72,15 +73,15 @@ def _step(mark: Mark) -> bool:
         if session.scalar(moved.values(position=end, at=at).returning(Bookmark.name)) is None:
             return False
         _tell(session, begin, end)
-        mails = mailing.submit(session.connection(), begin, end)
-    queues.push(mails)
+        mails = job_emails.submit(session.connection(), begin, end)
+    rq_queues.push(mails)
     return end < mark.position
 
 
 def _tell(session: Session, begin: int, end: int) -> None:
     chosen = [row for row in session.execute(_heard(begin, end)) if ENDINGS[row.name] in row.events]
     jobs = _jobs(session, {row.job_id for row in chosen})
-    session.add_all(telling.of_ending(row.webhook_id, jobs[row.job_id], row.name, row.at) for row in chosen)
+    session.add_all(payloads.of_ending(row.webhook_id, jobs[row.job_id], row.name, row.at) for row in chosen)
 
 
 def _heard(begin: int, end: int) -> Select[Any]:
@@ -100,18 +101,18 @@ def _heard(begin: int, end: int) -> Select[Any]:
 
 
 def _jobs(session: Session, ids: set[str]) -> dict[str, Row[Any]]:
-    return {row.id: row for row in session.execute(telling.jobs().where(Job.id.in_(ids)))} if ids else {}
+    return {row.id: row for row in session.execute(payloads.jobs().where(Job.id.in_(ids)))} if ids else {}
 
 
 def read_until() -> float:
     """What ended before this has been read, so that it may be deleted."""
     if not _anybody_listens():
         return math.inf
-    with looking() as connection:
+    with read_connection() as connection:
         return (connection.scalar(select(Bookmark.at).where(Bookmark.name == NAME)) or 0.0) - UNHEARD_S
 
 
-class Progress:
+class ProgressReporter:
     """Tells how far running jobs are, where that has changed: of each job at most once a second, and only those who chose it.
 
     What was told last is remembered here alone: a clock that takes over may tell it once more.
@@ -125,13 +126,13 @@ class Progress:
         if time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + PROGRESS_S
-        with reading() as session:
+        with read_session() as session:
             shown = {row.id: (row.progress, row.progress_note) for row in session.execute(_running())}
         changed = {job_id for job_id, told in shown.items() if self._told.get(job_id) != told}
         if changed:
-            with writing() as session:
-                rows = session.execute(_running(telling.jobs().add_columns(now().label("at"))).where(Job.id.in_(changed)))
-                session.add_all(telling.of_progress(row.webhook_id, row, row.at) for row in rows)
+            with write_session() as session:
+                rows = session.execute(_running(payloads.jobs().add_columns(now().label("at"))).where(Job.id.in_(changed)))
+                session.add_all(payloads.of_progress(row.webhook_id, row, row.at) for row in rows)
         self._told = shown
 
 

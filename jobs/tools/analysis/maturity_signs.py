@@ -1,0 +1,119 @@
+"""Signs that a document, and what it is about, is mature: what a good document of its kind has, and this one has or lacks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...tools.analysis.text_stats import Reading
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One thing that a good document of its kind has: what it is called, what shows it, what to say when it is not there."""
+
+    name: str
+    shown_by: re.Pattern[str]
+    lacking: str
+
+
+def kind_of(reading: Reading) -> str:
+    """What sort of document it is: "software", "report" or "text", by the words and sections it has."""
+    of_software = len(set(_SOFTWARE.findall(reading.text[:200_000].lower()))) + min(3, reading.code_blocks)
+    of_report = len({section.lower().strip("0123456789. ") for section in reading.sections} & _REPORT_SECTIONS)
+    if of_software >= 4 and of_software > of_report:
+        return "software"
+    return "report" if of_report >= 2 else "text"
+
+
+def signs_of(reading: Reading, kind: str) -> list[dict[str, str | bool]]:
+    """Each sign of maturity for this kind of document, and whether the text has it: {name, found, lacking}."""
+    text = reading.text.lower()
+    return [{"name": sign.name, "found": bool(sign.shown_by.search(text)), "lacking": sign.lacking} for sign in _SIGNS[kind]]
+
+
+_SOFTWARE = re.compile(
+    r"\b(?:install\w*|pip|npm|cargo|github|api|cli|command[ -]line|library|repository|docker|release|software|python|javascript|rust|java"
+    r"|server|plugin|framework|open[ -]source|code|app|dashboard|integrations?|browser)\b"
+)
+_REPORT_SECTIONS = frozenset(
+    ["abstract", "introduction", "background", "method", "methods", "methodology", "results", "findings", "discussion", "conclusion"]
+    + ["conclusions", "references", "recommendations", "executive summary", "limitations", "appendix", "related work", "evaluation"]
+)
+
+
+def _sign(name: str, shown_by: str, lacking: str) -> Sign:
+    return Sign(name, re.compile(shown_by, re.MULTILINE), lacking)
+
+
+_SIGNS = {
+    "software": [
+        _sign("version", r"\bv?\d+\.\d+(?:\.\d+)+\b|\bversion \d", "It names no version."),
+        _sign(
+            "installation",
+            r"\binstall\w*\b|\bgetting started\b|\bquick ?start\b|\bsign up\b|\bdownload\b",
+            "It does not say how to install or start it.",
+        ),
+        _sign("examples", r"```|~~~|\bexamples?\b|\btutorials?\b|^[ \t]*(?:\$|>>>) ", "It shows no example."),
+        _sign("licence", r"\blicen[cs]ed?\b|\bterms of (?:use|service)\b|\bcopyright\b", "It names no licence."),
+        _sign("tests", r"\btest(?:s|ed|ing| suite)\b|\bcontinuous integration\b|\bcoverage\b", "It says nothing of tests."),
+        _sign(
+            "reference",
+            r"\bapi\b|\breference\b|\boptions\b|\bconfigur\w+\b|\bdocumentation\b",
+            "It has no reference of its options or API.",
+        ),
+        _sign(
+            "history",
+            r"\bchange ?log\b|\breleases?\b|\brelease notes\b|\bwhat['’]s new\b|\broadmap\b",
+            "It has no change log or list of releases.",
+        ),
+        _sign("support", r"\bcontact\b|\bsupport\b|\bissues?\b|\bcommunity\b|[\w.]@\w", "It names nobody to ask for help."),
+        _sign(
+            "limits",
+            r"\blimitations?\b|\bknown issues\b|\bcaveats?\b|\bnot (?:yet )?support|\bdoes not\b",
+            "It does not say what it cannot do.",
+        ),
+        _sign("security", r"\bsecur\w+\b|\bprivacy\b|\bauthenticat\w+\b|\bencrypt\w+\b", "It says nothing of security or privacy."),
+    ],
+    "report": [
+        _sign("summary", r"\babstract\b|\bsummary\b|\boverview\b", "It has no summary or abstract."),
+        _sign("introduction", r"\bintroduction\b|\bbackground\b|\bpurpose\b|\bobjectives?\b", "It does not say why it was written."),
+        _sign(
+            "method",
+            r"\bmethod\w*\b|\bprocedure\b|\bapproach\b|\bsample\b|\bwe (?:used|measured|asked)\b",
+            "It does not say how its findings were made.",
+        ),
+        _sign("results", r"\bresults?\b|\bfindings?\b|\bwe found\b", "It states no results."),
+        _sign(
+            "figures",
+            r"\d ?%|\btable \d|\bfigure \d|\bfig\. ?\d|\b\d{1,3}(?:,\d{3})+\b",
+            "It has no figures that could be checked.",
+        ),
+        _sign(
+            "limits",
+            r"\blimitations?\b|\bcaveats?\b|\bthreats to validity\b|\bfurther research\b|\bfuture work\b",
+            "It does not discuss its limits.",
+        ),
+        _sign("conclusion", r"\bconclu\w+\b|\brecommend\w*\b|\bnext steps\b", "It draws no conclusion."),
+        _sign("sources", r"\breferences\b|\bbibliography\b|\bet al\b|\[\d+\]|https?://|\bdoi\b", "It names no sources."),
+        _sign("date", r"\b(?:19|20)\d\d\b", "It has no date."),
+        _sign(
+            "author", r"[\w.]@\w|\bauthors?\b|\bprepared by\b|\bwritten by\b|\buniversity\b|\bcontact\b", "It does not say who wrote it."
+        ),
+    ],
+    "text": [
+        _sign("headings", r"^#{1,6} \S|^\d[\d.]* [a-z]|^.{3,60}\n[=-]{3,}$", "It has no headings."),
+        _sign("figures", r"\b\d+(?:[.,]\d+)?\b", "It has no figures."),
+        _sign("examples", r"\bfor example\b|\bfor instance\b|\be\.g\.|\bsuch as\b|\bexamples?\b", "It gives no example."),
+        _sign("reasons", r"\bbecause\b|\btherefore\b|\bso that\b|\bdue to\b|\bas a result\b|\bsince\b", "It gives no reasons."),
+        _sign("limits", r"\bhowever\b|\bbut\b|\balthough\b|\brisks?\b|\blimit\w*\b|\bunless\b|\bexcept\b", "It names no limits or risks."),
+        _sign("sources", r"https?://|\baccording to\b|\bsource\b|\[\d+\]|\breferences\b", "It names no sources."),
+        _sign("date", r"\b(?:19|20)\d\d\b", "It has no date."),
+        _sign("author", r"[\w.]@\w|\bauthor\b|\bwritten by\b|\bcontact\b|\bwe are\b", "It does not say who wrote it or whom to ask."),
+        _sign(
+            "outcome",
+            r"\bconclu\w+\b|\bin summary\b|\bnext steps?\b|\brecommend\w*\b|\bdecid\w+\b|\bplan(?:s|ned)?\b",
+            "It comes to no conclusion or next step.",
+        ),
+    ],
+}

@@ -1,0 +1,267 @@
+"""Read a text the way a hurried person does: its sections, sentences, terms, and which sentences carry most.
+
+No model and no network: the same text always gives the same reading, in time linear in its length. Statistics work in
+any language that separates words; the readability formula is for English alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+from ...tools.analysis.stopwords import ABBREVIATIONS, SECTIONS, STOP_WORDS
+
+MAX_SENTENCE = 400  # characters: longer ones are tables and lists that lost their shape
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+OUTLINE = re.compile(r"\d{1,2}\.\d{1,2}\.?(?:\d{1,2}\.?)*[ \t]")
+MARKED = re.compile(r"#{1,6}[ \t]+(\S.*)")
+NUMBERED = re.compile(r"(?:\d{1,2}\.)*\d{1,2}\.?[ \t]+(?=[^\W\d_])[^\Wa-zß-ÿ][^.!?:;]{2,70}")
+CODE = re.compile(r"[{}<>|\\]|[=(]=|\w_\w|\w\(\)|\.{4}")
+UNDERLINE = re.compile(r"(=+|-+)\s*")
+LIST_ITEM = re.compile(r"\s*(?:[-*+•–▪◦]|\(?\d{1,2}[.)])\s+(?=\S)")
+TABLE_ROW = re.compile(r"\|.*\||[-|:+ ]{5,}")
+EASE = {90: "very easy", 80: "easy", 70: "fairly easy", 60: "plain", 50: "fairly difficult", 30: "difficult"}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence, where it stands (0 is the first), the section it stands in, and whether it is an entry of a list."""
+
+    text: str
+    place: int
+    section: str
+    listed: bool
+    words: tuple[str, ...] = field(repr=False)
+
+    @property
+    def is_prose(self) -> bool:
+        """Whether it reads as a sentence by itself: no title, no table, no line of code or of metadata."""
+        begins = not self.text[0].islower() or self.listed
+        ends = self.listed or self.text.endswith((".", "!", "?", "。", "！", "？", "…", '."', ".)", ".”"))
+        letters = sum(map(len, self.words))
+        return begins and ends and 4 <= len(self.words) <= 60 and letters * 10 > len(self.text) * 7 and not CODE.search(self.text)
+
+
+@dataclass
+class Reading:
+    """A text taken apart. `code_blocks` counts what was fenced or indented as code and not read as sentences."""
+
+    text: str
+    sentences: list[Sentence] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
+    code_blocks: int = 0
+
+    @cached_property
+    def words(self) -> list[str]:
+        return [sys.intern(word.lower()) for word in WORD.findall(self.text)]
+
+    @cached_property
+    def language(self) -> str | None:
+        """The language with the most of its small words in the text; None when no language known here has enough of them."""
+        counts = Counter(self.words)
+        shares = {name: sum(counts[word] for word in small) / max(1, len(self.words)) for name, small in STOP_WORDS.items()}
+        best = max(shares, key=lambda name: shares[name])
+        return best if shares[best] > 0.15 else None
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """How much each telling word says: the logarithm of how often it is used. Small words say nothing."""
+        small = frozenset().union(*STOP_WORDS.values()) if self.language is None else STOP_WORDS[self.language]
+        counts = Counter(word for sentence in self.sentences for word in sentence.words if len(word) > 2 and word not in small)
+        return {word: math.log2(1 + times) for word, times in counts.items()}
+
+
+def read(text: str) -> Reading:
+    """Take a text apart. Markdown marks are understood and left out; lines that were wrapped are joined again."""
+    reading, section = Reading(text), ""
+    for kind, block in _blocks(text):
+        if kind == "code":
+            reading.code_blocks += 1
+        elif kind == "heading":
+            section = block
+            reading.sections.append(block)
+        else:
+            _add_sentences(reading, block, section, listed=kind == "item")
+    if not reading.sentences:  # a lone line looks like a heading
+        _add_sentences(reading, _plain(text), "", listed=False)
+    return reading
+
+
+def _add_sentences(reading: Reading, block: str, section: str, *, listed: bool) -> None:
+    for one in _sentences(block):
+        words = tuple(sys.intern(word.lower()) for word in WORD.findall(re.sub(r"https?://\S+", " ", one)))
+        reading.sentences.append(Sentence(one, len(reading.sentences), section, listed, words))
+
+
+def key_terms(reading: Reading, limit: int = 12) -> list[dict[str, str | int]]:
+    """The terms used most, each with its count; a pair of words stands for its parts when they mostly occur together."""
+    weights, spelt = reading.weights, Counter(word for one in reading.sentences for word in one.words)
+    pairs = Counter(pair for one in reading.sentences for pair in pairwise(one.words) if pair[0] in weights and pair[1] in weights)
+    often = {pair: times for pair, times in pairs.items() if times > 1 and pair[0] != pair[1]}
+    kept = {pair: times for pair, times in often.items() if times * 2 >= min(spelt[word] for word in pair)}
+    inside = {word for pair, times in kept.items() for word in pair if times * 2 >= spelt[word]}
+    counts = {" ".join(pair): times for pair, times in kept.items()}
+    counts |= {word: spelt[word] for word in weights if word not in inside and (len(word) > 3 or spelt[word] > 2)}
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1] * (1 + entry[0].count(" ")), entry[0]))
+    return [{"term": term, "count": times} for term, times in ranked[:limit]]
+
+
+def key_sentences(reading: Reading, limit: int = 5) -> list[Sentence]:
+    """The sentences that carry most, none saying what another has said, in the order of the text."""
+    scores = {one.place: _score(one, reading) for one in reading.sentences}
+    ranked = sorted((one for one in reading.sentences if scores[one.place] > 0), key=lambda one: (-scores[one.place], one.place))
+    chosen: list[Sentence] = []
+    for one in ranked[: limit * 20]:
+        if len(chosen) < limit and not any(alike(one, other) for other in chosen):
+            chosen.append(one)
+    return sorted(chosen, key=lambda one: one.place)
+
+
+def alike(one: Sentence, other: Sentence) -> bool:
+    """Whether two sentences share more than half of their words."""
+    first, second = set(one.words), set(other.words)
+    return len(first & second) * 2 > min(len(first), len(second))
+
+
+def reading_ease(reading: Reading) -> dict[str, str | float | None]:
+    """The Flesch reading ease and what it means in words; for English alone.
+
+    206.835 - 1.015 x words per sentence - 84.6 x syllables per word (Rudolf Flesch, "A new readability yardstick",
+    Journal of Applied Psychology 32 (1948), 221-233). Syllables are counted as groups of vowels.
+    """
+    counts = Counter(word for one in reading.sentences for word in one.words)
+    total = sum(counts.values())
+    if reading.language != "en" or total < 30:
+        return {"score": None, "level": "not measured: the formula needs 30 words of English"}
+    syllables = sum(_syllables(word) * times for word, times in counts.items())
+    score = round(206.835 - 1.015 * total / len(reading.sentences) - 84.6 * syllables / total, 1)
+    return {"score": score, "level": next((words for least, words in EASE.items() if score >= least), "very difficult")}
+
+
+def _syllables(word: str) -> int:
+    groups = len(re.findall(r"[aeiouy]+", word))
+    return max(1, groups - (word.endswith("e") and not word.endswith("le")))
+
+
+def _score(one: Sentence, reading: Reading) -> float:
+    """The mean weight of its telling words, more at the start of the text and under a heading that it takes up."""
+    if not one.is_prose or one.text.endswith("?"):
+        return 0.0
+    telling = {word for word in one.words if word in reading.weights}
+    mean = sum(reading.weights[word] for word in telling) / (len(one.words) + 10)
+    start = 1 + 0.4 * math.exp(-one.place / 6)
+    echo = 1.15 if telling & set(one.section.lower().split()) else 1.0
+    return mean * start * echo * (0.8 if one.listed else 1.0)
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Headings, paragraphs, list items and code, in order."""
+    fence, pending = "", _Pending()
+    for line, after in pairwise([*text.split("\n"), ""]):
+        mark = line.strip()[:3]
+        if fence or mark in ("```", "~~~"):
+            if not fence:
+                yield from pending.flush()
+                yield "code", ""
+            fence = "" if fence == mark else fence or mark
+        elif not line.strip() or TABLE_ROW.fullmatch(line.strip()):
+            yield from pending.flush()
+        elif heading := _heading(line, after, pending):
+            yield from pending.flush()
+            yield "heading", heading
+        else:
+            yield from pending.add(line)
+    yield from pending.flush()
+
+
+class _Pending:
+    """The lines of the paragraph or list item that is being read."""
+
+    def __init__(self) -> None:
+        self._kind, self._lines = "paragraph", list[str]()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._lines
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a new thing may begin: nothing is pending, or it has come to the end of a sentence."""
+        return self.is_empty or self._lines[-1].endswith((".", "!", "?", ":"))
+
+    def add(self, line: str) -> Iterator[tuple[str, str]]:
+        if bullet := LIST_ITEM.match(line):
+            yield from self.flush()
+            self._kind, line = "item", line[bullet.end() :]
+        self._lines.append(line.strip())
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        if block := _plain(" ".join(self._lines)):
+            yield self._kind, block
+        self._kind, self._lines = "paragraph", []
+
+
+def _heading(line: str, after: str, pending: _Pending) -> str:
+    """The heading that this line is, or nothing: marked, well known, numbered, underlined, in capitals, or short and alone."""
+    words = line.strip()
+    if marked := MARKED.fullmatch(words):
+        return _plain(marked[1]).rstrip("# ")
+    if words.lower() in SECTIONS:
+        return words
+    if (
+        len(words) > 80
+        or words.endswith((".", ",", ";", ":", "!", "?"))
+        or CODE.search(words)
+        or not (pending.is_settled or OUTLINE.match(words))
+    ):
+        return ""
+    if NUMBERED.fullmatch(words):
+        return "" if LIST_ITEM.match(after) else words
+    underlined = pending.is_empty and len(after.strip()) >= 3 and UNDERLINE.fullmatch(after) is not None
+    capitals = words.isupper() and len(WORD.findall(words)) >= 2
+    alone = pending.is_empty and not after.strip() and len(words.split()) <= 10 and words[0].isupper()
+    return _plain(words) if underlined or capitals or alone else ""
+
+
+def _plain(text: str) -> str:
+    """Without Markdown's marks: images go, links keep their words."""
+    text = re.sub(r"!\[[^][]{0,300}\]\([^()]{0,500}\)", "", text)
+    text = re.sub(r"\[([^][]{0,300})\]\([^()]{0,500}\)", r"\1", text)
+    text = re.sub(r"</?[a-zA-Z][^<>]{0,300}>|[*`]+|(?<!\w)_{1,2}|_{1,2}(?!\w)", "", text)
+    return " ".join(text.split())
+
+
+def _sentences(block: str) -> Iterator[str]:
+    """The sentences of a block: a word that ends one is followed by a word that may begin one."""
+    tokens = re.sub(r"([。！？])", r"\1 ", block).split()
+    current: list[str] = []
+    for token, after in pairwise([*tokens, ""]):
+        current.append(token)
+        if not after or _ends(token, after):
+            yield from _short_enough(" ".join(current))
+            current = []
+
+
+def _ends(token: str, after: str) -> bool:
+    bare = token.rstrip("\"'”’)]»")
+    if not bare.endswith((".", "!", "?", "。", "！", "？", "…")):
+        return False
+    is_short = bare.endswith(".") and (bare[:-1].lower().lstrip("([") in ABBREVIATIONS or (len(bare) == 2 and bare[0].isupper()))
+    return not is_short and not after[0].islower()
+
+
+def _short_enough(sentence: str) -> Iterator[str]:
+    """The sentence, unless it is too long to be one: then its pieces, cut between words where possible."""
+    start = 0
+    while len(sentence) - start > MAX_SENTENCE:
+        cut = sentence.rfind(" ", start + MAX_SENTENCE // 2, start + MAX_SENTENCE)
+        cut = cut if cut > 0 else start + MAX_SENTENCE
+        yield sentence[start:cut].strip()
+        start = cut
+    yield sentence[start:].strip()

@@ -1,0 +1,86 @@
+"""A documentation without a language model: an ordered outline of the sources, with excerpts in their own words."""
+
+from __future__ import annotations
+
+import re
+
+from monolith.content.markdown_html import harmless
+
+from ...tools.analysis import text_stats, verdict
+from ...tools.documentation.document import Documentation, Passage
+from ...tools.documentation.outline import excerpt
+from ...tools.documentation.sources import Material, Source
+
+MAX_SECTIONS = 60
+MAX_START, MAX_REFERENCE = 3, 8  # sections that are quoted under these headings
+MAX_READ = 200_000  # characters that the overview is chosen from
+STARTING = re.compile(
+    r"getting.started|quick.?start|\binstall|\bset.?up\b|first steps|\busage\b|\btutorial|how to (?:use|start|run|begin)", re.IGNORECASE
+)
+REFERENCE = re.compile(
+    r"\breference\b|\bapi\b|\boptions\b|\bparameters\b|\bconfiguration\b|\bsettings\b|\bcommands\b|\bendpoints\b|\bglossary\b"
+    r"|environment variables|command.line",
+    re.IGNORECASE,
+)
+BASIS = (
+    "Made without a language model: the outline is that of the source, every text is quoted from it, "
+    "and the overview is the sentences that carry most."
+)
+
+
+def quoted(material: Material, why: str = "") -> Documentation:
+    """The outline of what was read. How to start and what is a reference are known by their headings (English ones).
+
+    why: why no model wrote it, where one should have.
+    """
+    pieces = [_quote(source, number) for source in material.sources for number in range(len(source.sections))]
+    pieces = [piece for piece in pieces if piece.text]
+    start = [piece for piece in pieces if STARTING.search(piece.heading)][:MAX_START]
+    reference = [piece for piece in pieces if REFERENCE.search(piece.heading) and piece not in start][:MAX_REFERENCE]
+    if material.reference:
+        reference = []
+    rest = [piece for piece in pieces if piece not in start and piece not in reference] or pieces
+    left_out = [f"{len(rest) - MAX_SECTIONS} more sections are not quoted."] if len(rest) > MAX_SECTIONS else []
+    return Documentation(
+        title=material.title,
+        overview=overview(material),
+        getting_started=_joined(start),
+        sections=rest[:MAX_SECTIONS],
+        reference=reference_of(material) or _joined(reference),
+        sources=material.sources,
+        engine="local",
+        basis=f"{why} {BASIS}".strip(),
+        left_out=[*material.left_out, *left_out],
+    )
+
+
+def overview(material: Material) -> Passage:
+    """The sentences of the main sources that carry most, and which sources they stand in."""
+    text = "\n\n".join(f"# {source.title}\n\n{source.text}" if source.kind == "section" else source.text for source in material.main)
+    summary = verdict.summary(text_stats.read(text[:MAX_READ]))
+    if not summary or material.about and len(summary) < 40:
+        return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
+    resting = [source for source in material.main if _shares(source, summary)] if len(material.main) > 1 else material.main
+    return Passage(harmless(summary), tuple(resting or material.main[:1]), is_quoted=True)
+
+
+def reference_of(material: Material) -> Passage | None:
+    """The reference that was made from the source itself, if there is one."""
+    return Passage(harmless(material.reference), material.reference_sources) if material.reference else None
+
+
+def _shares(source: Source, summary: str) -> bool:
+    return any(len(one.text) > 10 and one.text in summary for one in text_stats.read(source.text).sentences)
+
+
+def _quote(source: Source, number: int) -> Passage:
+    section = source.sections[number]
+    level = section.level if len(source.sections) == 1 else 1 if number == 0 else 3
+    return Passage(harmless(excerpt(section.text), source.url), (source,), section.heading or source.title, level, is_quoted=True)
+
+
+def _joined(pieces: list[Passage]) -> Passage:
+    """Several quotes as one passage, each under its heading; one by itself needs none."""
+    sources = tuple(dict.fromkeys(source for piece in pieces for source in piece.sources))
+    texts = [piece.text if len(pieces) == 1 else f"{harmless(f'# {piece.heading}')}\n\n{piece.text}" for piece in pieces]
+    return Passage("\n\n".join(texts), sources, is_quoted=bool(pieces))

@@ -1,0 +1,189 @@
+"""Check a document by the rules of its kind: is all there, is it filled in, can it be read, does it try to steer its reader?"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from ...tools.analysis import text_stats
+from ...tools.analysis.text_stats import Reading
+from ...tools.quality import consistency
+from ...tools.quality.decision import Finding, in_order
+from ...tools.quality.form_fields import Entry, dates, entries
+from ...tools.quality.rules import FieldRule, Rules, SectionRule, rules_for
+
+MAX_OF_A_KIND = 3  # findings of the same sort: more would tell nothing new
+LONG_SENTENCE = 35  # words, on average
+HARD = 10  # reading ease below which few people follow
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
+_PLACEHOLDER = re.compile(
+    r"\b(?:TODO|TBD|TBA|lorem ipsum|x{3,}|to be (?:completed|confirmed|determined|added|filled in))\b"
+    r"|[\[<](?:insert|enter|your|company|applicant|name|date|address|please)\b[^\]>\n]{0,60}[\]>]|_{5,}|\.{8,}",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(r"(?:n/?a|none|nil|unknown|pending|-+|\?+|\.+)\Z", re.IGNORECASE)
+_ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget|override) (?:\w+ ){0,4}(?:instructions?|rules?|prompts?|checks?|guidelines)\b"
+    r"|\b(?:system|assistant) ?(?:prompt|message)\b|\byou are (?:now )?(?:an? )?(?:ai|assistant|language model|reviewer|chatbot)\b"
+    r"|\b(?:must|should|shall|please|always) (?:be )?(?:approved?|answer with|respond with|output)\b"
+    r"|\bgive (?:it |this |me )?(?:an? )?(?:full |high |perfect )?(?:score|100)\b"
+    r"|\b(?:set|assign|return|output) (?:the |a )?(?:score|decision|route)\b"
+    r"|[\"']?(?:decision|route|score)[\"']?\s*[:=]\s*[\"']?(?:approve|online|100)\b|<\|?/?(?:system|im_start|im_end|assistant)\|?>",
+    re.IGNORECASE,
+)
+_UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\U000e0000-\U000e007f]")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the rules say of a document: its findings, the worst first, and the entries they rest on."""
+
+    findings: list[Finding]
+    known: dict[str, str]
+    reading: Reading
+
+
+def check(text: str, kind: str, today: date) -> Checked:
+    """Check a text as a document of this kind."""
+    rules, found = rules_for(kind), text_stats.read(text)
+    given = entries(text)
+    by_rule = _by_rule(rules, given)
+    findings = [
+        *_completeness(rules, by_rule, given, text, found),
+        *consistency.check(rules, by_rule, given, text, today),
+        *_placeholders(text),
+        *_steering(text),
+        *_readability(found),
+    ]
+    known = {rule.name: own[0].value[:200] for rule, own in by_rule.items() if own and own[0].value}
+    return Checked(in_order(_as_far_as_read(findings, found)), known, found)
+
+
+def _by_rule(rules: Rules, given: list[Entry]) -> dict[FieldRule, list[Entry]]:
+    """The entries that each field's rule is about; an entry belongs to the rule that its label fits best."""
+    found: dict[FieldRule, list[Entry]] = {rule: [] for rule in rules.fields}
+    for entry in given:
+        best = max(rules.fields, key=lambda rule: rule.labels.rank(entry.label), default=None)
+        if best and best.labels.rank(entry.label):
+            found[best].append(entry)
+    return found
+
+
+# ---- is all there?
+
+
+def _completeness(rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: list[Entry], text: str, found: Reading) -> Iterator[Finding]:
+    for field, own in by_rule.items():
+        yield from _field(field, own, text)
+    words = _words_of_sections(rules, found)
+    for section in rules.sections:
+        yield from _section(section, words.get(section.name), given, text)
+    if len(found.words) < rules.min_words:
+        mend = f"Say more: at least {rules.min_words} words are expected."
+        yield Finding("major", "the document", f"It has {len(found.words)} words, too few to judge.", mend)
+
+
+def _field(rule: FieldRule, given: list[Entry], text: str) -> Iterator[Finding]:
+    if any(_is_filled(rule, entry.value) for entry in given) or (rule.or_text and rule.or_text.search(text)):
+        return
+    if not given:
+        yield Finding(rule.severity, "the document", f"It names no {rule.name}.", rule.mend)
+    elif all(_is_empty(entry.value) for entry in given):
+        yield Finding(rule.severity, given[0].where, f"The {rule.name} is left empty.", rule.mend)
+    else:
+        yield Finding(rule.severity, given[0].where, f"“{given[0].value[:60]}” is no {rule.name}.", rule.mend)
+
+
+def _is_empty(value: str) -> bool:
+    return not value or _NOTHING.match(value) is not None or _PLACEHOLDER.fullmatch(value) is not None
+
+
+def _is_filled(rule: FieldRule, value: str) -> bool:
+    if _is_empty(value):
+        return False
+    if rule.type == "email":
+        return _EMAIL.search(value) is not None
+    if rule.type == "date":
+        return bool(dates(value))  # one that no calendar has is there, and told of elsewhere
+    if rule.type == "identifier":
+        return len(re.findall(r"\w", value)) >= 4 and re.search(r"\d", value) is not None
+    return re.search(r"\w\W*\w", value) is not None
+
+
+def _words_of_sections(rules: Rules, found: Reading) -> dict[str, int]:
+    """How many words each section has; one that begins with another heading has that one's."""
+    counted = Counter[str]()
+    for sentence in found.sentences:
+        counted[sentence.section] += len(sentence.words)
+    words: dict[str, int] = {}
+    current = ""
+    for heading in dict.fromkeys(found.sections):
+        bare = heading.lstrip("0123456789.) ").rstrip(": ")
+        own = next((rule.name for rule in rules.sections if rule.headings.within(bare)), None)
+        if own or not words.get(current):  # a heading right below another belongs to it
+            current = own or current
+            words[current] = words.get(current, 0) + counted[heading]
+    return words
+
+
+def _section(rule: SectionRule, words: int | None, given: list[Entry], text: str) -> Iterator[Finding]:
+    stands_elsewhere = bool(rule.or_text and rule.or_text.search(text)) or any(
+        rule.headings.within(entry.label) and len(entry.value.split()) >= rule.min_words for entry in given
+    )
+    if stands_elsewhere or (words is not None and words >= rule.min_words):
+        return
+    if words is None:
+        yield Finding(rule.severity, "the document", f"It has no section on {rule.name}.", rule.mend)
+    else:
+        severity = "minor" if rule.severity == "minor" else "major"
+        message = f"The section on {rule.name} has {words} words, too few to judge by."
+        yield Finding(severity, f"section “{rule.name}”", message, f"Say more in it: at least {rule.min_words} words.")
+
+
+# ---- is it filled in, does it steer its reader, can it be read?
+
+
+def _placeholders(text: str) -> Iterator[Finding]:
+    for line, words in _lines_with(_PLACEHOLDER, text):
+        yield Finding("major", f"line {line}", f"“{words}” was left to be filled in.", "Write what belongs there, or take the line out.")
+
+
+def _steering(text: str) -> Iterator[Finding]:
+    for line, words in _lines_with(_ORDERS, text):
+        message = f"“{words}” speaks to whoever judges the document, and asks for an outcome."
+        yield Finding("major", f"line {line}", message, "Take it out: it changes nothing but this.")
+    if unseen := _UNSEEN.search(text):
+        line = text.count("\n", 0, unseen.start()) + 1
+        yield Finding("major", f"line {line}", "It has characters that a reader cannot see.", "Take them out; retype the line if need be.")
+
+
+def _lines_with(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
+    """The first few lines that have it, and the words that do."""
+    found = ((number, match[0]) for number, line in enumerate(text.split("\n"), start=1) if (match := pattern.search(line)))
+    return [(number, " ".join(words.split())[:60]) for number, words in (one for one, _ in zip(found, range(MAX_OF_A_KIND), strict=False))]
+
+
+def _readability(found: Reading) -> Iterator[Finding]:
+    prose = [len(one.words) for one in found.sentences if len(one.words) > 3 and not one.listed]
+    if len(prose) >= 3 and sum(prose) / len(prose) > LONG_SENTENCE:
+        message = f"Its sentences have {sum(prose) / len(prose):.0f} words on average, which few can follow."
+        yield Finding("minor", "the document", message, "Break the longest sentences in two.")
+    ease = text_stats.reading_ease(found)["score"]
+    if isinstance(ease, float) and ease < HARD and len(prose) >= 3:
+        message = f"Its reading ease is {ease} of 100: very difficult."
+        yield Finding("minor", "the document", message, "Use shorter words and sentences.")
+
+
+def _as_far_as_read(findings: list[Finding], found: Reading) -> Iterator[Finding]:
+    """The rules know English labels and headings: what they miss in another language may well be there."""
+    if found.language in (None, "en") or len(found.words) < 30:
+        yield from findings
+        return
+    yield Finding(
+        "major", "the document", f"It seems to be written in {found.language!r}; the rules know English.", "Have a person check it."
+    )
+    for one in findings:
+        yield Finding("major", one.where, one.message, one.mend) if one.severity == "blocking" else one

@@ -1,0 +1,154 @@
+"""Do the dates, amounts and identifiers of a document agree with each other and with the calendar?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from itertools import islice
+
+from ...tools.quality.decision import Finding
+from ...tools.quality.form_fields import Amount, Dated, Entry, amount_of, amounts, dates
+from ...tools.quality.rules import DatePeriod, FieldRule, Rules
+
+MAX_OF_A_KIND = 3
+OLD = timedelta(days=365)
+NEXT_TO = 2  # lines: entries no farther apart than this belong to one list
+_SPAN = re.compile(r"\s*(?:to|until|till|through|and|-|–|—)\s*", re.IGNORECASE)
+_TOTAL = re.compile(r"(?:grand |overall )?(?:total|sum)\b(?!.*sub)", re.IGNORECASE)
+_SUBTOTAL = re.compile(r"sub-?\s?total", re.IGNORECASE)
+_IBAN = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}")
+
+
+def check(rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: list[Entry], text: str, today: date) -> Iterator[Finding]:
+    """Everything that does not fit together."""
+    yield from _impossible_dates(text)
+    yield from _ambiguous_dates(text)
+    yield from _spans(text)
+    for period in rules.periods:
+        yield from _period(period, given)
+    for rule, own in by_rule.items():
+        yield from _repeated(rule, own)
+        if rule.past:
+            yield from _past(rule, own, today)
+    yield from _totals(given)
+    yield from _currencies(text)
+    yield from _ibans(given)
+
+
+# ---- dates
+
+
+def _impossible_dates(text: str) -> Iterator[Finding]:
+    wrong = (one.text for one in dates(text) if one.day is None)
+    for words in islice(dict.fromkeys(wrong), MAX_OF_A_KIND):
+        yield Finding("major", _line_of(words, text), f"There is no {words} in the calendar.", "Mend the date.")
+
+
+def _ambiguous_dates(text: str) -> Iterator[Finding]:
+    unclear = next((one.text for one in dates(text) if one.is_ambiguous), None)
+    if unclear:
+        mend = "Write dates as 2026-05-03 or 3 May 2026."
+        yield Finding("minor", _line_of(unclear, text), f"{unclear} can be read as two different days.", mend)
+
+
+def _spans(text: str) -> Iterator[Finding]:
+    """Two dates with nothing but "to" or a dash between them."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        found = dates(line)
+        for first, last in zip(found, found[1:], strict=False):
+            if _SPAN.fullmatch(line[first.start + len(first.text) : last.start]):
+                yield from _backwards(first, last, f"line {number}")
+
+
+def _period(period: DatePeriod, given: list[Entry]) -> Iterator[Finding]:
+    first, last = ([entry for entry in given if phrases.rank(entry.label)] for phrases in (period.first, period.last))
+    begins, ends = ([day for entry in one for day in dates(entry.value)[:1]] for one in (first, last))
+    if begins and ends:
+        yield from _backwards(begins[0], ends[0], f"{first[0].where} and {last[0].where}")
+
+
+def _backwards(first: Dated, last: Dated, where: str) -> Iterator[Finding]:
+    if first.day and last.day and last.day < first.day:
+        yield Finding("major", where, f"It ends on {last.text}, before it begins on {first.text}.", "Mend one of the two dates.")
+
+
+def _past(rule: FieldRule, own: list[Entry], today: date) -> Iterator[Finding]:
+    for entry in own:
+        day = next((one.day for one in dates(entry.value)), None)
+        if day and day > today + timedelta(days=1):  # it may be tomorrow already where it was written
+            yield Finding("major", entry.where, f"The {rule.name}, {entry.value[:40]}, is yet to come.", "Mend the date.")
+        elif day and day < today - OLD:
+            yield Finding("minor", entry.where, f"The {rule.name}, {entry.value[:40]}, is over a year ago.", "Mend or renew it.")
+
+
+# ---- what is said twice
+
+
+def _repeated(rule: FieldRule, own: list[Entry]) -> Iterator[Finding]:
+    said = {_canonical(entry.value): entry for entry in reversed(own) if entry.value}
+    if rule.once and len(said) > 1:
+        one, other, *_ = sorted(said.values(), key=lambda entry: entry.line)
+        message = f"Two different ones are given as {rule.name}: “{one.value[:60]}” and “{other.value[:60]}”."
+        yield Finding("major", f"{one.where} and {other.where}", message, "Say the same in both places, or take one out.")
+
+
+def _canonical(value: str) -> str:
+    day = next((one.day for one in dates(value)), None)
+    return day.isoformat() if day else "".join(re.findall(r"\w", value.lower()))
+
+
+# ---- amounts
+
+
+def _totals(given: list[Entry]) -> Iterator[Finding]:
+    """A total that stands below a list of amounts is their sum. A subtotal begins the list anew."""
+    listed: list[Decimal] = []
+    before, currency = 0, None
+    for entry in given:
+        amount = amount_of(entry.value)
+        if amount is None:
+            continue
+        if entry.line - before > NEXT_TO or amount.currency != currency or _SUBTOTAL.match(entry.label):
+            listed = []
+        before, currency = entry.line, amount.currency
+        if _TOTAL.match(entry.label):
+            yield from _wrong_total(entry, amount, listed)
+            listed = []
+        else:
+            listed.append(amount.number)
+
+
+def _wrong_total(entry: Entry, amount: Amount, listed: list[Decimal]) -> Iterator[Finding]:
+    if len(listed) > 1 and abs(sum(listed) - amount.number) > Decimal("0.01"):
+        message = f"The total is given as {entry.value[:40]}, but what stands above it makes {sum(listed):,}."
+        yield Finding("major", entry.where, message, "Mend the total, or the amounts above it.")
+
+
+def _currencies(text: str) -> Iterator[Finding]:
+    names = sorted({one.currency for one in amounts(text) if one.currency})
+    if len(names) > 1:
+        message = f"It has amounts in {' and '.join(names)}."
+        yield Finding("minor", "the document", message, "Give all amounts in one currency, or say at what rate.")
+
+
+# ---- identifiers
+
+
+def _ibans(given: list[Entry]) -> Iterator[Finding]:
+    for entry in given:
+        number = re.sub(r"[\s-]", "", entry.value.upper())
+        if re.search(r"\biban\b", entry.label, re.IGNORECASE) and not _is_iban(number):
+            yield Finding(
+                "major", entry.where, f"“{entry.value[:50]}” is no IBAN: its check digits are wrong.", "Copy it from the account."
+            )
+
+
+def _is_iban(number: str) -> bool:
+    """ISO 13616: the first four characters moved to the end, letters as 10..35, modulo 97 is 1."""
+    return _IBAN.fullmatch(number) is not None and int("".join(str(int(one, 36)) for one in number[4:] + number[:4])) % 97 == 1
+
+
+def _line_of(words: str, text: str) -> str:
+    return f"line {text.count(chr(10), 0, text.find(words)) + 1}"

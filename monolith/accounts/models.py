@@ -1,0 +1,34 @@
+"""Who is signed in where, and how often something was tried of late. Times are seconds since 1970 by the database's clock."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from monolith.db.engine import now
+from monolith.db.models import Base, new_id
+
+
+class UserSession(Base):
+    """One browser that is signed in. Only the hash of what its cookie holds is stored."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    address: Mapped[str] = mapped_column(String(45))
+    user_agent: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float] = mapped_column(default=now())
+    last_used_at: Mapped[float] = mapped_column(default=now(), index=True)
+
+
+class LoginAttempts(Base):
+    """How often the same was tried. `name` is a hash: people type passwords where their e-mail belongs."""
+
+    __tablename__ = "tries"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    count: Mapped[int]
+    began_at: Mapped[float]
+    free_at: Mapped[float] = mapped_column(index=True)  # from then on it may be tried again

@@ -1,0 +1,92 @@
+"""Who is signed in where: one row for each browser, so that a session can be seen, ended from elsewhere, and runs out.
+
+The cookie holds 256 random bits, the row their hash. A new one is made at each sign-in and at each change of the password.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from monolith.accounts.models import UserSession
+from monolith.accounts.tokens import hash_of, user_from
+from monolith.config import settings
+from monolith.db.engine import PreparedStatement, now, read_session, storable, write_session
+from monolith.db.models import User
+from monolith.errors import NotFound
+
+USED_EVERY_S = 60.0  # its last use is written down at most this often
+_is_stale = (UserSession.last_used_at < now() - USED_EVERY_S).label("is_stale")
+_living = select(UserSession.id.label("session_id"), _is_stale, *User.__table__.c).join(User, User.id == UserSession.user_id)
+_by_hash = PreparedStatement(
+    _living.where(
+        UserSession.hash == bindparam("hash"),
+        UserSession.last_used_at > now() - bindparam("idle_s"),
+        UserSession.created_at > now() - bindparam("longest_s"),
+    )
+)
+
+
+def begin(user_id: int, address: str, user_agent: str) -> str:
+    """Sign the user in at a browser; what its cookie is to hold. Sessions that have run out, anybody's, go."""
+    with write_session() as session:
+        session.execute(delete(UserSession).where(or_(*_run_out())))
+        return _begin(session, user_id, address, user_agent)
+
+
+def _begin(session: Session, user_id: int, address: str, user_agent: str) -> str:
+    secret = secrets.token_urlsafe(32)
+    session.add(UserSession(user_id=user_id, hash=hash_of(secret), address=address[:45], user_agent=storable(user_agent, 200)))
+    return secret
+
+
+def _run_out() -> tuple[Any, Any]:
+    idle_s, longest_s = _limits().values()
+    return UserSession.last_used_at <= now() - idle_s, UserSession.created_at <= now() - longest_s
+
+
+def _limits() -> dict[str, float]:
+    return {"idle_s": settings().session_idle_hours * 3600, "longest_s": settings().session_days * 24 * 3600}
+
+
+def user_of(secret: str) -> tuple[str, User] | None:
+    """The id of the session with this cookie, and whose it is; None when it was ended or has run out."""
+    found = _by_hash.run(hash=hash_of(secret), **_limits())
+    if not found:
+        return None
+    session_id, is_stale, *columns = found[0]
+    if is_stale:
+        with write_session() as session:
+            session.execute(update(UserSession).where(UserSession.id == session_id).values(last_used_at=now()))
+    return session_id, user_from(columns)
+
+
+def of(user: User) -> list[UserSession]:
+    """Where the user is signed in, the last used first."""
+    with read_session() as session:
+        mine = select(UserSession).where(UserSession.user_id == user.id, *(~one for one in _run_out()))
+        return list(session.scalars(mine.order_by(UserSession.last_used_at.desc())))
+
+
+def end(user: User, session_id: str) -> None:
+    """Sign the user out there. Raises `NotFound` for a session that is not the user's."""
+    with write_session() as session:
+        mine = delete(UserSession).where(UserSession.id == session_id, UserSession.user_id == user.id)
+        if session.scalar(mine.returning(UserSession.id)) is None:
+            raise NotFound(f"You have no session {session_id[:60]!r}. It may have ended already.")
+
+
+def end_others(user: User, session_id: str | None) -> int:
+    """Sign the user out everywhere but in this session; how many those were."""
+    with write_session() as session:
+        others = delete(UserSession).where(UserSession.user_id == user.id, UserSession.id != (session_id or ""))
+        return len(session.scalars(others.returning(UserSession.id)).all())
+
+
+def replace_all(session: Session, user_id: int, address: str, user_agent: str) -> str:
+    """End all sessions of the user and begin a new one at this browser; what its cookie is to hold."""
+    session.execute(delete(UserSession).where(UserSession.user_id == user_id))
+    return _begin(session, user_id, address, user_agent)

@@ -1,0 +1,172 @@
+"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a filter of the templates."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from monolith.db.models import MARK, Job, JobEvent
+
+MARKDOWN_READER = "monolith.content.markdown_html:html_of"  # found by name: nothing here imports jobs
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+STATUS_WORDS = {
+    "queued": "Waiting",
+    "scheduled": "Scheduled",
+    "started": "Working",
+    "finished": "Done",
+    "failed": "Could not be done",
+    "stopped": "Stopped",
+    "canceled": "Cancelled",
+}
+EVENT_WORDS = {
+    "submitted": "Submitted",
+    "queued": "In line",
+    "started": "Work began",
+    "progress": "Step",
+    "finished": "Done",
+    "failed": "It could not be done",
+    "retrying": "The {nth} try failed",
+    "parked": "Put on hold",
+    "interrupted": "Interrupted, and in line again",
+    "stopped": "Stopped",
+    "canceled": "Cancelled",
+    "requeued": "Started again",
+}
+NTH = ("first", "second", "third", "fourth", "fifth")
+MOMENTS = {"time": "%H:%M:%S UTC", "clock": "%H:%M UTC", "datetime": "%-d %b %Y, %H:%M UTC"}
+BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
+SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
+MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
+
+
+def subject(job: Job) -> str:
+    """What the job is about: its document, else the title it was given, else what it does."""
+    if job.document:
+        return job.document.title
+    title = job.params.get("title")
+    return title if isinstance(title, str) and title.strip() else humanise(job.type)
+
+
+def status_words(job: Job) -> str:
+    """What state the job is in, as a person would say it."""
+    if job.status == "scheduled" and job.parked_reason:
+        return "On hold"
+    if job.status == "scheduled" and job.error_message:
+        return "Will try again"
+    return STATUS_WORDS.get(job.status, job.status)
+
+
+def status_kind(job: Job) -> str:
+    """The name of the badge's colour and icon: as the status, but a retry looks different from a plain delay."""
+    return "retrying" if job.status == "scheduled" and job.error_message and not job.parked_reason else job.status
+
+
+def event_words(event: JobEvent) -> str:
+    """What happened, as a person would say it."""
+    if event.name == "started" and event.attempt > 1:
+        return f"The {nth(event.attempt)} try began"
+    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK))).format(nth=nth(event.attempt))
+
+
+def nth(number: int) -> str:
+    """`second`, `12th`."""
+    if 1 <= number <= len(NTH):
+        return NTH[number - 1]
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{ending}"
+
+
+def times(number: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def humanise(name: str) -> str:
+    """`use_cases` as `Use cases`."""
+    words = name.replace("_", " ").replace(".", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def moment(seconds: float | None, style: str = "datetime") -> Markup:
+    """A time in UTC, which app.js rewrites in the reader's own zone. `style`: datetime, time (with seconds) or clock (without)."""
+    if seconds is None:
+        return Markup("")
+    at = datetime.fromtimestamp(seconds, UTC)
+    text = at.strftime(MOMENTS[style])
+    return Markup('<time datetime="{}" data-style="{}">{}</time>').format(at.isoformat(timespec="seconds"), style, text)
+
+
+def ago(seconds: float | None, now: float) -> Markup:
+    """How long ago, with the exact time when pointed at."""
+    if seconds is None:
+        return Markup("")
+    at = datetime.fromtimestamp(seconds, UTC)
+    passed = max(now - seconds, 0)
+    text = "just now" if passed < 5 else f"{duration(passed, parts=1)} ago"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"), at.strftime("%-d %b %Y, %H:%M UTC"), text
+    )
+
+
+def duration(seconds: float | None, parts: int = 2) -> str:
+    """Seconds as `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`; at most so many parts."""
+    if seconds is None:
+        return ""
+    if seconds < 10 and parts > 1:
+        return f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
+    rest, words = round(seconds), []
+    for size, unit in UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count} {unit}")
+    if rest or not words:
+        words.append(f"{rest} s")
+    return " ".join(words[:parts])
+
+
+def size(count: int | None) -> str:
+    """Bytes as `812 B`, `14 kB`, `2.4 MB`."""
+    if count is None:
+        return ""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:.0f} kB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.1f} MB"
+
+
+def number(value: Any) -> str:
+    """A number as people write it: 12,345 or 0.734."""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
+
+
+def money(usd: float) -> str:
+    """Dollars as people write them; a call of a language model may cost a fraction of a cent."""
+    return f"{usd:.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd >= 0.01 else f"{usd:.6f} USD"
+
+
+def maturity_words(score: float) -> str:
+    """A maturity of 0..1 in one word."""
+    return next(word for limit, word in MATURITY if score < limit)
+
+
+def browser_words(user_agent: str) -> str:
+    """`Firefox on Linux`; what it calls itself, where that is none of the usual ones."""
+    browser = next((name for mark, name in BROWSERS if mark in user_agent), user_agent[:60] or "A program without a name")
+    system = next((name for mark, name in SYSTEMS if mark in user_agent), "")
+    return f"{browser} on {system}" if system else browser
+
+
+def prose(markdown: str) -> Markup:
+    """Markdown of a job or a model as HTML that can do nothing: no script, no picture, no link but to pages."""
+    module, _, function = MARKDOWN_READER.partition(":")
+    return Markup(getattr(importlib.import_module(module), function)(str(markdown)))  # noqa: S704 - it is sanitised there
+
+
+FILTERS = (
+    *(subject, status_words, status_kind, event_words, humanise, moment, ago, duration, size, number, money, maturity_words),
+    *(browser_words, prose),
+)

@@ -1,0 +1,298 @@
+"""The tables, and small questions about one row. Times are seconds since 1970 by the database's clock."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
+
+from monolith.db.engine import now
+
+OVER = ("finished", "failed", "stopped", "canceled")
+STATUSES = ("queued", "scheduled", "started", *OVER)
+LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no partial index answers for it
+IN_BIN, NOT_IN_BIN = text("cleaning_id IS NOT NULL"), text("cleaning_id IS NULL")
+ONE_LIVE = text(f"is_unique AND {LIVE}")
+WITH_CAUSE, IN_REQUEUE = text("cause IS NOT NULL AND cleaning_id IS NULL"), text("requeue_id IS NOT NULL")
+
+
+SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
+MARK = "mark."  # begins the names of the events that jobs themselves write down
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON}
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(255))
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    is_viewer: Mapped[bool] = mapped_column(default=False, server_default=false())  # may look at everything, and change nothing
+    created_at: Mapped[float] = mapped_column(default=now())
+    mail_failed: Mapped[bool] = mapped_column(default=False, server_default=false())  # an e-mail for each job that ends so
+    mail_done: Mapped[bool] = mapped_column(default=False, server_default=false())
+    mail_since: Mapped[float | None]  # for those that ended later
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether other people's documents and jobs, and the admin pages, are shown."""
+        return self.is_admin or self.is_viewer
+
+    # What Flask-Login asks of a user.
+    is_authenticated = True
+    is_active = True
+    is_anonymous = False
+
+    def get_id(self) -> str:
+        return str(self.id)
+
+
+class Token(Base):
+    """An API token. Only its hash is stored; the prefix lets its owner recognise it."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[str] = mapped_column(String(10), default="admin", server_default="admin")
+    created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+
+    user: Mapped[User] = relationship(lazy="joined")
+
+
+class Document(Base):
+    """What a person submitted. `content` is empty for a page until a worker has fetched it."""
+
+    __tablename__ = "documents"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(300))
+    kind: Mapped[str] = mapped_column(String(20))
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    media_type: Mapped[str] = mapped_column(String(100))
+    filename: Mapped[str | None] = mapped_column(String(255))
+    size: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    source_url: Mapped[str | None] = mapped_column(String(2048))
+    content: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    route: Mapped[str | None] = mapped_column(String(20))  # this and the next: what the newest job that decides has decided
+    decision: Mapped[str | None] = mapped_column(String(20))
+    score: Mapped[int | None]
+    is_defaulted: Mapped[bool] = mapped_column(default=False, server_default=false())  # in place of a decision, as none was reached
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    jobs: Mapped[list[Job]] = relationship(
+        primaryjoin="and_(Job.document_id == Document.id, Job.cleaning_id.is_(None))",
+        back_populates="document",
+        order_by="Job.created_at",
+        passive_deletes=True,
+    )
+
+    __table_args__ = (Index("documents_of_owner", "owner_id", "created_at", "id"),)
+
+    def may_be_seen_by(self, user: User) -> bool:
+        return user.sees_all or self.owner_id == user.id
+
+
+class Job(Base):
+    """One row of the ledger: the truth about a job before, during and after it runs."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    document_id: Mapped[str | None] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    type: Mapped[str] = mapped_column(String(60))
+    queue: Mapped[str] = mapped_column(String(60))
+    priority: Mapped[str] = mapped_column(String(10))
+    params: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(10))
+    preview: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what could be said at once
+    progress: Mapped[float | None]
+    progress_note: Mapped[str | None] = mapped_column(String(200))
+    parked_reason: Mapped[str | None] = mapped_column(String(300))
+    result: Mapped[dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    error_type: Mapped[str | None] = mapped_column(String(100))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_trace: Mapped[str | None] = deferred(mapped_column(Text))
+    cause: Mapped[str | None] = mapped_column(String(16))  # what this failure has in common with others: `runner.causes`
+    attempt: Mapped[int] = mapped_column(default=0)
+    claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
+    max_attempts: Mapped[int]
+    interruptions: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)  # the interruptions that may be the job's own doing
+    worker: Mapped[str | None] = mapped_column(String(120))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    content_key: Mapped[str | None] = mapped_column(String(64))  # the same for the same owner, type, params and content
+    is_unique: Mapped[bool] = mapped_column(default=False, server_default=false())
+    input_tokens: Mapped[int] = mapped_column(default=0)
+    output_tokens: Mapped[int] = mapped_column(default=0)
+    usd: Mapped[float] = mapped_column(default=0.0)
+    created_at: Mapped[float] = mapped_column(default=now())
+    queued_at: Mapped[float | None]
+    run_at: Mapped[float | None]
+    started_at: Mapped[float | None]
+    heartbeat_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    cleaning_id: Mapped[int | None]  # in the bin, by this cleaning: no longer shown, soon gone
+    requeue_id: Mapped[int | None]  # started again by this requeue of a whole cause
+
+    owner: Mapped[User] = relationship(viewonly=True)
+    document: Mapped[Document | None] = relationship(back_populates="jobs")
+    artefacts: Mapped[list[Artefact]] = relationship(order_by="Artefact.name", passive_deletes=True)
+    events: Mapped[list[JobEvent]] = relationship(order_by="JobEvent.id", passive_deletes=True)
+
+    __table_args__ = (
+        Index("jobs_of_owner", "owner_id", "created_at", "id"),
+        Index("jobs_by_age", "created_at", "id"),
+        Index(
+            "jobs_waiting",
+            "queue",
+            "priority",
+            "queued_at",
+            "id",
+            "type",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("jobs_due", "run_at", sqlite_where=text("status = 'scheduled'"), postgresql_where=text("status = 'scheduled'")),
+        Index("jobs_running", "heartbeat_at", sqlite_where=text("status = 'started'"), postgresql_where=text("status = 'started'")),
+        Index("jobs_by_status", "status", "type", "ended_at", "cleaning_id"),
+        Index("jobs_live", "owner_id", sqlite_where=LIVE, postgresql_where=LIVE),
+        Index("one_live_job_of_content", "content_key", unique=True, sqlite_where=ONE_LIVE, postgresql_where=ONE_LIVE),
+        Index("jobs_counted", "status", "queue", "type", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
+        Index("jobs_in_bin", "cleaning_id", sqlite_where=IN_BIN, postgresql_where=IN_BIN),
+        Index("jobs_listed", "status", "type", "created_at", "id", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
+        Index("jobs_by_cause", "cause", "status", "type", "ended_at", sqlite_where=WITH_CAUSE, postgresql_where=WITH_CAUSE),
+        Index("jobs_in_requeue", "requeue_id", "status", sqlite_where=IN_REQUEUE, postgresql_where=IN_REQUEUE),
+    )
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in OVER
+
+    def may_be_seen_by(self, user: User) -> bool:
+        return user.sees_all or self.owner_id == user.id
+
+    @property
+    def rq_queue(self) -> str:
+        return f"{self.queue}.{self.priority}"
+
+
+class JobEvent(Base):
+    """One step in the life of a job: the timeline that its page shows."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    at: Mapped[float] = mapped_column(default=now())
+    name: Mapped[str] = mapped_column(String(20))
+    attempt: Mapped[int]
+    note: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = {"sqlite_autoincrement": True}  # a number is given once: see `webhooks.outbox`
+
+
+class Artefact(Base):
+    """A file that a job made, in SQL because web and worker share no disk."""
+
+    __tablename__ = "artefacts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(200))
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int]
+    content: Mapped[bytes] = deferred(mapped_column(LargeBinary, nullable=False))
+
+    __table_args__ = (Index("artefact_of_job", "job_id", "name", unique=True),)
+
+
+class Lease(Base):
+    """Who may do what only one process may do at a time, and until when."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(120))
+    expires_at: Mapped[float]
+    duties: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # what the holder said of what it does, and when
+    duties_at: Mapped[float | None]
+
+
+class Tally(Base):
+    """So many jobs accepted, or pruned, in one transaction. Rows are added and never changed: no submission waits for another.
+
+    What the ledger's rows are checked against, and so counted apart from them; see `runner.accounting`.
+    """
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(20))
+    amount: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[float] = mapped_column(default=now())
+
+
+class Sample(Base):
+    """One minute of one job type that had something to do: how many were in which state at its end, what ended in it, and
+    how long what finished took."""
+
+    __tablename__ = "samples"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    queue: Mapped[str] = mapped_column(String(60))
+    type: Mapped[str] = mapped_column(String(60))
+    queued: Mapped[int] = mapped_column(default=0)
+    scheduled: Mapped[int] = mapped_column(default=0)
+    started: Mapped[int] = mapped_column(default=0)
+    finished: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    oldest_waiting_s: Mapped[float | None]
+    mean_wait_s: Mapped[float | None]
+    mean_run_s: Mapped[float | None]
+
+
+class IdempotencyKey(Base):
+    """What one request of a user made, under the name the user gave that request. `ids` of documents and of jobs."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    ids: Mapped[dict[str, Any]]
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    __table_args__ = (Index("idempotency_keys_by_age", "created_at"),)
+
+
+class LlmAnswer(Base):
+    """An answer that was paid for, to be used again; while it is being made, no answer yet and who makes it."""
+
+    __tablename__ = "llm_answers"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    maker: Mapped[str] = mapped_column(String(36))
+    created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float]

@@ -1,0 +1,225 @@
+"""New documents from what a person gave: text, a URL, or a file. Wrong input is refused here, with the field named."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from werkzeug.datastructures import FileStorage
+
+from monolith.config import settings
+from monolith.db.engine import storable
+from monolith.db.models import Document, new_id
+from monolith.errors import FieldError, Invalid, Problem, TooLarge
+
+KINDS = ("text", "page", "file", "story", "application", "project")
+MAX_TITLE = 300
+MAX_URL = 2048
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+TEXT_TYPES = {
+    ".txt": "text/plain",
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".rst": "text/x-rst",
+    ".csv": "text/csv",
+    ".json": "application/json",
+    ".html": "text/html",
+    ".htm": "text/html",
+}
+ARCHIVE_TYPES = {".zip": "application/zip", ".tar": "application/x-tar", ".tar.gz": "application/gzip", ".tgz": "application/gzip"}
+MEDIA_TYPES = {**TEXT_TYPES, ".pdf": "application/pdf", ".docx": DOCX, **ARCHIVE_TYPES}
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_MISLEADING = re.compile(r"[^\w. -]+")
+_BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16: its NULs are no sign of a binary file
+
+
+def from_text(owner_id: int, text: str, **given: Any) -> Document:
+    """A document of pasted text. Raises `Invalid` when there is none."""
+    if not text.strip():
+        raise Invalid.field("/text", "The text is empty. Paste some text, or give a URL or a file.")
+    content = text.encode()
+    check_size(len(content), "/text")
+    title = given.pop("title", None) or _first_line(text)
+    return _document(owner_id, content, title=title, media_type="text/plain; charset=utf-8", **{"kind": "text", **given})
+
+
+def from_url(owner_id: int, url: str, **given: Any) -> Document:
+    """A document for the page at a URL; a worker fetches it. Raises `Invalid` for what cannot be the URL of a page."""
+    check_url(url)
+    title = given.pop("title", None) or url
+    return _document(owner_id, None, title=title, media_type="text/html", source_url=url, **{"kind": "page", **given})
+
+
+def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/file", **given: Any) -> Document:
+    """A document of an uploaded file; an archive is a project. Raises `Invalid` or `TooLarge` for one that cannot be read."""
+    name = safe_filename(filename)
+    check_size(len(content), pointer, f"{name}: ")
+    media_type = media_type_of(name, content, pointer)
+    title = given.pop("title", None) or name
+    kind = "project" if media_type in ARCHIVE_TYPES.values() else "file"
+    return _document(owner_id, content, title=title, media_type=media_type, filename=name, **{"kind": kind, **given})
+
+
+def refuse_unsent(filename: str, size: str) -> Document:
+    """Say why a page has not sent a file, by name and size alone, in the words that the file would get. Raises `Invalid` or `TooLarge`."""
+    name = safe_filename(filename)
+    check_size(int(size[:15]) if size.isascii() and size.isdigit() else 0, "/file", f"{name}: ")
+    _check_name(name, is_empty=size == "0", pointer="/file")
+    limit = _megabytes(settings().max_request_bytes)
+    raise Invalid.field("/file", f"{name}: It had no room beside the others: one submission has at most {limit}. Submit it by itself.")
+
+
+def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
+    return Document(
+        id=new_id(),
+        owner_id=owner_id,
+        title=title[:MAX_TITLE],
+        content=content,
+        size=len(content or b""),
+        sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
+        **columns,
+    )
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().splitlines()[0].strip().lstrip("# ").strip() or "Text"
+    return line if len(line) <= 80 else f"{line[:79].rstrip()}…"
+
+
+def check_size(size: int, pointer: str, whose: str = "") -> None:
+    """Raises `TooLarge` for more than `MAX_UPLOAD_BYTES`."""
+    limit = settings().max_upload_bytes
+    if size > limit:
+        error = f"{whose}It is {_megabytes(size)}, and the limit is {_megabytes(limit)}. Split it, or submit a part of it."
+        raise TooLarge(error, errors=Invalid.field(pointer, error).errors)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1024 / 1024:.3g} MB"
+
+
+def check_url(url: str, pointer: str = "/url") -> None:
+    """Raises `Invalid` for what is not the http(s) URL of a page. Nothing is looked up: the worker does that."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port  # raises ValueError for a port that is none
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+        raise Invalid.field(pointer, "This is not the address of a page. Give one that starts with http:// or https://.")
+    if parts.username is not None or parts.password is not None:
+        raise Invalid.field(pointer, "An address with a user name or password in it is not fetched. Leave them out.")
+    if len(url) > MAX_URL:
+        raise Invalid.field(pointer, f"The address has {len(url)} characters; at most {MAX_URL} are possible.")
+
+
+def safe_filename(filename: str) -> str:
+    """The last part of the name, without characters that mislead a person or a file system."""
+    name = PurePosixPath(unicodedata.normalize("NFC", filename).replace("\\", "/")).name
+    name = "".join(char for char in name if unicodedata.category(char)[0] != "C").strip(" .")
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem[:200]}{dot}{extension[:20]}" if name else "file"
+
+
+def media_type_of(name: str, content: bytes, pointer: str) -> str:
+    """The media type, when the name's ending and the content agree. Raises `Invalid` when they do not."""
+    extension = _check_name(name, is_empty=not content, pointer=pointer)
+    try:
+        _check_content(extension, content)
+    except Problem as problem:
+        raise Invalid.field(pointer, f"{name}: {problem.detail}") from None
+    return MEDIA_TYPES[extension]
+
+
+def _check_name(name: str, *, is_empty: bool, pointer: str) -> str:
+    """The ending, when files with it can be read."""
+    extension = _extension(name)
+    if is_empty:
+        raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with something in it.")
+    if extension not in MEDIA_TYPES:
+        ending = f"end in {extension}" if extension else "have no ending"
+        raise Invalid.field(pointer, f"{name}: Files that {ending} cannot be read. Choose one of: {' '.join(MEDIA_TYPES)}.")
+    return extension
+
+
+def _extension(name: str) -> str:
+    path = PurePosixPath(name.lower())
+    return "".join(path.suffixes[-2:]) if path.suffixes[-2:] == [".tar", ".gz"] else path.suffix
+
+
+def _check_content(extension: str, content: bytes) -> None:
+    if extension == ".pdf" and b"%PDF-" not in content[:1024]:
+        raise Invalid("It is not a PDF, although its name says so. Export it as PDF again.")
+    if extension == ".docx" and not _is_docx(content):
+        raise Invalid("It is not a Word document (.docx), although its name says so. Save it as .docx again.")
+    if extension in ARCHIVE_TYPES and not _is_archive(extension, content):
+        raise Invalid("It is not the archive that its name says. Pack the project again as .zip or .tar.gz.")
+    if extension in TEXT_TYPES and not content.startswith(_BOMS) and _CONTROL.search(content):
+        raise Invalid("It is not text, although its name says so: it has binary characters. Choose the text file.")
+    if extension in TEXT_TYPES and not content.strip():
+        raise Invalid("The file has nothing but blank space. Choose one with text in it.")
+
+
+def _is_docx(content: bytes) -> bool:
+    try:
+        return "word/document.xml" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def _is_archive(extension: str, content: bytes) -> bool:
+    """Whether it begins as such an archive does. What is in it is for the worker that unpacks it."""
+    if extension == ".zip":
+        return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+    return content.startswith(b"\x1f\x8b") if extension != ".tar" else content[257:262] == b"ustar"
+
+
+def filename_of(document: Document) -> str:
+    """The name a document is downloaded under: its own, or one made from its title."""
+    if document.filename:
+        return document.filename
+    extension = next((ending for ending, media in MEDIA_TYPES.items() if media == document.media_type.partition(";")[0]), ".txt")
+    stem = safe_filename(_MISLEADING.sub("_", document.title))[:80].strip(" ._")
+    return f"{stem or 'document'}{extension}"
+
+
+@dataclass(frozen=True)
+class Given:
+    """One document of several: what to call it, where it stands in the request, and what makes it or raises."""
+
+    name: str
+    pointer: str
+    make: Callable[[], Document]
+
+
+def sort_out(given: list[Given]) -> tuple[list[Document], list[dict[str, str]]]:
+    """The documents that can be taken, and what is wrong with the others."""
+    documents: list[Document] = []
+    refused: list[dict[str, str]] = []
+    for one in given:
+        try:
+            documents.append(one.make())
+        except Problem as problem:
+            refused += [_refusal(one, error) for error in problem.errors or [FieldError(problem.detail, "")]]
+    return documents, refused
+
+
+def _refusal(given: Given, error: FieldError) -> dict[str, str]:
+    inner = error.pointer if error.pointer.startswith(given.pointer) else given.pointer + error.pointer
+    return {"name": storable(given.name, 300), "pointer": inner, "detail": error.detail}
+
+
+def read(file: FileStorage) -> bytes:
+    """The content; what was spooled to disk for it is let go at once."""
+    with file.stream as stream:
+        content: bytes = stream.read()
+    return content

@@ -1,0 +1,93 @@
+"""Many originals or results as one zip, written to a temporary file one after the other: never all of them in memory."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import IO
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from monolith.config import settings
+from monolith.content.formatting import subject
+from monolith.db.engine import read_session
+from monolith.db.models import Artefact, Document, User
+from monolith.documents import actions, queries, uploads
+from monolith.errors import Invalid
+
+Entry = tuple[str, float, bytes]  # name, moment, content
+
+
+def originals(user: User, ids: list[str]) -> IO[bytes]:
+    """The originals of these documents. Raises `Invalid` when they are too large together, or none is there."""
+    return _packed(_originals(user, ids), "None of them has an original yet: pages are fetched when their first job runs.", ids)
+
+
+def _originals(user: User, ids: list[str]) -> Iterator[Entry]:
+    for one in ids:
+        with read_session() as session:
+            document = queries.document(session, user, one)
+            content = session.scalar(select(Document.content).where(Document.id == one))
+        if content is not None:
+            yield uploads.filename_of(document), document.created_at, content
+
+
+def results(user: User, ids: list[str]) -> IO[bytes]:
+    """The results and files of those of these jobs that are done. Raises `Invalid` when they are too large together, or none is done."""
+    return _packed(_results(user, ids), "None of these jobs is done yet. Select one that is.", ids)
+
+
+def _results(user: User, ids: list[str]) -> Iterator[Entry]:
+    for one in ids:
+        with read_session() as session:
+            job = queries.job(session, user, one)
+            if job.status != "finished":
+                continue
+            stem = PurePosixPath(uploads.safe_filename(f"{subject(job)[:80]} {job.type}.json")).stem
+            yield f"{stem}.json", job.created_at, json.dumps(job.result, ensure_ascii=False, indent=2).encode()
+            for file in _files(session, one):
+                yield f"{stem} {file.name}", job.created_at, file.content
+
+
+def _files(session: Session, job_id: str) -> list[Artefact]:
+    return list(session.scalars(select(Artefact).where(Artefact.job_id == job_id).options(undefer(Artefact.content))))
+
+
+def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]:
+    actions.check_number(ids)
+    with ExitStack() as unless_it_is_sent:
+        packed = unless_it_is_sent.enter_context(tempfile.TemporaryFile())
+        if not _write(packed, entries):
+            raise Invalid.field("/ids", nothing)
+        unless_it_is_sent.pop_all()  # whoever sends it closes it
+    packed.seek(0)
+    return packed
+
+
+def _write(packed: IO[bytes], entries: Iterator[Entry]) -> int:
+    """Write them all; how many they are."""
+    limit, size, names = settings().max_request_bytes, 0, set[str]()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, at, content in entries:
+            size += len(content)
+            if size > limit:
+                raise Invalid.field("/ids", f"Together they are more than {limit // 1024 // 1024} MB. Select fewer at once.")
+            entry = zipfile.ZipInfo(_unused(name, names), datetime.fromtimestamp(at, UTC).timetuple()[:6])
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return len(names)
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """The name, numbered where it is taken already."""
+    path, number = PurePosixPath(name), 1
+    while name in names:
+        number += 1
+        name = f"{path.stem} ({number}){path.suffix}"
+    names.add(name)
+    return name

@@ -1,0 +1,54 @@
+"""Acting on many documents or jobs at once, as JSON. What cannot be changed is left, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify
+from flask.views import MethodView
+from flask_login import current_user
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import Length
+
+from monolith.documents import actions
+
+blueprint = Blueprint("selections", __name__, description="Many at once")
+
+
+class SelectionRequest(Schema):
+    ids = fields.List(
+        fields.String(), required=True, validate=Length(1, actions.AT_ONCE), metadata={"description": "Of those to act on, each by itself"}
+    )
+
+
+class LeftSchema(Schema):
+    id = fields.String()
+    detail = fields.String(metadata={"description": "Why it was left as it is"})
+
+
+class DoneSchema(Schema):
+    changed = fields.Integer(metadata={"description": "How many were changed"})
+    left = fields.List(fields.Nested(LeftSchema))
+
+
+def _view(done: actions.Done) -> Response:
+    return jsonify(changed=done.changed, left=[{"id": one, "detail": why} for one, why in done.left.items()])
+
+
+@blueprint.route("/documents/delete")
+class DeleteDocuments(MethodView):
+    @blueprint.arguments(SelectionRequest())
+    @blueprint.response(200, DoneSchema)
+    def post(self, selection: dict[str, Any]) -> Response:
+        """Delete several documents with their jobs. One that a job works on is left."""
+        return _view(actions.delete_documents(current_user, selection["ids"]))
+
+
+@blueprint.route("/jobs/<any(cancel, stop, requeue):act>")
+class SteerJobs(MethodView):
+    @blueprint.arguments(SelectionRequest())
+    @blueprint.response(200, DoneSchema)
+    def post(self, selection: dict[str, Any], act: str) -> Response:
+        """Cancel, stop or requeue several jobs. One whose state does not allow it is left."""
+        return _view(actions.steer_jobs(current_user, act, selection["ids"]))

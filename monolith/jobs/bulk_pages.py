@@ -1,0 +1,126 @@
+"""What the lists offer for the rows that are selected: a question that says how many, then the act; or a zip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, send_file, url_for
+from flask_login import current_user
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.db.engine import read_session
+from monolith.documents import actions, queries, zip_export
+from monolith.errors import Invalid
+from monolith.jobs import flash_messages
+from monolith.jobs.pages import asked
+from monolith.web.responses import saved
+
+NAMED = 8  # of those that are selected, in the question
+FILTERS = ("q", "kind", "tag", "status", "type")
+blueprint = Blueprint("selection_pages", __name__)
+
+
+@dataclass(frozen=True)
+class SelectionAction:
+    """What is asked before it, on which button, and what is said after it: of one and of many."""
+
+    question: str
+    price: str
+    verb: str
+    icon: str
+    one: str
+    many: str
+
+
+DOCUMENTS = {
+    "delete": SelectionAction(
+        "Delete {}?",
+        "Jobs and results go with them. This cannot be undone.",
+        "Delete",
+        "bin",
+        "document was deleted",
+        "documents were deleted",
+    )
+}
+JOBS = {
+    "requeue": SelectionAction(
+        "Start {} again?",
+        "Those that could not be done, were stopped or cancelled start anew. The others stay as they are.",
+        "Start again",
+        "again",
+        "job was started again",
+        "jobs were started again",
+    ),
+    "cancel": SelectionAction(
+        "Cancel {}?",
+        "Those that wait will not be done. The others stay as they are.",
+        "Cancel them",
+        "cancel",
+        "job was cancelled",
+        "jobs were cancelled",
+    ),
+    "stop": SelectionAction(
+        "Stop {}?",
+        "What is being worked on ends now, and what it has done so far is lost. The others stay as they are.",
+        "Stop them",
+        "stop",
+        "job was stopped",
+        "jobs were stopped",
+    ),
+}
+
+
+@blueprint.post("/documents/selected")
+def documents() -> AnyResponse | str:
+    """Ask before the selected documents are deleted, delete them, or send them."""
+    return _act("documents", DOCUMENTS)
+
+
+@blueprint.post("/jobs/selected")
+def jobs() -> AnyResponse | str:
+    """Ask before the selected jobs are steered, steer them, or send their results."""
+    return _act("jobs", JOBS)
+
+
+def _act(kind: str, acts: dict[str, SelectionAction]) -> AnyResponse | str:
+    filters: dict[str, Any] = {key: value for key, value in asked(*FILTERS).items() if value}
+    name, back = request.form.get("act", ""), url_for(f"pages.{kind}", **filters)
+    try:
+        ids = _selected(kind)
+        actions.check_number(ids)
+        if name == "download":
+            return _download(kind, ids)
+        if name not in acts:
+            raise Invalid.field("/act", "There is no such act. Use one of the buttons.")
+        if "sure" not in request.form:
+            return _ask(acts[name], name, kind, ids, back)
+    except Invalid as problem:
+        flash(problem.detail, "warn")
+        return redirect(back, 303)
+    done = actions.delete_documents(current_user, ids) if kind == "documents" else actions.steer_jobs(current_user, name, ids)
+    flash_messages.tell_done(done, acts[name].one, acts[name].many)
+    return redirect(back, 303)
+
+
+def _selected(kind: str) -> list[str]:
+    """The rows that are ticked, or all that the address asks for, as many as are possible at once."""
+    if "all" not in request.form:
+        return list(dict.fromkeys(request.form.getlist("id")))
+    find = queries.document_ids if kind == "documents" else queries.job_ids
+    with read_session() as session:
+        return find(session, current_user, actions.AT_ONCE, **asked(*FILTERS))
+
+
+def _ask(act: SelectionAction, name: str, kind: str, ids: list[str], back: str) -> str:
+    """The question, with how many they are and what the first are called. Raises `NotFound` for what is somebody else's."""
+    find = queries.document if kind == "documents" else queries.job
+    words = f"{len(ids):,} {kind if len(ids) != 1 else kind[:-1]}"
+    with read_session() as session:
+        rows = [find(session, current_user, one) for one in ids[:NAMED]]
+    return render_template("jobs/selected.html", act=act, name=name, kind=kind, ids=ids, rows=rows, words=words, back=back)
+
+
+def _download(kind: str, ids: list[str]) -> AnyResponse:
+    pack = zip_export.originals if kind == "documents" else zip_export.results
+    return saved(send_file(pack(current_user, ids), "application/zip"), f"{kind if kind == 'documents' else 'results'}.zip")

@@ -1,0 +1,71 @@
+"""Server-sent events: what happens to one job, or to all of one's jobs, told as it happens."""
+
+from __future__ import annotations
+
+import re
+
+from flask import Response, request
+from flask.views import MethodView
+from flask_login import current_user
+from flask_smorest import Blueprint
+
+from monolith.db.engine import read_session
+from monolith.documents import queries
+from monolith.documents.event_stream import FROM_NOW_ON, Stream
+from monolith.errors import Busy
+from monolith.runner.ledger import events
+from monolith.web import sse_thread
+from monolith.web.openapi import ProblemSchema
+
+COME_BACK_S = 30  # Retry-After where there is no room; pages ask for what they show meanwhile
+LAST_SEEN = {
+    "in": "header",
+    "name": "Last-Event-ID",
+    "schema": {"type": "string"},
+    "description": "The id of the last event you know: what came after it is told. Browsers send it by themselves",
+}
+BUSY = {"schema": ProblemSchema, "description": "Too many streams are open: ask for the job instead; see Retry-After"}
+blueprint = Blueprint("events", __name__, description="What happens, as it happens (server-sent events)")
+
+
+@blueprint.route("/jobs/<job_id>/events")
+class JobEvents(MethodView):
+    @blueprint.doc(parameters=[LAST_SEEN])
+    @blueprint.response(200, content_type="text/event-stream")
+    @blueprint.alt_response(204, description="The job is over, and you know all that has happened")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @blueprint.alt_response(503, **BUSY)
+    def get(self, job_id: str) -> Response:
+        """Hear what happens to a job: `status` and `progress`, from its submission on, until it is over."""
+        with read_session() as session:
+            queries.job(session, current_user, job_id)
+        after = _last_seen(0)
+        stream = Stream(current_user.id, current_user.sees_all, job_id, after)
+        first = stream.tell_of_job(events.of_jobs({job_id: after}))
+        return Response(status=204) if stream.is_over and not first else _answer(stream, first)
+
+
+@blueprint.route("/events")
+class Events(MethodView):
+    @blueprint.doc(parameters=[LAST_SEEN])
+    @blueprint.response(200, content_type="text/event-stream")
+    @blueprint.alt_response(503, **BUSY)
+    def get(self) -> Response:
+        """Hear what happens to your jobs, from now on (`ready`). After a long absence `missed` comes first: then read the lists."""
+        return _answer(Stream(current_user.id, current_user.sees_all, None, _last_seen(FROM_NOW_ON)), "")
+
+
+def _last_seen(otherwise: int) -> int:
+    given = request.headers.get("Last-Event-ID", "")
+    return int(given) if re.fullmatch(r"\d{1,18}", given) else otherwise
+
+
+def _answer(stream: Stream, first: str) -> Response:
+    board = sse_thread.current()
+    if board and not stream.is_over and not board.has_room(stream.user_id):
+        raise Busy("Too many streams are open. Ask for what you want to know instead, every few seconds.", retry_after=COME_BACK_S)
+    is_chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    response = Response(sse_thread.body(stream, first, is_chunked), content_type="text/event-stream; charset=utf-8")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
+    return response

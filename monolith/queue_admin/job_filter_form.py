@@ -1,0 +1,51 @@
+"""What an address or a form says of the jobs that are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from monolith.db.models import STATUSES
+from monolith.errors import Invalid
+from monolith.runner.admin.job_filter import JobFilter
+
+WORDS = ("status", "type", "queue", "owner", "error", "text")
+TIMES = ("since", "until", "old_before")
+WITHIN = {"hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}  # how lately submitted
+
+
+def criteria(given: Mapping[str, str], now: float) -> JobFilter:
+    """Raises `Invalid` naming the field."""
+    asked: dict[str, Any] = {name: given[name].strip() for name in WORDS if given.get(name, "").strip()}
+    if asked.get("status", STATUSES[0]) not in STATUSES:
+        raise Invalid.field("/status", f"There is no status {asked['status'][:40]!r}. Choose one of: {', '.join(STATUSES)}.")
+    asked |= {name: _moment(name, given[name].strip()) for name in TIMES if given.get(name, "").strip()}
+    if given.get("within") in WITHIN and "since" not in asked:
+        asked["since"] = now - WITHIN[given["within"]]
+    return JobFilter(**asked)
+
+
+def _moment(name: str, text: str) -> float:
+    """Seconds since 1970 from these, or from a time as a form writes it, in UTC."""
+    try:
+        at = datetime.fromisoformat(text) if "-" in text else datetime.fromtimestamp(float(text), UTC)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise Invalid.field(f"/{name}", f"{text[:40]!r} is no time. Write it as 2026-11-25T07:30, in UTC.") from None
+
+
+def place(text: str | None) -> tuple[float, str] | None:
+    """Where a page or a step begins, from `<seconds>~<id>`. Raises `Invalid`."""
+    if not text:
+        return None
+    at, _, job_id = text.partition("~")
+    try:
+        return float(at), job_id
+    except ValueError:
+        raise Invalid.field("/after", f"{text[:40]!r} is no place in the list. Start at the first page.") from None
+
+
+def written(after: tuple[float, str] | None) -> str:
+    """The same as text."""
+    return f"{after[0]!r}~{after[1]}" if after else ""

@@ -1,0 +1,83 @@
+"""The overview for admins: what is wrong, how it went, what waits and runs, and who works. Its parts are alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, render_template, request, url_for
+from redis import RedisError
+
+from monolith.config import settings
+from monolith.db.engine import read_session
+from monolith.queue_admin import charts
+from monolith.queue_admin.llm_api import RATE
+from monolith.runner.ledger import lease
+from monolith.runner.llm import connection_test
+from monolith.runner.monitoring import alerts, history, queue_counts, workers
+from monolith.runner.queue import rq_queues
+from monolith.web.responses import Fragment, answer, fragment
+from monolith.web.security import limit, require_admin
+
+blueprint = Blueprint("queue_admin", __name__, url_prefix="/admin")
+blueprint.before_request(require_admin)
+
+
+@blueprint.get("/")
+def overview() -> str:
+    """The whole page."""
+    parts = {name: part() for name, part in PARTS.items()}
+    return render_template("queue_admin/overview.html", is_configured=bool(settings().openai_api_key), **parts)
+
+
+@blueprint.get("/parts/<any(trouble, charts, now):name>")
+def part(name: str) -> Response | str:
+    """One part of the page; 204 while it looks as it did."""
+    return answer(PARTS[name]())
+
+
+@blueprint.post("/ai-test")
+def test_language_model() -> str:
+    """Ask the language model one tiny question, and show how it went."""
+    limit(RATE, "ai_test")
+    return render_template("queue_admin/ai_test.html", trial=connection_test.run_connection_test())
+
+
+def _trouble() -> Fragment:
+    """What is wrong now."""
+    with read_session() as session:
+        shown = {"standing": alerts.current_alerts(session), "workers": _names(), "is_ticking": lease.is_ticking(session)}
+    shown["is_inline"] = rq_queues.is_inline()
+    return _fragment("trouble", shown)
+
+
+def _names() -> list[str] | None:
+    """The workers there are; None while Redis is away."""
+    try:
+        return workers.names()
+    except RedisError:
+        return None
+
+
+def _charts() -> Fragment:
+    """How it went."""
+    period = history.PERIODS.get(request.args.get("period", ""), history.PERIODS["1h"])
+    by = "queue" if request.args.get("by") == "queue" else "type"
+    with read_session() as session:
+        found = charts.all_of(history.of(session, period, by))
+    shown = {"charts": found, "period": period, "periods": history.PERIODS.values(), "by": by}
+    return _fragment("charts", shown, every_s=10, period=period.name, by=by)
+
+
+def _now() -> Fragment:
+    """What waits and runs, and who works."""
+    with read_session() as session:
+        return _fragment("now", {"queues": queue_counts.by_queue(session), "workers": workers.seen_or_none(session)})
+
+
+def _fragment(name: str, shown: dict[str, Any], every_s: int = 2, **at: str) -> Fragment:
+    url = url_for("queue_admin.part", name=name, _external=False, **at)
+    return fragment(name, url, f"queue_admin/_{name}.html", shown, every_s=every_s)
+
+
+PARTS: dict[str, Callable[[], Fragment]] = {"trouble": _trouble, "charts": _charts, "now": _now}

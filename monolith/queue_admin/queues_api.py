@@ -1,0 +1,111 @@
+"""`GET /api/v1/queues` and `GET /api/v1/workers`: what the overview shows, for programs. For admins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from redis import RedisError
+
+from monolith.db.engine import read_session
+from monolith.errors import Unavailable
+from monolith.queue_admin.pauses_api import PauseSchema
+from monolith.runner.monitoring import queue_counts, workers
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment
+from monolith.web.security import require_admin
+
+blueprint = Blueprint("numbers", __name__, description="Queues and workers, for admins")
+blueprint.before_request(require_admin)
+
+
+class CountsSchema(Schema):
+    """How many jobs are in which state."""
+
+    object = fields.Constant("type")
+    name = fields.String()
+    queued = fields.Integer(attribute="statuses.queued")
+    scheduled = fields.Integer(attribute="statuses.scheduled")
+    started = fields.Integer(attribute="statuses.started")
+    finished = fields.Integer(attribute="statuses.finished")
+    failed = fields.Integer(attribute="statuses.failed")
+    stopped = fields.Integer(attribute="statuses.stopped")
+    canceled = fields.Integer(attribute="statuses.canceled")
+    oldest_waiting_s = fields.Float(allow_none=True, metadata={"description": "For how many seconds the oldest queued job has waited"})
+    paused = fields.Boolean()
+    pause = fields.Nested(PauseSchema, allow_none=True, metadata={"description": "What pauses it"})
+
+
+class QueueSchema(CountsSchema):
+    object = fields.Constant("queue")
+    types = fields.List(fields.Nested(CountsSchema))
+
+
+class QueueListSchema(ListSchema):
+    data = fields.List(fields.Nested(QueueSchema))
+
+
+class RunningSchema(Schema):
+    id = fields.String()
+    type = fields.String()
+    started_at = Moment()
+
+
+class ChildSchema(Schema):
+    pid = fields.Integer()
+    memory = fields.Integer(
+        allow_none=True, metadata={"description": "Bytes; of what it shares with others its part, where the system tells"}
+    )
+    waits = fields.Boolean(metadata={"description": "Whether it runs several jobs at once that mostly wait"})
+    jobs = fields.List(fields.Nested(RunningSchema))
+
+
+class WorkerSchema(Schema):
+    object = fields.Constant("worker")
+    name = fields.String()
+    host = fields.String()
+    pid = fields.Integer(allow_none=True)
+    state = fields.String(metadata={"description": "As RQ has it: idle, busy, suspended"})
+    queues = fields.List(fields.String())
+    born_at = Moment(allow_none=True)
+    heartbeat_at = Moment(allow_none=True)
+    finished = fields.Integer(metadata={"description": "Jobs since it was started"})
+    failed = fields.Integer(metadata={"description": "Jobs that raised, since it was started"})
+    memory = fields.Integer(
+        attribute="total_memory", metadata={"description": "Bytes of parent and children, as told with the last report"}
+    )
+    children = fields.List(fields.Nested(ChildSchema))
+    running = fields.List(fields.Nested(RunningSchema), metadata={"description": "All it runs, by the ledger"})
+
+
+class WorkerListSchema(ListSchema):
+    data = fields.List(fields.Nested(WorkerSchema))
+
+
+@blueprint.route("/queues")
+class Queues(MethodView):
+    @blueprint.response(200, QueueListSchema)
+    def get(self) -> dict[str, Any]:
+        """Count the jobs of each queue and job type by state."""
+        with read_session() as session:
+            return _list(queue_counts.by_queue(session))
+
+
+@blueprint.route("/workers")
+class Workers(MethodView):
+    @blueprint.response(200, WorkerListSchema)
+    @blueprint.alt_response(503, schema=ProblemSchema, description="Redis does not answer")
+    def get(self) -> dict[str, Any]:
+        """List the living workers, with what each of their processes runs and holds."""
+        with read_session() as session:
+            try:
+                return _list(workers.seen(session))
+            except RedisError as error:
+                raise Unavailable("Redis does not answer, so nobody knows who listens. Try again.", retry_after=5) from error
+
+
+def _list(data: list[Any]) -> dict[str, Any]:
+    return {"object": "list", "data": data, "has_more": False, "url": request.path}

@@ -1,0 +1,120 @@
+"""`POST /api/v1/queues/clean` and the bin: what is no longer wanted, gone after a day. For admins."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import OneOf, Range
+
+from monolith.db.engine import read_session
+from monolith.db.models import STATUSES
+from monolith.runner.admin import bulk_actions, trash
+from monolith.runner.admin.job_filter import JobFilter
+from monolith.runner.admin.trash import TrashEntry
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, Moment, Truth
+from monolith.web.security import actor, require_admin
+
+WITHIN_S = 15.0  # then the answer says what is left
+
+blueprint = Blueprint("cleaning", __name__, url_prefix="/queues", description="Cleaning, for admins")
+blueprint.before_request(require_admin)
+
+
+class CleanRequest(Schema):
+    status = fields.String(required=True, validate=OneOf(STATUSES), metadata={"description": "Any but `started`; what waits is cancelled"})
+    older_than = fields.Float(
+        required=True, validate=Range(0, 10 * 365 * 86400), metadata={"description": "Seconds since it ended, or was submitted if it waits"}
+    )
+    type = fields.String(load_default=None, allow_none=True, metadata={"description": "One job type only"})
+    dry_run = Truth(load_default=False, metadata={"description": "Only say what would be cleaned"})
+
+
+class SampleSchema(Schema):
+    id = fields.String()
+    type = fields.String()
+    status = fields.String()
+    created_at = Moment()
+    ended_at = Moment(allow_none=True)
+    error = fields.String(attribute="error_message", allow_none=True)
+
+
+class CleanedSchema(Schema):
+    object = fields.Constant("cleaned")
+    matched = fields.Integer(metadata={"description": "Jobs that were meant"})
+    deleted = fields.Integer(metadata={"description": "Moved to the bin; where fewer than matched, ask again"})
+    cleaning_id = fields.Integer(allow_none=True, metadata={"description": "For restoring it"})
+    oldest = Moment(metadata={"description": "With dry_run: when the oldest ended, or was submitted if it waits"})
+    newest = Moment()
+    samples = fields.List(fields.Nested(SampleSchema), metadata={"description": "With dry_run: the five newest"})
+
+
+class CleaningSchema(Schema):
+    object = fields.Constant("cleaning")
+    id = fields.Integer(attribute="cleaning.id")
+    cleaned_by = fields.String(attribute="cleaning.cleaned_by")
+    criteria = fields.Dict(attribute="cleaning.criteria")
+    at = Moment(attribute="cleaning.at")
+    restorable_until = Moment(attribute="until")
+    jobs = fields.Integer()
+
+
+class CleaningListSchema(ListSchema):
+    data = fields.List(fields.Nested(CleaningSchema))
+
+
+class RestoredSchema(Schema):
+    object = fields.Constant("restored")
+    restored = fields.Integer()
+    left = fields.Integer(metadata={"description": "Still in the bin: ask again"})
+
+
+@blueprint.route("/clean")
+class Clean(MethodView):
+    @blueprint.arguments(CleanRequest())
+    @blueprint.response(200, CleanedSchema)
+    @blueprint.alt_response(422, schema=ProblemSchema, description="It cannot be cleaned")
+    def post(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Move old jobs of a status to the bin, from which they can be restored for 24 h. Then they are gone with their files."""
+        criteria = trash.older_than(given["older_than"], given["status"], given["type"])
+        with read_session() as session:
+            found = trash.preview(session, criteria)
+        if given["dry_run"]:
+            return {"matched": found.matched, "deleted": 0, "oldest": found.oldest, "newest": found.newest, "samples": found.samples}
+        deleted, cleaning_id = _clean(criteria)
+        return {"matched": max(found.matched, deleted), "deleted": deleted, "cleaning_id": cleaning_id}
+
+
+def _clean(criteria: JobFilter) -> tuple[int, int | None]:
+    act, give_up_at = bulk_actions.find("clean"), time.monotonic() + WITHIN_S
+    done = bulk_actions.step(act, criteria, actor())
+    deleted = done.moved
+    while done.after and time.monotonic() < give_up_at:
+        done = bulk_actions.step(act, criteria, actor(), after=done.after, cleaning_id=done.cleaning_id)
+        deleted += done.moved
+    return deleted, done.cleaning_id if deleted else None
+
+
+@blueprint.route("/cleanings")
+class Cleanings(MethodView):
+    @blueprint.response(200, CleaningListSchema)
+    def get(self) -> dict[str, Any]:
+        """List what is in the bin and can be restored, the newest first."""
+        with read_session() as session:
+            found: list[TrashEntry] = trash.list_trash(session)
+        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+
+
+@blueprint.route("/cleanings/<int:cleaning_id>/restore")
+class Restore(MethodView):
+    @blueprint.response(200, RestoredSchema)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not in the bin")
+    def post(self, cleaning_id: int) -> dict[str, int]:
+        """Take all jobs of a cleaning out of the bin. Those that had waited come back as cancelled."""
+        restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
+        return {"restored": restored, "left": left}

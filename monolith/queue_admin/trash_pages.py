@@ -1,0 +1,62 @@
+"""Cleaning, and the bin: what is no longer wanted, with a look before and a day to think better of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.content import formatting
+from monolith.db.engine import read_session
+from monolith.errors import Invalid
+from monolith.queue_admin import job_pages
+from monolith.runner.admin import bulk_actions, trash
+from monolith.web.security import actor, require_admin
+
+UNITS = {"hours": 3600.0, "days": 86400.0}
+WITHIN_S = 8.0  # restored in one request
+
+blueprint = Blueprint("admin_bin", __name__, url_prefix="/admin/bin")
+blueprint.before_request(require_admin)
+
+
+@blueprint.get("")
+def index() -> str:
+    """What is in the bin; where the address says what to clean, also a look at that."""
+    with read_session() as session:
+        shown = {
+            "cleanings": trash.list_trash(session),
+            "asked": request.args,
+            "now": bulk_actions.moment(),
+            "words": formatting.STATUS_WORDS,
+        }
+        look = _look(session) if request.args.get("status") else {}
+        types = job_pages.choices()["type_names"]
+        return render_template("queue_admin/bin.html", statuses=trash.CLEANABLE, type_names=types, units=UNITS, **shown, **look)
+
+
+def _look(session: Session) -> dict[str, Any]:
+    """What cleaning would move, or what is wrong with what was asked for."""
+    try:
+        criteria = trash.older_than(_age(), request.args["status"], request.args.get("type") or None)
+    except Invalid as problem:
+        return {"errors": {one.pointer.strip("/"): [one.detail] for one in problem.errors}}
+    return {"preview": trash.preview(session, criteria), "criteria": criteria}
+
+
+def _age() -> float:
+    number = request.args.get("age", type=float)
+    if number is None or not 0 <= number <= 100_000 or request.args.get("unit", "days") not in UNITS:
+        raise Invalid.field("/age", "Give a number of hours or days, 0 or more.")
+    return number * UNITS[request.args.get("unit", "days")]
+
+
+@blueprint.post("/<int:cleaning_id>/restore")
+def restore(cleaning_id: int) -> AnyResponse:
+    """Take the jobs of a cleaning out of the bin."""
+    restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
+    more = f" {left:,} are left in the bin: restore again." if left else ""
+    flash(f"{restored:,} {'job was' if restored == 1 else 'jobs were'} restored.{more}")
+    return redirect(url_for("admin_bin.index"), 303)

@@ -1,0 +1,101 @@
+"""The audit trail to look through: filtered, page by page, the newest first; and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from monolith.db.engine import read_session
+from monolith.errors import Invalid
+from monolith.runner.ledger.audit import AuditEntry
+
+COLUMNS = ("id", "at", "actor", "act", "subject", "count", "address", "request_id", "before", "after")
+MOST_ROWS = 100_000  # of one CSV
+AT_ONCE = 1000
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to show: whose name has these letters, which act, which subject has these letters, and between which times."""
+
+    actor: str = ""
+    act: str = ""
+    subject: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+def entries(session: Session, filters: Filters, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
+    """So many entries that are older than the one of this number, and whether there are more."""
+    rows = _matching(filters).order_by(AuditEntry.id.desc()).limit(limit + 1)
+    found = list(session.scalars(rows.where(AuditEntry.id < before) if before is not None else rows))
+    return found[:limit], len(found) > limit
+
+
+def acts(session: Session) -> list[str]:
+    """The acts there are in the trail. It has few kinds and is short, as people make it."""
+    return list(session.scalars(select(AuditEntry.act).distinct().order_by(AuditEntry.act)))
+
+
+def _matching(filters: Filters) -> Select[AuditEntry]:
+    rows = select(AuditEntry)
+    if filters.actor:
+        rows = rows.where(AuditEntry.actor.icontains(filters.actor, autoescape=True))
+    if filters.act:
+        rows = rows.where(AuditEntry.act == filters.act)
+    if filters.subject:
+        rows = rows.where(AuditEntry.subject.icontains(filters.subject, autoescape=True))
+    if filters.since is not None:
+        rows = rows.where(AuditEntry.at >= filters.since)
+    if filters.until is not None:
+        rows = rows.where(AuditEntry.at < filters.until)
+    return rows
+
+
+def moment(text: str, field: str) -> float | None:
+    """A day or a time, RFC 3339 or as a browser writes it, in UTC where it names no zone. Raises `Invalid`."""
+    if not text.strip():
+        return None
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise Invalid.field(f"/{field}", f"{text[:40]!r} is no time. Give a day such as 2026-11-25, or RFC 3339.") from None
+
+
+def sheet(filters: Filters) -> Iterator[str]:
+    """The matching entries as CSV, the newest first, piece by piece. What somebody wrote is text there, never a formula."""
+    yield "\ufeff" + _line(COLUMNS)  # tells spreadsheets that it is UTF-8
+    before: int | None = None
+    for _ in range(MOST_ROWS // AT_ONCE):
+        with read_session() as session:
+            found, has_more = entries(session, filters, AT_ONCE, before)
+        yield "".join(_line([_cell(entry, name) for name in COLUMNS]) for entry in found)
+        if not has_more:
+            return
+        before = found[-1].id
+    yield _line([f"There are more than {MOST_ROWS} entries. Filter by time to get the others."])
+
+
+def _line(cells: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue()
+
+
+def _cell(entry: AuditEntry, name: str) -> Any:
+    value = getattr(entry, name)
+    if name == "at":
+        return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if isinstance(value, dict):
+        value = json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -1,0 +1,124 @@
+"""The ledger's balance: every job that was ever accepted is in exactly one status, or was pruned.
+
+Accepted and pruned jobs are counted apart from the rows, in `tallies`, by the transactions that add and delete rows. So a
+row that vanished in any other way shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from monolith.db.engine import read_session, write_session
+from monolith.db.models import STATUSES, Job, Tally
+from monolith.runner.ledger import counts
+from monolith.runner.ledger.counts import Kind
+
+FOLDED_AT_ONCE = 5000
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The two sides at one moment; `counts` is the number of rows by queue, type and status."""
+
+    accepted: int
+    pruned: int
+    counts: dict[Kind, int]
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        return counts.by_status(self.counts)
+
+    @property
+    def imbalance(self) -> int:
+        """Above 0: so many accepted jobs have vanished. Below 0: so many rows were never accepted."""
+        return self.accepted - self.pruned - sum(self.counts.values())
+
+    def json(self) -> str:
+        return json.dumps({"accepted": self.accepted, **self.statuses, "pruned": self.pruned, "imbalance": self.imbalance})
+
+    def __str__(self) -> str:
+        right = {**self.statuses, "pruned": self.pruned}
+        width = len(f"{max(self.accepted, *right.values()):,}")
+        lines = [f"  accepted   {self.accepted:>{width},}"]
+        lines += [f"{'=' if name == STATUSES[0] else '+'} {name:<10} {count:>{width},}" for name, count in right.items()]
+        return "\n".join([*lines, f"  imbalance  {self.imbalance:>{width},}"])
+
+
+def balance() -> Balance:
+    """The balance now, of one snapshot: a busy system shows no imbalance that is not there."""
+    with snapshot() as session:
+        return balance_in(session)
+
+
+def balance_in(session: Session) -> Balance:
+    """The balance as this session's snapshot has it."""
+    totals = _totals(session)
+    by_status = Counter(counts.counts(session))
+    by_status.update(counts.counts_in_bin(session))  # still rows, until they are deleted
+    return Balance(totals["accepted"], totals["pruned"], dict(by_status))
+
+
+def _totals(session: Session) -> Counter[str]:
+    sums = select(Tally.name, func.sum(Tally.amount)).group_by(Tally.name)
+    return Counter({name: int(total) for name, total in session.execute(sums)})
+
+
+@contextmanager
+def snapshot() -> Iterator[Session]:
+    """A session that reads, and whose every query sees the same moment."""
+    with read_session() as session:
+        if session.get_bind().dialect.name == "postgresql":  # SQLite's transactions are snapshots anyway
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield session
+
+
+def record_pruned(session: Session, amount: int) -> None:
+    """Count so many jobs that this transaction deletes."""
+    if amount:
+        session.execute(insert(Tally).values(name="pruned", amount=amount))
+
+
+def imbalance() -> int:
+    """By how much the two sides differ, and say so. The rows are counted as a whole, by status only when there is something to say."""
+    with snapshot() as session:
+        rows = session.scalar(select(func.count()).select_from(Job)) or 0
+        expected = sum(total if name == "accepted" else -total for name, total in _totals(session).items())
+    if rows != expected:
+        found = balance()
+        log.error("ledger_imbalance", imbalance=found.imbalance, accepted=found.accepted, pruned=found.pruned, **found.statuses)
+        return found.imbalance
+    return 0
+
+
+def fold() -> Iterator[None]:
+    """Make one row of many, so that adding them up stays quick.
+
+    What is added up is exactly what is deleted: a submission that commits meanwhile keeps its own row for the next time.
+    """
+    folded = FOLDED_AT_ONCE
+    while folded == FOLDED_AT_ONCE:
+        with write_session() as session:
+            folded = _fold(session)
+        yield
+
+
+def _fold(session: Session) -> int:
+    if len(session.scalars(select(Tally.id).limit(3)).all()) < 3:  # one row of each name is as few as can be
+        return 0
+    oldest = select(Tally.id).order_by(Tally.id).limit(FOLDED_AT_ONCE)
+    rows = session.execute(delete(Tally).where(Tally.id.in_(oldest)).returning(Tally.name, Tally.amount)).all()
+    totals: Counter[str] = Counter()
+    for name, amount in rows:
+        totals[name] += amount
+    if rows:  # another clock may have folded them meanwhile
+        session.execute(insert(Tally), [{"name": name, "amount": total} for name, total in totals.items()])
+    return len(rows)

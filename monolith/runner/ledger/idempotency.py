@@ -1,0 +1,51 @@
+"""What was made under which `Idempotency-Key`: a request that is sent again is answered as before and makes nothing new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy.orm import Session
+
+from monolith.db.engine import now, read_connection
+from monolith.db.models import IdempotencyKey
+from monolith.errors import Invalid
+
+KEPT_S = 24 * 3600  # at least
+
+_insert = insert(IdempotencyKey.metadata.tables[IdempotencyKey.__tablename__])
+_made = select(IdempotencyKey.fingerprint, IdempotencyKey.ids).where(
+    IdempotencyKey.owner_id == bindparam("owner_id"), IdempotencyKey.key == bindparam("key")
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """The name a user gave to one request, and the fingerprint of what that request says."""
+
+    text: str
+    fingerprint: str
+
+    def keep(self, connection: Connection, owner_id: int, ids: dict[str, Any]) -> None:
+        """Store it in the same transaction as the rows of these `ids`. Raises IntegrityError when it is there."""
+        connection.execute(_insert, {"owner_id": owner_id, "key": self.text, "fingerprint": self.fingerprint, "ids": ids})
+
+
+def find(owner_id: int, key: Key) -> dict[str, Any] | None:
+    """The ids of what this request made earlier. Raises `Invalid` when the key stands for another request."""
+    with read_connection() as connection:
+        row = connection.execute(_made, {"owner_id": owner_id, "key": key.text}).one_or_none()
+    if row is None:
+        return None
+    if row.fingerprint != key.fingerprint:
+        detail = "You sent another request with this Idempotency-Key. Send a new key with a new request, or the same request again."
+        raise Invalid.field("/Idempotency-Key", detail)
+    made: dict[str, Any] = row.ids
+    return made
+
+
+def forget_old(session: Session, older_than_s: float = KEPT_S) -> int:
+    """Delete the keys older than so many seconds; how many they were. For the clock."""
+    old = delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - older_than_s).returning(IdempotencyKey.key)
+    return len(session.scalars(old).all())

@@ -1,0 +1,140 @@
+"""Who paused what, why, and until when. What is paused is everything, a queue, or a job type.
+
+A pause holds back claims and nothing else: submitting goes on. A worker that takes a message of a paused job leaves the job
+queued and moves on; when the pause is over, the clock pushes what waited.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from sqlalchemy import ColumnElement, String, delete, exists, literal, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
+
+from monolith.db.engine import now, read_now, read_session, storable, upsert, write_session
+from monolith.db.models import Base
+from monolith.errors import Invalid, NotFound
+from monolith.job_types import registry
+from monolith.runner.ledger import audit
+from monolith.runner.ledger.audit import Actor
+
+EVERYTHING = "all"
+FRESH_S = 1.0  # how long what is shown of pauses may be old; claims always know
+
+
+class Pause(Base):
+    __tablename__ = "pauses"
+
+    scope: Mapped[str] = mapped_column(String(70), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(300))
+    paused_by: Mapped[str] = mapped_column(String(254))
+    since: Mapped[float] = mapped_column(default=now())
+    until: Mapped[float | None]
+
+
+@dataclass(frozen=True)
+class Paused:
+    """One pause that holds now, as it was read."""
+
+    scope: str
+    reason: str
+    paused_by: str
+    since: float
+    until: float | None
+
+
+_holds_now = or_(Pause.until.is_(None), Pause.until > now())
+
+
+def holds_back(queue: InstrumentedAttribute[str], type_name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Whether a pause holds the jobs of this queue and type back, for the guard of a claim."""
+    scopes = (literal(EVERYTHING), literal("queue:") + queue, literal("type:") + type_name)
+    return exists().where(Pause.scope.in_(scopes), _holds_now)
+
+
+def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> Paused:
+    """Pause `all`, `queue:<name>` or `type:<name>`, or change the reason and end of its pause. Claims stop at once.
+
+    `until`: seconds since 1970, the time at which it ends by itself. Raises `NotFound` for another scope, and `Invalid`.
+    """
+    _check_scope(scope)
+    reason = storable(reason.strip(), 300)
+    if not reason:
+        raise Invalid.field("/reason", "Say why, in a few words: people whose jobs wait will read it.")
+    with write_session() as session:
+        if until is not None and until <= read_now(session):
+            raise Invalid.field("/until", "This time is over. Give one that is still to come, or none.")
+        before = _of(session, scope)
+        values = {"scope": scope, "reason": reason, "paused_by": by.name, "since": before.since if before else now(), "until": until}
+        changed = {name: values[name] for name in values if name != "scope"}
+        session.execute(upsert(session, Pause).values(values).on_conflict_do_update(index_elements=["scope"], set_=changed))
+        after = _of(session, scope)
+        assert after is not None  # noqa: S101 - written just now
+        audit.record(session, by, "pause", scope, before=asdict(before) if before else None, after=asdict(after))
+    active_in.cache_clear()
+    return after
+
+
+def resume(scope: str, by: Actor) -> None:
+    """End a pause. The clock pushes what waited within a second. Raises `NotFound` when nothing pauses it."""
+    with write_session() as session:
+        before = _of(session, scope)
+        if before is None:
+            raise NotFound(f"{scope[:70]!r} is not paused. `GET /api/v1/pauses` lists what is.")
+        session.execute(delete(Pause).where(Pause.scope == scope))
+        audit.record(session, by, "resume", scope, before=asdict(before))
+    active_in.cache_clear()
+
+
+def active(session: Session) -> list[Paused]:
+    """The pauses that hold now, the oldest first."""
+    columns = [getattr(Pause, name) for name in Paused.__dataclass_fields__]
+    return [Paused(*row) for row in session.execute(select(*columns).where(_holds_now).order_by(Pause.since, Pause.scope))]
+
+
+def known() -> list[Paused]:
+    """The same for pages and answers, up to FRESH_S old."""
+    return active_in(int(time.monotonic() / FRESH_S))
+
+
+@lru_cache(maxsize=1)
+def active_in(period: int) -> list[Paused]:
+    """As it was read in this period of FRESH_S seconds."""
+    with read_session() as session:
+        return active(session)
+
+
+def of(queue: str, type_name: str, among: Iterable[Paused]) -> Paused | None:
+    """The pause that holds such a job back: the one that ends last, since all of them must be over."""
+    scopes = (EVERYTHING, f"queue:{queue}", f"type:{type_name}")
+    return max((one for one in among if one.scope in scopes), key=lambda one: one.until or float("inf"), default=None)
+
+
+def scopes() -> list[str]:
+    """All that can be paused."""
+    types = registry.discover()
+    queues = sorted({one.queue for one in types.values()})
+    return [EVERYTHING, *(f"queue:{name}" for name in queues), *(f"type:{name}" for name in sorted(types))]
+
+
+def forget_ended() -> None:
+    """Delete the pauses that are over by themselves, each with its line in the audit trail."""
+    with read_session() as session:  # asked every second, and seldom so
+        if not session.scalar(select(Pause.scope).where(Pause.until <= now()).limit(1)):
+            return
+    ended = delete(Pause).where(Pause.until <= now()).returning(Pause.scope, Pause.reason)
+    with write_session() as session:
+        for scope, reason in session.execute(ended).all():
+            audit.record(session, Actor("clock"), "pause_ended", scope, before={"reason": reason})
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in scopes():
+        raise NotFound(f"There is nothing called {scope[:70]!r} to pause. Choose one of: {', '.join(scopes())}.")
+
+
+def _of(session: Session, scope: str) -> Paused | None:
+    return next((one for one in active(session) if one.scope == scope), None)

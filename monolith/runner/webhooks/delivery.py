@@ -1,0 +1,86 @@
+"""A delivery in the hands of the job that sends it, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from monolith.db.engine import now, read_now, read_session, storable, write_session
+from monolith.runner.webhooks import secrets
+from monolith.runner.webhooks.models import Delivery, SigningSecret, Webhook
+
+
+class RunningDelivery:
+    """What one endpoint is to be told now; see `registry.Delivery`."""
+
+    def __init__(self, row: Delivery, moment: float) -> None:
+        self.id = row.id
+        self.type = row.type
+        self.url = row.webhook.url
+        self.body = row.body
+        self.secrets = secrets_of(row.webhook.secret, moment)
+        self.timestamp = int(moment)
+        self.attempts = row.attempts
+        self.failing_s = moment - (row.webhook.failing_since or moment)
+        self.owner_email = row.webhook.owner.email
+        self._webhook_id = row.webhook_id
+        self._sender_id = row.sender_id
+
+    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
+        """Write down what came of this attempt. True when the endpoint was disabled by it.
+
+        Nothing is written when the delivery is no longer ours: another job has it, and says what came of that.
+        """
+        ours = (Delivery.id == self.id, Delivery.state == "sending", Delivery.sender_id == self._sender_id)
+        with write_session() as session:
+            recorded = update(Delivery).where(*ours).values(**_outcome(is_delivered, again_in, told)).returning(Delivery.id)
+            if session.scalar(recorded) is None:
+                return False
+            _note_health(session, self._webhook_id, is_delivered)
+            return disable is not None and disable_endpoint(session, self._webhook_id, disable)
+
+
+def load(delivery_id: str, sender_id: str) -> RunningDelivery | None:
+    """The delivery, when it is this job's to send: its endpoint is on, and no other job has it. Raises `Conflict`."""
+    ours = (Delivery.id == delivery_id, Delivery.state == "sending", Delivery.sender_id == sender_id)
+    whole = joinedload(Delivery.webhook)
+    query = select(Delivery).where(*ours).options(whole.joinedload(Webhook.secret), whole.joinedload(Webhook.owner))
+    with read_session() as session:
+        row = session.scalar(query)
+        return RunningDelivery(row, read_now(session)) if row and row.webhook.enabled else None
+
+
+def secrets_of(secret: SigningSecret, moment: float) -> list[str]:
+    """What signs now, the newest first."""
+    sealed = [secret.sealed]
+    if secret.previous and moment < (secret.previous_until or 0):
+        sealed.append(secret.previous)
+    return [secrets.unseal(one) for one in sealed]
+
+
+def _outcome(is_delivered: bool, again_in: float | None, told: dict[str, Any]) -> dict[str, Any]:
+    texts = {"response_text": 1024, "error": 300}
+    said = {name: storable(value, texts[name]) if name in texts and value else value for name, value in told.items()}
+    state = "delivered" if is_delivered else "failed" if again_in is None else "waiting"
+    due_at = None if again_in is None else now() + again_in
+    return {**said, "state": state, "due_at": due_at, "sender_id": None, "attempts": Delivery.attempts + 1, "attempted_at": now()}
+
+
+def _note_health(session: Session, webhook_id: str, is_delivered: bool) -> None:
+    """Only what changes is written: all senders to one endpoint would wait for each other at its row."""
+    as_it_was = Webhook.failing_since.is_not(None) if is_delivered else Webhook.failing_since.is_(None)
+    session.execute(update(Webhook).where(Webhook.id == webhook_id, as_it_was).values(failing_since=None if is_delivered else now()))
+
+
+def disable_endpoint(session: Session, webhook_id: str, reason: str) -> bool:
+    """Send it nothing more; what waits for it has failed, and can be replayed. False when it was disabled already."""
+    on = update(Webhook).where(Webhook.id == webhook_id, Webhook.disabled_at.is_(None))
+    off = on.values(disabled_at=now(), disabled_reason=storable(reason, 300)).returning(Webhook.id)
+    if session.scalar(off) is None:
+        return False
+    waiting = update(Delivery).where(Delivery.webhook_id == webhook_id, Delivery.state.in_(("waiting", "sending")))
+    why = func.coalesce(Delivery.error, "The webhook was disabled.")
+    session.execute(waiting.values(state="failed", due_at=None, sender_id=None, error=why))
+    return True

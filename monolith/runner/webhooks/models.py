@@ -1,0 +1,105 @@
+"""The tables of outgoing webhooks, and small questions about one row."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, false, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from monolith.db.engine import now
+from monolith.db.models import Base, User, new_id
+
+ENDINGS = {"finished": "job.finished", "failed": "job.failed", "stopped": "job.stopped", "canceled": "job.canceled"}
+PROGRESS = "job.progress"
+EVENTS = (PROGRESS, *ENDINGS.values())
+TRIAL = "webhook.test"
+STATES = ("waiting", "sending", "delivered", "failed")
+_ONE_SHARED = text("is_shared")
+_PENDING = text("state IN ('waiting', 'sending')")
+
+
+class SigningSecret(Base):
+    """What signs deliveries, sealed; after a rotation the one before it too, for a while.
+
+    Each endpoint has its own; the one that is shared signs what goes to the `webhook_url` of the user's single jobs.
+    """
+
+    __tablename__ = "signing_secrets"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    is_shared: Mapped[bool] = mapped_column(default=False, server_default=false())
+    sealed: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str | None] = mapped_column(Text)
+    previous_until: Mapped[float | None]
+
+    __table_args__ = (Index("one_shared_secret", "owner_id", unique=True, sqlite_where=_ONE_SHARED, postgresql_where=_ONE_SHARED),)
+
+
+class Webhook(Base):
+    """An endpoint: where deliveries go. With a `job_id` it hears of that job alone.
+
+    No foreign key to the job: a job that is pruned must not take along what is still to be delivered.
+    """
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    secret_id: Mapped[str] = mapped_column(ForeignKey("signing_secrets.id"), index=True)
+    url: Mapped[str] = mapped_column(String(2048))
+    events: Mapped[list[str]]
+    disabled_at: Mapped[float | None]
+    disabled_reason: Mapped[str | None] = mapped_column(String(300))
+    failing_since: Mapped[float | None]
+    listening_since: Mapped[float] = mapped_column(default=now())  # what happened before is not told
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    secret: Mapped[SigningSecret] = relationship()
+    owner: Mapped[User] = relationship()
+
+    __table_args__ = (Index("webhooks_of_owner", "owner_id", "created_at", "id"),)
+
+    @property
+    def enabled(self) -> bool:
+        return self.disabled_at is None
+
+
+class Delivery(Base):
+    """One thing to tell one endpoint. Its id is the `webhook-id`: the same on every attempt, so that a repeat is recognised."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    type: Mapped[str] = mapped_column(String(20))
+    job_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    body: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(10), default="waiting")
+    sender_id: Mapped[str | None] = mapped_column(String(36))  # the job that sends it now
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[float | None] = mapped_column(default=now())
+    response_status: Mapped[int | None]
+    response_text: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(String(300))
+    duration: Mapped[float | None]
+    attempted_at: Mapped[float | None]
+    created_at: Mapped[float] = mapped_column(default=now())
+
+    webhook: Mapped[Webhook] = relationship()
+
+    __table_args__ = (
+        Index("deliveries_of_webhook", "webhook_id", "created_at", "id"),
+        Index("deliveries_pending", "state", "due_at", sqlite_where=_PENDING, postgresql_where=_PENDING),
+        Index("deliveries_by_age", "created_at"),
+    )
+
+
+class Bookmark(Base):
+    """How far a table of events has been read, and when."""
+
+    __tablename__ = "bookmarks"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"))
+    at: Mapped[float] = mapped_column(default=now())

@@ -1,0 +1,129 @@
+"""Processes: how they start, how one that dies comes back, and how they all end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import FrameType
+
+import structlog
+
+from monolith.linux.processes import dying_with, session
+
+LONGEST_DELAY_S = 30.0
+STEADY_S = 60.0  # a process that lived so long starts again without delay
+POLL_S = 0.05
+
+log = structlog.get_logger()
+
+
+class StopSignal:
+    """Hears SIGTERM, SIGINT and SIGHUP; the first asks to stop, the others change nothing.
+
+    A pipe and not a `threading.Event`: setting an event within a signal can wait for ever for the lock of the very
+    `wait()` that the signal interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        with suppress(BlockingIOError):
+            os.write(self._writer, b"x")
+
+    def is_asked(self) -> bool:
+        return self.asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until the signal comes; whether it came."""
+        select.select([self._reader], [], [], seconds)
+        return self.asked
+
+
+class ChildProcess:
+    """One process that should live: started in a session of its own, and again with a growing delay when it dies."""
+
+    def __init__(self, name: str, command: list[str], env: Mapping[str, str], when_orphaned: signal.Signals = signal.SIGKILL) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._when_orphaned = when_orphaned
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._due_at = 0.0
+        self._delay = 0.0
+
+    def start(self) -> None:
+        """Raises OSError when the program cannot be started."""
+        self._started_at = time.monotonic()
+        self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            self._command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=dying_with(os.getpid(), self._when_orphaned),
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def keep_alive(self) -> None:
+        """Start it again when it died and its delay is over."""
+        if self.lives():
+            return
+        if self._process is not None:
+            self._bury(self._process)
+        if time.monotonic() >= self._due_at:
+            self.start()
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+        lived = time.monotonic() - self._started_at
+        self._delay = 1.0 if lived > STEADY_S else min(max(1.0, self._delay * 2), LONGEST_DELAY_S)
+        self._due_at = time.monotonic() + self._delay
+        self._process = None
+        _kill_session(process.pid)
+        log.error("process_ended", name=self.name, code=process.returncode, starts_again_in_s=self._delay)
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it and whatever is left of its session: jobs, and what jobs started."""
+        if self._process is not None:
+            _kill_session(self._process.pid)
+            self._process.wait()
+
+
+def end(children: Iterable[ChildProcess], grace_s: float) -> None:
+    """Ask all of them to end, wait so long, then kill what is left."""
+    children = list(children)
+    for child in children:
+        child.terminate()
+    give_up_at = time.monotonic() + grace_s
+    while any(child.lives() for child in children) and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+    for child in children:
+        if child.lives():
+            log.warning("process_killed", name=child.name, waited_s=grace_s)
+        child.kill()
+
+
+def _kill_session(leader: int) -> None:
+    for pid in session(leader):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,285 @@
+"""`manage.py doctor`: what is wrong with this deployment, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis import RedisError
+from redis.connection import SSLConnection
+from rq.utils import import_attribute
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from monolith import logs
+from monolith.config import settings
+from monolith.db import engine
+from monolith.errors import BadSetting, Invalid
+from monolith.job_types import registry
+from monolith.runner.ledger import lease
+from monolith.runner.llm import connection_test
+from monolith.runner.monitoring import alert_notifications
+from monolith.runner.queue import rq_queues
+from monolith.runner.queue.redis_client import options_of
+from monolith.runner.webhooks import endpoints
+from monolith.server import run_all
+
+SANDBOX_CHECK = "jobs.tools.sandbox.launch:why_off"  # found by name: nothing here imports jobs
+
+SHORTEST_SECRET = 16  # characters
+FULL = 0.9  # of the connections that a server gives
+# What one process of each kind may open: docs/operations.md, "Connections".
+REDIS_OF_WEB, REDIS_OF_WORKER, OF_CLOCK = rq_queues.MAX_CONNECTIONS, 2, 1
+NEW_KEY = "`python3 -c 'import secrets; print(secrets.token_urlsafe(48))'`"
+LIMIT_OF_DATABASE = """
+    SELECT least(
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+    )
+"""
+
+
+class Trouble(Exception):
+    """A finding: what is wrong, and the mend."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    subject: str
+    is_trouble: bool
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'TROUBLE' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
+
+
+def examine(release: bool = False) -> Iterator[Finding]:
+    """Every check, in the order in which to mend. For a release, what must hold before its web, workers and clock start."""
+    for subject, check in (BEFORE_A_RELEASE if release else CHECKS).items():
+        if rq_queues.is_inline() and subject in ("redis", "eviction", "workers"):
+            continue
+        try:
+            yield Finding(subject, False, check())
+        except (Trouble, BadSetting) as trouble:
+            yield Finding(subject, True, str(trouble))
+        except RedisError:
+            yield Finding(subject, True, "Not known while Redis cannot be reached: mend that first.")
+        except SQLAlchemyError:
+            yield Finding(subject, True, "Not known while the database is in trouble: mend that first.")
+
+
+def _settings() -> str:
+    logs.chosen_level()
+    try:
+        import_attribute(settings().worker_class)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Mend or unset it.") from error
+    return f"home {settings().home}"
+
+
+def _secret() -> str:
+    if len(settings().secret_key) < SHORTEST_SECRET:
+        raise Trouble(f"SECRET_KEY can be guessed: it has fewer than {SHORTEST_SECRET} characters. Set it to the output of {NEW_KEY}.")
+    return "kept under the home" if settings().secret_is_kept else "set"
+
+
+def _secret_of_all() -> str:
+    """A release goes to processes that may share no disk: each would make a secret of its own."""
+    if settings().secret_is_kept:
+        raise Trouble(f"SECRET_KEY is not set: hosts that share no disk would not know each other's sessions. Set it to {NEW_KEY}.")
+    return _secret()
+
+
+def _database() -> str:
+    try:
+        with engine.get_engine().connect():
+            pass
+    except OperationalError as error:
+        reason = logs.mask(str(error.orig).strip().splitlines()[-1])
+        raise Trouble(f"It cannot be opened: {reason}. Check DATABASE_URL, and that the database runs.") from error
+    if not engine.is_current():
+        raise Trouble("The tables are not up to date. Run `manage.py db upgrade`.")
+    return f"{engine.get_engine().dialect.name}, tables up to date"
+
+
+def _redis() -> str:
+    run_all.require_redis()
+    return logs.mask(settings().redis_url)
+
+
+def _eviction() -> str:
+    policy = str(rq_queues.connection().info("memory").get("maxmemory_policy", "unknown"))
+    if policy != "noeviction":
+        raise Trouble(f"Redis may throw messages away: its maxmemory-policy is {policy}. Set it to noeviction.")
+    return policy
+
+
+def _tls() -> str:
+    bare = [name for name, is_bare in (("REDIS_URL", _redis_is_bare()), ("DATABASE_URL", _database_is_bare())) if is_bare]
+    if bare:
+        raise Trouble(f"{' and '.join(bare)}: goes over the internet unencrypted. Use rediss://, and ?sslmode=require for PostgreSQL.")
+    return "Redis with TLS, certificate not checked" if "ssl_cert_reqs=none" in settings().redis_url else "nothing leaves unencrypted"
+
+
+def _redis_is_bare() -> bool:
+    if rq_queues.is_inline():
+        return False
+    options = options_of(settings().redis_url)
+    hosts = [host for host, _ in options.get("sentinels", ())] or [options.get("host")]
+    return not issubclass(options.get("connection_class", object), SSLConnection) and any(map(_is_public, hosts))
+
+
+def _database_is_bare() -> bool:
+    if engine.get_engine().dialect.name == "sqlite" or not _is_public(engine.get_engine().url.host):
+        return False
+    return not _asked("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+
+
+def _is_public(host: str | None) -> bool:
+    """Whether the way there leads over the internet: not to this machine, a socket or a private network."""
+    with suppress(OSError, ValueError):
+        return any(ipaddress.ip_address(one[4][0]).is_global for one in socket.getaddrinfo(host, None)) if host else False
+    return False
+
+
+def _asked(question: str) -> Any:
+    with engine.read_connection() as connection:
+        return connection.execute(text(question)).scalar()
+
+
+def _budget() -> str:
+    """Whether one web process, one worker and the clock, as they are configured, get all the connections that they may open."""
+    webs, children = settings().web_concurrency, settings().worker_concurrency
+    redis = webs * REDIS_OF_WEB + REDIS_OF_WORKER + OF_CLOCK
+    sql = webs * settings().web_threads + children + OF_CLOCK + 1
+    for server, (_, limit), wanted in (("Redis", _in_redis(), redis), ("PostgreSQL", _in_database(), sql)):
+        if limit < wanted:
+            raise Trouble(
+                f"{server} gives {limit:.0f} connections, but a web process, a worker and a clock may open {wanted}. "
+                "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or take a larger plan."
+            )
+    return f"at most {redis} connections to Redis and {sql} to PostgreSQL for one web process, one worker and the clock"
+
+
+def _crowd() -> str:
+    for server, (used, limit) in (("Redis", _in_redis()), ("PostgreSQL", _in_database())):
+        if used >= FULL * limit:
+            raise Trouble(
+                f"{used} of {limit:.0f} connections of {server} are in use. Run fewer processes, lower WEB_THREADS or "
+                "WORKER_CONCURRENCY, or take a larger plan."
+            )
+    return f"{_in_redis()[0]} connections to Redis, {_in_database()[0]} to PostgreSQL"
+
+
+def _in_redis() -> tuple[int, float]:
+    """The connections that are used, by everybody, and that there may be."""
+    if rq_queues.is_inline():
+        return 0, float("inf")
+    clients = rq_queues.connection().info("clients")
+    return int(clients["connected_clients"]), float(clients.get("maxclients", "inf"))
+
+
+def _in_database() -> tuple[int, float]:
+    if engine.get_engine().dialect.name == "sqlite":
+        return 0, float("inf")
+    return int(_asked("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user")), float(_asked(LIMIT_OF_DATABASE))
+
+
+def _workers() -> str:
+    missing = [name for name in rq_queues.names() if name not in rq_queues.listened()]
+    if missing:
+        raise Trouble(f"No worker listens to {', '.join(missing)}. Start one with `manage.py worker`.")
+    return f"every queue has a listener: {', '.join(rq_queues.names())}"
+
+
+def _clock() -> str:
+    with engine.read_session() as session:
+        if not lease.is_ticking(session):
+            raise Trouble("No clock ticks: nothing scheduled or lost is moved. Start one with `manage.py clock`.")
+    return "ticking"
+
+
+def _llm() -> str:
+    if not settings().openai_api_key:
+        return "off: the local engine does the work"
+    limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
+    if limits and settings().openai_model not in settings().llm_prices:
+        raise Trouble(f"The budget holds nothing back: no price is known for {settings().openai_model}. Give it in LLM_PRICES.")
+    found = connection_test.try_out()
+    if not found["ok"]:
+        raise Trouble(f"{found['message']} `manage.py ai test` asks again.")
+    return f"{found['model']} answered in {found['duration_ms']} ms"
+
+
+def _alerts() -> str:
+    """Whether those whom the settings name would hear of an alert."""
+    told = ["in the log"]
+    if settings().alert_email and not settings().smtp_url:
+        raise Trouble("ALERT_EMAIL is set, but no mail goes out from here: set SMTP_URL and MAIL_FROM too, or unset it.")
+    if settings().smtp_url:
+        told.append(f"by e-mail to {_check_email()}")
+    if url := settings().alert_webhook_url:
+        try:
+            endpoints.check_url(url)
+        except Invalid as error:
+            raise Trouble(f"ALERT_WEBHOOK_URL cannot be used: {error.detail} Mend or unset it.") from error
+        told.append("by a webhook")
+    return f"told {', '.join(told)}"
+
+
+def _check_email() -> str:
+    """Whom the mail of an alert goes to."""
+    mail = registry.discover().get("email")
+    if mail is None or mail.unavailable_reason:
+        raise Trouble(f"No alert goes out by e-mail: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type email.'}")
+    if not settings().alert_email:
+        return "all admins"
+    try:
+        mail.load_params({"to": settings().alert_email[: alert_notifications.MAX_RECIPIENTS], "subject": "x", "text": "x"}, False)
+    except Invalid as error:
+        raise Trouble(f"ALERT_EMAIL cannot be used: {' '.join(one.detail for one in error.errors)} Mend or unset it.") from error
+    return ", ".join(settings().alert_email)
+
+
+def _sandbox() -> str:
+    """No trouble where there is none: job types that need one are off then, and say so to whoever asks for them."""
+    module, _, function = SANDBOX_CHECK.partition(":")
+    try:
+        reason: str | None = getattr(importlib.import_module(module), function)()
+    except ModuleNotFoundError:
+        return "no job type here needs one"
+    limits = f"{settings().sandbox_memory_mb} MB, {settings().sandbox_seconds} s"
+    return f"none: {reason}" if reason else f"works, was tried just now; a project may use {limits}"
+
+
+def _job_types() -> str:
+    """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
+    reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
+    said = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
+    return " ".join(said) or "all can be run here"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "settings": _settings,
+    "secret": _secret,
+    "database": _database,
+    "redis": _redis,
+    "eviction": _eviction,
+    "tls": _tls,
+    "budget": _budget,
+    "crowd": _crowd,
+    "workers": _workers,
+    "clock": _clock,
+    "alerts": _alerts,
+    "sandbox": _sandbox,
+    "types": _job_types,
+    "llm": _llm,
+}
+OF_A_RELEASE = ("settings", "secret", "database", "redis", "eviction", "tls", "budget")
+BEFORE_A_RELEASE = {subject: CHECKS[subject] for subject in OF_A_RELEASE} | {"secret": _secret_of_all}

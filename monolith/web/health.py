@@ -1,0 +1,41 @@
+"""Is this process alive, and can it do its work? For load balancers, deploys and people."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify
+from sqlalchemy.exc import SQLAlchemyError
+
+from monolith.db import engine
+from monolith.runner.ledger import lease
+from monolith.runner.queue import rq_queues
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """The process answers."""
+    return jsonify(status="ok")
+
+
+@blueprint.get("/ready")
+def ready() -> tuple[Response, int]:
+    """Whether database, Redis and clock are there: 200, or 503 naming what is not."""
+    checks = {"database": _database(), "redis": rq_queues.is_reachable(), "clock": _clock()}
+    is_ready = all(checks.values())
+    return jsonify(ready=is_ready, checks=checks), 200 if is_ready else 503
+
+
+def _database() -> bool:
+    try:
+        return engine.is_current()
+    except SQLAlchemyError:
+        return False
+
+
+def _clock() -> bool:
+    try:
+        with engine.read_session() as session:
+            return lease.is_ticking(session)
+    except SQLAlchemyError:
+        return False

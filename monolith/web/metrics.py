@@ -1,0 +1,150 @@
+"""`GET /metrics` for Prometheus: the ledger, the queues and the clock, read when they are asked for.
+
+Holds nothing itself: several web processes then say the same, and nothing is lost when one ends.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from flask import Blueprint, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from redis import RedisError
+
+from monolith.config import settings
+from monolith.runner.ledger import balance, counts, lease, pauses
+from monolith.runner.ledger.balance import Balance
+from monolith.runner.monitoring import alert_rules, metrics_data, workers
+from monolith.runner.monitoring.alerts import CurrentAlert, current_alerts
+from monolith.runner.monitoring.workers import SeenWorker
+from monolith.runner.queue import rq_queues
+from monolith.web.security import bearer, require_admin, require_user
+
+blueprint = Blueprint("metrics", __name__)
+
+
+@blueprint.before_request
+def _require_reader() -> None:
+    """METRICS_TOKEN, for what collects them, or an admin or viewer."""
+    token = settings().metrics_token
+    if token and hmac.compare_digest((bearer() or "").encode(), token.encode()):
+        return
+    require_user()
+    require_admin()
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """For whoever has METRICS_TOKEN, and for admins and viewers, by session or token."""
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+class LedgerCollector(Collector):
+    """What is in SQL, of one snapshot; then what is in Redis."""
+
+    def collect(self) -> Iterator[Metric]:
+        with balance.snapshot() as session:
+            yield from _balance(balance.balance_in(session))
+            yield _oldest(counts.oldest_waiting(session))
+            yield GaugeMetricFamily("intray_clock_up", "Whether a clock leads.", int(lease.is_ticking(session)))
+            yield from _minute(metrics_data.last_minute(session))
+            yield from _times(metrics_data.times(session))
+            yield _labelled("intray_paused", "What is paused.", "scope", {one.scope: 1 for one in pauses.active(session)})
+            yield _labelled("intray_breaker_open", "Whether jobs that need this server are parked.", "name", metrics_data.breakers(session))
+            yield _labelled("intray_webhook_deliveries", "Deliveries that are on their way.", "state", metrics_data.deliveries(session))
+            yield from _spent(metrics_data.spent_today(session))
+            yield _alerts(current_alerts(session))
+            yield from _workers(workers.seen_or_none(session))
+        yield from _redis()
+
+
+def _labelled(name: str, said: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, said, labels=(label,))
+    for value, number in sorted(values.items()):
+        family.add_metric((value,), number)
+    return family
+
+
+def _balance(balance: Balance) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("intray_jobs", "Jobs in the ledger.", labels=("queue", "type", "status"))
+    for kind, count in sorted(balance.counts.items()):
+        jobs.add_metric(kind, count)
+    yield jobs
+    yield CounterMetricFamily("intray_jobs_accepted", "Jobs ever accepted.", balance.accepted)
+    yield CounterMetricFamily("intray_jobs_pruned", "Jobs deleted, by age, number or hand.", balance.pruned)
+    yield GaugeMetricFamily(
+        "intray_ledger_imbalance", "Accepted jobs that are in no status and were not pruned. 0, or an alert.", balance.imbalance
+    )
+
+
+def _oldest(waited: dict[tuple[str, str], float]) -> Metric:
+    oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
+    return _labelled("intray_oldest_waiting_seconds", "How long the oldest queued job has waited.", "queue", oldest)
+
+
+def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
+    finished = GaugeMetricFamily("intray_finished_last_minute", "Jobs that were done in the last whole minute.", labels=("queue", "type"))
+    failed = GaugeMetricFamily("intray_failed_last_minute", "Jobs that failed in the last whole minute.", labels=("queue", "type"))
+    for kind, numbers in sorted(ended.items()):
+        for family, number in zip((finished, failed), numbers, strict=True):
+            family.add_metric(kind, number)
+    yield from (finished, failed)
+
+
+def _times(found: Iterable[metrics_data.Times]) -> Iterator[Metric]:
+    labels = ("queue", "type", "quantile")
+    run = GaugeMetricFamily("intray_run_seconds", "How long the jobs ran that were done in the last five minutes.", labels=labels)
+    wait = GaugeMetricFamily("intray_wait_seconds", "How long they had waited before.", labels=labels)
+    for one in found:
+        for quantile in metrics_data.QUANTILES:
+            run.add_metric((one.queue, one.type, f"{quantile:g}"), metrics_data.quantile(one.run, quantile))
+            wait.add_metric((one.queue, one.type, f"{quantile:g}"), metrics_data.quantile(one.wait, quantile))
+    yield from (run, wait)
+
+
+def _spent(spent: metrics_data.Spent) -> Iterator[Metric]:
+    yield GaugeMetricFamily("intray_llm_spent_today_usd", "What the language model cost since midnight UTC.", float(spent.usd))
+    yield GaugeMetricFamily("intray_llm_budget_usd", "What it may cost a day; 0: no limit.", float(settings().llm_budget_usd))
+    tokens = {"read": spent.input_tokens, "written": spent.output_tokens}
+    yield _labelled("intray_llm_tokens_today", "Tokens since midnight UTC.", "direction", tokens)
+
+
+def _alerts(found: list[CurrentAlert]) -> Metric:
+    """Every code has its line, so that a chart knows of it before it opens."""
+    numbers = Counter(one.code for one in found)
+    family = GaugeMetricFamily("intray_alerts_open", "Alerts that are open.", labels=("code", "severity"))
+    for code, rule in alert_rules.RULES.items():
+        family.add_metric((code, rule.severity), numbers[code])
+    return family
+
+
+def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
+    """Nothing while Redis is away: 0 would be a lie."""
+    if seen is None:
+        return
+    states, children = Counter({"busy": 0, "idle": 0}), Counter({"busy": 0, "idle": 0})
+    for worker in seen:
+        states[worker.state] += 1
+        children.update("busy" if child.jobs else "idle" for child in worker.children)
+    yield _labelled("intray_workers", "Living workers.", "state", states)
+    yield _labelled("intray_children", "Processes of workers that run jobs.", "state", children)
+
+
+def _redis() -> Iterator[Metric]:
+    """No number of messages while Redis is away either."""
+    try:
+        lengths = rq_queues.lengths(rq_queues.names())
+    except RedisError:
+        yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 0)
+        return
+    yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 1)
+    yield _labelled("intray_messages", "Messages that wait in Redis.", "queue", lengths)
+
+
+registry = CollectorRegistry()
+registry.register(LedgerCollector())

@@ -1,0 +1,86 @@
+"""The OpenAPI document of the API, and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from flask import Blueprint, Flask, Response, render_template
+from flask_smorest import Api
+from marshmallow import Schema, fields
+
+from monolith.web.problems import HttpProblem, answer
+
+
+class FieldProblemSchema(Schema):
+    detail = fields.String(metadata={"description": "What is wrong and how to mend it"})
+    pointer = fields.String(metadata={"description": "JSON pointer of the field"})
+
+
+class ProblemSchema(Schema):
+    """An error, as RFC 9457 has it."""
+
+    type = fields.String()
+    title = fields.String()
+    status = fields.Integer()
+    detail = fields.String(metadata={"description": "What was wrong, where, and what to do"})
+    instance = fields.String(metadata={"description": "The path that was asked"})
+    code = fields.String(metadata={"description": "A word for programs"})
+    request_id = fields.String(metadata={"description": "Find this request in the logs"})
+    errors = fields.List(fields.Nested(FieldProblemSchema))
+
+
+class OurApi(Api):
+    """flask-smorest's, with the errors of this project."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def handle_http_exception(self, error: Any) -> Any:
+        return answer(HttpProblem(error))
+
+    def _openapi_json(self) -> Response:
+        return Response(self._document(), mimetype="application/json")
+
+    @cache  # noqa: B019 - there is one for as long as the process lives, and everybody may ask for it
+    def _document(self) -> str:
+        document = self.spec.to_dict()
+        _name_problems(document)
+        return json.dumps(document, indent=2)
+
+
+def _name_problems(part: Any) -> None:
+    """Where the document has an error, it says `application/problem+json`; flask-smorest knows one media type for all answers."""
+    if isinstance(part, dict):
+        content = part.get("content")
+        if isinstance(content, dict) and content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+            content["application/problem+json"] = content.pop("application/json")
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _name_problems(inner)
+
+
+docs = Blueprint("docs", __name__)
+
+
+@docs.get("/api/docs")
+def page() -> str:
+    """The API, to read and to try."""
+    return render_template("api_docs.html")
+
+
+def make_api(app: Flask) -> OurApi:
+    """The API, whose document is at /api/openapi.json."""
+    app.config.update(
+        API_TITLE="Intray",
+        API_VERSION="v1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/api",
+        OPENAPI_JSON_PATH="openapi.json",
+        API_SPEC_OPTIONS={
+            "info": {"description": "Submit documents, run jobs on them, read the results."},
+            "security": [{"token": []}],
+            "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        },
+    )
+    app.register_blueprint(docs)
+    return OurApi(app)

@@ -1,0 +1,96 @@
+"""Errors as people and programs read them: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
+from flask_login import AnonymousUserMixin
+from sqlalchemy.exc import OperationalError
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
+
+from monolith.errors import FieldError, Invalid, Problem, TooLarge, Unauthorized, Unavailable
+from monolith.job_types.registry import field_errors
+
+DATABASE_RETRY_S = 5
+log = structlog.get_logger()
+
+
+class HttpProblem(Problem):
+    """An error of Flask or werkzeug, in our words."""
+
+    def __init__(self, error: HTTPException) -> None:
+        super().__init__(error.description or "The request cannot be done.")
+        self.status = error.code or 500
+        self.code = HTTPStatus(self.status).phrase.lower().replace(" ", "_")
+        self.title = HTTPStatus(self.status).phrase
+        self.allowed = sorted(getattr(error, "valid_methods", None) or ())
+        if self.status == TooLarge.status:
+            self.detail = f"All of it together is more than {(request.max_content_length or 0) / 1024 / 1024:.3g} MB. Send less at once."
+        messages = (getattr(error, "data", None) or {}).get("messages")
+        if messages:
+            self.code, self.title = Invalid.code, Invalid.title
+            self.detail, self.errors = "Some fields need mending.", _errors(messages)
+
+
+def _errors(messages: dict[str, Any]) -> list[FieldError]:
+    """Webargs' messages, {location: {field: [...]}}, as a flat list."""
+    return [error for fields in messages.values() for error in field_errors(fields, "")]
+
+
+def register(app: Flask) -> None:
+    app.register_error_handler(Problem, answer)
+    app.register_error_handler(HTTPException, lambda error: answer(HttpProblem(error)))
+    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _database_away(error: OperationalError) -> AnyResponse:
+    log.error("database_away", error=str(error.orig))
+    g._login_user = AnonymousUserMixin()  # the page asks who is signed in: asking the database again would fail again
+    return answer(Unavailable("The database does not answer. Nothing was accepted; try again.", retry_after=DATABASE_RETRY_S))
+
+
+def _unexpected(error: Exception) -> AnyResponse:
+    log.exception("request_failed", path=request.path)
+    unknown = Problem(f"Something went wrong here, not with your request. Tell an admin the request id {g.request_id}.")
+    unknown.status, unknown.code, unknown.title = 500, "internal_error", "Something went wrong"
+    return answer(unknown)
+
+
+def answer(problem: Problem) -> AnyResponse:
+    """The problem as JSON for programs, as a page for people; somebody who is not signed in is sent to do so."""
+    if request.path.startswith("/api/"):
+        return _with_headers(_json(problem), problem)
+    if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:
+        return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")), 303)
+    return _with_headers(make_response(render_template("error.html", problem=problem), problem.status), problem)
+
+
+def _json(problem: Problem) -> Response:
+    response = jsonify(
+        type="about:blank" if problem.code == "internal_error" else f"urn:intray:{problem.code}",
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.path,
+        code=problem.code,
+        request_id=g.request_id,
+        errors=[{"detail": error.detail, "pointer": error.pointer} for error in problem.errors],
+    )
+    response.status_code = problem.status
+    response.content_type = "application/problem+json"
+    return response
+
+
+def _with_headers(response: Response, problem: Problem) -> Response:
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(problem.retry_after)
+    if isinstance(problem, HttpProblem) and problem.allowed:
+        response.headers["Allow"] = ", ".join(problem.allowed)
+    if problem.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response

@@ -1,0 +1,78 @@
+"""Fields of requests that may be written in more than one way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import Schema, ValidationError, fields
+from marshmallow.validate import Length, Range
+
+from monolith.documents import job_spec
+from monolith.documents.job_spec import MAX_TAGS
+from monolith.errors import Invalid
+from monolith.job_types.registry import JobType
+from monolith.runner.webhooks.payloads import rfc3339
+
+MAX_PAGE = 100
+
+
+class Priority(fields.Field[str]):
+    """critical, high, normal, low, or 1..10."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        try:
+            return job_spec.priority(value)
+        except Invalid as error:
+            raise ValidationError(error.detail) from error
+
+
+class Tags(fields.List[str]):
+    """Short words to find a document by; in a form, separated by commas."""
+
+    def __init__(self, **options: Any) -> None:
+        options["metadata"] = {"type": ["array", "string"], **options.get("metadata", {})}
+        super().__init__(fields.String(validate=Length(1, 50)), validate=Length(max=MAX_TAGS), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> list[Any]:
+        if isinstance(value, str):
+            value = [tag.strip() for tag in value.split(",") if tag.strip()]
+        return super()._deserialize(value, attr, data, **options)
+
+
+class Truth(fields.Boolean):
+    """true or false, and not what might be meant by 0 or "yes"."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Moment(fields.Field[float]):
+    """Seconds since 1970 in the ledger, RFC 3339 UTC outside."""
+
+    def _serialize(self, value: float | None, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return rfc3339(value)
+
+
+class PageQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
+    starting_after = fields.String(metadata={"description": "The id of the last one of the page before"})
+
+
+class ListSchema(Schema):
+    object = fields.Constant("list")
+    has_more = fields.Boolean()
+    url = fields.String()
+
+
+def params_schema(job_type: JobType) -> dict[str, Any]:
+    """The JSON Schema of a job type's params; the form on the page is made from it too."""
+    plugin = MarshmallowPlugin()
+    APISpec(title="params", version="1", openapi_version="3.1.0", plugins=[plugin])
+    if plugin.converter is None:
+        raise RuntimeError("apispec did not set up its converter")
+    found: dict[str, Any] = plugin.converter.schema2jsonschema(job_type.params())
+    return {"type": "object", "properties": {}, **found, "additionalProperties": False}

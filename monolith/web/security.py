@@ -1,0 +1,266 @@
+"""What guards every request: who is asking, CSRF, sizes, rate limits, and the headers of every answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from flask import Flask, Request, Response, g, request, session
+from flask.sessions import SecureCookieSessionInterface
+from flask_login import AnonymousUserMixin, LoginManager, current_user
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter, Map
+
+from monolith.accounts import login_throttle, sessions, tokens
+from monolith.config import settings
+from monolith.db.models import SCOPES, User
+from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.runner.ledger.audit import Actor
+from monolith.web import rate_limit, strict_json
+
+JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
+OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
+SAFE = ("GET", "HEAD", "OPTIONS")
+# Blueprints: there a viewer may change something, and a token only with the scope `admin`.
+OF_ONES_OWN = ("auth", "account", "account_pages")
+COOKIE = "intray_session"
+OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
+UNCOUNTED = ("static", "health.health", "health.ready")
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+
+csrf = CSRFProtect()
+login_manager = LoginManager()
+log = structlog.get_logger()
+
+
+def init_app(app: Flask) -> None:
+    for rate in (settings().request_rate, settings().anonymous_rate):
+        rate_limit.rate_of(rate)  # a bad one is said now
+    app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
+    for extension in (csrf, login_manager):
+        extension.init_app(app)
+    app.session_interface = Cookies()
+    app.url_map.converters["int"] = RowId
+    for step in (_name_request, _require_user, _check_text, _check_csrf, _check_json):
+        app.before_request(step)
+    app.after_request(_add_headers)
+    app.teardown_request(_forget_request)
+
+
+class RowId(IntegerConverter):
+    """A number in an address, no larger than a database holds: with a larger one the address leads nowhere."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=2**31 - 1)
+
+
+class Cookies(SecureCookieSessionInterface):
+    """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
+
+    def save_session(self, app: Flask, session: Any, response: Any) -> None:
+        """Not with a static file: it would then be kept for this cookie only."""
+        if request.endpoint != "static":
+            super().save_session(app, session, response)
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+    def get_cookie_name(self, app: Flask) -> str:
+        return f"__Host-{COOKIE}" if request.is_secure else COOKIE
+
+
+def trust_proxies(app: Flask, proxies: int) -> None:
+    """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
+
+
+@login_manager.request_loader
+def _user_of_session(_: Request) -> User | None:
+    """Whose browser it is: the cookie is good for as long as its row is."""
+    found = sessions.user_of(session["key"]) if "key" in session else None
+    if found is None:
+        return None
+    g.session_id, user = found
+    return user
+
+
+def sign_in(key: str) -> None:
+    """Have the cookie of this browser hold the key of its session, and nothing of what it held before."""
+    session.clear()
+    session["key"] = key
+
+
+def bearer() -> str | None:
+    """The token of a program that asks; None for a browser with its session."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
+def _name_request() -> None:
+    """Every request has an id, the caller's own where it is a sane one; logs, jobs and errors carry it."""
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _check_text() -> None:
+    """No database keeps a NUL in a text: one in a path, a query or a form is refused before it gets there."""
+    texts = [request.path, *request.args.values()]
+    if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        texts += request.form.values()
+    if any("\0" in text for text in texts):
+        raise Problem("There is a NUL character in the address or in a field. Leave it out.")
+
+
+def _require_user() -> None:
+    """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
+    try:
+        if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
+            require_user()
+    finally:
+        if request.endpoint not in UNCOUNTED:
+            _count_request()
+
+
+def _count_request() -> None:
+    """Raises `TooManyRequests`. By user where the door asked for one, by address where it did not or nobody was known."""
+    user = g.get("_login_user")
+    is_known = user is not None and user.is_authenticated
+    if rate := rate_limit.rate_of(settings().request_rate if is_known else settings().anonymous_rate):
+        g.requests_left = rate_limit.count(f"user {user.id}" if is_known else f"address {network()}", rate)
+        g.requests_left.check()
+
+
+def require_user() -> None:
+    """Raises `Unauthorized` for nobody, and `Forbidden` where a viewer or a token may not do such a thing."""
+    secret = bearer()
+    if secret is None and not current_user.is_authenticated:
+        raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
+    if secret is not None and not _sign_in_by(secret):
+        raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
+        raise Forbidden("You may look at everything here, and change nothing. Ask an admin to do it.")
+
+
+def _sign_in_by(secret: str) -> bool:
+    """For this request, the user is the token's: a session that comes with it says nothing."""
+    found = tokens.user_of_token(secret) if secret else None
+    g._login_user = found[0] if found else AnonymousUserMixin()
+    if found:
+        _check_scope(found[1])
+    return found is not None
+
+
+def _check_scope(scope: str) -> None:
+    """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
+    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
+    if SCOPES.index(scope) < SCOPES.index(needed):
+        raise Forbidden(f"This token has the scope '{scope}', and this needs '{needed}'. Use another token.")
+
+
+def _check_csrf() -> None:
+    """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
+    if request.method in SAFE or bearer() is not None or request.endpoint is None:
+        return
+    try:
+        csrf.protect()
+    except CSRFError as error:
+        raise Forbidden(f"{str(error.description).rstrip('.')}. Load the page again and repeat what you did.") from error
+    if _is_foreign():
+        raise Forbidden("This was sent by a page of another site, and nothing was done. Open the page here and repeat what you wanted.")
+
+
+def _is_foreign() -> bool:
+    """Whether another site's page sent it: every browser of today says so itself, an older one names the page's origin."""
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = urlsplit(request.headers.get("Origin", "")).netloc
+    return site not in ("same-origin", "none") if site else origin not in ("", request.host)
+
+
+def _check_json() -> None:
+    """Read a JSON body strictly before anything else does."""
+    if request.method in SAFE or not request.path.startswith("/api/"):
+        return
+    if not request.is_json:
+        if request.mimetype != "multipart/form-data" and request.content_length:
+            raise Problem("The body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
+        return
+    if request.endpoint not in OF_DOCUMENTS:
+        request.max_content_length = JSON_LIMIT
+    try:
+        strict_json.loads(request.get_data() or b"{}")
+    except ValueError as error:
+        raise Problem(f"The body is not JSON that can be read: {error}. Mend it and send it again.") from error
+
+
+def limit(rate: str, what: str) -> None:
+    """Raises `TooManyRequests` when this user, or who is nobody from this address, did it more often than `rate`: `10 per minute`."""
+    login_throttle.limit(rate, what, f"user {current_user.id}" if current_user.is_authenticated else f"address {network()}")
+
+
+def browser() -> tuple[str, str]:
+    """The address and the name of the browser that asks, for its owner to recognise it by."""
+    return request.remote_addr or "", request.user_agent.string
+
+
+def network() -> str:
+    """Where the request comes from: the address, or of an IPv6 one the network, for one customer has that whole."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network(f"{address}/64", strict=False) if address.version == 6 else address)
+
+
+def require_admin() -> None:
+    """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
+    if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
+        raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+
+
+def actor() -> Actor:
+    """Who acts in this request, for the audit trail."""
+    return Actor(current_user.email, request.remote_addr, g.request_id)
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    if request.is_secure:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    if left := g.get("requests_left"):
+        _tell_left(response, left)
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
+    log.info("request", method=request.method, path=request.path, status=response.status_code)
+    return response
+
+
+def _tell_left(response: Response, left: rate_limit.Left) -> None:
+    """Beside what is said of another policy, in one list."""
+    for name, value in left.headers().items():
+        response.headers[name] = f"{told}, {value}" if (told := response.headers.get(name)) else value
+
+
+def _forget_request(_: BaseException | None) -> None:
+    structlog.contextvars.clear_contextvars()
