@@ -10,7 +10,7 @@ RUN groupadd --system --gid 10001 intray && useradd --system --uid 10001 --gid i
 RUN install -d -o intray -g intray -m 0750 /data
 COPY --from=build /opt/intray /opt/intray
 WORKDIR /app
-COPY manage.py ./
+COPY manage.py pyproject.toml ./
 COPY monolith monolith
 COPY templates templates
 COPY jobs jobs

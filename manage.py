@@ -6,12 +6,11 @@ from __future__ import annotations
 import importlib
 import json
 from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from monolith import logs
-from monolith.benchmarks.commands import bench
 from monolith.errors import BadSetting, Problem
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ class Commands(click.Group):
             line = _outside_trouble(error)
             if line is None:
                 raise
+            from monolith import logs
+
             raise click.ClickException(logs.mask(line)) from error
 
 
@@ -48,7 +49,43 @@ def _outside_trouble(error: Exception) -> str | None:
     return None
 
 
+def _for_developers(module: str, command: str) -> ModuleType:
+    """Import a module that is in a checkout and not in a deployed image."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            why = f"The folder {error.name.partition('.')[0]}/ is missing here: run `manage.py {command}` in a checkout of Intray."
+        else:
+            why = f"{error.name} is missing: `manage.py {command}` is for developers. Run `make test` in a checkout first."
+        raise click.ClickException(why) from error
+
+
+class BenchCommands(click.Group):
+    """The commands of bench/commands.py, imported when one of them is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return self._commands.list_commands(context)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return self._commands.get_command(context, name)
+
+    @property
+    def _commands(self) -> click.Group:
+        commands: click.Group = _for_developers("bench.commands", "bench").commands
+        return commands
+
+
+def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from monolith import version
+
+        click.echo(f"Intray {version()}")
+        context.exit()
+
+
 @click.group(cls=Commands, help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit.")
 def main() -> None:
     pass
 
@@ -56,6 +93,7 @@ def main() -> None:
 @main.command()
 def run() -> None:
     """Run everything on this machine until Ctrl-C: Redis if need be, web, workers and clock."""
+    from monolith import logs
     from monolith.server import run_all
 
     logs.configure("run")
@@ -65,19 +103,37 @@ def run() -> None:
 @main.command()
 def web() -> None:
     """Answer HTTP on HOST:PORT."""
-    logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
+    from monolith import logs
     from monolith.linux import processes
+
+    logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
     from monolith.server.gunicorn_worker import serve
 
     processes.forks_die_with_us()
     processes.keep_few_heaps()
+    _warn_without_redis()
     serve()
+
+
+def _warn_without_redis() -> None:
+    """Log what to do where nothing is set and `make run` is not running. Web and clock go on: jobs are accepted, and wait."""
+    import structlog
+
+    from monolith.config import settings
+    from monolith.server import run_all
+
+    if settings().redis_is_ours and settings().queue_mode == "redis":
+        try:
+            run_all.require_redis()
+        except BadSetting as error:
+            structlog.get_logger().warning("redis_away", error=str(error))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
     """Run one `rq worker` on every queue. ARGUMENTS are RQ's own, as --burst or --name."""
+    from monolith import logs
     from monolith.runner.worker import command
     from monolith.server import run_all
 
@@ -89,10 +145,12 @@ def worker(arguments: tuple[str, ...]) -> None:
 @main.command()
 def clock() -> None:
     """Move what is due and repair what fell between, until SIGTERM."""
+    from monolith import logs
     from monolith.runner.scheduler import clock
     from monolith.server.child_processes import StopSignal
 
     logs.configure("clock")
+    _warn_without_redis()
     stop = StopSignal()
     clock.run(stop.is_asked, stop.wait)
 
@@ -105,6 +163,7 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Bring the tables to the newest version."""
+    from monolith import logs
     from monolith.db import engine
 
     logs.configure("db")
@@ -176,6 +235,7 @@ def create_token(email: str, name: str, scope: str, days: float | None) -> None:
 @click.option("--release", is_flag=True, help="Only what must hold before the processes of a new version start.")
 def doctor(release: bool) -> None:
     """Check this deployment; exit 1 on trouble. Each finding says the mend."""
+    from monolith import logs
     from monolith.server import doctor
 
     with suppress(BadSetting):  # which is among the findings
@@ -197,6 +257,7 @@ def ai() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def test_ai(as_json: bool) -> None:
     """Ask the language model one tiny question, which is paid for; exit 1 when that fails, or when none is set up."""
+    from monolith import logs
     from monolith.runner.llm import connection_test
 
     logs.configure("ai")
@@ -218,7 +279,9 @@ def ledger(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-main.add_command(bench)
+@main.group(cls=BenchCommands)
+def bench() -> None:
+    """Measure Intray, beside stock RQ where that can be; for developers."""
 
 
 @main.command()
@@ -228,10 +291,7 @@ main.add_command(bench)
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
 def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
     """Kill, freeze and empty things under load in an installation of its own; exit 1 when a job was lost, stuck or done twice."""
-    try:
-        trial = importlib.import_module("tests.chaos.trial")
-    except ImportError as error:
-        raise click.ClickException(f"{error.name} is missing: chaos is for developers. Run `make test` in a checkout first.") from error
+    trial = _for_developers("tests.chaos.trial", "chaos")
     report = trial.run(trial.Plan(database, seed, minutes * 60, jobs or int(minutes * 60 * 5)), click.echo)
     click.echo(str(report))
     if report.wrong:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted([ROOT / "manage.py", *(ROOT / "monolith").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+FILES = sorted([ROOT / "manage.py", *(ROOT / "monolith").rglob("*.py"), *(ROOT / "jobs").rglob("*.py"), *(ROOT / "bench").rglob("*.py")])
 FILES = [path for path in FILES if "versions" not in path.parts]
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
@@ -161,6 +161,16 @@ def test_nothing_in_monolith_imports_jobs() -> None:
         name
         for name in MODULES
         if name.startswith("monolith") and any(one.split(".")[0] == "jobs" for one in imports(TREES[MODULES[name]]))
+    ]
+    assert found == []
+
+
+def test_only_the_command_line_knows_the_benchmarks() -> None:
+    """It asks for them by name: see tests/test_project.py."""
+    found = [
+        name
+        for name in MODULES
+        if not name.startswith("bench") and any(one.split(".")[0] == "bench" for one in imports(TREES[MODULES[name]]))
     ]
     assert found == []
 

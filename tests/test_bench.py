@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import psycopg
 import pytest
 from redis import Redis
 
-from tests.acceptance.processes import NewIntray, new_intray, postgresql_url, redis_server, until
+from bench.commands import commands
+from tests.acceptance.processes import MANAGE, OURS, NewIntray, new_intray, postgresql_url, redis_server, until
 
 __all__ = ["new_intray", "postgresql_url", "redis_server"]
 
@@ -77,6 +82,29 @@ def test_ctrl_c_leaves_no_process(new_intray: NewIntray) -> None:
     command.send_signal(signal.SIGINT)
     intray.wait_until(lambda: command.poll() == 1, 30)
     until(lambda: not intray.processes())
+
+
+WITH_NOTHING_SET = {
+    "submit": (("--passes", "1", "--seconds", "1"), "ours / bare"),
+    "clock": (("--queued", "40", "--finished", "40"), "a tick, of a clock that has every duty before it"),
+    "admin": ((), "Error: Name an empty PostgreSQL in DATABASE_URL: this fills it with a million rows."),
+}
+
+
+def test_each_is_run_with_nothing_set() -> None:
+    assert {*COMMANDS, *WITH_NOTHING_SET, "load", "streams"} == set(commands.commands)
+
+
+@pytest.mark.parametrize("command", WITH_NOTHING_SET)
+def test_with_nothing_set_it_works_or_says_what_to_do_and_leaves_nothing(tmp_path: Path, command: str) -> None:
+    """As in a checkout in which `make run` does not run: no home, no Redis, no database."""
+    options, said = WITH_NOTHING_SET[command]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    words = [sys.executable, MANAGE, "bench", command, *options]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110)
+    assert said in done.stdout + done.stderr
+    assert done.returncode == said.startswith("Error: "), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def rows_of(url: str, table: str) -> int:

@@ -19,7 +19,7 @@ from tests.test_architecture import ROOT, TREES
 
 LENGTH = 10_000  # characters
 MOST_S = 0.3  # of CPU time, for the worst text
-OURS = ("monolith/benchmarks", "manage.py", "monolith/launch", "jobs/tools/sandbox/init_process.py")  # these read nobody's texts
+OURS = ("bench", "manage.py", "monolith/launch", "jobs/tools/sandbox/init_process.py")  # these read nobody's texts
 SHORT = ("monolith/runner/ledger/error_fingerprint.py",)  # reads messages of 2,000 characters at most (lifecycle.MAX_MESSAGE)
 PIECES = [
     " ",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
+from monolith import version
 from monolith.db import engine
 from monolith.runner.ledger import lease
 from monolith.runner.queue import rq_queues
@@ -14,8 +15,8 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/health")
 def health() -> Response:
-    """The process answers."""
-    return jsonify(status="ok")
+    """The process answers, and which version it is."""
+    return jsonify(status="ok", version=version())
 
 
 @blueprint.get("/ready")

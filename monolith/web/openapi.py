@@ -10,6 +10,7 @@ from flask import Blueprint, Flask, Response, render_template
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
+from monolith import version
 from monolith.web.problems import HttpProblem, answer
 
 
@@ -72,7 +73,7 @@ def make_api(app: Flask) -> OurApi:
     """The API, whose document is at /api/openapi.json."""
     app.config.update(
         API_TITLE="Intray",
-        API_VERSION="v1",
+        API_VERSION=version(),
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",

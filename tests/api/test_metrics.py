@@ -10,7 +10,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete, insert, select, update
 
-from docs import grafana
 from monolith.config import settings
 from monolith.db.engine import now, write_session
 from monolith.db.models import Job
@@ -20,6 +19,7 @@ from monolith.runner.llm import budget
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.worker import execute
 from tests.conftest import Caller
+from tools import grafana
 
 
 def read(admin: Caller) -> dict[tuple[str, ...], float]:
@@ -107,7 +107,7 @@ def test_it_says_what_is_wrong_what_is_held_back_and_what_the_language_model_cos
 
 def test_the_dashboard_for_grafana_asks_for_what_is_told_only_and_is_as_its_maker_makes_it(admin):
     made = json.loads(grafana.FILE.read_text())
-    assert made == json.loads(json.dumps(grafana.dashboard())), "run: .venv/bin/python -m docs.grafana"
+    assert made == json.loads(json.dumps(grafana.dashboard())), "run: .venv/bin/python -m tools.grafana"
     told = {line.split()[2] for line in admin.get("/metrics").text.splitlines() if line.startswith("# TYPE")}
     asked = {name for panel in made["panels"] for target in panel["targets"] for name in re.findall(r"intray_\w+", target["expr"])}
     assert len(asked) > 15 and asked <= told, asked - told

@@ -1,4 +1,4 @@
-"""How Chromium is started here, by the tests and by docs/screenshots.py."""
+"""How Chromium is started here, by the tests and by tools/screenshots.py."""
 
 from __future__ import annotations
 

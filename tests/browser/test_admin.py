@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from docs.samples import seed
 from tests.acceptance.processes import Intray, until
 from tests.browser.conftest import Call, NewPage, cookies_of
 from tests.browser.test_accessible import findings
+from tools.samples import seed
 
 LOAD = 40
 PATHS = ("/admin/", "/admin/?period=7d&by=queue", "/admin/pauses", "/admin/schedules", "/admin/schedules/new?type=analyze", "/admin/audit")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import requests
 
-from monolith.benchmarks.measuring import pss_mb, tree
+from bench.measuring import pss_mb, tree
 from tests.acceptance.processes import OURS, ROOT, free_port, until
 
 PROCFILE = ROOT / "Procfile"

@@ -1,0 +1,126 @@
+"""`manage.py bench ...`. Each command measures us and stock RQ in one run and prints a table; docs/performance.md keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+AtLeastOne = click.IntRange(min=1)
+passes = click.option("--passes", type=AtLeastOne, default=3, show_default=True, help="Each contender is measured so often, in turns.")
+concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Jobs at once.")
+
+
+commands = click.Group()
+
+
+def _jobs(default: int, least: int = 1) -> Callable[[Any], Any]:
+    return click.option("--jobs", type=click.IntRange(min=least), default=default, show_default=True)
+
+
+@commands.command()
+@_jobs(5000)
+@passes
+@concurrency
+def worker(jobs: int, passes: int, concurrency: int) -> None:
+    """Jobs a second, and what one costs in CPU, Redis commands and memory."""
+    from bench import rig, throughput
+
+    with rig.prepared(click.echo) as stand:
+        throughput.measure(stand, jobs, passes, concurrency, click.echo)
+
+
+@commands.command()
+@_jobs(200, least=2)
+@passes
+@concurrency
+def latency(jobs: int, passes: int, concurrency: int) -> None:
+    """From a job's submission to its start, where nothing else waits."""
+    from bench import latency, rig
+
+    with rig.prepared(click.echo) as stand:
+        latency.measure(stand, jobs, passes, concurrency, click.echo)
+
+
+@commands.command()
+@passes
+@concurrency
+def memory(passes: int, concurrency: int) -> None:
+    """What an idle worker holds."""
+    from bench import memory, rig
+
+    with rig.prepared(click.echo) as stand:
+        memory.measure(stand, passes, concurrency, click.echo)
+
+
+@commands.command()
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+@passes
+@concurrency
+def idle(seconds: float, passes: int, concurrency: int) -> None:
+    """What a worker with nothing to do takes of Redis and of the CPU."""
+    from bench import idle, rig
+
+    with rig.prepared(click.echo) as stand:
+        idle.measure(stand, seconds, passes, concurrency, click.echo)
+
+
+@commands.command()
+@click.option("--streams", type=AtLeastOne, default=200, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+def streams(streams: int, seconds: float) -> None:
+    """How quick ordinary requests are beside open streams, on one web process."""
+    from bench import rig
+    from bench import streams as of_streams
+
+    with rig.prepared(click.echo):
+        of_streams.measure(streams, seconds, click.echo)
+
+
+@commands.command()
+@passes
+@click.option("--seconds", type=AtLeastOne, default=5, show_default=True, help="For so long each pass sends.")
+def submit(passes: int, seconds: int) -> None:
+    """What a submission costs, beside a bare Flask and RQ route."""
+    from bench import rig, submissions
+
+    with rig.empty_redis():
+        submissions.measure(passes, seconds, click.echo)
+
+
+@commands.command()
+@click.option("--queued", default=100_000, show_default=True)
+@click.option("--finished", default=1_000_000, show_default=True)
+def clock(queued: int, finished: int) -> None:
+    """Fill an empty database and an empty Redis, and time what the clock does in 20 rounds."""
+    from bench import clock_rounds, rig
+
+    with rig.empty_redis():
+        clock_rounds.measure(queued, finished, click.echo)
+
+
+@commands.command()
+@click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
+@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions.")
+@concurrency
+@click.option(
+    "--steps", type=click.IntRange(min=0), default=6, show_default=True, help="Then so many times half as much again, to find the limit."
+)
+@click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
+def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_seconds: float) -> None:
+    """Hold a steady load of `analyze` on the local engine; exit 1 when it is not held. Then more, until something gives way."""
+    from bench import steady
+
+    if not steady.measure(steady.Plan(minutes * 60, per_minute, concurrency, steps, step_seconds), click.echo):
+        raise SystemExit(1)
+
+
+@commands.command()
+@click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
+def admin(jobs: int) -> None:
+    """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""
+    from bench import admin_pages, rig
+
+    with rig.empty_redis():
+        admin_pages.measure(jobs, click.echo)

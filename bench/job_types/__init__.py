@@ -1,0 +1,1 @@
+"""Job types for measuring, found with JOB_PACKAGES=jobs,bench.job_types."""

@@ -1,1 +1,0 @@
-"""Job types for measuring, found with JOB_PACKAGES=jobs,monolith.benchmarks.job_types."""
