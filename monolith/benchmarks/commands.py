@@ -1,4 +1,4 @@
-"""`manage.py bench ...`. Each command measures us and stock RQ in one run and prints a table; docs/performance.md keeps them."""
+"""`manage.py bench ...`. Each command measures Intray and stock RQ in one run and prints a table; docs/performance.md has the results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import click
 from monolith import logs
 
 AtLeastOne = click.IntRange(min=1)
-passes = click.option("--passes", type=AtLeastOne, default=3, show_default=True, help="Each contender is measured so often, in turns.")
-concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Jobs at once.")
+passes = click.option(
+    "--passes", type=AtLeastOne, default=3, show_default=True, help="Number of measurements of each contender, taken in turns."
+)
+concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Number of jobs to run at once.")
 
 
 @click.group()
 def bench() -> None:
-    """Measure, beside stock RQ, on the empty Redis of REDIS_URL or on one of our own."""
+    """Run benchmarks against stock RQ, on the empty Redis of REDIS_URL or on a temporary one."""
 
 
 def _jobs(default: int, least: int = 1) -> Callable[[Any], Any]:
@@ -29,7 +31,7 @@ def _jobs(default: int, least: int = 1) -> Callable[[Any], Any]:
 @passes
 @concurrency
 def worker(jobs: int, passes: int, concurrency: int) -> None:
-    """Jobs a second, and what one costs in CPU, Redis commands and memory."""
+    """Measure jobs per second, and CPU, Redis commands and memory per job."""
     from monolith.benchmarks import rig, throughput
 
     with rig.prepared(click.echo) as stand:
@@ -41,7 +43,7 @@ def worker(jobs: int, passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def latency(jobs: int, passes: int, concurrency: int) -> None:
-    """From a job's submission to its start, where nothing else waits."""
+    """Measure the time from submission to start on an idle worker."""
     from monolith.benchmarks import latency, rig
 
     with rig.prepared(click.echo) as stand:
@@ -52,7 +54,7 @@ def latency(jobs: int, passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def memory(passes: int, concurrency: int) -> None:
-    """What an idle worker holds."""
+    """Measure the memory of an idle worker."""
     from monolith.benchmarks import memory, rig
 
     with rig.prepared(click.echo) as stand:
@@ -64,7 +66,7 @@ def memory(passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def idle(seconds: float, passes: int, concurrency: int) -> None:
-    """What a worker with nothing to do takes of Redis and of the CPU."""
+    """Measure the CPU time and Redis commands of an idle worker."""
     from monolith.benchmarks import idle, rig
 
     with rig.prepared(click.echo) as stand:
@@ -75,7 +77,7 @@ def idle(seconds: float, passes: int, concurrency: int) -> None:
 @click.option("--streams", type=AtLeastOne, default=200, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
 def streams(streams: int, seconds: float) -> None:
-    """How quick ordinary requests are beside open streams, on one web process."""
+    """Measure the latency of ordinary requests while event streams are open on one web process."""
     from monolith.benchmarks import rig
     from monolith.benchmarks import streams as of_streams
 
@@ -85,7 +87,7 @@ def streams(streams: int, seconds: float) -> None:
 
 @bench.command()
 def submit() -> None:
-    """What a submission costs."""
+    """Measure the cost of a submission."""
     logs.configure("bench")
     importlib.import_module("monolith.benchmarks.submissions").measure(click.echo)
 
@@ -94,7 +96,7 @@ def submit() -> None:
 @click.option("--queued", default=100_000, show_default=True)
 @click.option("--finished", default=1_000_000, show_default=True)
 def clock(queued: int, finished: int) -> None:
-    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, and time what the clock does in 20 rounds."""
+    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, then time 20 rounds of the clock's tasks."""
     from monolith.benchmarks import clock_rounds
 
     logs.configure("bench")
@@ -103,14 +105,18 @@ def clock(queued: int, finished: int) -> None:
 
 @bench.command()
 @click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
-@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions.")
+@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions per minute.")
 @concurrency
 @click.option(
-    "--steps", type=click.IntRange(min=0), default=6, show_default=True, help="Then so many times half as much again, to find the limit."
+    "--steps",
+    type=click.IntRange(min=0),
+    default=6,
+    show_default=True,
+    help="Afterwards, raise the load by half this many times, to find the limit.",
 )
 @click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
 def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_seconds: float) -> None:
-    """Hold a steady load of `analyze` on the local engine; exit 1 when it is not held. Then more, until something gives way."""
+    """Run a steady load of `analyze` jobs without AI, then raise it to find the limit. Exits with 1 if the load is not sustained."""
     from monolith.benchmarks import steady
 
     if not steady.measure(steady.Plan(minutes * 60, per_minute, concurrency, steps, step_seconds), click.echo):
@@ -120,7 +126,7 @@ def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_sec
 @bench.command()
 @click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
 def admin(jobs: int) -> None:
-    """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""
+    """Fill the empty PostgreSQL of DATABASE_URL, then time every admin page and /metrics."""
     from monolith.benchmarks import admin_pages
 
     logs.configure("bench")

@@ -85,7 +85,7 @@ def measure(say: Say) -> None:
         batch = json.dumps({"text": "One text", "jobs": ["bench_nothing"] * BATCH}).encode()
         calls = {"POST /api/v1/jobs": Call(ours, "/api/v1/jobs", body, bearer), "the bare route": Call(bare, "/submit", body, bearer)}
         singles = _in_turn(calls, CONNECTIONS)
-        batches = _in_turn({f"{BATCH} jobs in one": Call(ours, "/api/v1/documents", batch, bearer)}, BATCH_CONNECTIONS)
+        batches = _in_turn({f"{BATCH} jobs per request": Call(ours, "/api/v1/documents", batch, bearer)}, BATCH_CONNECTIONS)
     _tell(say, singles, batches)
 
 
@@ -105,9 +105,9 @@ def require_empty() -> None:
     engine.upgrade()
     with read_session() as session:
         if session.scalar(select(User.id).limit(1)):
-            raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with jobs.")
+            raise BadSetting("The database of DATABASE_URL is not empty. Use an empty one, because this command fills it with jobs.")
     if rq_queues.is_inline() or rq_queues.connection().dbsize():
-        raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
+        raise BadSetting("The Redis of REDIS_URL is not empty. Use an empty one, because this command fills it with messages.")
 
 
 def new_token() -> str:
@@ -157,7 +157,7 @@ def wait_for(port: int, child: ChildProcess) -> None:
             return connection.close()
         except OSError:
             if not child.lives() or time.monotonic() > give_up_at:
-                raise BadSetting("The web process did not start; see what it printed.") from None
+                raise BadSetting("The web process did not start; see its output above.") from None
             time.sleep(0.05)
 
 
