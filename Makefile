@@ -1,4 +1,4 @@
-# make run: run Intray here · make test: test it · make check: everything that must hold before a commit
+# make run: run Intray on this machine · make test: run the tests · make check: formatting, linting, types and tests
 .POSIX:
 .SILENT:
 .PHONY: run test check requirements
@@ -24,20 +24,20 @@ requirements: .venv/test.stamp
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 
 .venv/run.stamp: requirements.txt .venv/created.stamp
-	echo "Installing what Intray needs into .venv (once, about half a minute) ..."
+	echo "Installing Intray's dependencies into .venv (only once, about 30 seconds) ..."
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
 	touch $@
 
 .venv/test.stamp: requirements-dev.txt .venv/created.stamp
-	echo "Installing what the tests need into .venv (once, about half a minute) ..."
+	echo "Installing the test dependencies into .venv (only once, about 30 seconds) ..."
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
 	touch $@ .venv/run.stamp
 
 .venv/created.stamp:
-	command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv)."; exit 1; }
+	command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is required. Install it (Debian: apt-get install python3 python3-venv)."; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Python 3.11 or newer is needed, $(PYTHON) is older: install one and say PYTHON=python3.11 make run."; exit 1; }
+		echo "Python 3.11 or newer is required, but $(PYTHON) is older. Install it and run: PYTHON=python3.11 make run"; exit 1; }
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-		echo "Python's venv is missing: install it (Debian: apt-get install python3-venv)."; exit 1; }
+		echo "Python's venv module is missing. Install it (Debian: apt-get install python3-venv)."; exit 1; }
 	$(PYTHON) -m venv .venv
 	touch $@

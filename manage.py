@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Intray's command line. `manage.py COMMAND --help` says more of each."""
+"""Intray's command line. Run `manage.py COMMAND --help` for details of a command."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _outside_trouble(error: Exception) -> str | None:
 
     if isinstance(error, DBAPIError):
         said = str(error.orig).strip().splitlines()[0]
-        return f"The database said: {said}. Run `manage.py db upgrade` if its tables are old; `manage.py doctor` says more."
+        return f"Database error: {said}. If the tables are out of date, run `manage.py db upgrade`. Run `manage.py doctor` for details."
     if isinstance(error, RedisError):
-        return f"Redis said: {error}. `manage.py doctor` says what to mend."
+        return f"Redis error: {error}. Run `manage.py doctor` to see what to fix."
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be used: {error.strerror}. Mend the setting that names it, or its rights."
+        return f"Cannot use {error.filename}: {error.strerror}. Correct the setting that names it, or its permissions."
     return None
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 @main.command()
 def run() -> None:
-    """Run everything on this machine until Ctrl-C: Redis if need be, web, workers and clock."""
+    """Run everything on this machine until Ctrl-C: web, worker, clock and, if needed, Redis."""
     from monolith import logs
     from monolith.server import run_all
 
@@ -102,7 +102,7 @@ def run() -> None:
 
 @main.command()
 def web() -> None:
-    """Answer HTTP on HOST:PORT."""
+    """Run the web server on HOST:PORT."""
     from monolith import logs
     from monolith.linux import processes
 
@@ -132,7 +132,7 @@ def _warn_without_redis() -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
-    """Run one `rq worker` on every queue. ARGUMENTS are RQ's own, as --burst or --name."""
+    """Run one `rq worker` for all queues. ARGUMENTS are passed to RQ, such as --burst or --name."""
     from monolith import logs
     from monolith.runner.worker import command
     from monolith.server import run_all
@@ -144,7 +144,7 @@ def worker(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 def clock() -> None:
-    """Move what is due and repair what fell between, until SIGTERM."""
+    """Run the clock until SIGTERM: start due jobs and schedules, recover lost jobs, send alerts."""
     from monolith import logs
     from monolith.runner.scheduler import clock
     from monolith.server.child_processes import StopSignal
@@ -157,12 +157,12 @@ def clock() -> None:
 
 @main.group()
 def db() -> None:
-    """The database."""
+    """Manage the database."""
 
 
 @db.command()
 def upgrade() -> None:
-    """Bring the tables to the newest version."""
+    """Upgrade the tables to the newest version."""
     from monolith import logs
     from monolith.db import engine
 
@@ -173,33 +173,33 @@ def upgrade() -> None:
 
 @main.group()
 def user() -> None:
-    """The people who may sign in."""
+    """Manage users."""
 
 
 @user.command("create")
 @click.option("--email", required=True)
 @click.option("--password", required=True)
-@click.option("--admin", "role", flag_value="admin", help="May see and steer everything.")
-@click.option("--viewer", "role", flag_value="viewer", help="May see everything and change nothing.")
+@click.option("--admin", "role", flag_value="admin", help="Can see and change everything.")
+@click.option("--viewer", "role", flag_value="viewer", help="Can see everything but change nothing.")
 def create_user(email: str, password: str, role: str | None) -> None:
-    """Make a user."""
+    """Create a user."""
     from monolith.accounts import users
     from monolith.runner.ledger import audit
 
     made = users.create_user(email, password, audit.at_command_line(), is_admin=role == "admin", is_viewer=role == "viewer")
-    click.echo(f"Made the {role or 'user'} {made.email}")
+    click.echo(f"Created {role or 'user'} {made.email}.")
 
 
 @user.command("password")
 @click.option("--email", required=True)
 @click.option("--password", required=True)
 def set_password(email: str, password: str) -> None:
-    """Set a new password for somebody who has forgotten theirs, and end all their sessions."""
+    """Set a user's password and sign them out everywhere."""
     from monolith.accounts import users
     from monolith.runner.ledger import audit
 
     users.reset_password(_user(email), password, audit.at_command_line())
-    click.echo(f"The password of {email} was changed, and all sessions were ended.")
+    click.echo(f"Changed the password of {email} and signed them out everywhere.")
 
 
 def _user(email: str) -> User:
@@ -207,34 +207,34 @@ def _user(email: str) -> User:
 
     found = users.find_user(email)
     if found is None:
-        raise click.ClickException(f"There is no user {email}. Make one with `manage.py user create`.")
+        raise click.ClickException(f"User {email} does not exist. Create one with `manage.py user create`.")
     return found
 
 
 @main.group()
 def token() -> None:
-    """Tokens for the API."""
+    """Manage API tokens."""
 
 
 @token.command("create")
-@click.option("--email", required=True, help="Whose token it is.")
-@click.option("--name", default="command line", show_default=True, help="What its owner knows it by.")
-@click.option("--scope", default="admin", show_default=True, help="What it may do: read, submit, or admin: all that its owner may.")
-@click.option("--days", type=click.FloatRange(0), help="When it runs out; never, when not given.")
+@click.option("--email", required=True, help="The user the token belongs to.")
+@click.option("--name", default="command line", show_default=True, help="The token's name.")
+@click.option("--scope", default="admin", show_default=True, help="read, submit, or admin (everything its owner can do).")
+@click.option("--days", type=click.FloatRange(0), help="Days until it expires. Default: never.")
 def create_token(email: str, name: str, scope: str, days: float | None) -> None:
-    """Make an API token; it is shown this once, as the last word."""
+    """Create an API token. It is shown only once, at the end of the output."""
     from monolith.accounts import tokens
     from monolith.runner.ledger import audit
 
     owner = _user(email)
     _, secret = tokens.create_token(owner.id, name, scope, days, audit.at_command_line())
-    click.echo(f"The token of {owner.email}, shown this once: {secret}")
+    click.echo(f"API token for {owner.email} (not shown again): {secret}")
 
 
 @main.command()
-@click.option("--release", is_flag=True, help="Only what must hold before the processes of a new version start.")
+@click.option("--release", is_flag=True, help="Check only what a new version needs before its processes start.")
 def doctor(release: bool) -> None:
-    """Check this deployment; exit 1 on trouble. Each finding says the mend."""
+    """Check this deployment and say how to fix each problem. Exits with 1 if there is a problem."""
     from monolith import logs
     from monolith.server import doctor
 
@@ -250,13 +250,13 @@ def doctor(release: bool) -> None:
 
 @main.group()
 def ai() -> None:
-    """The language model."""
+    """Manage the language model."""
 
 
 @ai.command("test")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def test_ai(as_json: bool) -> None:
-    """Ask the language model one tiny question, which is paid for; exit 1 when that fails, or when none is set up."""
+    """Test the language model with one small, paid request. Exits with 1 if it fails or none is configured."""
     from monolith import logs
     from monolith.runner.llm import connection_test
 
@@ -268,9 +268,9 @@ def test_ai(as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ledger(as_json: bool) -> None:
-    """Show where every job that was ever accepted is; exit 1 when one has vanished."""
+    """Account for every job ever accepted. Exits with 1 if the numbers do not match."""
     from monolith.runner.ledger import balance
 
     accounts = balance.balance()
@@ -285,12 +285,12 @@ def bench() -> None:
 
 
 @main.command()
-@click.option("--minutes", default=10.0, show_default=True)
-@click.option("--seed", default=7, show_default=True, help="Decides the faults, their order and the mix of jobs.")
-@click.option("--jobs", type=int, help="How many are submitted over the time; 5 a second when not given.")
+@click.option("--minutes", default=10.0, show_default=True, help="How long to run.")
+@click.option("--seed", default=7, show_default=True, help="Random seed for the faults, their order and the mix of jobs.")
+@click.option("--jobs", type=int, help="Number of jobs to submit. Default: 5 per second.")
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
 def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
-    """Kill, freeze and empty things under load in an installation of its own; exit 1 when a job was lost, stuck or done twice."""
+    """Load-test a separate installation while killing and freezing its parts. Exits with 1 if a job is lost, stuck or done twice."""
     trial = _for_developers("tests.chaos.trial", "chaos")
     report = trial.run(trial.Plan(database, seed, minutes * 60, jobs or int(minutes * 60 * 5)), click.echo)
     click.echo(str(report))

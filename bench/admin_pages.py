@@ -39,24 +39,26 @@ def measure(jobs: int, say: Say) -> None:
     began = time.perf_counter()
     owner = users.create_user(EMAIL, "a long password", Actor("bench"), is_admin=True)
     million.fill(owner.id, jobs)
-    say(f"... in {time.perf_counter() - began:.0f} s.")
+    say(f"... done in {time.perf_counter() - began:.0f} s.")
     app = create_app()
     ask = _asking(app, owner)
-    say(f"{'page':<72}{'p50 ms':>8}{'worst ms':>10}{'kB':>7}")
+    say(f"{'page':<72}{'p50 ms':>8}{'max ms':>10}{'kB':>7}")
     with slow_queries(SLOW_S) as slow:
         over = [path for path in _paths(app) if not _timed(ask, path, say)]
     for statement, parameters in slow.items():
         say(plan(statement, parameters))
-    say(f"Over the goal: {', '.join(over) or 'none'}.")
+    say(f"Slower than the target: {', '.join(over) or 'none'}.")
 
 
 def _require_empty() -> None:
     if get_engine().dialect.name != "postgresql":
-        raise BadSetting("Name an empty PostgreSQL in DATABASE_URL: this fills it with a million rows.")
+        raise BadSetting("Set DATABASE_URL to an empty PostgreSQL database. This command fills it with a million rows.")
     engine.upgrade()
     with read_session() as session:
         if session.scalar(select(User.id).limit(1)) or session.scalar(select(Job.id).limit(1)):
-            raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with a million rows.")
+            raise BadSetting(
+                "The database of DATABASE_URL is not empty. Use an empty one, because this command fills it with a million rows."
+            )
 
 
 def _asking(app: Flask, owner: User) -> Callable[[str], Any]:

@@ -34,7 +34,7 @@ def measure(queued: int, finished: int, say: Say) -> None:
     say(f"Filling {get_engine().dialect.name} with {finished:,} finished and {queued:,} queued jobs ...")
     _fill(queued, finished)
     _fill_redis()
-    say(f"{'duty':<44}{'median ms':>10}{'max ms':>10}")
+    say(f"{'task':<44}{'median ms':>10}{'max ms':>10}")
     with slow_queries(SLOW_S) as slow:
         for name, (prepare, work) in _duties().items():
             times = [_timed(prepare, work) for _ in range(ROUNDS)]
@@ -48,9 +48,11 @@ def _require_empty() -> None:
     engine.upgrade()
     with read_session() as session:
         if session.scalar(select(User.id).limit(1)) or session.scalar(select(Job.id).limit(1)):
-            raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with a million rows.")
+            raise BadSetting(
+                "The database of DATABASE_URL is not empty. Use an empty one, because this command fills it with a million rows."
+            )
     if rq_queues.is_inline() or rq_queues.connection().dbsize():
-        raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
+        raise BadSetting("The Redis of REDIS_URL is not empty. Use an empty one, because this command fills it with messages.")
 
 
 def _fill(queued: int, finished: int) -> None:
@@ -104,15 +106,15 @@ def _duties() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     fresh = clock.Clock(lambda: False, "bench")
     return {
         "renew the lease": (_nothing, lambda: lease.lead("bench")),
-        "queue what is due (nothing is)": (_nothing, lambda: lifecycle.queue_due(clock.BATCH)),
-        "interrupt what is lost (nothing is)": (_nothing, lambda: _all(recovery.interrupt_lost())),
-        "push what is missing (nothing is)": (_nothing, lambda: _all(calm.push())),
-        f"the same, {IN_FLIGHT} held by workers: a close look": (_take, lambda: _all(busy().push())),
-        "sample the minute": (_forget_samples, lambda: _all(counting.sample())),
-        "fold 100 tallies": (_accept_some, lambda: _all(balance.fold())),
-        "check the balance": (_nothing, balance.imbalance),
+        "queue due jobs (none)": (_nothing, lambda: lifecycle.queue_due(clock.BATCH)),
+        "interrupt lost jobs (none)": (_nothing, lambda: _all(recovery.interrupt_lost())),
+        "resend missing messages (none)": (_nothing, lambda: _all(calm.push())),
+        f"resend missing messages, {IN_FLIGHT} in progress": (_take, lambda: _all(busy().push())),
+        "record the minute's statistics": (_forget_samples, lambda: _all(counting.sample())),
+        "add up 100 counters": (_accept_some, lambda: _all(balance.fold())),
+        "check the ledger balance": (_nothing, balance.imbalance),
         f"prune {retention.BATCH} jobs": (_nothing, lambda: next(retention.prune())),
-        "a tick, of a clock that has every duty before it": (_take, fresh.tick),
+        "a full tick, with every task due": (_take, fresh.tick),
     }
 
 

@@ -1,4 +1,4 @@
-"""`manage.py bench ...`. Each command measures us and stock RQ in one run and prints a table; docs/performance.md keeps them."""
+"""`manage.py bench ...`. Each command measures Intray and stock RQ in one run and prints a table; docs/performance.md has the results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 AtLeastOne = click.IntRange(min=1)
-passes = click.option("--passes", type=AtLeastOne, default=3, show_default=True, help="Each contender is measured so often, in turns.")
-concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Jobs at once.")
+passes = click.option(
+    "--passes", type=AtLeastOne, default=3, show_default=True, help="Number of measurements of each contender, taken in turns."
+)
+concurrency = click.option("--concurrency", type=AtLeastOne, default=5, show_default=True, help="Number of jobs to run at once.")
 
 
 commands = click.Group()
@@ -24,7 +26,7 @@ def _jobs(default: int, least: int = 1) -> Callable[[Any], Any]:
 @passes
 @concurrency
 def worker(jobs: int, passes: int, concurrency: int) -> None:
-    """Jobs a second, and what one costs in CPU, Redis commands and memory."""
+    """Measure jobs per second, and CPU, Redis commands and memory per job."""
     from bench import rig, throughput
 
     with rig.prepared(click.echo) as stand:
@@ -36,7 +38,7 @@ def worker(jobs: int, passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def latency(jobs: int, passes: int, concurrency: int) -> None:
-    """From a job's submission to its start, where nothing else waits."""
+    """Measure the time from submission to start on an idle worker."""
     from bench import latency, rig
 
     with rig.prepared(click.echo) as stand:
@@ -47,7 +49,7 @@ def latency(jobs: int, passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def memory(passes: int, concurrency: int) -> None:
-    """What an idle worker holds."""
+    """Measure the memory of an idle worker."""
     from bench import memory, rig
 
     with rig.prepared(click.echo) as stand:
@@ -59,7 +61,7 @@ def memory(passes: int, concurrency: int) -> None:
 @passes
 @concurrency
 def idle(seconds: float, passes: int, concurrency: int) -> None:
-    """What a worker with nothing to do takes of Redis and of the CPU."""
+    """Measure the CPU time and Redis commands of an idle worker."""
     from bench import idle, rig
 
     with rig.prepared(click.echo) as stand:
@@ -70,7 +72,7 @@ def idle(seconds: float, passes: int, concurrency: int) -> None:
 @click.option("--streams", type=AtLeastOne, default=200, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
 def streams(streams: int, seconds: float) -> None:
-    """How quick ordinary requests are beside open streams, on one web process."""
+    """Measure the latency of ordinary requests while event streams are open on one web process."""
     from bench import rig
     from bench import streams as of_streams
 
@@ -82,7 +84,7 @@ def streams(streams: int, seconds: float) -> None:
 @passes
 @click.option("--seconds", type=AtLeastOne, default=5, show_default=True, help="For so long each pass sends.")
 def submit(passes: int, seconds: int) -> None:
-    """What a submission costs, beside a bare Flask and RQ route."""
+    """Measure the cost of a submission, beside a bare Flask and RQ route."""
     from bench import rig, submissions
 
     with rig.empty_redis():
@@ -93,7 +95,7 @@ def submit(passes: int, seconds: int) -> None:
 @click.option("--queued", default=100_000, show_default=True)
 @click.option("--finished", default=1_000_000, show_default=True)
 def clock(queued: int, finished: int) -> None:
-    """Fill an empty database and an empty Redis, and time what the clock does in 20 rounds."""
+    """Fill the empty database of DATABASE_URL and the empty Redis of REDIS_URL, then time 20 rounds of the clock's tasks."""
     from bench import clock_rounds, rig
 
     with rig.empty_redis():
@@ -102,14 +104,18 @@ def clock(queued: int, finished: int) -> None:
 
 @commands.command()
 @click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
-@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions.")
+@click.option("--per-minute", type=AtLeastOne, default=1000, show_default=True, help="Submissions per minute.")
 @concurrency
 @click.option(
-    "--steps", type=click.IntRange(min=0), default=6, show_default=True, help="Then so many times half as much again, to find the limit."
+    "--steps",
+    type=click.IntRange(min=0),
+    default=6,
+    show_default=True,
+    help="Afterwards, raise the load by half this many times, to find the limit.",
 )
 @click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
 def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_seconds: float) -> None:
-    """Hold a steady load of `analyze` on the local engine; exit 1 when it is not held. Then more, until something gives way."""
+    """Run a steady load of `analyze` jobs without AI, then raise it to find the limit. Exits with 1 if the load is not sustained."""
     from bench import steady
 
     if not steady.measure(steady.Plan(minutes * 60, per_minute, concurrency, steps, step_seconds), click.echo):
@@ -119,7 +125,7 @@ def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_sec
 @commands.command()
 @click.option("--jobs", type=AtLeastOne, default=1_000_000, show_default=True)
 def admin(jobs: int) -> None:
-    """Fill the empty PostgreSQL of DATABASE_URL, and time every admin page and /metrics."""
+    """Fill the empty PostgreSQL of DATABASE_URL, then time every admin page and /metrics."""
     from bench import admin_pages, rig
 
     with rig.empty_redis():

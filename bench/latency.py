@@ -23,7 +23,7 @@ def measure(rig: Rig, jobs: int, passes: int, concurrency: int, say: Say) -> Non
     ]
     contenders = rig.with_ledger(contenders, concurrency, jobs, GAP_S)
     rows = tables.in_turns(passes, {f"{one.name}, {one.gap_s * 1000:g} ms apart": partial(_pick_up, rig, one) for one in contenders})
-    for line in tables.lines("From submission to start, an idle worker", rows):
+    for line in tables.lines("From submission to start, on an idle worker", rows):
         say(line)
 
 

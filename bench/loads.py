@@ -82,10 +82,10 @@ class LedgerJobs:
 def ledger(say: Callable[[str], object]) -> LedgerJobs | None:
     """The ledger of DATABASE_URL; or None, and a line that says why it is left out."""
     if not settings().database_url.startswith("postgresql"):
-        say("The ledger is left out: DATABASE_URL names no PostgreSQL. Set it to an empty database to measure claims and outcomes in SQL.")
+        say("Skipping the ledger: DATABASE_URL is not a PostgreSQL database. Set it to an empty one to measure claims and outcomes in SQL.")
         return None
     if not is_empty():
-        say("The ledger is left out: something is in the database of DATABASE_URL, and its tables are emptied here. Name an empty one.")
+        say("Skipping the ledger: the database of DATABASE_URL is not empty and this command empties its tables. Use an empty one.")
         return None
     engine.upgrade()
     return LedgerJobs()

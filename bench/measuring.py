@@ -116,7 +116,7 @@ def until(is_so: Callable[[], bool], within_s: float, what: str, meanwhile: Call
     give_up_at = time.monotonic() + within_s
     while not is_so():
         if time.monotonic() > give_up_at:
-            raise TimeoutError(f"{what}: not within {within_s:g} s")
+            raise TimeoutError(f"{what}: timed out after {within_s:g} s")
         meanwhile()
         time.sleep(POLL_S)
 

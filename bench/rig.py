@@ -71,7 +71,7 @@ class Worker:
         """As `until`; raises ChildProcessError at once when the worker has died."""
         until(lambda: is_so() or not self.child.lives(), within_s, self.child.name, meanwhile)
         if not self.child.lives():
-            raise ChildProcessError(f"{self.child.name} ended by itself; the lines above may say why")
+            raise ChildProcessError(f"{self.child.name} exited unexpectedly; see the lines above")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -172,7 +172,9 @@ def empty_redis() -> Iterator[tuple[Path, str]]:
         logs.configure("bench")
         with Redis.from_url(url, socket_timeout=REDIS_TIMEOUT_S) as redis:
             if redis.dbsize():
-                raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one, or unset it: this empties it between its runs.")
+                raise BadSetting(
+                    "The Redis of REDIS_URL is not empty. Use an empty one or unset REDIS_URL: this command empties it between runs."
+                )
         yield Path(folder), url
 
 

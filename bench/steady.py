@@ -79,14 +79,21 @@ class Phase:
     def what_gave_way(self) -> list[str]:
         """Empty where the load was held."""
         late, waits = at(0.99, [answer.ms for answer in self.answers]), at(0.99, self.waits)
-        found = [f"{count} submissions answered {status or 'nothing'}" for status, count in self.errors.items()]
-        found += [f"answers: p99 {late:.0f} ms"] if late > MOST_MS else []
-        return found + ([f"workers: p99 of waiting {waits:.1f} s"] if waits > MOST_WAITING_S else [])
+        found = [
+            f"{count} {'submission' if count == 1 else 'submissions'} got {status or 'no response'}"
+            for status, count in self.errors.items()
+        ]
+        found += [f"responses: p99 {late:.0f} ms"] if late > MOST_MS else []
+        return found + ([f"workers: p99 waiting time {waits:.1f} s"] if waits > MOST_WAITING_S else [])
 
     def grown(self) -> list[str]:
         """The processes whose memory was not flat: more at the end than after a quarter of the time."""
         after, end = self.looks[len(self.looks) // 4].memory, self.looks[-1].memory
-        return [f"{name}: {after[name]:.0f} MB, then {end[name]:.0f} MB" for name in after if end[name] > after[name] * MOST_GROWTH]
+        return [
+            f"{name}: memory grew from {after[name]:.0f} MB to {end[name]:.0f} MB"
+            for name in after
+            if end[name] > after[name] * MOST_GROWTH
+        ]
 
 
 def at(share: float, values: list[float]) -> float:
@@ -96,10 +103,10 @@ def at(share: float, values: list[float]) -> float:
 def measure(plan: Plan, say: Say) -> bool:
     """Whether the steady load was held. Raises `BadSetting` for a database or a Redis in which something is."""
     with rig.empty_redis(), _running(plan) as stand:
-        say(f"{plan.per_minute} submissions a minute for {plan.seconds / 60:g} min, on {settings().database_url.partition(':')[0]}")
+        say(f"{plan.per_minute:,} submissions per minute for {plan.seconds / 60:g} min, on {settings().database_url.partition(':')[0]}")
         steady = stand.hold(plan.per_minute, plan.seconds)
         wrong = [*steady.what_gave_way(), *steady.grown()]
-        for line in (*_table([steady]), *_memory(steady), f"Held: {'no, ' + '; '.join(wrong) if wrong else 'yes'}."):
+        for line in (*_table([steady]), *_memory(steady), f"Sustained: {'no, ' + '; '.join(wrong) if wrong else 'yes'}."):
             say(line)
         _look_for_the_limit(plan, stand, say)
     return not wrong
@@ -112,8 +119,8 @@ def _look_for_the_limit(plan: Plan, stand: Stand, say: Say) -> None:
         if phases[-1].what_gave_way():
             break
     if phases:
-        gave_way = "; ".join(phases[-1].what_gave_way()) or "nothing yet"
-        for line in (*_table(phases), f"What gave way at {phases[-1].per_minute:.0f} a minute: {gave_way}."):
+        gave_way = "; ".join(phases[-1].what_gave_way()) or "nothing"
+        for line in (*_table(phases), f"Limits reached at {phases[-1].per_minute:.0f} per minute: {gave_way}."):
             say(line)
 
 
@@ -140,7 +147,7 @@ class Stand:
         watch.join()
         phase.cpu = {name: 100 * (spent - used[name]) / seconds for name, spent in self._cpu_s().items()}
         ended_at = time.monotonic()
-        until(lambda: _live() == 0, DRAINING_S, "the jobs to be done")
+        until(lambda: _live() == 0, DRAINING_S, "finishing the jobs")
         phase.drained_s = time.monotonic() - ended_at
         phase.waits = _waits(began)
         return phase
@@ -201,7 +208,7 @@ def _running(plan: Plan) -> Iterator[Stand]:
         child.start()
     try:
         submissions.wait_for(port, children["web"])
-        until(lambda: set(rq_queues.names()) <= rq_queues.listened(), STARTING_S, "a worker")
+        until(lambda: set(rq_queues.names()) <= rq_queues.listened(), STARTING_S, "starting a worker")
         stand = Stand(port, token, children)
         stand.hold(WARM_UP_PER_MINUTE, WARM_UP_S)
         yield stand
@@ -214,7 +221,7 @@ def _running(plan: Plan) -> Iterator[Stand]:
 # ---- what is told
 
 
-HEADINGS = ("submissions a minute", "for s", "errors", "p50 ms", "p99 ms", "waiting p50 s", "waiting p99 s", "most waiting", "done s after")
+HEADINGS = ("submissions/min", "duration s", "errors", "p50 ms", "p99 ms", "waiting p50 s", "waiting p99 s", "max waiting", "done after s")
 
 
 def _table(phases: list[Phase]) -> Iterator[str]:
@@ -231,7 +238,7 @@ def _table(phases: list[Phase]) -> Iterator[str]:
 
 def _memory(phase: Phase) -> Iterator[str]:
     """Each process at the start, after each quarter, and at its most."""
-    yield "| memory, PSS MB | at first | after 1/4 | after 1/2 | after 3/4 | at the end | most |"
+    yield "| memory, PSS MB | start | after 1/4 | after 1/2 | after 3/4 | end | max |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name in KINDS:
         seen = [look.memory[name] for look in phase.looks]

@@ -44,17 +44,19 @@ LIMITS = {"MAX_STREAMS": "100000", "MAX_STREAMS_PER_USER": "100000", "REQUEST_RA
 def measure(streams: int, seconds: float, say: Say) -> None:
     """Ask without streams, then beside them. Raises `BadSetting` for a database in which something is."""
     if not loads.is_empty():
-        raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one, or unset it: this fills it with jobs.")
+        raise BadSetting(
+            "The database of DATABASE_URL is not empty. Use an empty one or unset DATABASE_URL, because this command fills it with jobs."
+        )
     engine.upgrade()
     jobs = _jobs(_tokens())
     with ExitStack() as running:
         web = running.enter_context(_web())
-        rows = {"no stream": _asking(web, jobs, seconds)}
+        rows = {"no streams": _asking(web, jobs, seconds)}
         running.enter_context(_moving(jobs))
-        rows["no stream, jobs move"] = _asking(web, jobs, seconds)
+        rows["no streams, jobs changing"] = _asking(web, jobs, seconds)
         audience = running.enter_context(_listening(web, jobs, streams))
-        rows[f"{streams} streams, jobs move"] = _asking(web, jobs, seconds)
-    for line in tables.lines("Ordinary requests beside streams", rows):
+        rows[f"{streams} streams, jobs changing"] = _asking(web, jobs, seconds)
+    for line in tables.lines("Ordinary requests while streams are open", rows):
         say(line)
     say(f"\n{audience.say()}")
 
@@ -177,7 +179,7 @@ class Audience:
 
     def say(self) -> str:
         points = statistics.quantiles(self.ages, n=100, method="inclusive")
-        told = f"{len(self.ages)} events came {points[49]:.0f} ms (p50), {points[98]:.0f} ms (p99) after they were written"
+        told = f"{len(self.ages)} events arrived {points[49]:.0f} ms (p50) and {points[98]:.0f} ms (p99) after they were written"
         return f"{told}; {len(self.connections) - self.ended} of {len(self.connections)} streams were open at the end."
 
 

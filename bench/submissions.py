@@ -83,7 +83,7 @@ def measure(passes: int, seconds: int, say: Say) -> None:
         batch = json.dumps({"text": "One text", "jobs": ["bench_nothing"] * BATCH}).encode()
         calls = {"POST /api/v1/jobs": Call(ours, "/api/v1/jobs", body, bearer), "the bare route": Call(bare, "/submit", body, bearer)}
         singles = _in_turn(calls, CONNECTIONS, passes, seconds)
-        of_batches = {f"{BATCH} jobs in one": Call(ours, "/api/v1/documents", batch, bearer)}
+        of_batches = {f"{BATCH} jobs per request": Call(ours, "/api/v1/documents", batch, bearer)}
         batches = _in_turn(of_batches, BATCH_CONNECTIONS, passes, seconds)
     _tell(say, singles, batches)
 
@@ -104,9 +104,9 @@ def require_empty() -> None:
     engine.upgrade()
     with read_session() as session:
         if session.scalar(select(User.id).limit(1)):
-            raise BadSetting("The database of DATABASE_URL is not empty. Name an empty one: this fills it with jobs.")
+            raise BadSetting("The database of DATABASE_URL is not empty. Use an empty one, because this command fills it with jobs.")
     if rq_queues.is_inline() or rq_queues.connection().dbsize():
-        raise BadSetting("The Redis of REDIS_URL is not empty. Name an empty one: this fills it with messages.")
+        raise BadSetting("The Redis of REDIS_URL is not empty. Use an empty one, because this command fills it with messages.")
 
 
 def new_token() -> str:
@@ -156,7 +156,7 @@ def wait_for(port: int, child: ChildProcess) -> None:
             return connection.close()
         except OSError:
             if not child.lives() or time.monotonic() > give_up_at:
-                raise BadSetting("The web process did not start; see what it printed.") from None
+                raise BadSetting("The web process did not start; see its output above.") from None
             time.sleep(0.05)
 
 

@@ -22,7 +22,7 @@ CHILDREN, WAITING = 4, 50  # what we hold in less
 def measure(rig: Rig, jobs: int, passes: int, concurrency: int, say: Say) -> None:
     for title, contenders in (
         ("Jobs that do nothing", _doing_nothing(rig, jobs, concurrency)),
-        ("Jobs that wait 50 ms, as many at once as 512 MB hold", _waiting(rig, jobs)),
+        ("Jobs that wait 50 ms, as many at once as fit in 512 MB", _waiting(rig, jobs)),
     ):
         rows = tables.in_turns(passes, {one.name: partial(_drain, rig, one) for one in contenders})
         for line in tables.lines(title, rows):

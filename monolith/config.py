@@ -105,7 +105,7 @@ def settings() -> Settings:
     try:
         return _read(Env())
     except EnvError as error:
-        raise BadSetting(f"{error}. Mend or unset it in the environment.") from error
+        raise BadSetting(f"{error}. Correct or unset it in the environment.") from error
 
 
 def _read(env: Env) -> Settings:
@@ -143,7 +143,7 @@ def _read(env: Env) -> Settings:
 
 def _metrics_token(text: str) -> str | None:
     if 0 < len(text) < SHORTEST_TOKEN:
-        raise BadSetting(f"METRICS_TOKEN can be guessed: give it {SHORTEST_TOKEN} random characters or more, or unset it.")
+        raise BadSetting(f"METRICS_TOKEN is too short. Use at least {SHORTEST_TOKEN} random characters, or unset it.")
     return text or None
 
 
@@ -231,14 +231,16 @@ def _alert_webhook(url: str, secret: str) -> dict[str, str | None]:
     except ValueError:
         is_fit = False
     if url and not is_fit:
-        raise BadSetting("ALERT_WEBHOOK_URL needs ALERT_WEBHOOK_SECRET, to be signed with: whsec_ and 24 to 64 random bytes in base64.")
+        raise BadSetting(
+            "ALERT_WEBHOOK_URL needs a signing secret. Set ALERT_WEBHOOK_SECRET to whsec_ followed by 24 to 64 random bytes in base64."
+        )
     return {"alert_webhook_url": url or None, "alert_webhook_secret": secret or None}
 
 
 def _secret_key(env: Env, home: Path) -> str:
     key: str = env.str("SECRET_KEY", "")
     if not key and on_dyno():
-        raise BadSetting("SECRET_KEY is not set: on a host whose disk is thrown away, set it to a long random text.")
+        raise BadSetting("SECRET_KEY is not set. This host does not keep its disk, so set it to a long random string.")
     return key or kept_secret(home)
 
 
@@ -276,10 +278,10 @@ def _prices(text: str) -> dict[str, list[Decimal]]:
     try:
         prices: dict[str, list[Decimal]] = _PRICES.deserialize(json.loads(text or "{}", parse_float=str))
     except (ValueError, ValidationError) as error:
-        why = json.dumps(error.messages) if isinstance(error, ValidationError) else f"it is no JSON: {error}"
+        why = json.dumps(error.messages) if isinstance(error, ValidationError) else f"not valid JSON: {error}"
         raise BadSetting(
-            f"LLM_PRICES cannot be used: {why}. Write the prices of a million tokens in USD, "
-            'such as {"some-model": [0.25, 2.00]}: read and written; a third one is for those read from the server\'s cache.'
+            f"LLM_PRICES is not valid: {why}. Give the prices in USD per million tokens, "
+            'such as {"some-model": [0.25, 2.00]}: input and output. An optional third price is for cached input.'
         ) from error
     return prices
 
@@ -296,7 +298,7 @@ def _override(job_type: str, name: str) -> int | float | None:
     except ValueError:
         value = 0
     if value <= 0:
-        raise BadSetting(f"{variable} is {text!r}: give a number above 0, or unset it.")
+        raise BadSetting(f"{variable} is {text!r}. Set it to a number above 0, or unset it.")
     return value
 
 
@@ -309,7 +311,9 @@ def kept_secret(home: Path) -> str:
             _write_privately(path, secrets.token_urlsafe(48))
         return path.read_text()
     except OSError as error:
-        raise BadSetting(f"The home {home} cannot be written ({error.strerror}). Set INTRAY_HOME to a folder you own.") from error
+        raise BadSetting(
+            f"The folder INTRAY_HOME ({home}) is not writable ({error.strerror}). Set INTRAY_HOME to a folder you own."
+        ) from error
 
 
 def _write_privately(path: Path, text: str) -> None:

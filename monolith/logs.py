@@ -46,7 +46,7 @@ def chosen_level() -> str:
     """LOG_LEVEL. Raises `BadSetting` for one that there is not."""
     level = settings().log_level
     if level not in LEVELS:
-        raise BadSetting(f"LOG_LEVEL is {level!r}: choose one of {', '.join(LEVELS)}, or unset it.")
+        raise BadSetting(f"LOG_LEVEL is {level!r}. Set it to one of {', '.join(LEVELS)}, or unset it.")
     return level
 
 

@@ -32,7 +32,7 @@ def test_it_prints_a_table_with_stock_rq_first(new_intray: NewIntray, command: s
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows[2].startswith("| stock rq worker") and "(1.0x)" in rows[2]
     assert any("our engine" in row for row in rows)
-    assert "The ledger is left out: DATABASE_URL names no PostgreSQL" in done.stdout
+    assert "Skipping the ledger: DATABASE_URL is not a PostgreSQL database" in done.stdout
 
 
 def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_intray: NewIntray) -> None:
@@ -63,7 +63,7 @@ def test_a_database_in_which_somebody_is_is_left_alone(new_intray: NewIntray, po
     intray.user("alice@example.org")
     done = intray.manage("bench", "latency", "--passes", "1", *COMMANDS["latency"])
     assert done.returncode == 0, done.stderr
-    assert "The ledger is left out: something is in the database" in done.stdout
+    assert "Skipping the ledger: the database of DATABASE_URL is not empty" in done.stdout
     assert rows_of(postgresql_url, "users") == 1
 
 

@@ -16,12 +16,12 @@ MAIL = {"SMTP_URL": "smtp://127.0.0.1:1", "MAIL_FROM": "i@example.org"}
     [
         ({"ALERT_EMAIL": "ops@example.org"}, "set SMTP_URL and MAIL_FROM too"),
         ({"SMTP_URL": "smtp://127.0.0.1:1"}, "MAIL_FROM is not"),
-        ({**MAIL, "ALERT_EMAIL": "nobody"}, "ALERT_EMAIL cannot be used: .* Mend or unset it"),
+        ({**MAIL, "ALERT_EMAIL": "nobody"}, "ALERT_EMAIL is not valid: .* Correct or unset it"),
         (
             {"ALERT_WEBHOOK_URL": "http://10.0.0.1/x", "ALERT_WEBHOOK_SECRET": SECRET},
-            "ALERT_WEBHOOK_URL cannot be used: .* Mend or unset it",
+            "ALERT_WEBHOOK_URL is not valid: .* Correct or unset it",
         ),
-        ({"ALERT_WEBHOOK_URL": "https://example.org/x"}, "ALERT_WEBHOOK_URL needs ALERT_WEBHOOK_SECRET"),
+        ({"ALERT_WEBHOOK_URL": "https://example.org/x"}, "ALERT_WEBHOOK_URL needs a signing secret"),
         ({"ALERT_WEBHOOK_URL": "https://example.org/x", "ALERT_WEBHOOK_SECRET": "whsec_short"}, "24 to 64 random bytes"),
     ],
 )

@@ -95,12 +95,12 @@ def get_engine() -> Engine:
     try:
         backend = make_url(url).get_backend_name()
     except ArgumentError as error:
-        raise BadSetting("DATABASE_URL is not a database URL. Write postgresql://user:password@host/name, or unset it.") from error
+        raise BadSetting("DATABASE_URL is not a valid database URL. Use postgresql://user:password@host/name, or unset it.") from error
     if backend == "sqlite":
         return _sqlite_engine(url)
     if backend == "postgresql":
         return _postgresql_engine(url)
-    raise BadSetting(f"DATABASE_URL names {backend}, but only postgresql:// and sqlite:/// are supported. Mend or unset it.")
+    raise BadSetting(f"DATABASE_URL uses {backend}, but only postgresql:// and sqlite:/// are supported. Correct or unset it.")
 
 
 def _postgresql_engine(url: str) -> Engine:
@@ -154,7 +154,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadSetting(
-            f"The folder {folder} of the database cannot be made ({error.strerror}). Mend DATABASE_URL or INTRAY_HOME."
+            f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
         ) from error
 
 
@@ -268,7 +268,9 @@ def upgrade() -> None:
         with get_engine().connect():
             pass
     except OperationalError as error:
-        raise BadSetting(f"The database cannot be opened: {_reason(error)}. Check DATABASE_URL and that it runs.") from error
+        raise BadSetting(
+            f"Cannot connect to the database: {_reason(error)}. Check DATABASE_URL and that the database is running."
+        ) from error
     from alembic import command
 
     command.upgrade(migrations(), "head")

@@ -82,7 +82,7 @@ class Automatic:
 
     def __post_init__(self) -> None:
         if not self.kinds or self.priority not in PRIORITIES or self.delay < 0:
-            raise ValueError(f"what is automatic needs kinds of documents, a delay and one of the priorities {', '.join(PRIORITIES)}")
+            raise ValueError(f"automatic needs document kinds, a delay of 0 or more, and one of the priorities {', '.join(PRIORITIES)}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class JobType:
         try:
             loaded: dict[str, Any] = _schema(self.params).load({} if params is None else params)
         except ValidationError as error:
-            raise Invalid("Some params are wrong.", errors=field_errors(error.messages, pointer)) from error
+            raise Invalid("Some parameters are not valid.", errors=field_errors(error.messages, pointer)) from error
         self._require_input(loaded, has_document, pointer)
         return loaded
 
@@ -138,7 +138,7 @@ class JobType:
         if self.takes != "document" or has_document or any(params.get(name) for name in self.alternatives):
             return
         choices = ["document_id", *(f"params.{name}" for name in self.alternatives)]
-        raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input: give {' or '.join(choices)}.")
+        raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input. Give {' or '.join(choices)}.")
 
 
 @cache
@@ -211,15 +211,15 @@ def _words(function: JobFunction) -> tuple[str, str]:
 
 def _check(declared: JobType) -> None:
     wrong = {
-        "its name must be lower case words joined by _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.name),
-        "its function needs a docstring: it is the documentation": not declared.title,
-        "its queue must be lower case letters, digits and _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.queue),
+        "its name must be lower-case words joined by _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.name),
+        "its function needs a docstring, which is shown as its documentation": not declared.title,
+        "its queue must be lower-case letters, digits and _": not re.fullmatch(r"[a-z][a-z0-9_]*", declared.queue),
         "takes must be 'document' or 'nothing'": declared.takes not in ("document", "nothing"),
-        "alternatives must be names of its params": not set(declared.alternatives) <= set(declared.params().fields),
+        "alternatives must be names of its parameters": not set(declared.alternatives) <= set(declared.params().fields),
         "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
-        "only what takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
+        "only a job type that takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
     }
     for reason, is_wrong in wrong.items():
@@ -255,8 +255,8 @@ def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) ->
     types = open_to(user) if user else discover()
     if isinstance(name, str) and name in types:
         return types[name]
-    why = f"There is no job type {str(name)[:60]!r}"
+    why = f"Unknown job type {str(name)[:60]!r}"
     if isinstance(name, str) and name in discover():
-        who = "Intray itself" if discover()[name].is_internal else "admins only"
-        why = f"Jobs of the type {name} are submitted by {who}, or follow from other jobs"
+        who = "Intray" if discover()[name].is_internal else "admins"
+        why = f"Only {who} can submit jobs of type {name}"
     raise Invalid.field(pointer, f"{why}. Choose one of: {', '.join(types)}.")

@@ -24,7 +24,7 @@ class ForkLock:
         """Wait for the turn, and have it in the block. Raises TimeoutError when it does not come in time."""
         give_up_at = time.monotonic() + within_s
         if not self._threads.acquire(timeout=within_s):
-            raise TimeoutError("another thread has the turn for too long")
+            raise TimeoutError("timed out waiting for another thread")
         try:
             self._wait_for_processes(give_up_at)
             try:
@@ -41,5 +41,5 @@ class ForkLock:
                 return
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > give_up_at:
-                    raise TimeoutError("another process has the turn for too long") from None
+                    raise TimeoutError("timed out waiting for another process") from None
                 time.sleep(POLL_S)

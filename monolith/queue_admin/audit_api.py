@@ -17,18 +17,18 @@ from monolith.web.responses import listed
 from monolith.web.schemas import MAX_PAGE, ListSchema, Moment
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("audit", __name__, description="The audit trail, for admins")
+blueprint = Blueprint("audit", __name__, description="The audit log, for admins")
 blueprint.before_request(require_admin)
 
 
 class AuditQuery(Schema):
-    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
-    starting_after = fields.Integer(metadata={"description": "The id of the last one of the page before"})
-    actor = fields.String(load_default="", metadata={"description": "Part of who did it"})
-    act = fields.String(load_default="", metadata={"description": "What was done, such as `pause`"})
-    subject = fields.String(load_default="", metadata={"description": "Part of on what"})
-    since = fields.String(load_default="", metadata={"description": "RFC 3339; from then on"})
-    until = fields.String(load_default="", metadata={"description": "RFC 3339; before then"})
+    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "Maximum number of entries"})
+    starting_after = fields.Integer(metadata={"description": "The id of the last entry of the previous page"})
+    actor = fields.String(load_default="", metadata={"description": "Part of the actor's name"})
+    act = fields.String(load_default="", metadata={"description": "The action, such as `pause`"})
+    subject = fields.String(load_default="", metadata={"description": "Part of the target's name"})
+    since = fields.String(load_default="", metadata={"description": "Entries at or after this time, RFC 3339"})
+    until = fields.String(load_default="", metadata={"description": "Entries before this time, RFC 3339"})
 
 
 class AuditSchema(Schema):
@@ -38,7 +38,7 @@ class AuditSchema(Schema):
     actor = fields.String()
     act = fields.String()
     subject = fields.String()
-    count = fields.Integer(allow_none=True, metadata={"description": "How many it touched"})
+    count = fields.Integer(allow_none=True, metadata={"description": "Number of jobs affected"})
     address = fields.String(allow_none=True)
     request_id = fields.String(allow_none=True)
     before = fields.Dict(allow_none=True)
@@ -62,7 +62,7 @@ class Audit(MethodView):
     @blueprint.arguments(AuditQuery(), location="query")
     @blueprint.response(200, AuditListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List what admins did, the newest first."""
+        """List audit entries, newest first."""
         with read_session() as session:
             found, has_more = audit_log.entries(session, filters_of(query), query["limit"], query.get("starting_after"))
         return listed(ListPage(found, has_more), [AuditSchema().dump(one) for one in found])

@@ -77,10 +77,10 @@ class ChartStyle:
 
 
 CHART_STYLES = {
-    "finished": ChartStyle("Done", "jobs in {step}", True, sum),
-    "failed": ChartStyle("Failed", "jobs in {step}", True, sum),
-    "waited_s": ChartStyle("Waiting time", "mean of what was done in {step}", False, lambda values: sum(values) / len(values)),
-    "oldest_s": ChartStyle("Oldest that waits", "longest seen in {step}", False, max),
+    "finished": ChartStyle("Done", "jobs per {step}", True, sum),
+    "failed": ChartStyle("Failed", "jobs per {step}", True, sum),
+    "waited_s": ChartStyle("Waiting time", "average of jobs done per {step}", False, lambda values: sum(values) / len(values)),
+    "oldest_s": ChartStyle("Oldest waiting job", "maximum per {step}", False, max),
 }
 
 
@@ -95,7 +95,7 @@ def _chart(key: str, look: ChartStyle, history: History) -> Chart:
     floors = [0.0] * history.period.steps
     drawn = [_drawn(kind, one, look, top, floors, history) for kind, one in enumerate(series) if any(one.values)]
     step = duration(history.period.step_s, 1)
-    said = "; ".join(f"{one.name}: {one.said}, at most {one.most} at {one.most_at}" for one in drawn) or "nothing"
+    said = "; ".join(f"{one.name}: {one.said}, maximum {one.most} at {one.most_at}" for one in drawn) or "no data"
     return Chart(
         key,
         look.title,
@@ -127,7 +127,7 @@ def _drawn(kind: int, one: Series, look: ChartStyle, top: float, floors: list[fl
     at = one.values.index(most)
     bars = _bars(one.values, top, floors) if look.is_count else []
     line = "" if look.is_count else _line(one.values, top)
-    said = look.say(look.sum_up(values)) + (" in all" if look.sum_up is sum else "")
+    said = look.say(look.sum_up(values)) + (" in total" if look.sum_up is sum else "")
     return Drawn(humanise(one.name), kind, bars, line, said, look.say(most), _clock(at, history), look.say(one.values[-1] or 0.0))
 
 

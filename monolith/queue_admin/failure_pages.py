@@ -44,7 +44,7 @@ def requeue(cause: str) -> AnyResponse:
     with read_session() as session:
         group = failure_groups.one(session, cause)
     if group is None:
-        raise NotFound("Nothing is failed with this cause any more. Load the page of failures again.")
+        raise NotFound("This error group has no failed jobs any more. Reload the Failures page.")
     bulk_retry.start(cause, group.title, request.form.get("per_minute", 0, type=int), actor())
     return redirect(url_for("admin_failures.index"), 303)
 
@@ -53,5 +53,5 @@ def requeue(cause: str) -> AnyResponse:
 def stop(requeue_id: int) -> AnyResponse:
     """Stop it; what was started goes on."""
     bulk_retry.stop(requeue_id, actor())
-    flash("The requeue was stopped. What it had started goes on.")
+    flash("Retry stopped. Jobs that already restarted continue.")
     return redirect(url_for("admin_failures.index"), 303)

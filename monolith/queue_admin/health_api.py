@@ -15,30 +15,30 @@ from monolith.runner.monitoring import alerts
 from monolith.web.openapi import ProblemSchema
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("queues_health", __name__, description="The health of the queues, for admins")
+blueprint = Blueprint("queues_health", __name__, description="Health of the queues, for admins")
 blueprint.before_request(require_admin)
 
 
 class AlertSchema(Schema):
-    code = fields.String(metadata={"description": "What it is, such as `no_worker`"})
+    code = fields.String(metadata={"description": "The alert's code, such as `no_worker`"})
     severity = fields.String(metadata={"description": "`critical` or `warning`"})
-    subject = fields.String(metadata={"description": "What it is about: a queue, a pause, a server, or `all`"})
+    subject = fields.String(metadata={"description": "What the alert is about: a queue, a pause, a server, or `all`"})
     message = fields.String()
 
 
 class HealthSchema(Schema):
-    healthy = fields.Boolean(metadata={"description": "False while an alert is critical"})
+    healthy = fields.Boolean(metadata={"description": "False while a critical alert is open"})
     alerts = fields.List(fields.Nested(AlertSchema))
-    stats = fields.Dict(keys=fields.String(), values=fields.Integer(), metadata={"description": "How many jobs are in each status"})
+    stats = fields.Dict(keys=fields.String(), values=fields.Integer(), metadata={"description": "Number of jobs by status"})
     timestamp = fields.String(metadata={"description": "RFC 3339"})
 
 
 @blueprint.route("/queues/health")
 class Health(MethodView):
     @blueprint.response(200, HealthSchema)
-    @blueprint.alt_response(403, schema=ProblemSchema, description="You are no admin")
+    @blueprint.alt_response(403, schema=ProblemSchema, description="Only admins may do this")
     def get(self) -> dict[str, Any]:
-        """Whether all is well, and the alerts that hold now. 200 also when it is not: `healthy` says so."""
+        """Show overall health and the open alerts. Returns 200 even when unhealthy; see `healthy`."""
         with read_session() as session:
             found = alerts.current_alerts(session)
             stats = counts.by_status(counts.counts(session))

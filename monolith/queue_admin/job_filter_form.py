@@ -19,7 +19,7 @@ def criteria(given: Mapping[str, str], now: float) -> JobFilter:
     """Raises `Invalid` naming the field."""
     asked: dict[str, Any] = {name: given[name].strip() for name in WORDS if given.get(name, "").strip()}
     if asked.get("status", STATUSES[0]) not in STATUSES:
-        raise Invalid.field("/status", f"There is no status {asked['status'][:40]!r}. Choose one of: {', '.join(STATUSES)}.")
+        raise Invalid.field("/status", f"Unknown status {asked['status'][:40]!r}. Choose one of: {', '.join(STATUSES)}.")
     asked |= {name: _moment(name, given[name].strip()) for name in TIMES if given.get(name, "").strip()}
     if given.get("within") in WITHIN and "since" not in asked:
         asked["since"] = now - WITHIN[given["within"]]
@@ -32,7 +32,7 @@ def _moment(name: str, text: str) -> float:
         at = datetime.fromisoformat(text) if "-" in text else datetime.fromtimestamp(float(text), UTC)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise Invalid.field(f"/{name}", f"{text[:40]!r} is no time. Write it as 2026-11-25T07:30, in UTC.") from None
+        raise Invalid.field(f"/{name}", f"{text[:40]!r} is not a valid time. Write it in UTC, such as 2026-11-25T07:30.") from None
 
 
 def place(text: str | None) -> tuple[float, str] | None:
@@ -43,7 +43,7 @@ def place(text: str | None) -> tuple[float, str] | None:
     try:
         return float(at), job_id
     except ValueError:
-        raise Invalid.field("/after", f"{text[:40]!r} is no place in the list. Start at the first page.") from None
+        raise Invalid.field("/after", f"{text[:40]!r} is not a valid page position. Start from the first page.") from None
 
 
 def written(after: tuple[float, str] | None) -> str:

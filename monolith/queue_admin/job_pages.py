@@ -80,7 +80,7 @@ def take_step() -> str | AnyResponse:
     done = request.form.get("done", 0, type=int) + step.moved
     if step.after:
         return _page(act, chosen, request.form.get("total", 0, type=int), done, step)
-    flash(f"{done:,} {'job was' if done == 1 else 'jobs were'} {act.done}.")
+    flash(f"{done:,} {'job' if done == 1 else 'jobs'} {act.done}.")
     return go(_back(chosen))
 
 
@@ -92,7 +92,7 @@ def _chosen(given: MultiDict[str, str]) -> Chosen:
         return criteria if criteria.until is not None else replace(criteria, until=moment)
     job_ids = given.getlist("job")[: bulk_actions.STEP]
     if not job_ids:
-        raise Invalid.field("/job", "No job is chosen. Go back and tick some, or act on all that match.")
+        raise Invalid.field("/job", "No jobs selected. Go back and select some, or choose all matching jobs.")
     return job_ids
 
 

@@ -20,10 +20,10 @@ blueprint.before_request(require_admin)
 
 class TrialSchema(Schema):
     object = fields.Constant("ai_test")
-    configured = fields.Boolean(metadata={"description": "Whether there is a key; without one the local engine does the work"})
+    configured = fields.Boolean(metadata={"description": "Whether an API key is set. Without one, the built-in engine is used"})
     ok = fields.Boolean()
     model = fields.String(allow_none=True)
-    message = fields.String(metadata={"description": "How it went, in plain words, and what to mend"})
+    message = fields.String(metadata={"description": "The result in words and, if the test failed, what to fix"})
     duration_ms = fields.Integer()
     input_tokens = fields.Integer()
     output_tokens = fields.Integer()
@@ -33,8 +33,8 @@ class TrialSchema(Schema):
 @blueprint.route("/ai/test")
 class Trial(MethodView):
     @blueprint.response(200, TrialSchema)
-    @blueprint.alt_response(403, schema=ProblemSchema, description="You are no admin")
+    @blueprint.alt_response(403, schema=ProblemSchema, description="Only admins may do this")
     def post(self) -> dict[str, Any]:
-        """Ask the language model one tiny question. 200 also when it fails: `ok` and `message` say how it went."""
+        """Test the language model with one small request. Returns 200 even if the test fails; see `ok` and `message`."""
         limit(RATE, "ai_test")
         return connection_test.run_connection_test()

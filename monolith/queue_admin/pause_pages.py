@@ -17,7 +17,7 @@ from monolith.runner.ledger.pauses import Paused
 from monolith.web import forms
 from monolith.web.security import actor, require_admin
 
-FOR_HOW_LONG = {"": "Until I resume it", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until ..."}
+FOR_HOW_LONG = {"": "Until resumed", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until …"}
 LONGEST_ZONE_MIN = 15 * 60
 
 blueprint = Blueprint("pause_pages", __name__, url_prefix="/admin/pauses")
@@ -39,7 +39,7 @@ def pause() -> AnyResponse | tuple[str, int]:
         return _page(request.form, {"scope": [problem.detail]}), 422
     except Invalid as problem:
         return _page(request.form, forms.errors_by_name(problem)), 422
-    flash(f"Paused: {scope_words(paused.scope)}. What runs goes on; nothing more is begun.")
+    flash(f"Paused {scope_words(paused.scope)}. Running jobs finish; no new jobs start.")
     return redirect(url_for("pause_pages.index"), 303)
 
 
@@ -48,9 +48,9 @@ def resume(scope: str) -> AnyResponse:
     """Let it go on. Somebody may have done so a moment ago: then that is as good."""
     try:
         pauses.resume(scope, actor())
-        flash(f"Resumed: {scope_words(scope)}. What waited goes on within a second.")
+        flash(f"Resumed {scope_words(scope)}. Waiting jobs start within a second.")
     except NotFound:
-        flash("It was not paused any more.")
+        flash("It was already resumed.")
     return redirect(url_for("pause_pages.index"), 303)
 
 
@@ -68,7 +68,7 @@ def _until(form: MultiDict[str, str]) -> float | None:
     if chosen == "until":
         return _moment(form.get("until", ""), form.get("zone", ""))
     if chosen not in FOR_HOW_LONG:
-        raise Invalid.field("/for", "Choose one of these.")
+        raise Invalid.field("/for", "Choose one of the listed durations.")
     if not chosen:
         return None
     with read_session() as session:
@@ -84,7 +84,7 @@ def _moment(text: str, zone: str) -> float:
         at = datetime.fromisoformat(text)
         return at.replace(tzinfo=at.tzinfo or timezone(-timedelta(minutes=behind))).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
-        raise Invalid.field("/until", "Give a day and a time at which it ends by itself, or choose another end.") from None
+        raise Invalid.field("/until", "Enter the date and time at which the pause ends, or choose another duration.") from None
 
 
 # ---- words for all pages

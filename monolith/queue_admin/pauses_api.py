@@ -17,14 +17,17 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("pauses", __name__, description="What is paused, for admins")
+blueprint = Blueprint("pauses", __name__, description="Pausing queues and job types, for admins")
 blueprint.before_request(require_admin)
 
 
 class PauseRequest(Schema):
-    reason = fields.String(required=True, validate=Length(1, 300), metadata={"description": "Why; those whose jobs wait read it"})
+    reason = fields.String(required=True, validate=Length(1, 300), metadata={"description": "Why. Shown to users whose jobs are waiting"})
     until = fields.AwareDateTime(
-        load_default=None, allow_none=True, default_timezone=UTC, metadata={"description": "When it ends by itself, RFC 3339"}
+        load_default=None,
+        allow_none=True,
+        default_timezone=UTC,
+        metadata={"description": "When the pause ends, RFC 3339. Without it, the pause lasts until resumed"},
     )
 
 
@@ -45,7 +48,7 @@ class PauseListSchema(ListSchema):
 class Pauses(MethodView):
     @blueprint.response(200, PauseListSchema)
     def get(self) -> dict[str, Any]:
-        """List what is paused, the oldest first."""
+        """List active pauses, oldest first."""
         return {"object": "list", "data": pauses.known(), "has_more": False, "url": request.path}
 
 
@@ -53,14 +56,14 @@ class Pauses(MethodView):
 class OnePause(MethodView):
     @blueprint.arguments(PauseRequest())
     @blueprint.response(200, PauseSchema)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is called so")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="No such queue or job type")
     def put(self, given: dict[str, Any], scope: str) -> Paused:
-        """Pause `all`, `queue:<name>` or `type:<name>`, or change its reason and end. What runs goes on; nothing more is begun."""
+        """Pause `all`, `queue:<name>` or `type:<name>`, or change an existing pause. Running jobs finish; no new jobs start."""
         until: datetime | None = given["until"]
         return pauses.pause(scope, given["reason"], actor(), until=until.timestamp() if until else None)
 
     @blueprint.response(204)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not paused")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not paused")
     def delete(self, scope: str) -> None:
-        """Resume. What waited is pushed within a second."""
+        """Resume. Waiting jobs start within a second."""
         pauses.resume(scope, actor())

@@ -34,9 +34,9 @@ class CountsSchema(Schema):
     failed = fields.Integer(attribute="statuses.failed")
     stopped = fields.Integer(attribute="statuses.stopped")
     canceled = fields.Integer(attribute="statuses.canceled")
-    oldest_waiting_s = fields.Float(allow_none=True, metadata={"description": "For how many seconds the oldest queued job has waited"})
+    oldest_waiting_s = fields.Float(allow_none=True, metadata={"description": "Seconds the oldest queued job has been waiting"})
     paused = fields.Boolean()
-    pause = fields.Nested(PauseSchema, allow_none=True, metadata={"description": "What pauses it"})
+    pause = fields.Nested(PauseSchema, allow_none=True, metadata={"description": "The pause in effect"})
 
 
 class QueueSchema(CountsSchema):
@@ -57,9 +57,12 @@ class RunningSchema(Schema):
 class ChildSchema(Schema):
     pid = fields.Integer()
     memory = fields.Integer(
-        allow_none=True, metadata={"description": "Bytes; of what it shares with others its part, where the system tells"}
+        allow_none=True,
+        metadata={
+            "description": "Memory in bytes. Where the system reports it, shared memory is divided among the processes that share it"
+        },
     )
-    waits = fields.Boolean(metadata={"description": "Whether it runs several jobs at once that mostly wait"})
+    waits = fields.Boolean(metadata={"description": "Whether this process runs I/O-bound jobs, several at once"})
     jobs = fields.List(fields.Nested(RunningSchema))
 
 
@@ -68,17 +71,17 @@ class WorkerSchema(Schema):
     name = fields.String()
     host = fields.String()
     pid = fields.Integer(allow_none=True)
-    state = fields.String(metadata={"description": "As RQ has it: idle, busy, suspended"})
+    state = fields.String(metadata={"description": "State as reported by RQ: idle, busy or suspended"})
     queues = fields.List(fields.String())
     born_at = Moment(allow_none=True)
     heartbeat_at = Moment(allow_none=True)
-    finished = fields.Integer(metadata={"description": "Jobs since it was started"})
-    failed = fields.Integer(metadata={"description": "Jobs that raised, since it was started"})
+    finished = fields.Integer(metadata={"description": "Jobs done since the worker started"})
+    failed = fields.Integer(metadata={"description": "Job attempts that raised an exception since the worker started"})
     memory = fields.Integer(
-        attribute="total_memory", metadata={"description": "Bytes of parent and children, as told with the last report"}
+        attribute="total_memory", metadata={"description": "Memory of parent and children in bytes, from the last report"}
     )
     children = fields.List(fields.Nested(ChildSchema))
-    running = fields.List(fields.Nested(RunningSchema), metadata={"description": "All it runs, by the ledger"})
+    running = fields.List(fields.Nested(RunningSchema), metadata={"description": "The jobs it is running, according to the database"})
 
 
 class WorkerListSchema(ListSchema):
@@ -89,7 +92,7 @@ class WorkerListSchema(ListSchema):
 class Queues(MethodView):
     @blueprint.response(200, QueueListSchema)
     def get(self) -> dict[str, Any]:
-        """Count the jobs of each queue and job type by state."""
+        """Count the jobs of each queue and job type by status."""
         with read_session() as session:
             return _list(queue_counts.by_queue(session))
 
@@ -97,14 +100,14 @@ class Queues(MethodView):
 @blueprint.route("/workers")
 class Workers(MethodView):
     @blueprint.response(200, WorkerListSchema)
-    @blueprint.alt_response(503, schema=ProblemSchema, description="Redis does not answer")
+    @blueprint.alt_response(503, schema=ProblemSchema, description="Redis is not responding")
     def get(self) -> dict[str, Any]:
-        """List the living workers, with what each of their processes runs and holds."""
+        """List the running workers, with the jobs and memory of each of their processes."""
         with read_session() as session:
             try:
                 return _list(workers.seen(session))
             except RedisError as error:
-                raise Unavailable("Redis does not answer, so nobody knows who listens. Try again.", retry_after=5) from error
+                raise Unavailable("Redis is not responding, so the list of workers is not available. Try again.", retry_after=5) from error
 
 
 def _list(data: list[Any]) -> dict[str, Any]:

@@ -19,19 +19,21 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Starting what failed again, for admins")
+blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Retrying failed jobs, for admins")
 blueprint.before_request(require_admin)
 
 
 class RequeueRequest(Schema):
-    type = fields.String(load_default=None, allow_none=True, metadata={"description": "One job type only"})
+    type = fields.String(load_default=None, allow_none=True, metadata={"description": "Only this job type"})
     error = fields.String(
         load_default=None,
         allow_none=True,
         validate=Length(1, 300),
-        metadata={"description": "A cause, a type of error, or else words of the message"},
+        metadata={"description": "An error group's key, an error type, or words of the error message"},
     )
-    limit = fields.Integer(load_default=1000, validate=Range(1, bulk_actions.STEP), metadata={"description": "At most so many, the newest"})
+    limit = fields.Integer(
+        load_default=1000, validate=Range(1, bulk_actions.STEP), metadata={"description": "Maximum number of jobs; the newest are retried"}
+    )
 
 
 class RequeuedSchema(Schema):
@@ -41,15 +43,17 @@ class RequeuedSchema(Schema):
 
 class FailureSchema(Schema):
     object = fields.Constant("failure")
-    cause = fields.String(attribute="key", metadata={"description": "Its key, for requeueing and filters"})
+    cause = fields.String(attribute="key", metadata={"description": "The error group's key, for retrying and for filters"})
     error_type = fields.String(attribute="cause.type")
-    message = fields.String(attribute="cause.message", metadata={"description": "Without ids, numbers, addresses and quotes"})
+    message = fields.String(
+        attribute="cause.message", metadata={"description": "The message with IDs, numbers, addresses and quoted text removed"}
+    )
     place = fields.String(attribute="cause.place")
     count = fields.Integer()
-    types = fields.Dict(metadata={"description": "How many of each job type"})
+    types = fields.Dict(metadata={"description": "Number of jobs by job type"})
     first_at = Moment()
     last_at = Moment()
-    example = fields.String(attribute="example.id", metadata={"description": "The newest of these jobs"})
+    example = fields.String(attribute="example.id", metadata={"description": "The id of the newest of these jobs"})
 
 
 class FailureListSchema(ListSchema):
@@ -67,10 +71,10 @@ class RequeueSchema(Schema):
     title = fields.String(attribute="requeue.title")
     requeued_by = fields.String(attribute="requeue.requeued_by")
     per_minute = fields.Integer(attribute="requeue.per_minute")
-    total = fields.Integer(attribute="requeue.total", metadata={"description": "How many had failed when it began"})
+    total = fields.Integer(attribute="requeue.total", metadata={"description": "Number of failed jobs in the group when the retry began"})
     requeued = fields.Integer(attribute="requeue.requeued")
-    finished = fields.Integer(metadata={"description": "Of those requeued"})
-    failed = fields.Integer(metadata={"description": "Of those requeued; it stops by itself at more than a fifth"})
+    finished = fields.Integer(metadata={"description": "Number of retried jobs that are done"})
+    failed = fields.Integer(metadata={"description": "Number of retried jobs that failed again. Above 20 %, the retry stops automatically"})
     began_at = Moment(attribute="requeue.began_at")
     ended_at = Moment(attribute="requeue.ended_at", allow_none=True)
     outcome = fields.String(attribute="requeue.outcome", allow_none=True, metadata={"description": "Why it ended"})
@@ -85,7 +89,7 @@ class RequeueJobs(MethodView):
     @blueprint.arguments(RequeueRequest(), required=False)
     @blueprint.response(200, RequeuedSchema)
     def post(self, given: dict[str, Any]) -> dict[str, int]:
-        """Start failed jobs again at once, with all their attempts. For many of one cause, a requeue at a rate is safer."""
+        """Retry failed jobs immediately, with a full set of attempts. For a large error group, a rate-limited retry is safer."""
         criteria = JobFilter(status="failed", type=given["type"], error=given["error"])
         with read_session() as session:
             found = job_filter.newest(session, criteria, given["limit"])
@@ -96,7 +100,7 @@ class RequeueJobs(MethodView):
 class Failures(MethodView):
     @blueprint.response(200, FailureListSchema)
     def get(self) -> dict[str, Any]:
-        """List failed jobs by cause, the most frequent first."""
+        """List failed jobs by error group, largest first."""
         with read_session() as session:
             found = failure_groups.by_cause(session)
         shown = found[: failure_groups.SHOWN]
@@ -107,14 +111,14 @@ class Failures(MethodView):
 class RequeueCause(MethodView):
     @blueprint.arguments(CauseRequest(), required=False)
     @blueprint.response(202, RequeueSchema)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Nothing is failed with this cause")
-    @blueprint.alt_response(409, schema=ProblemSchema, description="It is being requeued already")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="This error group has no failed jobs")
+    @blueprint.alt_response(409, schema=ProblemSchema, description="A retry of this error group is already running")
     def post(self, given: dict[str, Any], cause: str) -> RequeueProgress:
-        """Start all failed jobs of a cause again, so many a minute. It stops by itself when more than a fifth fail again."""
+        """Retry all failed jobs of an error group at a limited rate. Stops automatically if more than 20 % fail again."""
         with read_session() as session:
             group = failure_groups.one(session, cause)
         if group is None:
-            raise NotFound(f"Nothing is failed with the cause {cause[:40]!r}. GET /api/v1/queues/failures lists the causes.")
+            raise NotFound(f"Error group {cause[:40]!r} has no failed jobs. GET /api/v1/queues/failures lists the error groups.")
         return RequeueProgress(bulk_retry.start(cause, group.title, given["per_minute"], actor()), 0, 0, 0, 0)
 
 
@@ -122,7 +126,7 @@ class RequeueCause(MethodView):
 class Requeues(MethodView):
     @blueprint.response(200, RequeueListSchema)
     def get(self) -> dict[str, Any]:
-        """List the requeues under way, and those that ended within a day."""
+        """List retries that are running or ended within the last 24 hours."""
         with read_session() as session:
             found = bulk_retry.recent(session)
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
@@ -131,7 +135,7 @@ class Requeues(MethodView):
 @blueprint.route("/requeues/<int:requeue_id>/stop")
 class StopRequeue(MethodView):
     @blueprint.response(204)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not under way")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="This retry is not running")
     def post(self, requeue_id: int) -> None:
-        """Stop a requeue. What was started goes on."""
+        """Stop a retry. Jobs that already restarted continue."""
         bulk_retry.stop(requeue_id, actor())

@@ -110,7 +110,7 @@ def _guard() -> None:
         _check_origin()
     if rq_queues.is_inline():
         raise NotFound(
-            "Jobs run in the web process here (QUEUE_MODE=inline): RQ has no queues to show. The other admin pages have all of them."
+            "QUEUE_MODE=inline runs jobs in the web process, so RQ has no queues to show. See the other admin pages for all jobs."
         )
     if request.endpoint not in FILES and not rq_queues.is_reachable():
         raise Unavailable(REDIS_AWAY, retry_after=5)
@@ -122,7 +122,7 @@ def _guard() -> None:
 def _check_address() -> None:
     for name, value in (request.view_args or {}).items():
         if name in FORMS and value is not None and not re.fullmatch(FORMS[name], str(value), re.ASCII):
-            raise NotFound(f"The address has a {name.replace('_', ' ')} that cannot be. Start again from {PREFIX}/.")
+            raise NotFound(f"The address contains an invalid {name.replace('_', ' ')}. Start again from {PREFIX}/.")
 
 
 def _check_origin() -> None:
@@ -130,7 +130,7 @@ def _check_origin() -> None:
     origin = urlsplit(request.headers.get("Origin", "")).netloc
     is_ours = request.headers.get("Sec-Fetch-Site") == "same-origin" or origin == request.host
     if bearer() is None and not is_ours:
-        raise Forbidden("This came from another site's page. Load the page here again and repeat what you did.")
+        raise Forbidden("This request came from another site and was refused. Reload this page and try again.")
 
 
 def _record() -> None:
@@ -138,7 +138,7 @@ def _record() -> None:
     said = request.view_args or {}
     count = _count(said)
     if count > AT_ONCE:
-        raise Conflict(f"These are {count:,} messages; at most {AT_ONCE:,} at once can be changed here. The other admin pages do more.")
+        raise Conflict(f"This would change {count:,} messages; the limit here is {AT_ONCE:,}. Use the other admin pages for more.")
     subject = f"job {said['job_id']}" if "job_id" in said else "queue " + " ".join(said[name] for name in sorted(said))
     act = str(request.endpoint).rpartition(".")[2].removesuffix("_view")
     with write_session() as session:
@@ -159,13 +159,13 @@ def _count(said: dict[str, Any]) -> int:
 
 # ---- answers
 
-REDIS_AWAY = "Redis does not answer, so there is nothing to show. The ledger has all jobs: see the other admin pages."
+REDIS_AWAY = "Redis is not responding, so there is nothing to show. See the other admin pages for all jobs."
 ERRORS: dict[type[Exception], Callable[[], Exception]] = {
-    NoSuchJobError: lambda: NotFound("RQ has no such message any more. The job itself is in the ledger: look for it among the jobs."),
-    DeserializationError: lambda: Conflict("What Redis has of this job is no JSON, and is not read: Intray did not write it. Delete it."),
-    InvalidJobOperation: lambda: Conflict(
-        "RQ does not hold this message for failed. What the ledger says of the job counts: requeue it on its page."
+    NoSuchJobError: lambda: NotFound("RQ no longer has this message. Search for the job on the Jobs page."),
+    DeserializationError: lambda: Conflict(
+        "This job's data in Redis is not JSON, so Intray did not write it and cannot show it. Delete it."
     ),
+    InvalidJobOperation: lambda: Conflict("RQ does not list this message as failed. Retry the job on its own page."),
     RedisError: lambda: Unavailable(REDIS_AWAY, retry_after=5),
 }
 

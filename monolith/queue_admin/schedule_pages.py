@@ -68,7 +68,7 @@ def create() -> AnyResponse | tuple[str, int]:
         made = cron_schedules.create(_given(job_type), current_user, actor())
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type)), 422
-    flash(f"Set up: {made.name}.")
+    flash(f"Schedule “{made.name}” created.")
     return redirect(url_for("schedule_pages.index"), 303)
 
 
@@ -88,7 +88,7 @@ def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
         cron_schedules.change(schedule_id, _given(job_type), actor())
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type), schedule), 422
-    flash("Changed.")
+    flash("Changes saved.")
     return redirect(url_for("schedule_pages.index"), 303)
 
 
@@ -108,7 +108,7 @@ def run(schedule_id: int) -> AnyResponse:
 @blueprint.post("/<int:schedule_id>/delete")
 def remove(schedule_id: int) -> AnyResponse:
     """Delete it; the jobs it made stay."""
-    flash(f"Deleted: {cron_schedules.remove(schedule_id, actor())}. The jobs it made stay.")
+    flash(f"Schedule “{cron_schedules.remove(schedule_id, actor())}” deleted. Jobs it has created are kept.")
     return redirect(url_for("schedule_pages.index"), 303)
 
 
@@ -188,7 +188,7 @@ def _schedulable() -> list[JobType]:
 def _job_type(name: str) -> JobType:
     found = registry.discover().get(name)
     if found is None:
-        raise NotFound(f"There is no job type {name[:60]!r}. Choose one on the page of schedules.")
+        raise NotFound(f"Unknown job type {name[:60]!r}. Choose one on the Schedules page.")
     return found
 
 

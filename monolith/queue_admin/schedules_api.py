@@ -17,25 +17,25 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment, Priority, Truth
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("schedules", __name__, description="Periodic work, for admins")
+blueprint = Blueprint("schedules", __name__, description="Schedules: jobs that run regularly, for admins")
 blueprint.before_request(require_admin)
-NOT_THERE = {"schema": ProblemSchema, "description": "There is no such schedule"}
-TAKEN = {"schema": ProblemSchema, "description": "The name is taken"}
+NOT_THERE = {"schema": ProblemSchema, "description": "No such schedule"}
+TAKEN = {"schema": ProblemSchema, "description": "Another schedule has this name"}
 
 
 class ScheduleChange(Schema):
-    name = fields.String(metadata={"description": "What people call it; no two have the same"})
-    type = fields.String(metadata={"description": "The name of a job type that needs no document"})
-    params = fields.Dict(metadata={"description": "Params of the job type; see GET /api/v1/job-types"})
-    priority = Priority(metadata={"description": "critical, high, normal, low, or 1..10"})
-    cron = fields.String(metadata={"description": "Minute, hour, day of the month, month, day of the week, in UTC: `30 6 * * MON`"})
-    enabled = Truth(attribute="is_on", metadata={"description": "Whether it runs by itself"})
+    name = fields.String(metadata={"description": "A unique name"})
+    type = fields.String(metadata={"description": "A job type that can run without a document"})
+    params = fields.Dict(metadata={"description": "Parameters of the job type; see GET /api/v1/job-types"})
+    priority = Priority(metadata={"description": "critical, high, normal, low, or 1 to 10"})
+    cron = fields.String(metadata={"description": "Cron expression in UTC: minute, hour, day of month, month, day of week: `30 6 * * MON`"})
+    enabled = Truth(attribute="is_on", metadata={"description": "Whether the schedule runs"})
 
 
 class ScheduleRequest(ScheduleChange):
-    name = fields.String(required=True, metadata={"description": "What people call it; no two have the same"})
-    type = fields.String(required=True, metadata={"description": "The name of a job type that needs no document"})
-    cron = fields.String(required=True, metadata={"description": "Minute, hour, day of the month, month, day of the week, in UTC"})
+    name = fields.String(required=True, metadata={"description": "A unique name"})
+    type = fields.String(required=True, metadata={"description": "A job type that can run without a document"})
+    cron = fields.String(required=True, metadata={"description": "Cron expression in UTC: minute, hour, day of month, month, day of week"})
 
 
 class ScheduleSchema(Schema):
@@ -46,15 +46,15 @@ class ScheduleSchema(Schema):
     params = fields.Dict()
     priority = fields.String()
     cron = fields.String()
-    explained = fields.String(metadata={"description": "The expression in words"})
+    explained = fields.String(metadata={"description": "The cron expression in words"})
     enabled = fields.Boolean(attribute="is_on")
-    owner = fields.String(attribute="owner.email", metadata={"description": "Whose the jobs are"})
+    owner = fields.String(attribute="owner.email", metadata={"description": "The owner of its jobs"})
     created_at = Moment()
     next_at = Moment(allow_none=True)
-    upcoming = fields.List(Moment(), metadata={"description": "The next five times, were it enabled"})
+    upcoming = fields.List(Moment(), metadata={"description": "The next five run times if the schedule is enabled"})
     last_at = Moment(allow_none=True)
     last_job_id = fields.String(allow_none=True)
-    last_error = fields.String(allow_none=True, metadata={"description": "Why the job could not be submitted the last time"})
+    last_error = fields.String(allow_none=True, metadata={"description": "Why the last run could not be submitted"})
     links = fields.Dict(keys=fields.String(), values=fields.String())
 
 
@@ -89,7 +89,7 @@ def _now_viewed(schedule: Schedule) -> dict[str, Any]:
 class Schedules(MethodView):
     @blueprint.response(200, ScheduleListSchema)
     def get(self) -> dict[str, Any]:
-        """List the schedules, by name."""
+        """List schedules by name."""
         with read_session() as session:
             data = [view(one, read_now(session)) for one in cron_schedules.known(session)]
         return {"object": "list", "data": data, "has_more": False, "url": request.path}
@@ -98,7 +98,7 @@ class Schedules(MethodView):
     @blueprint.response(201, ScheduleSchema)
     @blueprint.alt_response(409, **TAKEN)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Have a job submitted again and again; its jobs are yours."""
+        """Create a schedule. You own the jobs it submits."""
         return _now_viewed(cron_schedules.create(given, current_user, actor()))
 
 
@@ -107,7 +107,7 @@ class OneSchedule(MethodView):
     @blueprint.response(200, ScheduleSchema)
     @blueprint.alt_response(404, **NOT_THERE)
     def get(self, schedule_id: int) -> dict[str, Any]:
-        """Show one schedule."""
+        """Show a schedule."""
         with read_session() as session:
             return view(cron_schedules.find(session, schedule_id), read_now(session))
 
@@ -116,13 +116,13 @@ class OneSchedule(MethodView):
     @blueprint.alt_response(404, **NOT_THERE)
     @blueprint.alt_response(409, **TAKEN)
     def patch(self, given: dict[str, Any], schedule_id: int) -> dict[str, Any]:
-        """Change what is given of it. Switched on again, or with other times, it goes on from now."""
+        """Change the given fields. If it is enabled or its times change, the next run is counted from now."""
         return _now_viewed(cron_schedules.change(schedule_id, given, actor()))
 
     @blueprint.response(204)
     @blueprint.alt_response(404, **NOT_THERE)
     def delete(self, schedule_id: int) -> None:
-        """Delete it. The jobs that it made stay."""
+        """Delete a schedule. Jobs it has created are kept."""
         cron_schedules.remove(schedule_id, actor())
 
 
@@ -131,5 +131,5 @@ class RunSchedule(MethodView):
     @blueprint.response(202, RunSchema)
     @blueprint.alt_response(404, **NOT_THERE)
     def post(self, schedule_id: int) -> dict[str, str]:
-        """Submit its job now, besides its times."""
+        """Run a schedule now, in addition to its regular times."""
         return {"job_id": cron_schedules.run_now(schedule_id, actor())}

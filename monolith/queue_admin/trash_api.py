@@ -22,17 +22,21 @@ from monolith.web.security import actor, require_admin
 
 WITHIN_S = 15.0  # then the answer says what is left
 
-blueprint = Blueprint("cleaning", __name__, url_prefix="/queues", description="Cleaning, for admins")
+blueprint = Blueprint("cleaning", __name__, url_prefix="/queues", description="The trash: deleting and restoring jobs, for admins")
 blueprint.before_request(require_admin)
 
 
 class CleanRequest(Schema):
-    status = fields.String(required=True, validate=OneOf(STATUSES), metadata={"description": "Any but `started`; what waits is cancelled"})
-    older_than = fields.Float(
-        required=True, validate=Range(0, 10 * 365 * 86400), metadata={"description": "Seconds since it ended, or was submitted if it waits"}
+    status = fields.String(
+        required=True, validate=OneOf(STATUSES), metadata={"description": "Any except `started`. Waiting jobs are cancelled first"}
     )
-    type = fields.String(load_default=None, allow_none=True, metadata={"description": "One job type only"})
-    dry_run = Truth(load_default=False, metadata={"description": "Only say what would be cleaned"})
+    older_than = fields.Float(
+        required=True,
+        validate=Range(0, 10 * 365 * 86400),
+        metadata={"description": "Minimum age in seconds: since the job ended, or since it was submitted if it is waiting"},
+    )
+    type = fields.String(load_default=None, allow_none=True, metadata={"description": "Only this job type"})
+    dry_run = Truth(load_default=False, metadata={"description": "Only report what would be moved to the trash"})
 
 
 class SampleSchema(Schema):
@@ -46,12 +50,12 @@ class SampleSchema(Schema):
 
 class CleanedSchema(Schema):
     object = fields.Constant("cleaned")
-    matched = fields.Integer(metadata={"description": "Jobs that were meant"})
-    deleted = fields.Integer(metadata={"description": "Moved to the bin; where fewer than matched, ask again"})
-    cleaning_id = fields.Integer(allow_none=True, metadata={"description": "For restoring it"})
-    oldest = Moment(metadata={"description": "With dry_run: when the oldest ended, or was submitted if it waits"})
+    matched = fields.Integer(metadata={"description": "Number of matching jobs"})
+    deleted = fields.Integer(metadata={"description": "Number of jobs moved to the trash. If fewer than `matched`, repeat the request"})
+    cleaning_id = fields.Integer(allow_none=True, metadata={"description": "The id to restore these jobs with"})
+    oldest = Moment(metadata={"description": "With `dry_run`: when the oldest job ended, or was submitted if it is waiting"})
     newest = Moment()
-    samples = fields.List(fields.Nested(SampleSchema), metadata={"description": "With dry_run: the five newest"})
+    samples = fields.List(fields.Nested(SampleSchema), metadata={"description": "With `dry_run`: the five newest jobs"})
 
 
 class CleaningSchema(Schema):
@@ -71,16 +75,16 @@ class CleaningListSchema(ListSchema):
 class RestoredSchema(Schema):
     object = fields.Constant("restored")
     restored = fields.Integer()
-    left = fields.Integer(metadata={"description": "Still in the bin: ask again"})
+    left = fields.Integer(metadata={"description": "Number still in the trash. If not 0, repeat the request"})
 
 
 @blueprint.route("/clean")
 class Clean(MethodView):
     @blueprint.arguments(CleanRequest())
     @blueprint.response(200, CleanedSchema)
-    @blueprint.alt_response(422, schema=ProblemSchema, description="It cannot be cleaned")
+    @blueprint.alt_response(422, schema=ProblemSchema, description="Jobs with this status cannot be moved to the trash")
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Move old jobs of a status to the bin, from which they can be restored for 24 h. Then they are gone with their files."""
+        """Move old jobs of a status to the trash. They can be restored for 24 hours; then they and their files are deleted for good."""
         criteria = trash.older_than(given["older_than"], given["status"], given["type"])
         with read_session() as session:
             found = trash.preview(session, criteria)
@@ -104,7 +108,7 @@ def _clean(criteria: JobFilter) -> tuple[int, int | None]:
 class Cleanings(MethodView):
     @blueprint.response(200, CleaningListSchema)
     def get(self) -> dict[str, Any]:
-        """List what is in the bin and can be restored, the newest first."""
+        """List what is in the trash and can be restored, newest first."""
         with read_session() as session:
             found: list[TrashEntry] = trash.list_trash(session)
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
@@ -113,8 +117,8 @@ class Cleanings(MethodView):
 @blueprint.route("/cleanings/<int:cleaning_id>/restore")
 class Restore(MethodView):
     @blueprint.response(200, RestoredSchema)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="It is not in the bin")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not in the trash")
     def post(self, cleaning_id: int) -> dict[str, int]:
-        """Take all jobs of a cleaning out of the bin. Those that had waited come back as cancelled."""
+        """Restore jobs from the trash. Jobs that were waiting come back as cancelled."""
         restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
         return {"restored": restored, "left": left}

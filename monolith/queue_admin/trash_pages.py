@@ -49,7 +49,7 @@ def _look(session: Session) -> dict[str, Any]:
 def _age() -> float:
     number = request.args.get("age", type=float)
     if number is None or not 0 <= number <= 100_000 or request.args.get("unit", "days") not in UNITS:
-        raise Invalid.field("/age", "Give a number of hours or days, 0 or more.")
+        raise Invalid.field("/age", "Enter a number of hours or days, 0 or more.")
     return number * UNITS[request.args.get("unit", "days")]
 
 
@@ -57,6 +57,6 @@ def _age() -> float:
 def restore(cleaning_id: int) -> AnyResponse:
     """Take the jobs of a cleaning out of the bin."""
     restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
-    more = f" {left:,} are left in the bin: restore again." if left else ""
-    flash(f"{restored:,} {'job was' if restored == 1 else 'jobs were'} restored.{more}")
+    more = f" {left:,} {'is' if left == 1 else 'are'} still in the trash. Restore again to continue." if left else ""
+    flash(f"{restored:,} {'job' if restored == 1 else 'jobs'} restored.{more}")
     return redirect(url_for("admin_bin.index"), 303)

@@ -56,7 +56,7 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"{'TROUBLE' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
+        return f"{'PROBLEM' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
 
 
 def examine(release: bool = False) -> Iterator[Finding]:
@@ -69,9 +69,9 @@ def examine(release: bool = False) -> Iterator[Finding]:
         except (Trouble, BadSetting) as trouble:
             yield Finding(subject, True, str(trouble))
         except RedisError:
-            yield Finding(subject, True, "Not known while Redis cannot be reached: mend that first.")
+            yield Finding(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
         except SQLAlchemyError:
-            yield Finding(subject, True, "Not known while the database is in trouble: mend that first.")
+            yield Finding(subject, True, "Not checked, because of the database problem above. Fix that first.")
 
 
 def _settings() -> str:
@@ -79,20 +79,22 @@ def _settings() -> str:
     try:
         import_attribute(settings().worker_class)
     except (ValueError, ImportError, AttributeError) as error:
-        raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Mend or unset it.") from error
+        raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct or unset it.") from error
     return f"home {settings().home}"
 
 
 def _secret() -> str:
     if len(settings().secret_key) < SHORTEST_SECRET:
-        raise Trouble(f"SECRET_KEY can be guessed: it has fewer than {SHORTEST_SECRET} characters. Set it to the output of {NEW_KEY}.")
-    return "kept under the home" if settings().secret_is_kept else "set"
+        raise Trouble(f"SECRET_KEY has fewer than {SHORTEST_SECRET} characters and can be guessed. Set it to the output of {NEW_KEY}.")
+    return "stored in INTRAY_HOME" if settings().secret_is_kept else "set"
 
 
 def _secret_of_all() -> str:
     """A release goes to processes that may share no disk: each would make a secret of its own."""
     if settings().secret_is_kept:
-        raise Trouble(f"SECRET_KEY is not set: hosts that share no disk would not know each other's sessions. Set it to {NEW_KEY}.")
+        raise Trouble(
+            f"SECRET_KEY is not set, so hosts without a shared disk would reject each other's sessions. Set it to the output of {NEW_KEY}."
+        )
     return _secret()
 
 
@@ -102,9 +104,9 @@ def _database() -> str:
             pass
     except OperationalError as error:
         reason = logs.mask(str(error.orig).strip().splitlines()[-1])
-        raise Trouble(f"It cannot be opened: {reason}. Check DATABASE_URL, and that the database runs.") from error
+        raise Trouble(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
     if not engine.is_current():
-        raise Trouble("The tables are not up to date. Run `manage.py db upgrade`.")
+        raise Trouble("The tables are out of date. Run `manage.py db upgrade`.")
     return f"{engine.get_engine().dialect.name}, tables up to date"
 
 
@@ -116,15 +118,21 @@ def _redis() -> str:
 def _eviction() -> str:
     policy = str(rq_queues.connection().info("memory").get("maxmemory_policy", "unknown"))
     if policy != "noeviction":
-        raise Trouble(f"Redis may throw messages away: its maxmemory-policy is {policy}. Set it to noeviction.")
+        raise Trouble(f"Redis can evict messages: its maxmemory-policy is {policy}. Set it to noeviction.")
     return policy
 
 
 def _tls() -> str:
     bare = [name for name, is_bare in (("REDIS_URL", _redis_is_bare()), ("DATABASE_URL", _database_is_bare())) if is_bare]
     if bare:
-        raise Trouble(f"{' and '.join(bare)}: goes over the internet unencrypted. Use rediss://, and ?sslmode=require for PostgreSQL.")
-    return "Redis with TLS, certificate not checked" if "ssl_cert_reqs=none" in settings().redis_url else "nothing leaves unencrypted"
+        raise Trouble(
+            f"{' and '.join(bare)}: the connection crosses the internet unencrypted. Use rediss:// and, for PostgreSQL, ?sslmode=require."
+        )
+    return (
+        "Redis with TLS, certificate not checked"
+        if "ssl_cert_reqs=none" in settings().redis_url
+        else "no unencrypted connections over the internet"
+    )
 
 
 def _redis_is_bare() -> bool:
@@ -161,8 +169,8 @@ def _budget() -> str:
     for server, (_, limit), wanted in (("Redis", _in_redis(), redis), ("PostgreSQL", _in_database(), sql)):
         if limit < wanted:
             raise Trouble(
-                f"{server} gives {limit:.0f} connections, but a web process, a worker and a clock may open {wanted}. "
-                "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or take a larger plan."
+                f"{server} allows {limit:.0f} connections, but a web process, a worker and the clock may open {wanted}. "
+                "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or use a larger plan."
             )
     return f"at most {redis} connections to Redis and {sql} to PostgreSQL for one web process, one worker and the clock"
 
@@ -172,7 +180,7 @@ def _crowd() -> str:
         if used >= FULL * limit:
             raise Trouble(
                 f"{used} of {limit:.0f} connections of {server} are in use. Run fewer processes, lower WEB_THREADS or "
-                "WORKER_CONCURRENCY, or take a larger plan."
+                "WORKER_CONCURRENCY, or use a larger plan."
             )
     return f"{_in_redis()[0]} connections to Redis, {_in_database()[0]} to PostgreSQL"
 
@@ -194,56 +202,56 @@ def _in_database() -> tuple[int, float]:
 def _workers() -> str:
     missing = [name for name in rq_queues.names() if name not in rq_queues.listened()]
     if missing:
-        raise Trouble(f"No worker listens to {', '.join(missing)}. Start one with `manage.py worker`.")
-    return f"every queue has a listener: {', '.join(rq_queues.names())}"
+        raise Trouble(f"No worker is running for {', '.join(missing)}. Start one with `manage.py worker`.")
+    return f"every queue has a worker: {', '.join(rq_queues.names())}"
 
 
 def _clock() -> str:
     with engine.read_session() as session:
         if not lease.is_ticking(session):
-            raise Trouble("No clock ticks: nothing scheduled or lost is moved. Start one with `manage.py clock`.")
-    return "ticking"
+            raise Trouble("No clock is running, so retries, delayed jobs and schedules do not start. Start it with `manage.py clock`.")
+    return "running"
 
 
 def _llm() -> str:
     if not settings().openai_api_key:
-        return "off: the local engine does the work"
+        return "off; the built-in engine is used"
     limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
     if limits and settings().openai_model not in settings().llm_prices:
-        raise Trouble(f"The budget holds nothing back: no price is known for {settings().openai_model}. Give it in LLM_PRICES.")
+        raise Trouble(f"The budget has no effect, because no price is set for {settings().openai_model}. Set it in LLM_PRICES.")
     found = connection_test.try_out()
     if not found["ok"]:
-        raise Trouble(f"{found['message']} `manage.py ai test` asks again.")
+        raise Trouble(f"{found['message']} Run `manage.py ai test` to try again.")
     return f"{found['model']} answered in {found['duration_ms']} ms"
 
 
 def _alerts() -> str:
     """Whether those whom the settings name would hear of an alert."""
-    told = ["in the log"]
+    told = ["the log"]
     if settings().alert_email and not settings().smtp_url:
-        raise Trouble("ALERT_EMAIL is set, but no mail goes out from here: set SMTP_URL and MAIL_FROM too, or unset it.")
+        raise Trouble("ALERT_EMAIL is set, but Intray cannot send e-mail. Set SMTP_URL and MAIL_FROM too, or unset ALERT_EMAIL.")
     if settings().smtp_url:
-        told.append(f"by e-mail to {_check_email()}")
+        told.append(f"e-mail to {_check_email()}")
     if url := settings().alert_webhook_url:
         try:
             endpoints.check_url(url)
         except Invalid as error:
-            raise Trouble(f"ALERT_WEBHOOK_URL cannot be used: {error.detail} Mend or unset it.") from error
-        told.append("by a webhook")
-    return f"told {', '.join(told)}"
+            raise Trouble(f"ALERT_WEBHOOK_URL is not valid: {error.detail} Correct or unset it.") from error
+        told.append("a webhook")
+    return f"sent to {', '.join(told)}"
 
 
 def _check_email() -> str:
     """Whom the mail of an alert goes to."""
     mail = registry.discover().get("email")
     if mail is None or mail.unavailable_reason:
-        raise Trouble(f"No alert goes out by e-mail: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type email.'}")
+        raise Trouble(f"Alerts cannot be e-mailed: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type `email`.'}")
     if not settings().alert_email:
         return "all admins"
     try:
         mail.load_params({"to": settings().alert_email[: alert_notifications.MAX_RECIPIENTS], "subject": "x", "text": "x"}, False)
     except Invalid as error:
-        raise Trouble(f"ALERT_EMAIL cannot be used: {' '.join(one.detail for one in error.errors)} Mend or unset it.") from error
+        raise Trouble(f"ALERT_EMAIL is not valid: {' '.join(one.detail for one in error.errors)} Correct or unset it.") from error
     return ", ".join(settings().alert_email)
 
 
@@ -253,16 +261,16 @@ def _sandbox() -> str:
     try:
         reason: str | None = getattr(importlib.import_module(module), function)()
     except ModuleNotFoundError:
-        return "no job type here needs one"
+        return "not needed by any job type"
     limits = f"{settings().sandbox_memory_mb} MB, {settings().sandbox_seconds} s"
-    return f"none: {reason}" if reason else f"works, was tried just now; a project may use {limits}"
+    return f"not available: {reason}" if reason else f"works (tested just now); each project may use {limits}"
 
 
 def _job_types() -> str:
     """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
     said = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
-    return " ".join(said) or "all can be run here"
+    return " ".join(said) or "all job types are available"
 
 
 CHECKS: dict[str, Callable[[], str]] = {

@@ -37,7 +37,7 @@ def wait_until_ready(child: ChildProcess) -> None:
     give_up_at = time.monotonic() + STARTING_S
     while not answers():
         if not child.lives() or time.monotonic() > give_up_at:
-            raise BadSetting(f"Redis did not start: {_last_words()} Mend that, or set REDIS_URL to a server of your own.")
+            raise BadSetting(f"Redis did not start: {_last_words()} Fix that, or set REDIS_URL to your own Redis server.")
         time.sleep(0.02)
 
 
@@ -54,18 +54,18 @@ def why_silent() -> str | None:
     except (RedisError, OSError) as error:
         return str(error).strip().rstrip(".") or type(error).__name__
     except ValueError as error:
-        return f"it is not a Redis URL ({error})".rstrip(".")
+        return f"not a valid Redis URL ({error})".rstrip(".")
     return None
 
 
 def _make_room(socket: Path) -> None:
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if socket.parent != settings().home and socket.parent.stat().st_uid != os.getuid():
-        raise BadSetting(f"{socket.parent} belongs to somebody else. Set INTRAY_HOME to a shorter path.")
+        raise BadSetting(f"The folder {socket.parent} belongs to another user. Set INTRAY_HOME to a shorter path.")
     give_up_at = time.monotonic() + LEAVING_S
     while answers():
         if time.monotonic() > give_up_at:
-            raise BadSetting(f"A Redis of an earlier run still listens at {socket}. End it, then run again.")
+            raise BadSetting(f"A Redis from an earlier run is still listening on {socket}. Stop it, then try again.")
         time.sleep(0.1)
 
 
@@ -80,7 +80,7 @@ def program() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise BadSetting(f"There is no Redis here: {error} Install redis-server, or set REDIS_URL.") from error
+        raise BadSetting(f"Redis is not installed: {error} Install redis-server, or set REDIS_URL.") from error
 
 
 def _options(socket: Path, folder: Path) -> list[str]:
@@ -104,4 +104,4 @@ def _log() -> Path:
 
 def _last_words() -> str:
     lines = _log().read_text(errors="replace").splitlines() if _log().exists() else []
-    return f"{lines[-1].partition('# ')[2] or lines[-1]}." if lines else "it said nothing."
+    return f"{lines[-1].partition('# ')[2] or lines[-1]}." if lines else "no output."

@@ -46,7 +46,7 @@ def run(say: Callable[[str], None]) -> None:
             try:
                 _watch(stop, [*redis, *children], say)
             finally:
-                log.info("ending")
+                log.info("stopping")
                 end(children, GRACE_S)
 
 
@@ -58,12 +58,14 @@ def _home_of_our_own() -> Iterator[None]:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / "run.lock").open("a+")
     except OSError as error:
-        raise BadSetting(f"The home {home} cannot be written ({error.strerror}). Set INTRAY_HOME to a folder you own.") from error
+        raise BadSetting(
+            f"The folder INTRAY_HOME ({home}) is not writable ({error.strerror}). Set INTRAY_HOME to a folder you own."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadSetting(f"Intray already runs on the home {home}. Stop that one, or set INTRAY_HOME to another folder.") from error
+            raise BadSetting(f"Intray is already running in {home}. Stop it, or set INTRAY_HOME to another folder.") from error
         yield
 
 
@@ -76,9 +78,7 @@ def _check_port() -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadSetting(
-            f"Port {port} of {host} cannot be used ({reason}). Set PORT to a free one: PORT={_another(port)} make run"
-        ) from error
+        raise BadSetting(f"Cannot listen on {host} port {port} ({reason}). Use another port: PORT={_another(port)} make run") from error
 
 
 def _another(port: int) -> int:
@@ -108,16 +108,16 @@ def require_redis() -> None:
     """Raises `BadSetting` with what to do when Redis does not answer."""
     silent = redis_server.why_silent()
     if silent and settings().redis_is_ours:
-        raise BadSetting("Redis does not run. Start everything with `make run`, or set REDIS_URL to a server of your own.")
+        raise BadSetting("Redis is not running. Start everything with `make run`, or set REDIS_URL to your own Redis server.")
     if silent:
         url = mask(settings().redis_url)
-        raise BadSetting(f"Redis at {url} cannot be reached: {mask(silent)}. {_mend_of(silent)}")
+        raise BadSetting(f"Cannot connect to Redis at {url}: {mask(silent)}. {_mend_of(silent)}")
 
 
 def _mend_of(silent: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in silent:
-        return "Name its authority (?ssl_ca_certs=/path in REDIS_URL); or, where nobody has signed it, set REDIS_TLS_VERIFY=false."
-    return "Mend REDIS_URL, or unset it to use the Redis that comes along."
+        return "Add its certificate authority (?ssl_ca_certs=/path in REDIS_URL) or, if it is self-signed, set REDIS_TLS_VERIFY=false."
+    return "Correct REDIS_URL, or unset it to use the bundled Redis."
 
 
 def _start_all() -> list[ChildProcess]:
@@ -140,7 +140,7 @@ def _watch(stop: StopSignal, children: list[ChildProcess], say: Callable[[str], 
             say(_announcement())
             announced = True
         if not announced and time.monotonic() > late_at:
-            say(f"Intray is not ready after {READY_S:g} s. The lines above say why; `.venv/bin/python manage.py doctor` says more.")
+            say(f"Intray is not ready after {READY_S:g} s. See the log lines above, or run `.venv/bin/python manage.py doctor`.")
             late_at = float("inf")
 
 
@@ -165,8 +165,8 @@ def _announcement() -> str:
     lines = [f"Intray is ready: {address}"]
     password = _first_admin()
     if password:
-        lines += ["", f"E-mail:   {ADMIN}", f"Password: {password}", "", "The password is shown this once: keep it."]
-    return "\n".join(["", *lines, "Press Ctrl-C to end.", ""])
+        lines += ["", f"E-mail:   {ADMIN}", f"Password: {password}", "", "Save the password now. It is not shown again."]
+    return "\n".join(["", *lines, "Press Ctrl-C to stop.", ""])
 
 
 def _first_admin() -> str | None:

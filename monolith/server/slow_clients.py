@@ -87,7 +87,7 @@ class IncomingBody(SocketUnreader):
     def _give_up(self) -> None:
         if self.is_head:
             raise NoMoreData
-        raise RequestTimeout(f"The request did not arrive: {self._patience.moved:,} bytes came. Send it again over a faster connection.")
+        raise RequestTimeout(f"The request timed out after {self._patience.moved:,} bytes. Send it again over a faster connection.")
 
 
 class OutgoingResponse(socket.socket):
@@ -112,7 +112,7 @@ class OutgoingResponse(socket.socket):
                 self._patience.move(size)
             except BlockingIOError:
                 if not self._patience.wait():
-                    raise BrokenPipeError(errno.EPIPE, "The client reads too slowly") from None
+                    raise BrokenPipeError(errno.EPIPE, "The client is reading too slowly") from None
 
 
 _lock = threading.Lock()

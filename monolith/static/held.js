@@ -52,7 +52,7 @@ if (here) {
 // A free time is in the zone of whoever gives it.
 for (const form of document.querySelectorAll("form[data-zoned]")) {
   const input = form.querySelector("[type=datetime-local]");
-  form.querySelector("#until-help").textContent = "In your own time zone.";
+  form.querySelector("#until-help").textContent = "In your local time zone.";
   form.addEventListener("submit", () => {
     form.querySelector("[name=zone]").value = input.value ? new Date(input.value).getTimezoneOffset() : "";
   });

@@ -74,7 +74,7 @@ def pack(response: Response) -> Response:
 def _asset(name: str) -> Asset:
     path = FOLDER / name
     if Path(name).name != name or not path.is_file():
-        raise NotFound(f"There is no file {name[:60]!r}.")
+        raise NotFound(f"File {name[:60]!r} does not exist.")
     return _read(path, path.stat().st_mtime_ns)
 
 

@@ -51,12 +51,17 @@ class LedgerCollector(Collector):
         with balance.snapshot() as session:
             yield from _balance(balance.balance_in(session))
             yield _oldest(counts.oldest_waiting(session))
-            yield GaugeMetricFamily("intray_clock_up", "Whether a clock leads.", int(lease.is_ticking(session)))
+            yield GaugeMetricFamily("intray_clock_up", "Whether a clock is running.", int(lease.is_ticking(session)))
             yield from _minute(metrics_data.last_minute(session))
             yield from _times(metrics_data.times(session))
-            yield _labelled("intray_paused", "What is paused.", "scope", {one.scope: 1 for one in pauses.active(session)})
-            yield _labelled("intray_breaker_open", "Whether jobs that need this server are parked.", "name", metrics_data.breakers(session))
-            yield _labelled("intray_webhook_deliveries", "Deliveries that are on their way.", "state", metrics_data.deliveries(session))
+            yield _labelled("intray_paused", "Active pauses.", "scope", {one.scope: 1 for one in pauses.active(session)})
+            yield _labelled(
+                "intray_breaker_open",
+                "Whether the circuit breaker of this server is open, so that jobs that need it are snoozed.",
+                "name",
+                metrics_data.breakers(session),
+            )
+            yield _labelled("intray_webhook_deliveries", "Pending webhook deliveries.", "state", metrics_data.deliveries(session))
             yield from _spent(metrics_data.spent_today(session))
             yield _alerts(current_alerts(session))
             yield from _workers(workers.seen_or_none(session))
@@ -75,21 +80,21 @@ def _balance(balance: Balance) -> Iterator[Metric]:
     for kind, count in sorted(balance.counts.items()):
         jobs.add_metric(kind, count)
     yield jobs
-    yield CounterMetricFamily("intray_jobs_accepted", "Jobs ever accepted.", balance.accepted)
-    yield CounterMetricFamily("intray_jobs_pruned", "Jobs deleted, by age, number or hand.", balance.pruned)
+    yield CounterMetricFamily("intray_jobs_accepted", "Total jobs accepted.", balance.accepted)
+    yield CounterMetricFamily("intray_jobs_pruned", "Total jobs deleted, by retention or by hand.", balance.pruned)
     yield GaugeMetricFamily(
-        "intray_ledger_imbalance", "Accepted jobs that are in no status and were not pruned. 0, or an alert.", balance.imbalance
+        "intray_ledger_imbalance", "Accepted jobs minus stored and deleted jobs. Anything but 0 raises an alert.", balance.imbalance
     )
 
 
 def _oldest(waited: dict[tuple[str, str], float]) -> Metric:
     oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
-    return _labelled("intray_oldest_waiting_seconds", "How long the oldest queued job has waited.", "queue", oldest)
+    return _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
 
 
 def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
-    finished = GaugeMetricFamily("intray_finished_last_minute", "Jobs that were done in the last whole minute.", labels=("queue", "type"))
-    failed = GaugeMetricFamily("intray_failed_last_minute", "Jobs that failed in the last whole minute.", labels=("queue", "type"))
+    finished = GaugeMetricFamily("intray_finished_last_minute", "Jobs done in the last full minute.", labels=("queue", "type"))
+    failed = GaugeMetricFamily("intray_failed_last_minute", "Jobs that failed in the last full minute.", labels=("queue", "type"))
     for kind, numbers in sorted(ended.items()):
         for family, number in zip((finished, failed), numbers, strict=True):
             family.add_metric(kind, number)
@@ -98,8 +103,10 @@ def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
 
 def _times(found: Iterable[metrics_data.Times]) -> Iterator[Metric]:
     labels = ("queue", "type", "quantile")
-    run = GaugeMetricFamily("intray_run_seconds", "How long the jobs ran that were done in the last five minutes.", labels=labels)
-    wait = GaugeMetricFamily("intray_wait_seconds", "How long they had waited before.", labels=labels)
+    run = GaugeMetricFamily("intray_run_seconds", "Run time of jobs done in the last five minutes.", labels=labels)
+    wait = GaugeMetricFamily(
+        "intray_wait_seconds", "Time the jobs done in the last five minutes had waited before they started.", labels=labels
+    )
     for one in found:
         for quantile in metrics_data.QUANTILES:
             run.add_metric((one.queue, one.type, f"{quantile:g}"), metrics_data.quantile(one.run, quantile))
@@ -108,16 +115,18 @@ def _times(found: Iterable[metrics_data.Times]) -> Iterator[Metric]:
 
 
 def _spent(spent: metrics_data.Spent) -> Iterator[Metric]:
-    yield GaugeMetricFamily("intray_llm_spent_today_usd", "What the language model cost since midnight UTC.", float(spent.usd))
-    yield GaugeMetricFamily("intray_llm_budget_usd", "What it may cost a day; 0: no limit.", float(settings().llm_budget_usd))
+    yield GaugeMetricFamily("intray_llm_spent_today_usd", "Language model cost in USD since midnight UTC.", float(spent.usd))
+    yield GaugeMetricFamily(
+        "intray_llm_budget_usd", "Total daily language model budget in USD; 0 means no limit.", float(settings().llm_budget_usd)
+    )
     tokens = {"read": spent.input_tokens, "written": spent.output_tokens}
-    yield _labelled("intray_llm_tokens_today", "Tokens since midnight UTC.", "direction", tokens)
+    yield _labelled("intray_llm_tokens_today", "Language model tokens since midnight UTC.", "direction", tokens)
 
 
 def _alerts(found: list[CurrentAlert]) -> Metric:
     """Every code has its line, so that a chart knows of it before it opens."""
     numbers = Counter(one.code for one in found)
-    family = GaugeMetricFamily("intray_alerts_open", "Alerts that are open.", labels=("code", "severity"))
+    family = GaugeMetricFamily("intray_alerts_open", "Open alerts.", labels=("code", "severity"))
     for code, rule in alert_rules.RULES.items():
         family.add_metric((code, rule.severity), numbers[code])
     return family
@@ -131,8 +140,8 @@ def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
     for worker in seen:
         states[worker.state] += 1
         children.update("busy" if child.jobs else "idle" for child in worker.children)
-    yield _labelled("intray_workers", "Living workers.", "state", states)
-    yield _labelled("intray_children", "Processes of workers that run jobs.", "state", children)
+    yield _labelled("intray_workers", "Running workers.", "state", states)
+    yield _labelled("intray_children", "Worker processes that run jobs.", "state", children)
 
 
 def _redis() -> Iterator[Metric]:
@@ -140,10 +149,10 @@ def _redis() -> Iterator[Metric]:
     try:
         lengths = rq_queues.lengths(rq_queues.names())
     except RedisError:
-        yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 0)
+        yield GaugeMetricFamily("intray_redis_up", "Whether Redis responds.", 0)
         return
-    yield GaugeMetricFamily("intray_redis_up", "Whether Redis answers.", 1)
-    yield _labelled("intray_messages", "Messages that wait in Redis.", "queue", lengths)
+    yield GaugeMetricFamily("intray_redis_up", "Whether Redis responds.", 1)
+    yield _labelled("intray_messages", "Messages waiting in Redis.", "queue", lengths)
 
 
 registry = CollectorRegistry()

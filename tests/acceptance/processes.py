@@ -49,7 +49,7 @@ OURS = (
 STARTING_S = 60
 PATIENCE = 3
 ENDING_S = 40
-ANNOUNCED = "Press Ctrl-C to end."
+ANNOUNCED = "Press Ctrl-C to stop."
 MEMORY = Path("/dev/shm")
 
 NewIntray = Callable[..., "Intray"]

@@ -146,4 +146,4 @@ def test_doctor_tells_whether_the_model_answers(model: OpenAIServer, running: In
     model.will(status(401))
     examined = running.manage("doctor")
     assert examined.returncode == 1
-    assert re.search(r"^TROUBLE +llm +The LLM server does not accept the key. An admin must mend", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +llm +The LLM server does not accept the key. An admin must mend", examined.stdout, re.MULTILINE)

@@ -145,7 +145,7 @@ def test_a_page_that_is_not_there_fails_and_says_so(api: Callable[..., requests.
 def test_a_delayed_job_starts_when_it_is_due(api: Callable[..., requests.Response]) -> None:
     accepted = api("post", "/api/v1/jobs", json={"type": "analyze", "params": {"text": PARAGRAPH}, "delay": 1.5}).json()
     assert accepted["status"] == "scheduled"
-    assert accepted["waiting_reason"].startswith("It is to start at")
+    assert accepted["waiting_reason"].startswith("Starts at ")
     job = over(api, accepted)
     assert job["status"] == "finished"
     assert job["started_at"] > accepted["run_at"]
@@ -174,7 +174,7 @@ def test_a_printed_token_opens_the_api(intray: Intray) -> None:
 def test_a_running_installation_has_nothing_to_mend(intray: Intray) -> None:
     intray.wait_until(lambda: intray.manage("doctor").returncode == 0)
     said = intray.manage("doctor").stdout
-    assert "TROUBLE" not in said
+    assert "PROBLEM" not in said
     assert intray.password not in said and (intray.home / "secret_key").read_text() not in said
 
 
@@ -189,7 +189,7 @@ def test_a_stock_rq_worker_drains_the_same_queues(new_intray: Callable[..., Intr
     one.wait_until(one.is_ready)
     headers = {"Authorization": f"Bearer {token}"}
     accepted = requests.post(f"{one.base_url}/api/v1/jobs", json={"type": "trial_second_time"}, headers=headers, timeout=10).json()
-    assert accepted["waiting_reason"] == "No worker is listening to default.normal."
+    assert accepted["waiting_reason"] == "No worker is running for default.normal. The job starts automatically when one is."
     queues = [f"default.{priority}" for priority in ("critical", "high", "normal", "low")]
     rq = [str(Path(sys.executable).with_name("rq")), "worker", "-u", redis_url, "-S", "json", *queues]
     with subprocess.Popen(

@@ -68,7 +68,10 @@ def test_what_is_submitted_while_redis_is_away_is_accepted_explained_and_done_wh
     assert answer.status_code == 201
     url = one.base_url + answer.json()["jobs"][0]["links"]["self"]
     job = requests.get(url, headers=headers, timeout=10).json()
-    assert (job["status"], job["waiting_reason"]) == ("queued", "Redis is away. The job is kept safely, and starts when Redis is back.")
+    assert (job["status"], job["waiting_reason"]) == (
+        "queued",
+        "The queue server (Redis) is not responding. The job is saved and starts when Redis is back.",
+    )
     assert requests.get(f"{one.base_url}/ready", timeout=10).json()["checks"] == {"database": True, "redis": False, "clock": True}
     own_redis.start()
     until(lambda: requests.get(url, headers=headers, timeout=10).json()["status"] == "finished", 30, one.output)

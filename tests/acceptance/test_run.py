@@ -107,7 +107,7 @@ def test_a_home_with_a_long_path_and_odd_characters_works(new_intray: NewIntray,
 def test_a_second_run_on_the_same_home_says_so(new_intray: NewIntray) -> None:
     first = new_intray().start()
     second = new_intray(first.home)
-    assert one_line(second) == f"Error: Intray already runs on the home {first.home}. Stop that one, or set INTRAY_HOME to another folder."
+    assert one_line(second) == f"Error: Intray is already running in {first.home}. Stop it, or set INTRAY_HOME to another folder."
     assert first.is_ready()
 
 
@@ -116,7 +116,9 @@ def test_a_taken_port_says_which_and_what_to_do(new_intray: NewIntray) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         intray = new_intray(PORT=str(other.getsockname()[1]))
-        assert re.fullmatch(r"Error: Port \d+ of 127.0.0.1 cannot be used \(Address already in use\)\. Set PORT .*", one_line(intray))
+        assert re.fullmatch(
+            r"Error: Cannot listen on 127.0.0.1 port \d+ \(Address already in use\)\. Use another port: .*", one_line(intray)
+        )
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,8 @@ def test_a_taken_port_says_which_and_what_to_do(new_intray: NewIntray) -> None:
         ("PORT", "eighty", "PORT"),
         ("HOST", "no.such.host.invalid", "no.such.host.invalid"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL"),
-        ("DATABASE_URL", "nonsense", "DATABASE_URL is not a database URL"),
-        ("DATABASE_URL", "mysql://a:secret@127.0.0.1/b", "DATABASE_URL names mysql"),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL is not a valid database URL"),
+        ("DATABASE_URL", "mysql://a:secret@127.0.0.1/b", "DATABASE_URL uses mysql"),
         ("DATABASE_URL", "postgresql://a:secret@no.such.host.invalid/b", "DATABASE_URL"),
         ("DATABASE_URL", "postgresql://a:secret@127.0.0.1:1/b", "DATABASE_URL"),
         ("DATABASE_URL", "sqlite:////proc/nowhere/intray.sqlite3", "/proc/nowhere"),
@@ -161,8 +163,8 @@ def test_a_home_that_cannot_be_written_is_said_in_one_line(new_intray: NewIntray
 def test_doctor_finds_what_does_not_run(new_intray: NewIntray) -> None:
     examined = new_intray().manage("doctor")
     assert examined.returncode == 1
-    assert re.search(r"^TROUBLE +database .*manage.py db upgrade", examined.stdout, re.MULTILINE)
-    assert re.search(r"^TROUBLE +redis .*make run", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +database .*manage.py db upgrade", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +redis .*make run", examined.stdout, re.MULTILINE)
     assert examined.stderr == ""
 
 
@@ -177,8 +179,8 @@ def test_doctor_finds_a_redis_that_evicts(new_intray: NewIntray, redis_server: s
             ["redis-cli", "-u", redis_server, "CONFIG", "SET", "maxmemory-policy", "noeviction"], check=True, capture_output=True
         )
     assert examined.returncode == 1
-    assert re.search(r"^TROUBLE +eviction .*allkeys-lru.*noeviction", examined.stdout, re.MULTILINE)
-    assert re.search(r"^TROUBLE +clock .*manage.py clock", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +eviction .*allkeys-lru.*noeviction", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +clock .*manage.py clock", examined.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_doctor_finds_a_redis_that_evicts(new_intray: NewIntray, redis_server: s
     [
         (("user", "create", "--email", "nobody", "--password", "x"), "is no e-mail address"),
         (("user", "create", "--email", "taken@example.org", "--password", "three brown ducks in Ghent"), "taken@example.org already"),
-        (("token", "create", "--email", "unknown@example.org"), "There is no user unknown@example.org"),
+        (("token", "create", "--email", "unknown@example.org"), "User unknown@example.org does not exist"),
         (("worker",), "make run"),
         (("worker", "--burst"), "make run"),
     ],

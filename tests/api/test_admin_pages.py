@@ -127,7 +127,7 @@ def test_an_act_on_all_that_match_is_done_in_steps_with_go_on(admin: Caller, mak
     monkeypatch.setattr(bulk_actions, "STEP", 3)
     failed, others = make(7, fail="No answer"), make(2)
     asked = admin.get(f"{ACT}?act=requeue&all=1&error=OSError")
-    assert "Requeue 7 jobs?" in asked.text
+    assert "Retry 7 jobs?" in asked.text
     late = make(fail="No answer")  # after the question: not meant
     one = admin.post(ACT, data=form(asked.text))
     assert "<strong>3</strong> of 7" in one.text

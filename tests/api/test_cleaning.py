@@ -220,8 +220,8 @@ def test_cleaning_and_restoring_are_written_down(admin: Caller, make: Make) -> N
     with read_session() as session:
         entries = session.scalars(select(AuditEntry).order_by(AuditEntry.id)).all()
     assert [(one.actor, one.act, one.subject, one.count) for one in entries] == [
-        ("admin@example.org", "clean", "cleaning 1", 2),
-        ("admin@example.org", "restore", "cleaning 1", 2),
+        ("admin@example.org", "clean", "deletion 1", 2),
+        ("admin@example.org", "restore", "deletion 1", 2),
     ]
     assert entries[0].after["status"] == "failed"
 

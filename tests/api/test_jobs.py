@@ -199,7 +199,7 @@ def test_job_types_are_listed_with_all_they_declare(alice: Caller) -> None:
 
 
 def test_a_waiting_job_says_why_it_waits(alice: Caller) -> None:
-    assert echo(alice)["waiting_reason"] == "No worker is listening to default.normal."
+    assert echo(alice)["waiting_reason"] == "No worker is running for default.normal. The job starts automatically when one is."
     assert "no clock is running" in echo(alice, delay=60)["waiting_reason"]
 
 

@@ -168,7 +168,7 @@ def test_a_cause_is_requeued_at_its_rate_until_all_were(admin: Caller, fail: Fai
     tick(5)
     assert counts() == {"finished": 12, "failed": 1}
     found = the_only(admin)
-    assert (found["requeued"], found["finished"], found["failed"], found["outcome"]) == (12, 12, 0, "All that could be were requeued.")
+    assert (found["requeued"], found["finished"], found["failed"], found["outcome"]) == (12, 12, 0, "All jobs were retried.")
 
 
 def test_it_stops_by_itself_when_more_than_a_fifth_fail_again(admin: Caller, fail: Fail, tick: Callable[[float], None]) -> None:
@@ -187,7 +187,7 @@ def test_it_stops_by_itself_when_more_than_a_fifth_fail_again(admin: Caller, fai
     tick(5)
     tick(5)
     found = the_only(admin)
-    assert found["outcome"] == "Stopped by itself: 10 of 10 that ended had failed again (100 %)."
+    assert found["outcome"] == "Stopped automatically: 10 of 10 finished jobs failed again (100 %)."
     assert counts() == before
     assert acts()[-1] == ("clock", "requeue_ended", found["requeued"])
 
@@ -203,7 +203,7 @@ def test_one_in_ten_that_fails_again_does_not_stop_it_and_is_not_started_twice(
         fail_again(*ids[:1])
         finish(*ids[1:])
     found = the_only(admin)
-    assert found["outcome"] == "All that could be were requeued."
+    assert found["outcome"] == "All jobs were retried."
     assert (found["requeued"], found["finished"] + found["failed"]) == (20, 20)
     assert counts()["failed"] == found["failed"] > 0
 

@@ -68,27 +68,27 @@ def test_its_place_in_line_comes_with_an_estimate_from_the_last_hour(ticking, li
 
 def test_nobody_listens(ticking, alice):
     job_id = submitted(alice)
-    assert reason(alice, job_id) == "No worker is listening to default.normal."
+    assert reason(alice, job_id) == "No worker is running for default.normal. The job starts automatically when one is."
     assert "Nobody is at work on such jobs just now" in on_page(alice, job_id)
 
 
 def test_redis_is_away(ticking, alice, intray_settings):
     job_id = submitted(alice)
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
-    assert reason(alice, job_id) == "Redis is away. The job is kept safely, and starts when Redis is back."
+    assert reason(alice, job_id) == "The queue server (Redis) is not responding. The job is saved and starts when Redis is back."
     assert "It is kept safely" in on_page(alice, job_id)
 
 
 def test_no_clock_runs(listening, alice):
-    assert reason(alice, submitted(alice)).endswith("No clock is running: should its message be lost, nobody pushes it again.")
-    assert reason(alice, submitted(alice, delay=60)).endswith("but no clock is running to queue it.")
+    assert reason(alice, submitted(alice)).endswith("No clock is running, so if its message in Redis is lost, it is not sent again.")
+    assert reason(alice, submitted(alice, delay=60)).endswith("but no clock is running to start it.")
 
 
 def test_it_is_paused_now_or_will_be_when_it_is_due(ticking, listening, alice, admin):
     waits, later = submitted(alice), submitted(alice, delay=3600)
     admin.put("/api/v1/pauses/type:trial_echo", json={"reason": "The echo is too loud."})
     assert reason(alice, waits) == "Paused: The echo is too loud."
-    assert reason(alice, later).endswith(" Such work is paused then: The echo is too loud.")
+    assert reason(alice, later).endswith(" It is also paused: The echo is too loud.")
     assert "The echo is too loud" in on_page(alice, waits)
 
 
@@ -97,7 +97,7 @@ def test_it_is_parked_by_a_breaker_or_a_budget(ticking, listening, alice, why):
     job_id = submitted(alice)
     claim = lifecycle.claim(job_id, "w")
     assert claim and lifecycle.snooze(claim, 600, why)
-    assert reason(alice, job_id).startswith("Parked until ") and reason(alice, job_id).endswith(f": {why}")
+    assert reason(alice, job_id).startswith("Snoozed until ") and reason(alice, job_id).endswith(f": {why}")
     assert why in on_page(alice, job_id)
 
 

@@ -54,7 +54,7 @@ def test_a_redis_that_throws_messages_away_stops_a_release(intray_settings: Sett
 
 def test_a_redis_that_is_away_stops_a_release(intray_settings: Settings) -> None:
     intray_settings(REDIS_URL="redis://127.0.0.1:1", SECRET_KEY="k" * 40)
-    assert "Mend REDIS_URL" in trouble(release=True)["redis"]
+    assert "Correct REDIS_URL" in trouble(release=True)["redis"]
 
 
 def test_what_crosses_the_internet_unencrypted_is_trouble(intray_settings: Settings) -> None:

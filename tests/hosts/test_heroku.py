@@ -51,7 +51,7 @@ def test_it_is_released_works_within_small_plans_and_loses_nothing_when_its_dyno
 ) -> None:
     released = formation.release()
     assert released.returncode == 0, released.stdout + released.stderr
-    assert "TROUBLE" not in released.stdout
+    assert "PROBLEM" not in released.stdout
     assert formation.command("python manage.py user create --email a@example.org --password 'a long password'").returncode == 0
     token = formation.command("python manage.py token create --email a@example.org").stdout.split()[-1]
     formation.scale(web=2, worker=2, clock=1)

@@ -73,7 +73,7 @@ def _runs_at(ledger: Ledger, worker: str) -> bool:
 
 
 def _was_silent(ledger: Ledger, worker: str) -> bool:
-    return any(f"worker {worker} was silent" in note for events in ledger.read().events.values() for _, _, _, note in events)
+    return any(f"worker {worker} stopped reporting" in note for events in ledger.read().events.values() for _, _, _, note in events)
 
 
 def _cut_off_for(hosts: Hosts, name: str, seconds: float) -> None:

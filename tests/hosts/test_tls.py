@@ -22,7 +22,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
 
 def test_a_certificate_that_nobody_has_signed_is_refused_and_the_mend_is_said(new_intray: NewIntray, redis: TlsRedis) -> None:
     done = new_intray(REDIS_URL=redis.url).manage("doctor")
-    assert re.search(r"^TROUBLE +redis .*CERTIFICATE_VERIFY_FAILED.*REDIS_TLS_VERIFY=false", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^PROBLEM +redis .*CERTIFICATE_VERIFY_FAILED.*REDIS_TLS_VERIFY=false", done.stdout, re.MULTILINE), done.stdout
     assert done.returncode == 1
 
 

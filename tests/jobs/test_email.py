@@ -297,7 +297,7 @@ def test_ordinary_users_neither_see_nor_submit_mail_but_get_it_as_a_follow_up(al
     assert alice.get("/api/v1/job-types/email").status_code == 404
     refused = alice.post("/api/v1/jobs", json={"type": "email", "params": PARAMS})
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/type")
-    assert "admins only" in refused.json["detail"] and "analyze" in refused.json["detail"]
+    assert "Only admins" in refused.json["detail"] and "analyze" in refused.json["detail"]
     refused = alice.post("/api/v1/documents", json={"text": "hello", "jobs": [{"type": "email", "params": PARAMS}]})
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/jobs/0/type")
     assert "email" not in alice.get("/").text

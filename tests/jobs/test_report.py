@@ -120,7 +120,7 @@ def test_the_owner_is_for_admins_to_name_whatever_way_the_job_came(alice: Caller
     job = alice.get(f"/api/v1/jobs/{job_id}").json
     assert (job["status"], job["error"]["type"], job["artifacts"]) == ("failed", "permanent", [])
     assert "Only admins" in job["error"]["message"]
-    assert "There is no user 'nobody@example.org'" in made(admin, owner="nobody@example.org")["error"]["message"]
+    assert "Unknown user 'nobody@example.org'" in made(admin, owner="nobody@example.org")["error"]["message"]
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [

@@ -200,7 +200,7 @@ def test_a_billionth_of_a_dollar_is_the_smallest_that_is_kept(intray_settings: S
     ("name", "text", "why"),
     [
         ("LLM_PRICES", "0.25", "Not a valid mapping type"),
-        ("LLM_PRICES", "{", "it is no JSON"),
+        ("LLM_PRICES", "{", "not valid JSON"),
         ("LLM_PRICES", '{"m": 1}', "Not a valid list"),
         ("LLM_PRICES", '{"m": [1]}', "Length must be between 2 and 3"),
         ("LLM_PRICES", '{"m": [1, -2]}', "Must be greater than or equal to 0"),

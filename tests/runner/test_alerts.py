@@ -104,7 +104,7 @@ def test_more_failures_than_the_limit_open_a_warning_that_closes_at_four_fifths_
     judge()
     assert opened() == {("failed", "all")}
     said = health(admin)
-    warning = {"code": "failed", "severity": "warning", "subject": "all", "message": "Failed in the last 24 hours: 11 jobs."}
+    warning = {"code": "failed", "severity": "warning", "subject": "all", "message": "11 jobs failed in the last 24 hours."}
     assert (said["healthy"], said["alerts"]) == (True, [warning])
     for stays, is_open in ((9, True), (8, False)):
         with write_session() as session:
@@ -134,7 +134,7 @@ def test_a_queue_that_nobody_listens_to_is_critical_once_a_job_has_waited_there_
     assert opened() == {("no_worker", "default.normal")}
     said = health(admin)
     assert (said["healthy"], said["alerts"][0]["severity"]) == (False, "critical")
-    assert said["alerts"][0]["message"] == "No worker listens to default.normal; what waits there: 2 jobs."
+    assert said["alerts"][0]["message"] == "No worker is running for default.normal (2 jobs waiting)."
 
 
 def test_what_is_paused_waits_for_no_worker(judge, submit, admin):
@@ -200,7 +200,7 @@ def test_a_job_that_vanished_is_critical(judge, submit, admin):
         session.execute(delete(Job))
     judge()
     assert opened() == {("ledger_imbalance", "ledger")}
-    assert health(admin)["alerts"][0]["message"] == "Vanished from the ledger: 1 job."
+    assert health(admin)["alerts"][0]["message"] == "1 job missing from the ledger."
 
 
 def test_an_open_breaker_and_a_budget_that_is_used_up_are_warnings(judge, alice, intray_settings):
@@ -248,7 +248,7 @@ def test_an_alert_is_told_once_when_it_opens_and_once_when_it_closes(judge, subm
     told = [(line["event"], line["code"], line["log_level"]) for line in lines if line["event"].startswith("alert_")]
     assert told == [("alert_opened", "no_worker", "error"), ("alert_closed", "no_worker", "info")]
     page = admin.get("/admin/alerts").text
-    assert "All is well" in page and "No worker listens to default.normal" in page
+    assert "No open alerts" in page and "No worker is running for default.normal" in page
 
 
 def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submit, admin, intray_settings):
@@ -262,7 +262,7 @@ def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submi
         judge()
         (letter,) = server.received
     assert letter.recipients == ["admin@example.org"]
-    assert letter.message["Subject"] == "Intray: [critical] No worker listens to default.normal; what waits there: 1 job."
+    assert letter.message["Subject"] == "Intray: [critical] No worker is running for default.normal (1 job waiting)."
     assert "manage.py worker" in letter.message.get_body(("plain",)).get_content()
     assert statuses("email") == ["finished"]
 

@@ -91,7 +91,7 @@ def test_while_one_probes_the_others_look_again_soon_and_less_often_the_longer_i
             session.execute(update(CircuitBreaker).values(probe_until=now() + 20))
         late = parked("b")
     assert early.seconds == circuit_breaker.PROBING_S and 39 < late.seconds < 42
-    assert early.reason == f"{BUSY} One job is asking whether it is back."
+    assert early.reason == f"{BUSY} Another job is testing whether it is back."
 
 
 @pytest.mark.parametrize(

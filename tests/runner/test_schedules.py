@@ -163,7 +163,7 @@ def test_the_schedules_of_who_is_no_admin_any_more_do_not_run(admin: Caller) -> 
         session.execute(update(User).where(User.id == admin.user.id).values(is_admin=False))
     overdue(schedule.id, 1)
     run_due()
-    assert jobs() == [] and "no admin any more" in (of(schedule.id).last_error or "")
+    assert jobs() == [] and "no longer an admin" in (of(schedule.id).last_error or "")
 
 
 def test_a_name_is_given_once(admin: Caller) -> None:
@@ -222,9 +222,9 @@ def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int,
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
-        ("", "Give five fields"),
-        ("* * * *", "Give five fields"),
-        ("* * * * * *", "Give five fields"),
+        ("", "Enter five fields"),
+        ("* * * *", "Enter five fields"),
+        ("* * * * * *", "Enter five fields"),
         ("60 * * * *", "The minute, '60', is not right"),
         ("0 24 * * *", "The hour, '24', is not right"),
         ("0 0 32 * *", "The day of the month, '32', is not right"),
@@ -233,8 +233,8 @@ def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int,
         ("0 0 30 2 *", "The day of the month, '30', is not right"),
         ("0 0 * * FUN", "The day of the week, 'FUN', is not right"),
         ("*/0 * * * *", "The minute"),
-        ("1," * 60 + " * * * *", "Give five fields"),
-        ("@sometimes", "Give five fields"),
+        ("1," * 60 + " * * * *", "Enter five fields"),
+        ("@sometimes", "Enter five fields"),
     ],
     ids=str,
 )

@@ -69,7 +69,9 @@ def moment(text: str, field: str) -> float | None:
         at = datetime.fromisoformat(text.strip())
         return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
-        raise Invalid.field(f"/{field}", f"{text[:40]!r} is no time. Give a day such as 2026-11-25, or RFC 3339.") from None
+        raise Invalid.field(
+            f"/{field}", f"{text[:40]!r} is not a valid time. Give a date such as 2026-11-25 or an RFC 3339 time."
+        ) from None
 
 
 def sheet(filters: Filters) -> Iterator[str]:
@@ -83,7 +85,7 @@ def sheet(filters: Filters) -> Iterator[str]:
         if not has_more:
             return
         before = found[-1].id
-    yield _line([f"There are more than {MOST_ROWS} entries. Filter by time to get the others."])
+    yield _line([f"More than {MOST_ROWS:,} entries match. Filter by time to get the rest."])
 
 
 def _line(cells: Any) -> str:

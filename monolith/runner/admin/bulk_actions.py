@@ -145,7 +145,7 @@ def _clean(criteria: JobFilter, found: Sequence[Found], by: Actor, cleaning_id: 
     with write_session() as session:
         number = trash.begin(session, criteria, by) if cleaning_id is None else trash.lock(session, cleaning_id).id
         moved = trash.move_to_trash(session, number, criteria, found)
-        audit.record(session, by, "clean", f"cleaning {number}", count=moved, after=criteria.told())
+        audit.record(session, by, "clean", f"deletion {number}", count=moved, after=criteria.told())
         trash.drop_if_empty(session, number)
     return moved, number
 
@@ -159,10 +159,10 @@ def _write_down(session: Session, by: Actor, act: str, moved: int, criteria: Job
 ACTIONS = {
     act.name: act
     for act in (
-        BulkAction("requeue", AGAIN, "requeued", _requeue),
+        BulkAction("requeue", AGAIN, "retried", _requeue),
         BulkAction("cancel", ("queued", "scheduled"), "cancelled", _cancel),
         BulkAction("stop", ("started",), "stopped", _stop),
-        BulkAction("clean", trash.CLEANABLE, "moved to the bin", _clean),
+        BulkAction("clean", trash.CLEANABLE, "moved to trash", _clean),
     )
 }
 
@@ -170,5 +170,5 @@ ACTIONS = {
 def find(name: str) -> BulkAction:
     """Raises `NotFound`."""
     if name not in ACTIONS:
-        raise NotFound(f"There is no act {name[:40]!r}. Choose one of: {', '.join(ACTIONS)}.")
+        raise NotFound(f"Unknown action {name[:40]!r}. Choose one of: {', '.join(ACTIONS)}.")
     return ACTIONS[name]

@@ -80,19 +80,21 @@ class RequeueProgress:
 def start(cause: str, title: str, per_minute: int, by: Actor) -> BulkRetry:
     """Begin. Raises `NotFound` when nothing failed with this cause, `Conflict` when it is being requeued already, and `Invalid`."""
     if not 1 <= per_minute <= MAX_RATE:
-        raise Invalid.field("/per_minute", f"Give a number of jobs a minute, from 1 to {MAX_RATE}.")
+        raise Invalid.field("/per_minute", f"Enter a number of jobs per minute from 1 to {MAX_RATE:,}.")
     try:
         with write_session() as session:
             total = session.scalar(select(func.count()).where(*_failed(cause))) or 0
             if not total:
-                raise NotFound("Nothing is failed with this cause any more. Load the page of failures again.")
+                raise NotFound("This error group has no failed jobs any more. Reload the Failures page.")
             made = BulkRetry(cause=cause, title=title[:500], requeued_by=by.name[:254], per_minute=per_minute, total=total)
             session.add(made)
             session.flush()
-            audit.record(session, by, "requeue_cause", f"cause {cause}", count=total, after={"per_minute": per_minute, "title": made.title})
+            audit.record(
+                session, by, "requeue_cause", f"error group {cause}", count=total, after={"per_minute": per_minute, "title": made.title}
+            )
             session.refresh(made)
     except IntegrityError:
-        raise Conflict("This cause is being requeued already. Stop that first, or wait for it.") from None
+        raise Conflict("A retry of this error group is already running. Stop it first, or wait until it ends.") from None
     return made
 
 
@@ -104,14 +106,14 @@ def stop(requeue_id: int, by: Actor) -> None:
     """End it; what was started goes on. Raises `NotFound` when there is none under way."""
     with write_session() as session:
         if not _end(session, requeue_id, f"Stopped by {by.name}.", by):
-            raise NotFound(f"No requeue {requeue_id} is under way. It has ended, or never was.")
+            raise NotFound(f"Retry {requeue_id} is not running: it has ended or never existed.")
 
 
 def _end(session: Session, requeue_id: int, outcome: str, by: Actor) -> bool:
     ended = update(BulkRetry).where(BulkRetry.id == requeue_id, BulkRetry.ended_at.is_(None)).values(ended_at=now(), outcome=outcome[:300])
     row = session.execute(ended.returning(BulkRetry.cause, BulkRetry.requeued)).one_or_none()
     if row is not None:
-        audit.record(session, by, "requeue_ended", f"cause {row.cause}", count=row.requeued, after={"outcome": outcome})
+        audit.record(session, by, "requeue_ended", f"error group {row.cause}", count=row.requeued, after={"outcome": outcome})
     return row is not None
 
 
@@ -148,7 +150,7 @@ def _advance(progress: RequeueProgress, moment: float) -> None:
     requeue = progress.requeue
     if progress.is_failing:
         share = round(100 * progress.failed / progress.ended)
-        _finish(requeue, f"Stopped by itself: {progress.failed} of {progress.ended} that ended had failed again ({share} %).")
+        _finish(requeue, f"Stopped automatically: {progress.failed} of {progress.ended} finished jobs failed again ({share} %).")
         return
     room = _due(requeue, moment)
     if progress.ended < JUDGED:
@@ -161,7 +163,7 @@ def _advance(progress: RequeueProgress, moment: float) -> None:
     if job_ids:
         _step(requeue, list(job_ids), moment)
     else:
-        _finish(requeue, "All that could be were requeued.")
+        _finish(requeue, "All jobs were retried.")
 
 
 def _due(requeue: BulkRetry, moment: float) -> int:
@@ -174,7 +176,7 @@ def _step(requeue: BulkRetry, job_ids: list[str], moment: float) -> None:
     try:
         with write_session() as session:
             jobs = lifecycle.REQUEUE.on(
-                session.connection(), f"with others of its cause, by {requeue.requeued_by}", job_ids=job_ids, requeue_id=requeue.id
+                session.connection(), f"with its error group, by {requeue.requeued_by}", job_ids=job_ids, requeue_id=requeue.id
             )
             _count(session, requeue, len(jobs), moment)
     except IntegrityError:  # two of them are twins of each other

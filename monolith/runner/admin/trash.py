@@ -69,9 +69,9 @@ def older_than(seconds: float, status: str | None, type_name: str | None = None)
 def check_status(status: str | None) -> None:
     """Raises `Invalid` for what cannot be cleaned."""
     if status == "started":
-        raise Invalid.field("/status", "Jobs that run cannot be cleaned. Stop them, and then clean what is stopped.")
+        raise Invalid.field("/status", "Running jobs cannot be moved to the trash. Stop them first.")
     if status is not None and status not in CLEANABLE:
-        raise Invalid.field("/status", f"There is no status {status[:40]!r}. Choose one of: {', '.join(CLEANABLE)}.")
+        raise Invalid.field("/status", f"Unknown status {status[:40]!r}. Choose one of: {', '.join(CLEANABLE)}.")
 
 
 def preview(session: Session, criteria: JobFilter) -> Preview:
@@ -100,7 +100,7 @@ def move_to_trash(session: Session, cleaning_id: int, criteria: JobFilter, found
     """
     waiting = [one.id for one in found if one.status not in OVER]
     over = [one.id for one in found if one.status in OVER]
-    canceled = [job.id for job in CANCEL.on(session.connection(), "Cleaned", job_ids=waiting)] if waiting else []
+    canceled = [job.id for job in CANCEL.on(session.connection(), "Moved to trash", job_ids=waiting)] if waiting else []
     meant = or_(Job.id.in_(canceled), and_(Job.id.in_(over), *criteria.guard(session)))
     moved = update(Job).where(meant, Job.status.in_(OVER), Job.cleaning_id.is_(None)).values(cleaning_id=cleaning_id)
     return len(session.scalars(moved.returning(Job.id).execution_options(synchronize_session=False)).all())
@@ -150,7 +150,7 @@ def _restore(cleaning_id: int, by: Actor) -> tuple[int, int]:
         count = len(session.scalars(back.execution_options(synchronize_session=False)).all())
         left = session.scalar(select(func.count()).where(Job.cleaning_id == cleaning_id)) or 0
         drop_if_empty(session, cleaning_id)
-        audit.record(session, by, "restore", f"cleaning {cleaning_id}", count=count, before=found.criteria)
+        audit.record(session, by, "restore", f"deletion {cleaning_id}", count=count, before=found.criteria)
     return count, left
 
 
@@ -164,9 +164,7 @@ def lock(session: Session, cleaning_id: int) -> Cleaning:
     """A cleaning that can be restored, kept so until the transaction ends. Raises `NotFound`."""
     found = session.scalar(select(Cleaning).where(Cleaning.id == cleaning_id, Cleaning.at > _kept_since()).with_for_update())
     if found is None:
-        raise NotFound(
-            f"There is no cleaning {cleaning_id} in the bin: it was restored, or is gone for good. What was cleaned is kept for 24 h."
-        )
+        raise NotFound(f"Deletion {cleaning_id} is not in the trash: it was restored, or deleted for good after 24 hours.")
     return found
 
 
@@ -191,7 +189,7 @@ def empty_trash() -> Iterator[None]:
             yield
         with write_session() as session:
             drop_if_empty(session, cleaning_id)
-        log.info("bin_emptied", cleaning=cleaning_id, jobs=total)
+        log.info("trash_emptied", cleaning=cleaning_id, jobs=total)
 
 
 def _delete_some(cleaning_id: int) -> int:

@@ -84,15 +84,17 @@ def _seconds(jobs: int, ended: int) -> int:
 def _check_own(connection: Connection, live: int, jobs: int) -> None:
     limit = settings().max_queued_per_user
     if limit and live + jobs > limit:
-        asked = "one more" if jobs == 1 else f"{jobs} more"
-        detail = f"{live:,} of your jobs wait or run, and with {asked} it would be over {limit:,}."
-        raise TooManyJobs(f"{detail} Nothing was accepted. Wait until some are done.", retry_after=wait(connection, live + jobs - limit))
+        asked = "one more" if jobs == 1 else f"{jobs:,} more"
+        detail = f"You have {live:,} waiting or running {'job' if live == 1 else 'jobs'}; {asked} would exceed your limit of {limit:,}."
+        raise TooManyJobs(
+            f"{detail} Nothing was submitted. Wait until some jobs are done.", retry_after=wait(connection, live + jobs - limit)
+        )
 
 
 def _check_all(connection: Connection, live: int, jobs: int) -> None:
     limit = settings().max_queued
     if limit and live + jobs > limit:
-        detail = "So many jobs wait here that no more are taken just now. Nothing was accepted. Try again later."
+        detail = "The queue is full. Nothing was submitted. Try again later."
         raise Busy(detail, retry_after=wait(connection, live + jobs - limit))
 
 

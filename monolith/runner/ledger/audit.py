@@ -32,7 +32,7 @@ def at_command_line() -> Actor:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
         name = "somebody"
-    return Actor(f"{name} at the command line", socket.gethostname()[:64])
+    return Actor(f"{name} (command line)", socket.gethostname()[:64])
 
 
 class AuditEntry(Base):

@@ -39,7 +39,7 @@ def find(owner_id: int, key: Key) -> dict[str, Any] | None:
     if row is None:
         return None
     if row.fingerprint != key.fingerprint:
-        detail = "You sent another request with this Idempotency-Key. Send a new key with a new request, or the same request again."
+        detail = "This Idempotency-Key was already used for a different request. Use a new key, or repeat the original request."
         raise Invalid.field("/Idempotency-Key", detail)
     made: dict[str, Any] = row.ids
     return made

@@ -193,7 +193,11 @@ def snooze(claim: Claim, seconds: float, reason: str) -> bool:
     """Put the job aside for some seconds and give its attempt back; three days after it was submitted that counts as failed."""
     if SNOOZE.make(reason, **_of(claim), seconds=seconds, reason=storable(reason, 300)):
         return True
-    return fail(claim, Failure("parked_too_long", f"It was put aside again and again for three days: {reason}"), Backoff("fixed", seconds))
+    return fail(
+        claim,
+        Failure("parked_too_long", f"The job was snoozed repeatedly for three days. Last reason: {reason}"),
+        Backoff("fixed", seconds),
+    )
 
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
@@ -217,7 +221,7 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     would otherwise take the fleet down, one worker at a time. A worker that stops on request has not crashed.
     """
     said = {"job_id": job_id, "claim": number, "crash": int(crashed)}
-    error = _error(Failure("poison", f"Set aside after {MAX_CRASHES} workers ended while running it: {why}."))
+    error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
     message = error["error_message"]
     with write_transaction() as connection:
         poison = POISON.on(connection, message, **said, **error)

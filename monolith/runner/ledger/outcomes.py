@@ -66,13 +66,15 @@ class Outcome:
 def check_result(result: Any) -> None:
     """Raises `Permanent` for a result that is not an object, that JSON cannot carry, or that is larger than 1 MB."""
     if not isinstance(result, dict):
-        raise Permanent(f"The job gave {type(result).__name__} as its result, which must be a dict. Its developer must mend it.")
+        raise Permanent(f"The job returned a {type(result).__name__}, but a result must be a dict. The job type's developer must fix this.")
     try:
         size = len(json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise Permanent(f"The job's result cannot be written as JSON ({error}). Its developer must mend it.") from error
+        raise Permanent(f"The job's result cannot be written as JSON ({error}). The job type's developer must fix this.") from error
     if size > MAX_RESULT_BYTES:
-        raise Permanent(f"The job's result is {size:,} bytes, more than {MAX_RESULT_BYTES:,}. Its developer must attach it as a file.")
+        raise Permanent(
+            f"The job's result has {size:,} bytes, over the limit of {MAX_RESULT_BYTES:,}. Its developer must attach it as a file."
+        )
 
 
 # ---- what comes of a failure

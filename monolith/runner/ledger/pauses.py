@@ -63,10 +63,10 @@ def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> 
     _check_scope(scope)
     reason = storable(reason.strip(), 300)
     if not reason:
-        raise Invalid.field("/reason", "Say why, in a few words: people whose jobs wait will read it.")
+        raise Invalid.field("/reason", "Enter a reason. It is shown to users whose jobs are waiting.")
     with write_session() as session:
         if until is not None and until <= read_now(session):
-            raise Invalid.field("/until", "This time is over. Give one that is still to come, or none.")
+            raise Invalid.field("/until", "This time is in the past. Choose a future time, or leave it empty.")
         before = _of(session, scope)
         values = {"scope": scope, "reason": reason, "paused_by": by.name, "since": before.since if before else now(), "until": until}
         changed = {name: values[name] for name in values if name != "scope"}
@@ -83,7 +83,7 @@ def resume(scope: str, by: Actor) -> None:
     with write_session() as session:
         before = _of(session, scope)
         if before is None:
-            raise NotFound(f"{scope[:70]!r} is not paused. `GET /api/v1/pauses` lists what is.")
+            raise NotFound(f"{scope[:70]!r} is not paused. GET /api/v1/pauses lists active pauses.")
         session.execute(delete(Pause).where(Pause.scope == scope))
         audit.record(session, by, "resume", scope, before=asdict(before))
     active_in.cache_clear()
@@ -133,7 +133,7 @@ def forget_ended() -> None:
 
 def _check_scope(scope: str) -> None:
     if scope not in scopes():
-        raise NotFound(f"There is nothing called {scope[:70]!r} to pause. Choose one of: {', '.join(scopes())}.")
+        raise NotFound(f"No queue or job type {scope[:70]!r} exists. Choose one of: {', '.join(scopes())}.")
 
 
 def _of(session: Session, scope: str) -> Paused | None:

@@ -60,9 +60,9 @@ def over_budget(owner_id: int) -> Snooze | None:
         own, everybody = _spent(session, owner_id, int(moment // DAY_S))
     until_midnight = DAY_S - moment % DAY_S
     if own_limit and own >= own_limit:
-        return Snooze(until_midnight, f"Your budget for the language model, {own_limit:f} USD a day, is used up until midnight UTC.")
+        return Snooze(until_midnight, f"Your daily language model budget of {own_limit:f} USD is used up until midnight UTC.")
     if limit and everybody >= limit:
-        return Snooze(until_midnight, f"Everybody's budget for the language model, {limit:f} USD a day, is used up until midnight UTC.")
+        return Snooze(until_midnight, f"The total daily language model budget of {limit:f} USD is used up until midnight UTC.")
     return None
 
 

@@ -39,7 +39,7 @@ def cached(key: str, kept_s: float, made_within_s: float, make: Callable[[], Ans
                 return answer
             is_ours = _claim(key, maker, made_within_s)
         except SQLAlchemyError as error:
-            log.warning("answers_away", error=str(error))
+            log.warning("llm_cache_unavailable", error=str(error))
             break
         if is_ours:
             return _made(key, maker, kept_s, make)
@@ -74,7 +74,7 @@ def _made(key: str, maker: str, kept_s: float, make: Callable[[], Answer]) -> An
         _keep(key, maker, kept_s, answer)
         _drop_the_oldest()
     except SQLAlchemyError as error:
-        log.warning("answer_not_kept", error=str(error))
+        log.warning("llm_cache_write_failed", error=str(error))
     return answer
 
 

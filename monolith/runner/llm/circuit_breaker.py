@@ -88,7 +88,7 @@ def _probe(name: str, job_id: str, within_s: float) -> bool:
             raise Snooze(breaker.open_until - moment, breaker.reason or "")
         if breaker.probe_until is not None and breaker.probe_until > moment:
             probed_for_s = within_s - (breaker.probe_until - moment)  # the longer it takes, the less often the others look
-            raise Snooze(max(PROBING_S, probed_for_s), f"{breaker.reason} One job is asking whether it is back.")
+            raise Snooze(max(PROBING_S, probed_for_s), f"{breaker.reason} Another job is testing whether it is back.")
         breaker.probe, breaker.probe_until = job_id, moment + within_s
         return True
 

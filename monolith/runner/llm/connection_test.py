@@ -37,5 +37,5 @@ def run_connection_test() -> dict[str, Any]:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False)  # noqa: S603 - nothing of it is a stranger's
         found: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as error:
-        raise Unavailable("The test did not come to an end. Run `manage.py ai test` to see why.") from error
+        raise Unavailable("The test did not finish. Run `manage.py ai test` to see why.") from error
     return found

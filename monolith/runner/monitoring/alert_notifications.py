@@ -48,7 +48,7 @@ class Change:
     is_open: bool
 
     def __str__(self) -> str:
-        return f"[{self.severity if self.is_open else 'over'}] {self.message}"
+        return f"[{self.severity if self.is_open else 'resolved'}] {self.message}"
 
 
 def tell(changes: Sequence[Change], write: Callable[[Connection], None], seen: Snapshot) -> None:
@@ -116,7 +116,7 @@ def _run(jobs: list[NewJob]) -> None:
         try:
             execute.run(job.id)
         except Exception:
-            log.exception("notice_not_sent", job_id=job.id)
+            log.exception("notification_not_sent", job_id=job.id)
 
 
 # ---- e-mail
@@ -132,7 +132,7 @@ def _mails(changes: Sequence[Change], recipients: list[str]) -> list[JobSpec]:
     try:
         return [JobSpec(job_type, job_type.load_params(params, False), "critical")]
     except Invalid as error:  # an address that is none must not keep the alert itself from being opened
-        log.error("alert_email_refused", error=error.detail, mend="Mend ALERT_EMAIL.")
+        log.error("alert_email_refused", error=error.detail, fix="Correct ALERT_EMAIL.")
         return []
 
 
@@ -141,7 +141,7 @@ def _subject(changes: Sequence[Change]) -> str:
         said = str(changes[0])
     else:
         opened = sum(one.is_open for one in changes)
-        said = f"{opened} alerts opened, {len(changes) - opened} are over"
+        said = f"{opened} {'alert' if opened == 1 else 'alerts'} opened, {len(changes) - opened} resolved"
     return "".join(letter if letter.isprintable() else " " for letter in f"Intray: {said}")[:MAX_SUBJECT]
 
 

@@ -65,18 +65,18 @@ def _level(value: float, limit: float) -> float:
 
 def _failed(look: Snapshot, limit: float) -> Iterator[Condition]:
     more = " or more" if look.failed >= COUNTED_TO else ""
-    yield Condition("failed", "all", f"Failed in the last 24 hours: {_jobs(look.failed)}{more}.", _level(look.failed, limit))
+    yield Condition("failed", "all", f"{_jobs(look.failed, more)} failed in the last 24 hours.", _level(look.failed, limit))
 
 
 def _waiting(look: Snapshot, limit: float) -> Iterator[Condition]:
-    yield Condition("waiting", "all", f"Waiting: {_jobs(look.waiting)}.", _level(look.waiting, limit))
+    yield Condition("waiting", "all", f"{_jobs(look.waiting)} waiting.", _level(look.waiting, limit))
 
 
 def _no_worker(look: Snapshot, limit: float) -> Iterator[Condition]:
     """Only after a while: workers that are started anew, as by a deploy, are away for a moment."""
     for name, line in look.lines.items():
         if look.listened is not None and name not in look.listened:
-            said = f"No worker listens to {name}; what waits there: {_jobs(line.jobs)}."
+            said = f"No worker is running for {name} ({_jobs(line.jobs)} waiting)."
             yield Condition("no_worker", name, said, math.inf if line.oldest_s > limit else 1.0)
 
 
@@ -86,14 +86,14 @@ def _oldest_waiting(look: Snapshot, limit: float) -> Iterator[Condition]:
         queue = name.rpartition(".")[0]
         oldest[queue] = max(oldest[queue], line.oldest_s)
     for queue, seconds in oldest.items():
-        yield Condition("oldest_waiting", queue, f"A job has waited in {queue} for {_span(seconds)}.", _level(seconds, limit))
+        yield Condition("oldest_waiting", queue, f"A job has been waiting in queue {queue} for {_span(seconds)}.", _level(seconds, limit))
 
 
 def _silence(look: Snapshot, limit: float) -> Iterator[Condition]:
     """Workers say that they live, jobs wait that nothing holds back, and none was begun or ended for all that time."""
     served = [line.oldest_s for name, line in look.lines.items() if name in (look.listened or ())]
     if served and not look.has_moved:
-        said = f"Workers are there and jobs wait, but none was begun or ended for {_span(limit)}."
+        said = f"Workers are running and jobs are waiting, but no job has started or ended for {_span(limit)}."
         yield Condition("silence", "all", said, _level(max(served), limit))
 
 
@@ -103,49 +103,50 @@ def _redis_away(look: Snapshot, limit: float) -> Iterator[Condition]:
         yield Condition("redis_away", "redis", REDIS_AWAY, float(look.redis_missed))
 
 
-REDIS_AWAY = "Redis does not answer. What is submitted is kept, and no job is begun."
+REDIS_AWAY = "Redis is not responding. New jobs are saved, but no job starts."
 
 
 def _redis_memory(look: Snapshot, limit: float) -> Iterator[Condition]:
     if look.redis_percent is not None:
-        said = f"Redis uses {look.redis_percent:.0f} % of the memory it may have."
+        said = f"Redis uses {look.redis_percent:.0f} % of its memory limit."
         yield Condition("redis_memory", "redis", said, _level(look.redis_percent, limit))
 
 
 def _disk(look: Snapshot, limit: float) -> Iterator[Condition]:
     if look.disk_free_mb is not None:
-        said = f"The disk of the database has {look.disk_free_mb:,.0f} MB left."
+        said = f"The database disk has {look.disk_free_mb:,.0f} MB free."
         yield Condition("disk", "disk", said, limit / max(look.disk_free_mb, 1.0))
 
 
 def _pause_forgotten(look: Snapshot, limit: float) -> Iterator[Condition]:
     for pause in look.pauses:
         if pause.until is None and look.moment - pause.since > limit:
-            said = f"{pause.scope} has been paused for {_span(look.moment - pause.since)}, with no end: {pause.reason} ({pause.paused_by})"
+            held = f"{pause.scope} has been paused for {_span(look.moment - pause.since)}, with no end time."
+            said = f"{held} Paused by {pause.paused_by}: {pause.reason}"
             yield Condition("pause_forgotten", pause.scope, said)
 
 
 def _ledger_imbalance(look: Snapshot, limit: float) -> Iterator[Condition]:
     if look.imbalance:
-        what = "Vanished from the ledger" if look.imbalance > 0 else "In the ledger, but never accepted"
-        yield Condition("ledger_imbalance", "ledger", f"{what}: {_jobs(abs(look.imbalance))}.")
+        what = "missing from the ledger" if look.imbalance > 0 else "in the ledger but never accepted"
+        yield Condition("ledger_imbalance", "ledger", f"{_jobs(abs(look.imbalance))} {what}.")
 
 
 def _breaker_open(look: Snapshot, limit: float) -> Iterator[Condition]:
     for name, reason in look.breakers.items():
-        yield Condition("breaker_open", name, f"Jobs that need {name} are parked: {reason}")
+        yield Condition("breaker_open", name, f"Jobs that need {name} are snoozed: {reason}")
 
 
 def _budget_reached(look: Snapshot, limit: float) -> Iterator[Condition]:
     if look.spent_all is not None:
-        said = f"Everybody's budget for the language model today is used up: {look.spent_all:.2f} USD."
+        said = f"Today's total language model budget is used up: {look.spent_all:.2f} USD spent."
         yield Condition("budget_reached", "everybody", said)
     for email in look.overspent:
-        yield Condition("budget_reached", email, f"The budget of {email} for the language model today is used up.")
+        yield Condition("budget_reached", email, f"Today's language model budget of {email} is used up.")
 
 
-def _jobs(number: int) -> str:
-    return "1 job" if number == 1 else f"{number:,} jobs"
+def _jobs(number: int, more: str = "") -> str:
+    return "1 job" if number == 1 else f"{number:,}{more} jobs"
 
 
 def _span(seconds: float) -> str:
@@ -162,90 +163,90 @@ def _never() -> float:
 RULES: dict[str, Rule] = {
     "redis_away": Rule(
         CRITICAL,
-        "Redis does not answer, twice in a row",
-        "See that it runs, and that REDIS_URL is right; manage.py doctor says more. Nothing is lost meanwhile.",
+        "Redis fails to respond to two checks in a row",
+        "Check that Redis is running and that REDIS_URL is correct; run manage.py doctor for details. No job is lost meanwhile.",
         _never,
         _redis_away,
     ),
     "clock_missing": Rule(
         CRITICAL,
-        "no clock leads; seen when somebody looks, as the clock cannot say it",
-        "Start one: manage.py clock. Until then nothing delayed or tried again starts, and no other alert is sent.",
+        "no clock is running; shown only on this page and in the API, because the clock sends the notifications",
+        "Start it: manage.py clock. Until then, retries and delayed jobs do not start and no alerts are sent.",
     ),
     "no_worker": Rule(
         CRITICAL,
-        "jobs wait longer than {limit:g} s in a queue that no worker listens to, and that is not paused",
-        "Start a worker: manage.py worker, or rq worker on that queue.",
+        "jobs have waited longer than {limit:g} s in a queue that has no worker and is not paused",
+        "Start a worker: manage.py worker, or rq worker for that queue.",
         lambda: settings().alert_no_worker_s,
         _no_worker,
     ),
     "ledger_imbalance": Rule(
         CRITICAL,
-        "accepted jobs are in no status and were not pruned; counted every minute",
-        "Run manage.py ledger, and read what docs/operations.md says of a ledger that does not balance.",
+        "the number of accepted jobs differs from the number of stored and deleted jobs; checked every minute",
+        "Run manage.py ledger and see docs/operations.md about a ledger that does not balance.",
         _never,
         _ledger_imbalance,
     ),
     "silence": Rule(
         CRITICAL,
-        "workers beat and jobs wait, but none was begun or ended for {limit:g} s",
-        "See what the workers' children do (/admin/), read their logs, and start the workers anew.",
+        "workers are running and jobs are waiting, but no job has started or ended for {limit:g} s",
+        "See what the workers are running (/admin/), read their logs, and restart them.",
         lambda: settings().alert_silence_s,
         _silence,
     ),
     "failed": Rule(
         WARNING,
         "more than {limit:g} jobs failed in the last 24 hours",
-        "Look at the causes (/admin/failures), mend them, and requeue what failed.",
+        "Review the causes (/admin/failures), fix them, then retry.",
         lambda: settings().alert_failed,
         _failed,
     ),
     "waiting": Rule(
         WARNING,
-        "more than {limit:g} jobs wait",
-        "Start more workers, or raise WORKER_CONCURRENCY; see whether something is paused or parked.",
+        "more than {limit:g} jobs are waiting",
+        "Start more workers or raise WORKER_CONCURRENCY. Check whether jobs are paused or snoozed.",
         lambda: settings().alert_waiting,
         _waiting,
     ),
     "oldest_waiting": Rule(
         WARNING,
-        "a job of a queue that is not paused waits longer than {limit:g} s",
-        "Start more workers for that queue; a long job in each child holds up the others.",
+        "a job has waited longer than {limit:g} s in a queue that is not paused",
+        "Start more workers for that queue; long-running jobs may be blocking it.",
         lambda: settings().alert_oldest_s,
         _oldest_waiting,
     ),
     "pause_forgotten": Rule(
         WARNING,
-        "a pause with no end is older than {limit:g} s",
-        "Resume it (/admin/pauses), or give it an end.",
+        "a pause with no end time is older than {limit:g} s",
+        "Resume it or set an end time (/admin/pauses).",
         lambda: settings().alert_pause_s,
         _pause_forgotten,
     ),
     "breaker_open": Rule(
         WARNING,
-        "a server that jobs depend on refuses or is away, and its jobs are parked",
-        "Nothing, if it comes back by itself: one job asks again when its time is over. Else see to that server.",
+        "a server that jobs depend on is unavailable or refuses requests, so these jobs are snoozed",
+        "Intray tests the server again automatically and then resumes the jobs. If it stays down, check that server.",
         _never,
         _breaker_open,
     ),
     "budget_reached": Rule(
         WARNING,
         "a daily budget for the language model is used up",
-        "Raise LLM_BUDGET_USD or LLM_BUDGET_PER_USER_USD, or wait for midnight UTC.",
+        "Raise LLM_BUDGET_USD or LLM_BUDGET_PER_USER_USD, or wait until midnight UTC.",
         _never,
         _budget_reached,
     ),
     "redis_memory": Rule(
         WARNING,
         "Redis uses more than {limit:g} % of its maxmemory",
-        "Raise its maxmemory, or lower MAX_QUEUED. A full Redis loses nothing, but jobs start late.",
+        "Raise maxmemory or lower MAX_QUEUED. When Redis is full, no job is lost, but jobs start late.",
         lambda: settings().alert_redis_percent,
         _redis_memory,
     ),
     "disk": Rule(
         WARNING,
-        "the disk of an SQLite ledger has less than {limit:g} MB left",
-        "Make room: clean old jobs, or move INTRAY_HOME to a larger disk.",
+        "the disk of the SQLite database has less than {limit:g} MB free",
+        "Free space: delete old jobs (/admin/bin) or move INTRAY_HOME to a larger disk.",
         lambda: settings().alert_disk_mb,
         _disk,
     ),

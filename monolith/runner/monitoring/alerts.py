@@ -24,7 +24,7 @@ from monolith.runner.monitoring.alert_rules import CRITICAL, RULES, Condition
 from monolith.runner.monitoring.alert_snapshot import Snapshot, take_snapshot
 from monolith.runner.queue import rq_queues
 
-CLOCK_MISSING = "No clock is running: nothing delayed or tried again starts, and no alert is sent. Start one with `manage.py clock`."
+CLOCK_MISSING = "No clock is running. Retries and delayed jobs do not start, and no alerts are sent."
 
 
 OPEN = text("closed_at IS NULL")
@@ -50,7 +50,7 @@ class Alert(Base):
     @property
     def mend(self) -> str:
         """What to do about it."""
-        return RULES[self.code].mend if self.code in RULES else "This version of Intray knows no such alert any more."
+        return RULES[self.code].mend if self.code in RULES else "This alert no longer exists in this version of Intray."
 
 
 def opened(session: Session) -> list[Alert]:

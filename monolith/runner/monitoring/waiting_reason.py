@@ -70,10 +70,10 @@ def _silent(session: Session, job: Job) -> Why | None:
     if silent is None:
         return None
     if lease.is_ticking(session):
-        after = f"After {lease.LOST_AFTER_S:.0f} s the job is given back to its queue, and another one takes it."
+        after = f"After {lease.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
     else:
-        after = "No clock is running to give the job to another one."
-    return Why("worker_lost", f"Its worker has said nothing for {silent:.0f} s. {after}")
+        after = "No clock is running that could return the job to its queue."
+    return Why("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")
 
 
 def _scheduled(session: Session, job: AnyJob) -> Why:
@@ -81,18 +81,18 @@ def _scheduled(session: Session, job: AnyJob) -> Why:
     pause = pauses.of(job.queue, job.type, pauses.known())
     if pause is None or (pause.until is not None and pause.until <= (job.run_at or 0)):
         return found
-    return found._replace(text=f"{found.text} Such work is paused then: {pause.reason.rstrip('.')}.")
+    return found._replace(text=f"{found.text} It is also paused: {pause.reason.rstrip('.')}.")
 
 
 def _until_due(session: Session, job: AnyJob) -> Why:
     at = _clock_time(job.run_at or 0)
     if not lease.is_ticking(session):
-        return Why("no_clock", f"It is due at {at}, but no clock is running to queue it.")
+        return Why("no_clock", f"Due at {at}, but no clock is running to start it.")
     if job.parked_reason:
-        return Why("parked", f"Parked until {at}: {job.parked_reason}")
+        return Why("parked", f"Snoozed until {at}: {job.parked_reason}")
     if job.error_message:
-        return Why("retry", f"Attempt {job.attempt} of {job.max_attempts} failed; the next one is at {at}.")
-    return Why("delayed", f"It is to start at {at}.")
+        return Why("retry", f"Attempt {job.attempt} of {job.max_attempts} failed. Next attempt at {at}.")
+    return Why("delayed", f"Starts at {at}.")
 
 
 def _clock_time(at: float) -> str:
@@ -105,13 +105,13 @@ def _queued(session: Session, job: Job) -> Why:
 
 def _why_none_takes_it(job: AnyJob) -> Why | None:
     if pause := pauses.of(job.queue, job.type, pauses.known()):
-        until = f" It goes on at {_clock_time(pause.until)}." if pause.until else ""
+        until = f" Resumes at {_clock_time(pause.until)}." if pause.until else ""
         return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
     listened = _around().listened
     if listened is None:
-        return Why("redis_away", "Redis is away. The job is kept safely, and starts when Redis is back.")
+        return Why("redis_away", "The queue server (Redis) is not responding. The job is saved and starts when Redis is back.")
     if job.rq_queue not in listened:
-        return Why("no_worker", f"No worker is listening to {job.rq_queue}.")
+        return Why("no_worker", f"No worker is running for {job.rq_queue}. The job starts automatically when one is.")
     return None
 
 
@@ -119,25 +119,25 @@ def _in_line(job: AnyJob, place: int) -> Why:
     around = _around()
     seconds = place / around.pace if around.pace and place <= COUNTED_TO else None
     said = [
-        "A worker ended while running it, so it starts again." if job.interruptions else "",
+        "A worker stopped while running it, so it starts again." if job.interruptions else "",
         "All workers are busy." if job.rq_queue in (around.busy or ()) else "",
         _place_words(place, seconds),
-        "" if around.is_ticking else "No clock is running: should its message be lost, nobody pushes it again.",
+        "" if around.is_ticking else "No clock is running, so if its message in Redis is lost, it is not sent again.",
     ]
     return Why("in_line", " ".join(filter(None, said)), place, seconds=seconds)
 
 
 def _place_words(place: int, seconds: float | None) -> str:
     if place > COUNTED_TO:
-        return f"{COUNTED_TO:,} or more are before it in line."
-    words = "It is next in line" if place == 1 else f"It is number {place} in line"
-    return f"{words}." if seconds is None else f"{words}, {_about(seconds)} by what was done in the last hour."
+        return f"{COUNTED_TO:,} or more jobs are ahead of it."
+    words = "It is next in the queue" if place == 1 else f"It is number {place} in the queue"
+    return f"{words}." if seconds is None else f"{words}; it should start in {_about(seconds)}, judging by the last hour."
 
 
 def _about(seconds: float) -> str:
     minutes = math.ceil(seconds / 60)
     if minutes <= 1:
-        return "under a minute"
+        return "less than a minute"
     return f"about {minutes} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"
 
 

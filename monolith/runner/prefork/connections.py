@@ -83,7 +83,7 @@ class Connections:
     def hear(self) -> Iterator[Command | None]:
         """Each command of RQ that has come, and None for a change. Raises RedisError when a connection is gone."""
         if self._asking.the_one().can_read(0):
-            raise RedisAway("Redis hung up")
+            raise RedisAway("Redis closed the connection")
         while self._hearing.can_read(0):
             message = self._hearing.read_response()
             if message[1] == INVALIDATED:

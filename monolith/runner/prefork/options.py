@@ -35,5 +35,5 @@ def _number(name: str, default: int, least: int = 1) -> int:
     except ValueError:
         value = least - 1
     if value < least:
-        raise ValueError(f"{name} is {text!r}: give a whole number, {least} or more, or unset it.")
+        raise ValueError(f"{name} is {text!r}. Set it to a whole number, {least} or more, or unset it.")
     return value

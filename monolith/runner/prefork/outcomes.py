@@ -102,7 +102,7 @@ class OutcomeRecorder:
             self._beat_at = time.monotonic() + BEAT_S
             self.teller.beat(running)
         if self.teller.has_died():
-            self._log.error("Worker %s: the process that tells the hooks died", self._name)
+            self._log.error("Worker %s: the hook process died", self._name)
             self.teller = self.teller.replaced()
             self.teller.start(self._close_inherited, self._log)
 

@@ -98,7 +98,7 @@ class RedisWriter:
     def lose(self, error: RedisError) -> None:
         """Redis failed: what was to be written stays to be written."""
         if not self.is_away:
-            self._worker.log.warning("Worker %s: Redis is away: %s", self._worker.name, error)
+            self._worker.log.warning("Worker %s: Redis is not responding: %s", self._worker.name, error)
         self._wire.close()
         self.is_away, self._try_at = True, time.monotonic() + AGAIN_S
 

@@ -47,7 +47,7 @@ class Task:
             self.result_ttl = int(self.fields[b"result_ttl"]) if self.fields.get(b"result_ttl") else None
             self.job_id.encode()
         except ValueError:
-            self.oddity = "its id is no text, or a time of it no number"
+            self.oddity = "its id is not text, or one of its times is not a number"
 
     @property
     def composite_key(self) -> str:

@@ -43,7 +43,7 @@ def options_of(url: str) -> dict[str, Any]:
     service, _, number = parts.path.strip("/").partition("/")
     login, _, hosts = parts.netloc.rpartition("@")
     if not service or not hosts:
-        raise ValueError("write redis+sentinel://host:port,host:port/service/0")
+        raise ValueError("use redis+sentinel://host:port,host:port/service/0")
     options = parse_url(urlunsplit((scheme, f"{login}@primary", f"/{number or 0}", parts.query, "")))
     del options["host"]
     kind = PrimarySSLConnection if scheme == "rediss" else PrimaryConnection
@@ -78,7 +78,7 @@ class PrimaryConnection(Connection):
             return super().read_response(*given, **options)
         except ReadOnlyError as error:
             self.disconnect()
-            raise RedisAway("this Redis is the primary no more") from error
+            raise RedisAway("this Redis server is no longer the primary") from error
 
 
 class PrimarySSLConnection(PrimaryConnection, SSLConnection):

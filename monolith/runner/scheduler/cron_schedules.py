@@ -29,10 +29,8 @@ from monolith.runner.ledger.insert import JobSpec
 
 LONGEST = 100
 PREVIEWED = 5
-CRON_FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
-HOW = (
-    "Give five fields: minute, hour, day of the month, month, day of the week. For example '30 6 * * MON' is half past six on Mondays, UTC."
-)
+CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+HOW = "Enter five fields in UTC: minute, hour, day of month, month, day of week. For example, '30 6 * * MON' runs every Monday at 06:30."
 SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *"}
 
 
@@ -85,7 +83,7 @@ def find(session: Session, schedule_id: int) -> Schedule:
     """Raises `NotFound`."""
     if found := session.get(Schedule, schedule_id):
         return found
-    raise NotFound(f"There is no schedule {schedule_id}. It may have been deleted; the list has those there are.")
+    raise NotFound(f"Schedule {schedule_id} does not exist. It may have been deleted.")
 
 
 def create(given: dict[str, Any], owner: User, by: Actor) -> Schedule:
@@ -127,7 +125,7 @@ def run_now(schedule_id: int, by: Actor) -> str:
     """Submit its job now, besides its times; the job's id. Raises what a submission raises."""
     with read_session() as session:
         schedule = find(session, schedule_id)
-    return _submit(schedule, f"started by {by.name}", partial(_note_run, schedule, by))
+    return _submit(schedule, f"run by {by.name}", partial(_note_run, schedule, by))
 
 
 @contextmanager
@@ -135,7 +133,7 @@ def _named(given: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        detail = f"There is a schedule called {given.get('name')!r} already. Give this one another name."
+        detail = f"A schedule named {given.get('name')!r} already exists. Choose another name."
         raise Conflict(detail, errors=Invalid.field("/name", detail).errors) from None
 
 
@@ -143,7 +141,7 @@ def _checked(given: dict[str, Any], owner: User) -> dict[str, Any]:
     """What was given, as it is kept. Raises `Invalid` naming the field."""
     name = storable(str(given.get("name") or "").strip())
     if not 1 <= len(name) <= MAX_NAME:
-        raise Invalid.field("/name", f"Give it a name of 1 to {MAX_NAME} characters.")
+        raise Invalid.field("/name", f"Enter a name of 1 to {MAX_NAME} characters.")
     if given["priority"] not in registry.PRIORITIES:
         raise Invalid.field("/priority", f"Choose one of: {', '.join(registry.PRIORITIES)}.")
     expression = checked(str(given.get("cron") or ""))
@@ -154,12 +152,12 @@ def _checked(given: dict[str, Any], owner: User) -> dict[str, Any]:
 def wanted_of(type_name: Any, params: dict[str, Any], priority: str, owner: User) -> JobSpec:
     """The job that a schedule asks for. Raises `Invalid` naming the field, also for what was right when it was set up."""
     if not owner.is_admin:
-        raise Invalid.field("/owner", f"{owner.email} is no admin any more, and the schedules of others do not run.")
+        raise Invalid.field("/owner", f"{owner.email} is no longer an admin, and only admins' schedules run.")
     job_type = registry.find(type_name, user=owner)
     if reason := job_type.unavailable_reason:
         raise Invalid.field("/type", f"{job_type.name} is not available here: {reason}")
     if job_type.takes == "document" and not job_type.alternatives:
-        raise Invalid.field("/type", f"{job_type.name} needs a document, and a schedule has none. Choose another job type.")
+        raise Invalid.field("/type", f"{job_type.name} needs a document, which a schedule does not have. Choose another job type.")
     return JobSpec(job_type, job_type.load_params(params, has_document=False), priority)
 
 
@@ -198,7 +196,7 @@ def _submit(schedule: Schedule, why: str, first: Any) -> str:
     """The id of the job, which says whose schedule it follows and why. `first` is done in the same transaction, with that id."""
     owner = schedule.owner
     wanted = wanted_of(schedule.type, schedule.params, schedule.priority, owner)
-    said = f"By the schedule {schedule.name!r} of {owner.email}: {why}."
+    said = f"Schedule “{schedule.name}” of {owner.email}: {why}."
     lifecycle.submit(owner.id, [wanted], first=partial(first, wanted.id), may=partial(_telling, owner, wanted.id, said))
     return wanted.id
 
@@ -239,7 +237,7 @@ def checked(expression: str) -> str:
     try:
         next(CronSim(given, datetime(2000, 1, 1, tzinfo=UTC)))
     except StopIteration:
-        raise Invalid.field("/cron", f"{given!r} never comes: no day is like that. Mend the day or the month.") from None
+        raise Invalid.field("/cron", f"{given!r} never runs because no such date exists. Change the day or the month.") from None
     except (CronSimError, AssertionError, ValueError) as error:
         raise Invalid.field("/cron", _what_is_wrong(given, str(error))) from None
     return given
@@ -247,9 +245,9 @@ def checked(expression: str) -> str:
 
 def _what_is_wrong(given: str, said: str) -> str:
     for name, part in zip(CRON_FIELDS, given.split(), strict=True):
-        if said == f"Bad {name.replace(' of the ', '-of-')}":
-            return f"The {name}, {part!r}, is not right. {HOW}"
-    return f"{given!r} is no cron expression. {HOW}"
+        if said == f"Bad {name.replace(' of ', '-of-')}":
+            return f"The {name} {part!r} is not valid. {HOW}"
+    return f"{given!r} is not a valid cron expression. {HOW}"
 
 
 def explained(expression: str) -> str:

@@ -34,7 +34,7 @@ def interrupt_lost() -> Iterator[None]:
         lost = session.execute(silent).all()
     for job_id, claims, worker in lost:
         log.warning("worker_lost", job_id=job_id, worker=worker)
-        lifecycle.interrupt(job_id, claims, f"worker {worker} was silent for {LOST_AFTER_S:g} s")
+        lifecycle.interrupt(job_id, claims, f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s")
         yield
 
 
@@ -137,5 +137,5 @@ def _push_again(job_ids: list[str], before: float) -> int:
         still = (Job.id.in_(job_ids), *WAITING, Job.queued_at < before)
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
     if not rq_queues.push(jobs):
-        raise RedisAway("Redis went away while messages were pushed again")
+        raise RedisAway("Redis stopped responding while messages were being resent")
     return len(jobs)

@@ -85,7 +85,7 @@ def _take_back() -> None:
     is_last = Delivery.attempts + 1 >= MOST_ATTEMPTS
     state = case((is_last, "failed"), else_="waiting")
     due_at = case((is_last, None), else_=now() + BROKEN_OFF_S)
-    said = {"attempts": Delivery.attempts + 1, "attempted_at": now(), "sender_id": None, "error": "The attempt broke off."}
+    said = {"attempts": Delivery.attempts + 1, "attempted_at": now(), "sender_id": None, "error": "The attempt was interrupted."}
     with read_session() as session:
         if session.scalar(select(Delivery.id).where(Delivery.state == "sending", ~lives).limit(1)) is None:
             return

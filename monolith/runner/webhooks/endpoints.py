@@ -29,7 +29,7 @@ def create(user: User, url: str, events: list[str]) -> tuple[Webhook, str]:
     with write_session() as session:
         count = session.scalar(select(func.count()).where(Webhook.owner_id == user.id, Webhook.job_id.is_(None)))
         if (count or 0) >= MOST_OF_USER:
-            raise Conflict(f"You have {MOST_OF_USER} webhooks, which is the most. Delete one first.")
+            raise Conflict(f"You already have {MOST_OF_USER} webhooks, the maximum. Delete one first.")
         session.add(webhook)
     return webhook, secret
 
@@ -58,15 +58,15 @@ def check_url(url: str, pointer: str = "/url") -> None:
 def check_events(events: list[str]) -> None:
     unknown = [name for name in events if name not in EVENTS]
     if unknown or not events:
-        detail = f"There is no event {unknown[0][:40]!r}." if unknown else "Choose one event at least."
-        raise Invalid.field("/events", f"{detail} There are: {', '.join(EVENTS)}.")
+        detail = f"Unknown event {unknown[0][:40]!r}." if unknown else "Choose at least one event."
+        raise Invalid.field("/events", f"{detail} Available events: {', '.join(EVENTS)}.")
 
 
 def find(session: Session, user: User, webhook_id: str) -> Webhook:
     """The user's endpoint. Raises `NotFound` also for somebody else's: not even an admin has a use for it."""
     row = session.scalar(select(Webhook).where(Webhook.id == webhook_id, Webhook.owner_id == user.id))
     if row is None:
-        raise NotFound(f"You have no webhook {webhook_id[:60]!r}.")
+        raise NotFound(f"Webhook {webhook_id[:60]!r} does not exist, or is not yours.")
     return row
 
 
@@ -141,7 +141,7 @@ def replay(user: User, webhook_id: str, delivery_id: str) -> Delivery:
         if session.scalar(again.returning(Delivery.id)) is None:
             if session.scalar(select(Delivery.id).where(*mine)) is None:
                 raise NotFound(f"This webhook has no delivery {delivery_id[:60]!r}.")
-            raise Conflict("It is being sent at this moment. Wait for what comes of it.")
+            raise Conflict("This delivery is being sent right now. Wait for its result.")
         return session.scalars(select(Delivery).where(*mine)).one()
 
 

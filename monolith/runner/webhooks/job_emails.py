@@ -19,7 +19,7 @@ from monolith.runner.ledger.insert import JobSpec, NewJob
 TYPE = "email"
 MOST_NAMED = 20  # in one e-mail
 MOST_TITLE = 80  # characters
-WORDS = {"finished": "is done", "failed": "could not be done"}
+WORDS = {"finished": "is done", "failed": "failed"}
 _wants = or_(and_(User.mail_failed, JobEvent.name == "failed"), and_(User.mail_done, JobEvent.name == "finished"))
 
 
@@ -65,9 +65,9 @@ def _letter(ends: list[Row[Any]]) -> dict[str, str]:
     """Its subject and text. Titles may be a stranger's, of a page that was fetched: one line of plain text, cut short."""
     lines = [_line(one) for one in ends[:MOST_NAMED]]
     if len(ends) > MOST_NAMED:
-        lines.append(f"And {len(ends) - MOST_NAMED} more.")
-    subject = lines[0].partition("\n")[0] if len(ends) == 1 else f"{len(ends)} of your jobs have ended"
-    lines.append("You get this because you chose so on your account's page.")
+        lines.append(f"and {len(ends) - MOST_NAMED} more")
+    subject = lines[0].partition("\n")[0] if len(ends) == 1 else f"{len(ends)} of your jobs have finished"
+    lines.append("You receive this e-mail because job notifications are turned on in your account.")
     subject = "".join(letter if letter.isprintable() else " " for letter in subject)
     return {"subject": subject, "text": "\n\n".join(lines)}
 

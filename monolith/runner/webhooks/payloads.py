@@ -38,7 +38,7 @@ def of_progress(webhook_id: str, job: Row[Any], at: float) -> Delivery:
 
 def of_trial(webhook: Webhook, at: float) -> Delivery:
     """What the test button sends."""
-    return _delivery(webhook.id, TRIAL, at, {"webhook_id": webhook.id, "message": "This is a test: no job is behind it."}, None)
+    return _delivery(webhook.id, TRIAL, at, {"webhook_id": webhook.id, "message": "This is a test. It does not belong to a job."}, None)
 
 
 def _data(job: Row[Any]) -> dict[str, Any]:

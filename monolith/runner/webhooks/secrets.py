@@ -28,7 +28,7 @@ def unseal(sealed: str) -> str:
     try:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
-        raise Conflict("SECRET_KEY has changed since this webhook's secret was made. Rotate the secret.") from None
+        raise Conflict("SECRET_KEY has changed since this webhook's secret was created. Rotate the secret.") from None
 
 
 def _box() -> Fernet:

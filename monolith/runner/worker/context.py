@@ -138,7 +138,7 @@ class RunningJob:
         """
         cost = budget.Cost(input_tokens, output_tokens, usd)
         if retry_until_back(lambda: self._record(cost), MARKING_S) != ("started", self._claim.number):
-            raise Overtaken(f"job {self.id} was taken from this worker")
+            raise Overtaken(f"job {self.id} no longer belongs to this worker")
 
     def _record(self, cost: budget.Cost) -> Any:
         sums = {
@@ -166,7 +166,7 @@ class RunningJob:
         said = select(Job.id, literal(MARK + name), literal(self.attempt), literal(storable(note, MAX_NOTE))).where(*ours)
         row = insert(JobEvent).from_select(["job_id", "name", "attempt", "note"], said).returning(JobEvent.id)
         if retry_until_back(lambda: self._write(row), MARKING_S) is None:
-            raise Overtaken(f"job {self.id} was taken from this worker")
+            raise Overtaken(f"job {self.id} no longer belongs to this worker")
 
     def _write(self, row: Any) -> Any:
         with write_session() as session:
@@ -193,4 +193,4 @@ class RunningJob:
 
     def _update(self, session: Any, **values: Any) -> None:
         if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
-            raise Overtaken(f"job {self.id} was taken from this worker")
+            raise Overtaken(f"job {self.id} no longer belongs to this worker")

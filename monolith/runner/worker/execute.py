@@ -63,7 +63,7 @@ def _attempt(claim: Claim) -> None:
     log.info("job_started")
     job_type = registry.discover().get(claim.job.type)
     if job_type is None:
-        unknown = f"No worker knows the job type {claim.job.type!r} any more. Submit the document with another type."
+        unknown = f"The job type {claim.job.type!r} no longer exists. Submit the document with another job type."
         _record(lambda: lifecycle.fail(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1)))
         return
     job, began = RunningJob(claim), time.monotonic()
@@ -74,13 +74,13 @@ def _attempt(claim: Claim) -> None:
             log.info("job_finished", seconds=round(time.monotonic() - began, 3))
     except Snooze as later:
         wait = later
-        log.info("job_parked", seconds=later.seconds, reason=str(later))
+        log.info("job_snoozed", seconds=later.seconds, reason=str(later))
         _record(lambda: lifecycle.snooze(claim, wait.seconds, str(wait)))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
     except OperationalError as error:  # not the job's fault: it may have read its document, or said how far it is
         log.warning("database_away", error=str(error.orig))
-        _record(lambda: lifecycle.snooze(claim, DATABASE_AWAY_S, "The database was away"))
+        _record(lambda: lifecycle.snooze(claim, DATABASE_AWAY_S, "The database was not available"))
     except (Exception, TimedOut) as error:
         _fail(claim, job_type, error, job.step)
 
@@ -94,7 +94,7 @@ def _fail(claim: Claim, job_type: JobType, error: BaseException, step: str) -> N
 def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
     trace = "".join(traceback.format_exception(error))[-20_000:]
     if isinstance(error, TimedOut):
-        return Failure("timeout", f"It ran past its limit of {job_type.timeout} s while {step or 'starting'}.", trace)
+        return Failure("timeout", f"The job exceeded its time limit of {job_type.timeout} s. Last step: {step or 'starting'}.", trace)
     if isinstance(error, Permanent):
         return Failure("permanent", str(error), trace, permanent=True)
     if isinstance(error, Invalid):
@@ -107,7 +107,7 @@ def _record(move: Callable[[], bool]) -> bool:
     suspend_limit()
     is_recorded = retry_until_back(move, RECORDING_S)
     if not is_recorded:
-        log.warning("job_overtaken", reason="It was stopped, or given to another worker: this outcome changes nothing.")
+        log.warning("job_overtaken", reason="The job was stopped or given to another worker, so this outcome is ignored.")
     return is_recorded
 
 

@@ -80,7 +80,7 @@ class LedgerWorker(PreforkWorker):
         except RedisError:
             raise
         except Exception:
-            self.log.exception("Worker %s: RQ's maintenance met something that it cannot read", self.name)
+            self.log.exception("Worker %s: RQ's maintenance found data in Redis that it cannot read", self.name)
 
     def options(self) -> options.Options:
         self.hooks = LedgerHooks(self.name)
@@ -127,7 +127,7 @@ def interrupted(worker: str, job_ids: Sequence[str]) -> None:
     """The worker stops on request: its jobs run again, elsewhere or later."""
     for job_id in job_ids:
         if claim := _claim(worker, job_id):
-            lifecycle.interrupt(job_id, claim.number, "its worker was stopped", crashed=False)
+            lifecycle.interrupt(job_id, claim.number, "the worker was stopped", crashed=False)
 
 
 def stopped(worker: str, job_id: str) -> None:
@@ -140,8 +140,8 @@ def timed_out(worker: str, job_id: str) -> None:
     """The child ran past its limit and had to be killed: an attempt that failed."""
     if claim := _claim(worker, job_id):
         job_type = registry.discover().get(claim.job.type)
-        seconds = f"{job_type.timeout} s" if job_type else "time"
-        message = f"It ran past its limit of {seconds} while {_step(job_id) or 'starting'}, and was killed."
+        seconds = f"{job_type.timeout} s" if job_type else "its type"
+        message = f"The job exceeded its time limit of {seconds} and was killed. Last step: {_step(job_id) or 'starting'}."
         lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else registry.fixed(1))
 
 

@@ -105,11 +105,11 @@ def _whose(asker_id: int, owner: str | None) -> User | None:
         asker = session.get_one(User, asker_id)
         if not asker.is_admin:
             if owner and owner.lower() != asker.email.lower():
-                raise Permanent("Only admins may read the jobs of others. Leave the owner out.")
+                raise Permanent("Only admins can read other users' jobs. Leave the owner empty.")
             return asker
         found = session.scalar(select(User).where(func.lower(User.email) == owner.lower())) if owner else None
     if owner and not found:
-        raise Permanent(f"There is no user {owner[:100]!r}. Give the e-mail address of one, or leave the owner out.")
+        raise Permanent(f"Unknown user {owner[:100]!r}. Give a user's e-mail address, or leave the owner empty.")
     return found
 
 

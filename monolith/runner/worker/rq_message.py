@@ -58,13 +58,13 @@ def _data(job_id: str) -> bytes:
 def why_refused(job_id: str, fields: dict[bytes, bytes]) -> str:
     """Why what was found under this id is no message of ours; nothing when it is one."""
     if not ID.fullmatch(job_id):
-        return "its id is none of ours"
+        return "its id was not created by Intray"
     if more := sorted(name for name, value in fields.items() if value and name not in PLAIN):
-        return f"it has {more[0][:40]!r}"
+        return f"it has an unexpected field {more[0][:40]!r}"
     if odd := [name.decode() for name in NUMBERS if fields.get(name) and not _is_number(fields[name])]:
-        return f"its {odd[0]} is no number of seconds"
+        return f"its {odd[0]} is not a number of seconds"
     if _call(fields.get(b"data", b"")) != [FUNCTION, None, [job_id], {}]:
-        return f"it calls something else than {FUNCTION} with its id"
+        return f"it calls something other than {FUNCTION} with its id"
     return ""
 
 
