@@ -104,7 +104,10 @@ class Document(Base):
         passive_deletes=True,
     )
 
-    __table_args__ = (Index("documents_of_owner", "owner_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("documents_of_owner", "owner_id", "created_at", "id"),
+        Index("documents_of_content", "owner_id", "sha256", "created_at", "id"),
+    )
 
     def may_be_seen_by(self, user: User) -> bool:
         return user.sees_all or self.owner_id == user.id

@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from monolith.db.engine import now
-
 revision = '0003'
 down_revision = '0002'
 branch_labels = None
@@ -24,7 +22,7 @@ def upgrade() -> None:
     jobs = sa.table('jobs')
     tallies = sa.table('tallies', sa.column('name'), sa.column('amount'), sa.column('at'))
     op.execute(tallies.insert().from_select(
-        ['name', 'amount', 'at'], sa.select(sa.literal('accepted'), sa.func.count(), now()).select_from(jobs)
+        ['name', 'amount', 'at'], sa.select(sa.literal('accepted'), sa.func.count(), _now()).select_from(jobs)
     ))
     op.create_table('samples',
     sa.Column('id', sa.Integer(), nullable=False),
@@ -48,6 +46,14 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == 'postgresql':
         # Counting reads an index only, and so stays quick, for as long as the pages it speaks of are vacuumed.
         op.execute('ALTER TABLE jobs SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05)')
+
+
+def _now() -> sa.ColumnElement[float]:
+    """Seconds since 1970 by the database's clock."""
+    is_postgresql = op.get_bind().dialect.name == 'postgresql'
+    return sa.literal_column(
+        'extract(epoch from clock_timestamp())::double precision' if is_postgresql else "((julianday('now') - 2440587.5) * 86400.0)"
+    )
 
 
 def downgrade() -> None:

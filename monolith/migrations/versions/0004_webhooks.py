@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from monolith.db.engine import now
-
 revision = '0004'
 down_revision = '0003'
 branch_labels = None
@@ -76,8 +74,16 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('name')
     )
     events = sa.table('job_events', sa.column('id'))
-    read = sa.select(sa.literal('webhooks'), sa.func.coalesce(sa.func.max(events.c.id), 0), now())
+    read = sa.select(sa.literal('webhooks'), sa.func.coalesce(sa.func.max(events.c.id), 0), _now())
     op.execute(bookmarks.insert().from_select(['name', 'position', 'at'], read))
+
+
+def _now() -> sa.ColumnElement[float]:
+    """Seconds since 1970 by the database's clock."""
+    is_postgresql = op.get_bind().dialect.name == 'postgresql'
+    return sa.literal_column(
+        'extract(epoch from clock_timestamp())::double precision' if is_postgresql else "((julianday('now') - 2440587.5) * 86400.0)"
+    )
 
 
 def _number_events_once() -> None:

@@ -1,10 +1,10 @@
 """the words of documents, to find them by, and which have the same content"""
 
+import re
+import unicodedata
+
 import sqlalchemy as sa
 from alembic import op
-
-from monolith.db.models import Document
-from monolith.runner.ledger import search
 
 revision = '0010'
 down_revision = '0009'
@@ -28,10 +28,17 @@ POSTGRESQL = (
     "CREATE INDEX document_texts_by_word ON document_texts USING gin (vector) WITH (fastupdate = off)",  # or a search reads what is pending
 )
 
+# How words are folded for the search, as of this revision. Copied, not imported: a later change there must not change this migration.
+MAX_BYTES = 400_000
+MAX_WORD = 64
+PLAIN = ('text/plain', 'text/markdown', 'text/x-rst', 'text/csv', 'application/json')
+WORD = re.compile(r'[^\W_]+')
+ACCENTS = re.compile('[\u0300-\u036f]')
+
 
 def upgrade() -> None:
     op.create_index('documents_of_content', 'documents', ['owner_id', 'sha256', 'created_at', 'id'])
-    op.create_table('document_texts',
+    texts = op.create_table('document_texts',
     sa.Column('id', sa.Integer(), nullable=False),
     sa.Column('document_id', sa.String(length=36), nullable=False),
     sa.Column('names', sa.Text(), nullable=False),
@@ -44,18 +51,37 @@ def upgrade() -> None:
     is_postgresql = op.get_bind().dialect.name == 'postgresql'
     for statement in POSTGRESQL if is_postgresql else SQLITE:
         op.execute(statement)
-    _read_what_is_there(op.get_bind())
+    _index_existing_documents(op.get_bind(), texts)
 
 
-def _read_what_is_there(connection: sa.Connection) -> None:
-    """The words of the documents handed in before; of PDFs and the like their names, until a worker reads them again."""
-    documents = Document.__table__
-    known = ("id", "title", "filename", "source_url", "media_type", "content")
-    for document_id in connection.scalars(sa.select(documents.c.id)).all():
-        row = connection.execute(sa.select(*(documents.c[one] for one in known)).where(documents.c.id == document_id)).one()
-        made = search.entry(Document(**row._mapping))
-        values = {name: getattr(made, name) for name in ("document_id", "names", "words", "is_read")}
-        connection.execute(sa.insert(search.DocumentText).values(values))
+def _index_existing_documents(connection: sa.Connection, texts: sa.Table) -> None:
+    """Store the words of existing documents. PDFs and the like get their names only, until a worker reads them again."""
+    names = ('id', 'title', 'filename', 'source_url', 'media_type', 'content')
+    documents = sa.table('documents', *(sa.column(name) for name in names))
+    for document_id in connection.scalars(sa.select(documents.c.id)).all():  # one at a time: the contents together may not fit in memory
+        row = connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
+        is_plain = row.media_type.partition(';')[0] in PLAIN
+        connection.execute(sa.insert(texts).values(
+            document_id=row.id,
+            names=_folded(' '.join(one for one in (row.title, row.filename, row.source_url) if one)),
+            words=_folded(_decoded(bytes(row.content or b''))) if is_plain else '',
+            is_read=is_plain,
+        ))
+
+
+def _decoded(content: bytes) -> str:
+    start = content[: MAX_BYTES * 2]
+    return start.decode('utf-16' if start.startswith((b'\xff\xfe', b'\xfe\xff')) else 'utf-8', 'ignore')
+
+
+def _folded(given: str) -> str:
+    """The words in lower case, without accents, separated by single spaces."""
+    return ' '.join(_words(given[:MAX_BYTES])).encode()[:MAX_BYTES].decode('utf-8', 'ignore')
+
+
+def _words(given: str) -> list[str]:
+    plain = ACCENTS.sub('', unicodedata.normalize('NFKD', given.casefold())).casefold()
+    return [word[:MAX_WORD] for word in WORD.findall(plain)]
 
 
 def downgrade() -> None:

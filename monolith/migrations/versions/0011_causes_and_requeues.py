@@ -1,9 +1,11 @@
 """the cause of each failure, requeues of a whole cause, and what the admin pages search by"""
 
+import hashlib
+import re
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic import op
-
-from monolith.runner.ledger import error_fingerprint
 
 revision = '0011'
 down_revision = '0010'
@@ -14,6 +16,21 @@ NOT_IN_BIN = sa.text('cleaning_id IS NULL')
 WITH_CAUSE = sa.text('cause IS NOT NULL AND cleaning_id IS NULL')
 IN_REQUEUE = sa.text('requeue_id IS NOT NULL')
 BATCH = 1000
+
+# How a cause is computed, as of this revision. Copied, not imported: a later change there must not change this migration.
+ROOT = f'{Path(__file__).resolve().parents[3]}/'  # of the repository
+MAX_MESSAGE = 300
+KEY_LENGTH = 16
+VARYING = (
+    (re.compile(r"""(?<!\w)'[^'\n]*'(?!\w)|"[^"\n]*"|“[^”\n]*”|`[^`\n]*`"""), '‘…’'),
+    (re.compile(r'\b[a-z][a-z0-9+.-]*://[^\s,;)\]>]+', re.IGNORECASE), '<address>'),
+    (re.compile(r'[\w.+-]+@[\w-]+\.[\w.-]*\w'), '<address>'),
+    (re.compile(r'\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b'), '<address>'),
+    (re.compile(r'\b(?:0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f-]{18,}|(?=[a-z]*\d)[0-9a-f]{8,})\b', re.IGNORECASE), '<id>'),
+    (re.compile(r'\b[A-Za-z_-]*\d[\w-]*(?:[.,]\d+)*'), '<n>'),
+)
+FRAME = re.compile(r'^ *File "([^"\n]+)", line \d+, in (.+)$', re.MULTILINE)
+LIBRARIES = ('/site-packages/', '/lib/python', '<frozen', '<string>')
 
 
 def upgrade() -> None:
@@ -51,9 +68,32 @@ def _find_causes() -> None:
         'SELECT id, error_type, error_message, error_trace FROM jobs WHERE id > :last AND error_type IS NOT NULL ORDER BY id LIMIT :batch'
     )
     while rows := connection.execute(some, {'last': last, 'batch': BATCH}).all():
-        found = [{'id': row.id, 'cause': error_fingerprint.fingerprint_of(row.error_type, row.error_message, row.error_trace).key} for row in rows]
+        found = [{'id': row.id, 'cause': _cause(row.error_type, row.error_message or '', row.error_trace or '')} for row in rows]
         connection.execute(sa.text('UPDATE jobs SET cause = :cause WHERE id = :id'), found)
         last = rows[-1].id
+
+
+def _cause(error_type: str, message: str, trace: str) -> str:
+    """The same for failures that have the same type, message and place."""
+    return hashlib.sha256(f'{error_type}\n{_common(message)}\n{_place(trace)}'.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _common(message: str) -> str:
+    """The first line of a message, without what differs from one job to the next."""
+    text = next((line.strip() for line in message[: 2 * MAX_MESSAGE].splitlines() if line.strip()), '')[:MAX_MESSAGE]
+    for pattern, replacement in VARYING:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _place(trace: str) -> str:
+    """File and function of the innermost frame of this project."""
+    ours = [(path, function) for path, function in FRAME.findall(trace) if not any(one in path for one in LIBRARIES)]
+    if not ours:
+        return ''
+    path, function = ours[-1]
+    short = path.removeprefix(ROOT) if path.startswith(ROOT) else '/'.join(path.split('/')[-2:])
+    return f'{short} in {function}'
 
 
 def downgrade() -> None:

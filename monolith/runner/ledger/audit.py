@@ -10,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Integer, String, insert
+from sqlalchemy import JSON, BigInteger, Index, Integer, String, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from monolith.db.engine import now, storable
@@ -41,7 +41,7 @@ class AuditEntry(Base):
     __tablename__ = "audit"
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    at: Mapped[float] = mapped_column(default=now(), index=True)
+    at: Mapped[float] = mapped_column(default=now())
     actor: Mapped[str] = mapped_column(String(254))
     act: Mapped[str] = mapped_column(String(40))
     subject: Mapped[str] = mapped_column(String(200))
@@ -51,7 +51,7 @@ class AuditEntry(Base):
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = (Index("audit_by_age", "at"), {"sqlite_autoincrement": True})
 
 
 def record(

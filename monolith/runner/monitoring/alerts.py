@@ -42,10 +42,13 @@ class Alert(Base):
     subject: Mapped[str] = mapped_column(String(130))
     severity: Mapped[str] = mapped_column(String(10))
     message: Mapped[str] = mapped_column(String(500))
-    opened_at: Mapped[float] = mapped_column(default=now(), index=True)
+    opened_at: Mapped[float] = mapped_column(default=now())
     closed_at: Mapped[float | None]
 
-    __table_args__ = (Index("one_open_alert", "code", "subject", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),)
+    __table_args__ = (
+        Index("one_open_alert", "code", "subject", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
+        Index("alerts_by_age", "opened_at"),
+    )
 
     @property
     def mend(self) -> str:
