@@ -24,22 +24,22 @@ def _check_url(url: str) -> None:
 class Params(Schema):
     url = fields.String(
         validate=_check_url,
-        metadata={"title": "Address", "description": "The page to read, when no document is given. Starts with http:// or https://."},
+        metadata={"title": "Address", "description": "The page to analyse, if no document is given. Starts with http:// or https://."},
     )
     text = fields.String(
         validate=validate.Length(max=1_000_000),
-        metadata={"title": "Text", "description": "The text to analyse, when no document is given."},
+        metadata={"title": "Text", "description": "The text to analyse, if no document is given."},
     )
     name = fields.String(
         validate=validate.Length(max=200),
         metadata={
             "title": "Name of the tool",
-            "description": "What the document is about. Needs a document, an address, a text or a description.",
+            "description": "What the document is about. Also give a document, a URL, a text or a description.",
         },
     )
     description = fields.String(
         validate=validate.Length(max=10_000),
-        metadata={"title": "Description", "description": "What you know of it. It is read together with the document, or alone."},
+        metadata={"title": "Description", "description": "What you know about it. Used together with the document, or on its own."},
     )
 
     @pre_load
@@ -75,11 +75,11 @@ class Verdict(Schema):
     io_bound=client.configured,
 )
 def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Analyse a document or a tool.
+    """Summarise a document or a tool and rate its maturity.
 
     Reads a document, a web page or a text and gives a summary, strengths, limitations, use cases and a maturity score
-    from 0 to 1, with key sentences, key terms, sections, readability and what is missing. With an LLM configured, the
-    LLM judges; without one, everything is quoted from the document itself and the result is marked `engine: local`.
+    from 0 to 1, with key sentences, key terms, sections, readability and what is missing. If a language
+    model is configured, it writes the result; otherwise everything is quoted from the document and marked `engine: local`.
     """
     job.progress(5, "reading")
     source = _read(job, params)
@@ -117,7 +117,7 @@ def _read(job: Job, params: dict[str, Any]) -> _Source:
     main = _main_source(job, params)
     text = "\n\n".join(part for part in (params.get("description"), main.text) if part)
     if not text.strip():
-        raise Permanent("There is nothing to analyse. Give a document, an address, a text or a description.")
+        raise Permanent("There is nothing to analyse. Give a document, a URL, a text or a description.")
     title = params.get("name") or main.facts["title"]
     return _Source(text, {**main.facts, "title": title})
 
@@ -146,9 +146,9 @@ def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
 
 def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
     has = sum(bool(sign["found"]) for sign in shown)
-    basis = f"Quoted from the document by cue words; the maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
+    basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":
-        basis += " The cue words are English and the document does not seem to be, so little may have been found."
+        basis += " The cue words are English and the document does not seem to be, so results may be incomplete."
     return {
         "summary": verdict.summary(found),
         "strengths": verdict.strengths(found),

@@ -26,15 +26,15 @@ MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
     available=launch.why_off,
 )
 def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Build a project.
+    """Build a software project (zip or tar.gz).
 
-    Runs the project's build in a sandbox without a network: what its `intray.toml` declares, or the usual way of Python, Node and
-    make. Gives the exit code, the log and the files that it made, at most 20 MB. A build that fails is a result, not a failed job.
+    Runs the build in a sandbox without network access: the commands in `intray.toml`, or else the standard build for Python, Node
+    or make. Returns the exit code, the log and the built files, up to 20 MB. A failed build is a result, not a failed job.
     """
     with commands.unpacked(job, params) as project:
         plan = commands.plan("build", project)
         outcome = run.run(job, project, plan, MAX_ARTIFACTS, "building")
-    job.progress(95, "keeping what it made")
+    job.progress(95, "saving the build output")
     return {"kind": plan.kind, **outcome.report(job), "artifacts": _attach(job, outcome.files), "left_out": outcome.left_out}
 
 

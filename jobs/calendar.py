@@ -16,12 +16,12 @@ HOUR_S = 3600.0
 TRIES = 3  # how often somebody else may be faster
 TEXTS = {"title": "summary", "location": "location", "description": "description"}
 TIMES = {"start": "dtstart", "end": "dtend"}
-KEPT = "No calendar is set up here (CALDAV_URL), so nothing was written: the event is kept as a file."
+KEPT = "No calendar is set up (CALDAV_URL), so the event was saved as a file instead."
 
 
 def _zone(name: str) -> None:
     if name not in ical_event.zones():
-        raise ValidationError(f"There is no time zone {name[:40]!r}. Give a name such as Europe/Berlin, or UTC.")
+        raise ValidationError(f"Unknown time zone {name[:40]!r}. Use a name such as Europe/Berlin, or UTC.")
 
 
 def _time(description: str) -> fields.String:
@@ -40,27 +40,30 @@ class Params(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Regexp(r"[A-Za-z0-9@._+-]{1,200}\Z", error="1 to 200 letters, digits and @ . _ + -"),
-        metadata={"description": "Which event; made from the job's id when one is created without it"},
+        metadata={"description": "The event's id; derived from the job's id if left out when creating"},
     )
-    title = _text(300, "What it is called; needed to create it")
-    start = _time("When it begins: `2026-12-01T10:00` with `timezone`, or with its offset; needed to create it")
-    end = _time("When it ends; without it an hour after the beginning, or as long after as it was")
+    title = _text(300, "Title of the event; required to create it")
+    start = _time("Start: `2026-12-01T10:00` with `timezone`, or with a UTC offset; required to create it")
+    end = _time("End; defaults to one hour after the start, or keeps the previous duration")
     timezone = fields.String(
-        load_default=None, allow_none=True, validate=_zone, metadata={"description": "A name such as `Europe/Berlin`; the event keeps it"}
+        load_default=None,
+        allow_none=True,
+        validate=_zone,
+        metadata={"description": "A name such as `Europe/Berlin`; stored with the event"},
     )
-    location = _text(500, "Where it is")
-    description = _text(20_000, "What it is about")
+    location = _text(500, "Location")
+    description = _text(20_000, "Description of the event")
 
     @validates_schema
     def check(self, data: dict[str, Any], **_: Any) -> None:
         """What the action needs is there, and each time is one moment."""
         needed = ("title", "start") if data["action"] == "create" else ("uid",)
-        lacking = {name: [f"Needed to {data['action']} an event."] for name in needed if not data[name]}
+        lacking = {name: [f"Required to {data['action']} an event."] for name in needed if not data[name]}
         if lacking:
             raise ValidationError(lacking)
         start, end = (_checked(name, data) for name in TIMES)
         if start and end and end <= start:
-            raise ValidationError("It ends before it begins. Give a later time.", "end")
+            raise ValidationError("The end is before the start. Give a later time.", "end")
 
 
 def _checked(name: str, data: dict[str, Any]) -> datetime | None:
@@ -82,11 +85,11 @@ def _checked(name: str, data: dict[str, Any]) -> datetime | None:
     submittable_by="admin",
 )
 def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Put an event into the calendar, move it, or cancel it.
+    """Create, update or cancel a calendar event.
 
-    On the CalDAV server of `CALDAV_URL`. An event is found again by its `uid`; a job that runs again, or is delivered twice,
-    changes nothing the second time. An update writes what is given and leaves the rest; cancelling keeps the event, marked as
-    cancelled. Without `CALDAV_URL` the event is kept as a file.
+    Writes to the CalDAV server at `CALDAV_URL`. Events are identified by their `uid`; running the same job twice changes nothing
+    the second time. An update changes only the given fields; cancelling keeps the event and marks it as cancelled. Without
+    `CALDAV_URL`, the event is saved as a file.
     """
     try:
         collection = caldav.collection()
@@ -101,21 +104,21 @@ def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
             return _apply(job, collection, uid, params)
         except caldav.Changed:  # read again: it may have been this job, in a run that was lost
             continue
-    raise caldav.CalendarUnavailable("Others changed the event at the same time, again and again.")
+    raise caldav.CalendarUnavailable("Someone else changed the event at each attempt to write it.")
 
 
 def _apply(job: Job, collection: caldav.Collection, uid: str, params: dict[str, Any]) -> dict[str, Any]:
     """Do it, unless this job has. The event itself says who wrote it, so no crash can leave that open."""
     found = collection.read(uid)
     if found and _has_written(job, uid, found.calendar):
-        return _result(collection, uid, params, found.calendar, "An earlier run had done it; nothing was changed.")
+        return _result(collection, uid, params, found.calendar, "An earlier attempt had already done it; nothing was changed.")
     if found is None and params["action"] == "cancel":
-        return {"written": False, "uid": uid, "action": "cancel", "note": "There is no event of this UID, so there was nothing to cancel."}
+        return {"written": False, "uid": uid, "action": "cancel", "note": "No event has this UID, so there was nothing to cancel."}
     _check_there(found, uid, params)
     wanted = found.calendar if found else ical_event.new(uid)
     _change(wanted, params, ical_event.sequence_of(wanted) + 1 if found else 0, job.id)
     collection.write(uid, wanted, over=found)
-    return _result(collection, uid, params, wanted, "The calendar has it.")
+    return _result(collection, uid, params, wanted, "The calendar was updated.")
 
 
 def _has_written(job: Job, uid: str, found: Any) -> bool:
@@ -129,9 +132,9 @@ def _own_uid(job: Job) -> str:
 
 def _check_there(found: caldav.Stored | None, uid: str, params: dict[str, Any]) -> None:
     if found and params["action"] == "create":
-        raise Permanent(f"There is an event of the UID {uid} already. Take the action update, or another UID.")
+        raise Permanent(f"An event with the UID {uid} already exists. Use the action update, or another UID.")
     if found is None and params["action"] == "update":
-        raise Permanent(f"There is no event of the UID {uid}. Take the action create, or mend the UID.")
+        raise Permanent(f"No event has the UID {uid}. Use the action create, or correct the UID.")
 
 
 def _change(wanted: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:
@@ -150,7 +153,7 @@ def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
         length = ended.timestamp() - begun.timestamp() if begun and ended else HOUR_S
         end = datetime.fromtimestamp(start.timestamp() + length, start.tzinfo)
     if end and not start and begun and end <= begun:
-        raise Permanent(f"It would end before it begins, at {begun.isoformat()}. Give `start` too.")
+        raise Permanent(f"The event would end before its start at {begun.isoformat()}. Give `start` too.")
     return {TIMES[name]: value for name, value in (("start", start), ("end", end)) if value}
 
 

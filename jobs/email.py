@@ -18,7 +18,7 @@ MAX_RECIPIENTS = 20
 MAX_ADDRESSES = 1500  # characters of all recipients: they stand in one note of the timeline
 MAX_VALUES = 100_000  # characters of JSON
 NOBODY = "Intray <intray@localhost>"  # who writes where nothing is sent
-KEPT = "No mail server is set up here (SMTP_URL), so nothing was sent: the message is kept as a file."
+KEPT = "No mail server is set up (SMTP_URL), so the message was saved as a file instead."
 
 
 class Address(fields.String):
@@ -33,23 +33,23 @@ class Address(fields.String):
 
 def _one_line(text: str) -> None:
     if any(not letter.isprintable() for letter in text):
-        raise ValidationError("A subject is one line, without line breaks or other control characters.")
+        raise ValidationError("The subject must be one line, without control characters.")
 
 
 def _small(values: dict[str, Any]) -> None:
     if len(json.dumps(values, default=str)) > MAX_VALUES:
-        raise ValidationError(f"At most {MAX_VALUES:,} characters of JSON. Give less, or a link.")
+        raise ValidationError(f"At most {MAX_VALUES:,} characters of JSON. Shorten it, or give a link.")
 
 
 class Params(Schema):
-    to = fields.List(Address(), required=True, validate=validate.Length(1, MAX_RECIPIENTS), metadata={"description": "Whom it is for"})
-    cc = fields.List(Address(), load_default=list, metadata={"description": "Who gets a copy"})
-    bcc = fields.List(Address(), load_default=list, metadata={"description": "Who gets a copy that the others do not see"})
-    reply_to = Address(load_default=None, allow_none=True, metadata={"description": "Where answers go, if not to `MAIL_FROM`"})
+    to = fields.List(Address(), required=True, validate=validate.Length(1, MAX_RECIPIENTS), metadata={"description": "Recipients"})
+    cc = fields.List(Address(), load_default=list, metadata={"description": "Copy recipients (Cc)"})
+    bcc = fields.List(Address(), load_default=list, metadata={"description": "Hidden copy recipients (Bcc)"})
+    reply_to = Address(load_default=None, allow_none=True, metadata={"description": "Where replies go; `MAIL_FROM` if left out"})
     template = fields.String(
         load_default="message",
         validate=validate.OneOf(templates.templates()),
-        metadata={"description": "`message` needs `subject` and `text`; others have a subject of their own and need `values`"},
+        metadata={"description": "`message` needs `subject` and `text`; the others have their own subject and need `values`"},
     )
     subject = fields.String(
         load_default=None,
@@ -58,17 +58,19 @@ class Params(Schema):
         metadata={"description": "One line"},
     )
     text = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 100_000), metadata={"description": "Plain text"})
-    values = fields.Dict(load_default=dict, validate=_small, metadata={"description": "What the template is filled in with"})
+    values = fields.Dict(load_default=dict, validate=_small, metadata={"description": "Values for the template"})
 
     @validates_schema
     def check(self, data: dict[str, Any], **_: Any) -> None:
         """The recipients are not too many, and the template has all it needs."""
         everybody = [*data["to"], *data["cc"], *data["bcc"]]
         if len(everybody) > MAX_RECIPIENTS or len(", ".join(everybody)) > MAX_ADDRESSES:
-            raise ValidationError(f"At most {MAX_RECIPIENTS} recipients in all, of {MAX_ADDRESSES:,} characters together.", "to")
+            raise ValidationError(
+                f"At most {MAX_RECIPIENTS} recipients in total, with at most {MAX_ADDRESSES:,} characters in all addresses.", "to"
+            )
         for name in ("subject", "text") if data["template"] == "message" else ():
             if data[name] is None:
-                raise ValidationError("The template message needs it. Give it, or name another template.", name)
+                raise ValidationError("Required by the template message. Give it, or use another template.", name)
         try:
             _letter(data)
         except templates.BadTemplate as error:
@@ -94,9 +96,9 @@ def _letter(params: dict[str, Any]) -> templates.EmailTemplate:
 def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Send an e-mail.
 
-    As text and HTML from a template, by the server of `SMTP_URL`. Its `Message-ID` is made from the job's id and is the same in
-    every attempt. Nobody gets it again of whom the server is known to have accepted it; where a crash left that open, it is sent
-    once more and the result says so. Without `SMTP_URL` the message is kept as a file.
+    Sends text and HTML from a template through the server at `SMTP_URL`. The `Message-ID` is derived from the job's id and stays
+    the same in every attempt. Recipients whose message the server confirmed do not get it again; if a crash left that unclear,
+    it is sent again and the result says so. Without `SMTP_URL`, the message is saved as a file.
     """
     try:
         server = smtp.server()
@@ -116,7 +118,7 @@ def _envelope(params: dict[str, Any]) -> templates.Envelope:
     try:
         templates.address(parseaddr(sender)[1])
     except ValueError:
-        raise Permanent("MAIL_FROM is no e-mail address. An admin must set it to one such as Intray <intray@example.org>.") from None
+        raise Permanent("MAIL_FROM is not an e-mail address. An admin must set it, for example to Intray <intray@example.org>.") from None
     return templates.Envelope(sender, params["to"], params["cc"], params["bcc"], params["reply_to"])
 
 
@@ -125,7 +127,7 @@ def _send(job: Job, server: smtp.Server, envelope: templates.Envelope, content: 
     todo = record.open(envelope.recipients)
     repeated = sorted(record.unknown.intersection(todo))
     if todo:
-        job.progress(None, "sending once more" if repeated else "sending")
+        job.progress(None, "sending again" if repeated else "sending")
         smtp.send(server, parseaddr(envelope.sender)[1], todo, content, record)
     return {
         "sent": bool(record.accepted),
@@ -139,7 +141,7 @@ def _send(job: Job, server: smtp.Server, envelope: templates.Envelope, content: 
 def _note(todo: list[str], repeated: list[str]) -> str:
     if repeated:
         return (
-            f"An earlier run ended without knowing whether the server had accepted it, so it was sent once more: {', '.join(repeated)} "
-            "may have it twice, with the same Message-ID."
+            f"An earlier attempt ended before the server confirmed the message, so it was sent again: {', '.join(repeated)} "
+            "may receive it twice, with the same Message-ID."
         )
-    return "The mail server accepted it." if todo else "An earlier run had sent it already; it was not sent again."
+    return "The mail server accepted it." if todo else "An earlier attempt had already sent it; it was not sent again."

@@ -20,21 +20,21 @@ SCORES = ("hype_score", "ethics_score", "reality_check", "eli5_summary")
 
 class Params(Schema):
     title = fields.String(
-        load_default="", validate=validate.Length(max=200), metadata={"description": "Its headline, when it is not the document's"}
+        load_default="", validate=validate.Length(max=200), metadata={"description": "Headline, if different from the document's title"}
     )
     content = fields.String(
         load_default="",
         validate=validate.Length(max=MAX_CONTENT),
-        metadata={"description": "The story as text, when no document is given."},
+        metadata={"description": "The story as text, if no document is given."},
     )
     sector = fields.String(
-        load_default="", validate=validate.Length(max=60), metadata={"description": "What field it is from, such as health or energy"}
+        load_default="", validate=validate.Length(max=60), metadata={"description": "The field it belongs to, such as health or energy"}
     )
     impact_tags = fields.List(
         fields.String(validate=validate.Length(1, 60)),
         load_default=list,
         validate=validate.Length(max=20),
-        metadata={"description": "What it may bring about, such as privacy or jobs; the document's tags when left out."},
+        metadata={"description": "What it may affect, such as privacy or jobs; defaults to the document's tags."},
     )
 
 
@@ -74,11 +74,11 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     identity=story_of,
 )
 def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Score a story.
+    """Rate a news story for hype and ethics.
 
-    Gives a hype score and an ethics score from 0 to 10, a reality check and a summary for a child of five. The first ones are
-    counted from words and stand in the answer to the submission (`preview`); a language model, where there is one, refines
-    them. The result keeps both, `original` and `refined`. The same story, submitted again by the same person, is the same job.
+    Returns a hype score and an ethics score from 0 to 10, a reality check and a summary in plain language. The initial scores are
+    based on word counts and are part of the response to the submission (`preview`); a language model, if configured, refines
+    them. The result keeps both, as `original` and `refined`. Submitting the same story again returns the same job.
     """
     job.progress(10, "reading")
     story = _told(job, params)
@@ -99,7 +99,7 @@ def _told(job: Job, params: dict[str, Any]) -> Story:
     document = job.document
     text = document.text if document else params["content"]
     if not text.strip():
-        raise Permanent("There is no story. Give a document, or its text as content.")
+        raise Permanent("There is no story. Give a document, or the text as content.")
     return _story(params, document.title if document else "", text, document.tags if document else [])
 
 
@@ -122,6 +122,6 @@ def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
 
 def _basis(story: Story, refined: dict[str, Any] | None) -> str:
     if refined:
-        return "Refined by a language model; the first scores were counted from words."
+        return "Refined by a language model; the initial scores are based on word counts."
     part = "the story" if len(story.text) <= story_scores.MAX_READ else f"its first {story_scores.MAX_READ:,} characters"
-    return f"Counted from the words of {part}: promises against figures and sources, concerns against safeguards."
+    return f"Based on word counts in {part}: promises against figures and sources, concerns against safeguards."

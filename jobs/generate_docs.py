@@ -25,16 +25,16 @@ def _check_url(url: str) -> None:
 class Params(Schema):
     url = fields.String(
         validate=_check_url,
-        metadata={"title": "Address", "description": "The page to begin with, when no document is given. Starts with http:// or https://."},
+        metadata={"title": "Address", "description": "The page to start from, if no document is given. Starts with http:// or https://."},
     )
     title = fields.String(
         validate=validate.Length(max=200),
-        metadata={"title": "Title", "description": "What the documentation is called, if not as its source is."},
+        metadata={"title": "Title", "description": "Title of the documentation; defaults to the title of its source."},
     )
     pages = fields.Integer(
         load_default=MAX_LINKED,
         validate=validate.Range(0, MAX_LINKED),
-        metadata={"title": "Linked pages", "description": "How many pages of the same site that the page links are read as well, at most."},
+        metadata={"title": "Linked pages", "description": "Maximum number of linked pages of the same site to read as well."},
     )
 
     @pre_load
@@ -54,12 +54,12 @@ class Params(Schema):
     io_bound=client.configured,
 )
 def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Write documentation from a page, a document or a project.
+    """Write documentation for a web page, document or project.
 
-    Reads a page and up to 10 pages of the same site that it links (robots.txt is honoured), a document, or a project (a zip or
-    tar: its texts and docstrings), and gives an overview, sections, first steps and a reference, as Markdown and as HTML. Every
-    section says which page, section or file it rests on. With an LLM configured, the LLM writes; without one, the documentation is
-    an outline of the source with excerpts in its own words, marked `engine: local`.
+    Reads a page and up to 10 linked pages of the same site (robots.txt is honoured), a document, or a project (the texts and
+    docstrings in a zip or tar), and returns an overview, sections, first steps and a reference, as Markdown and HTML. Every
+    section names its sources. If a language model is configured, it writes the documentation; otherwise it is an outline of the
+    source with quotations, marked `engine: local`.
     """
     job.progress(5, "reading")
     material = _read(job, params)
@@ -69,7 +69,7 @@ def generate_docs(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     except client.UseLocal as why:
         doc = local_writer.quoted(material, why=str(why))
     doc = llm_writer.with_title(doc, params.get("title"))
-    job.progress(90, "making the files")
+    job.progress(90, "creating the files")
     job.attach("documentation.md", document.markdown(doc).encode(), "text/markdown; charset=utf-8")
     job.attach("documentation.html", document.html(doc).encode(), "text/html; charset=utf-8")
     return doc.as_result()

@@ -12,7 +12,7 @@ from .tools.project.commands import ProjectParams
 from .tools.project.terminal_text import fitting
 from .tools.sandbox import launch, run
 
-NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in the log only."
+NO_REPORT = "The linter wrote no ruff or eslint JSON, so its findings are only in the log."
 
 
 @job_type(
@@ -24,16 +24,16 @@ NO_REPORT = "The linter wrote no JSON of ruff or eslint, so what it found is in 
     available=launch.why_off,
 )
 def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Lint a project.
+    """Check the code of a software project (zip or tar.gz).
 
-    Runs the project's linter in a sandbox without a network: what its `intray.toml` declares, ruff, the project's own eslint, `npm run
-    lint` or `make lint`. Gives the exit code, the log and each finding of ruff or eslint with its place and source line. Findings are a
-    result, not a failed job.
+    Runs the project's linter in a sandbox without network access: the commands in `intray.toml`, or else ruff, the project's own
+    eslint, `npm run lint` or `make lint`. Returns the exit code, the log and each ruff or eslint finding with its location and source
+    line. Findings are a result, not a failed job.
     """
     with commands.unpacked(job, params) as project:
         plan = commands.plan("lint", project)
         outcome = run.run(job, project, plan, lint_report.MAX_JSON, "linting")
-        job.progress(95, "reading what it found")
+        job.progress(95, "reading the findings")
         found, note = _diagnostics(outcome.files)
         shown = fitting(lint_report.beside_source(found, project.given))
     report = outcome.report(job)

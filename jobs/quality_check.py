@@ -62,18 +62,18 @@ def take_the_safe_route(job: FailedJob) -> None:
 def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Check the quality of an application.
 
-    Checks by the rules of the document's kind (`jobs/tools/quality_rules.toml`) that required fields and sections are there and
-    filled in, that dates, amounts and identifiers agree, and that it can be read; a language model, where there is one, judges
-    besides. Gives findings with what to do, a score from 0 to 100, a decision (`approve`, `review` or `reject`) and the route of
-    the inspection: `ONLINE` for what is approved, else `ONSITE`. The model can make the judgement stricter, never milder. When
-    every attempt fails, the document is routed `ONSITE` all the same, flagged as defaulted. Its owner gets an e-mail either way.
+    Checks a document against the rules for its kind (`jobs/tools/quality_rules.toml`): required fields and sections are filled in,
+    dates, amounts and identifiers agree, and the text is readable. A language model, if configured, also assesses it. Returns
+    findings with fixes, a score from 0 to 100, a decision (`approve`, `review` or `reject`) and the type of inspection: `ONLINE`
+    if approved, else `ONSITE`. The model can make the decision stricter, never more lenient. If every attempt fails, the document
+    is routed `ONSITE` and flagged as defaulted. The owner gets an e-mail in either case.
     """
     document = job.document
     if document is None:
         raise RuntimeError("quality_check runs on a document")
     job.progress(5, "reading")
     text = document.text
-    job.progress(30, "checking by the rules")
+    job.progress(30, "checking the rules")
     checked = checks.check(text, document.kind, datetime.now(UTC).date())
     by_rules = decision.score_of(checked.findings)
     job.progress(50, "judging")
@@ -121,16 +121,16 @@ def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any
 
 def _plain(said: str) -> str:
     """Words of the model as one line without addresses: they end in an e-mail, and a document may have dictated them."""
-    return _ADDRESS.sub("(address left out)", " ".join("".join(one if one.isprintable() else " " for one in said).split()))
+    return _ADDRESS.sub("(address removed)", " ".join("".join(one if one.isprintable() else " " for one in said).split()))
 
 
 def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str, why: str) -> dict[str, Any]:
     """Who judged, and on what."""
     if judgement is None:
-        basis = f"{why} Judged by fixed rules, which give {rules_score} of 100."
+        basis = f"{why} Based on fixed rules: {rules_score} of 100."
         return {"engine": "local", "summary": None, "basis": basis.strip()}
     credit = client.credit(text)
-    basis = f"Fixed rules give {rules_score} of 100, the model {judgement['score']}; it can only lower the score."
+    basis = f"Fixed rules: {rules_score} of 100; language model: {judgement['score']}. The model can only lower the score."
     return {"engine": credit["engine"], "summary": _plain(judgement["summary"]), "basis": f"{credit['basis']} {basis}"}
 
 

@@ -26,14 +26,14 @@ class Day(fields.String):
         try:
             return date.fromisoformat(text).isoformat()
         except ValueError:
-            raise ValidationError(f"{text[:40]!r} is no date. Give one such as 2026-11-24.") from None
+            raise ValidationError(f"{text[:40]!r} is not a date. Use a date such as 2026-11-24.") from None
 
 
 def _known(name: str) -> None:
     known = registry.discover()
     if name not in known:
         listed = ", ".join(one.name for one in known.values() if not one.is_internal)
-        raise ValidationError(f"There is no job type {name[:60]!r}. Choose from: {listed}.")
+        raise ValidationError(f"Unknown job type {name[:60]!r}. Use one of: {listed}.")
 
 
 def _day(description: str) -> Day:
@@ -44,7 +44,7 @@ class Params(Schema):
     class Meta:
         include = {  # "from" cannot be the name of an attribute
             "from": _day("The first day (UTC), such as 2026-11-01"),
-            "to": _day("The last day (UTC); today when only the first is given"),
+            "to": _day("The last day (UTC); defaults to today if only the first is given"),
         }
         fields = ("from", "to", "days", "types", "owner")
 
@@ -52,7 +52,7 @@ class Params(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Range(1, MAX_DAYS),
-        metadata={"description": f"The last so many days with today, instead of dates; {USUAL_DAYS} when neither is given"},
+        metadata={"description": f"The last days including today, instead of dates; defaults to {USUAL_DAYS}"},
     )
     types = fields.List(
         fields.String(validate=_known),
@@ -64,7 +64,7 @@ class Params(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Length(1, 200),
-        metadata={"description": "Only the jobs of this user, by e-mail; for admins", "x-for-admins": True},
+        metadata={"description": "Only jobs of the user with this e-mail address; admins only", "x-for-admins": True},
     )
 
     @validates_schema
@@ -74,7 +74,7 @@ class Params(Schema):
         if data["days"] and (first or last):
             raise ValidationError("Give either days, or from and to.", "days")
         if last and not first:
-            raise ValidationError("Give the first day too, or days instead of dates.", "from")
+            raise ValidationError("Also give the first day, or use days instead of dates.", "from")
         if first and last and first > last:
             raise ValidationError("The last day is before the first. Give a later one.", "to")
         if first and last and _length(date.fromisoformat(first), date.fromisoformat(last)) > MAX_DAYS:
@@ -87,11 +87,11 @@ def _length(first: date, last: date) -> int:
 
 @job_type(queue="default", params=Params, takes="nothing", max_attempts=2, backoff=fixed(10), timeout=300)
 def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Report what ran in a period.
+    """Create a report on the jobs of a period.
 
-    Of all jobs that were submitted in it: how many, how they ended, how long they ran and waited, what quality checks decided, what
-    the language model cost, by job type and by owner. As a PDF with charts and a CSV of every job. You get your own jobs, admins
-    those of everybody. Jobs that are pruned are in no report: it reaches back as far as finished and failed jobs are kept.
+    Covers all jobs submitted in the period: their number and outcomes, run and wait times, the decisions of quality checks, and the
+    cost of the language model, by job type and by owner. You get a PDF with charts and a CSV of every job. It covers your own jobs;
+    admins get all users' jobs. Pruned jobs are not included: a report reaches back as far as finished and failed jobs are kept.
     """
     from .tools.report import csv_export, pages
 
@@ -117,7 +117,7 @@ def _period(params: dict[str, Any], moment: datetime) -> ReportPeriod:
     else:
         first, last = today - timedelta(days=(params["days"] or USUAL_DAYS) - 1), today
     if _length(first, last) > MAX_DAYS:
-        raise Permanent(f"From {first} to {last} are more than {MAX_DAYS} days. Give a later first day, or an earlier last one.")
+        raise Permanent(f"{first} to {last} is more than {MAX_DAYS} days. Give a later first day, or an earlier last one.")
     return ReportPeriod(first, last, moment)
 
 

@@ -12,7 +12,7 @@ from .tools.project.commands import ProjectParams
 from .tools.project.terminal_text import fitting
 from .tools.sandbox import launch, run
 
-NO_REPORT = "The tests wrote no JUnit XML, so what became of each is in the log only."
+NO_REPORT = "The tests wrote no JUnit XML, so the outcome of each test is only in the log."
 
 
 @job_type(
@@ -24,10 +24,10 @@ NO_REPORT = "The tests wrote no JUnit XML, so what became of each is in the log 
     available=launch.why_off,
 )
 def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Test a project.
+    """Run the tests of a software project (zip or tar.gz).
 
-    Runs the project's tests in a sandbox without a network: what its `intray.toml` declares, pytest, `npm test` or `make test`. Gives
-    the exit code, the log and, from JUnit XML, what became of each test. Tests that fail are a result, not a failed job.
+    Runs the tests in a sandbox without network access: the commands in `intray.toml`, or else pytest, `npm test` or `make test`.
+    Returns the exit code, the log and, from JUnit XML, the outcome of each test. Failing tests are a result, not a failed job.
     """
     with commands.unpacked(job, params) as project:
         plan = commands.plan("test", project)

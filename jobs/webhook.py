@@ -28,13 +28,13 @@ class Params(Schema):
 def webhook(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Deliver a webhook.
 
-    Sends one delivery to its endpoint, once, and writes down what came of it. Intray submits these itself: ten attempts over
-    three days, each a job of its own, with 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 18 h and 22 h in between, or as long as
-    `Retry-After` asks. Progress is sent once: newer progress follows.
+    Sends one delivery to its endpoint, once, and records the outcome. Intray submits these jobs itself: ten attempts over
+    three days, each a separate job, with 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 18 h and 22 h in between, or as long as
+    `Retry-After` asks. Progress is sent once, as newer progress follows.
     """
     delivery = job.delivery(params["delivery"])
     if delivery is None:
-        return {"outcome": "not to be sent any more"}
+        return {"outcome": "no longer to be sent"}
     answer = post(delivery.url, delivery.body.encode(), {"Content-Type": "application/json", **signed(delivery)})
     told = {"response_status": answer.status, "response_text": answer.text, "error": answer.error, "duration": answer.seconds}
     reason = _why_disable(delivery, answer)
@@ -69,13 +69,13 @@ def _pause(delivery: Delivery, answer: Answer) -> float | None:
 
 def _why_disable(delivery: Delivery, answer: Answer) -> str | None:
     if answer.status == 410:
-        return "It answered 410: it is gone."
+        return "The endpoint answered 410 (gone)."
     if answer.error and delivery.failing_s > GIVE_UP_ON_S:
-        return f"Every delivery has failed for five days. The last time: {answer.error}"
+        return f"Every delivery has failed for five days. Last error: {answer.error}"
     return None
 
 
 def _tell_owner(job: Job, delivery: Delivery, reason: str) -> None:
     if "email" in registry.discover():
-        text = f"Your webhook {delivery.url} was disabled and gets nothing more. {reason}\n\nMend it, then enable it again."
-        job.follow_up("email", {"to": [delivery.owner_email], "subject": "A webhook of yours was disabled", "text": text})
+        text = f"Your webhook {delivery.url} was disabled and gets no more events. {reason}\n\nFix the endpoint, then enable it again."
+        job.follow_up("email", {"to": [delivery.owner_email], "subject": "Your webhook was disabled", "text": text})

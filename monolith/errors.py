@@ -22,7 +22,7 @@ class Problem(Exception):
 
     status = 400
     code = "bad_request"
-    title = "The request cannot be understood"
+    title = "Invalid request"
 
     def __init__(self, detail: str, *, errors: list[FieldError] | None = None, retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -40,15 +40,15 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    status, code, title = 404, "not_found", "Nothing here"
+    status, code, title = 404, "not_found", "Not found"
 
 
 class Conflict(Problem):
-    status, code, title = 409, "conflict", "The state does not allow this"
+    status, code, title = 409, "conflict", "Conflict"
 
 
 class Gone(Problem):
-    status, code, title = 410, "gone", "It was there, and was deleted"
+    status, code, title = 410, "gone", "Deleted"
 
 
 class TooLarge(Problem):
@@ -58,7 +58,7 @@ class TooLarge(Problem):
 class Invalid(Problem):
     """Fields are wrong; each is named with what to do."""
 
-    status, code, title = 422, "invalid", "Some fields need mending"
+    status, code, title = 422, "invalid", "Some fields are invalid"
 
     @classmethod
     def field(cls, pointer: str, detail: str) -> Invalid:
@@ -66,7 +66,7 @@ class Invalid(Problem):
 
 
 class TooManyJobs(Problem):
-    status, code, title = 429, "too_many_jobs", "You have too many jobs waiting"
+    status, code, title = 429, "too_many_jobs", "Too many unfinished jobs"
 
 
 class TooManyRequests(Problem):
@@ -74,22 +74,22 @@ class TooManyRequests(Problem):
 
 
 class Unavailable(Problem):
-    status, code, title = 503, "unavailable", "Not available right now"
+    status, code, title = 503, "unavailable", "Temporarily unavailable"
 
 
 class Busy(Problem):
-    status, code, title = 503, "busy", "Too much is waiting here"
+    status, code, title = 503, "busy", "The queue is full"
 
 
 class Permanent(Exception):
-    """Raised by a job type: trying again cannot help. The message is read by the submitter: say what to do."""
+    """Raised by a job type: retrying cannot help. The message is shown to the submitter: say what to do."""
 
 
 class Snooze(Exception):
-    """Raised by a job type: park this job for some seconds without spending an attempt."""
+    """Raised by a job type: snooze this job for some seconds without using up an attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        super().__init__(reason or f"parked for {seconds:g} s")
+        super().__init__(reason or f"snoozed for {seconds:g} s")
         self.seconds = seconds
         self.reason = reason
 

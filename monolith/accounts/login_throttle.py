@@ -68,7 +68,7 @@ def _left(session: Session, name: str) -> float:
 
 def _too_often(left_s: float) -> TooManyRequests:
     wait_s = max(1, math.ceil(left_s))
-    return TooManyRequests(f"This was tried too often. Try again in {wait_s} {'second' if wait_s == 1 else 'seconds'}.", retry_after=wait_s)
+    return TooManyRequests(f"Too many attempts. Try again in {wait_s} {'second' if wait_s == 1 else 'seconds'}.", retry_after=wait_s)
 
 
 def _name(what: str, who: str) -> str:

@@ -18,9 +18,11 @@ GOOD = 3  # of 4, as zxcvbn counts: over 10^8 guesses
 def hashed(password: str, email: str, pointer: str = "/password") -> str:
     """What is stored of a password: scrypt. Raises `Invalid`, naming the field, for one that is too short or soon guessed."""
     if not SHORTEST <= len(password) <= LONGEST:
-        raise Invalid.field(pointer, f"A password has {SHORTEST} to {LONGEST} characters. Choose another, such as four unrelated words.")
+        raise Invalid.field(
+            pointer, f"A password must have {SHORTEST} to {LONGEST} characters. Choose another, such as four unrelated words."
+        )
     if _is_soon_guessed(password, email):
-        raise Invalid.field(pointer, "This password is one of those that are guessed first. Choose another, such as four unrelated words.")
+        raise Invalid.field(pointer, "This password is too easy to guess. Choose another, such as four unrelated words.")
     return generate_password_hash(password)
 
 

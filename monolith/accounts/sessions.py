@@ -76,7 +76,7 @@ def end(user: User, session_id: str) -> None:
     with write_session() as session:
         mine = delete(UserSession).where(UserSession.id == session_id, UserSession.user_id == user.id)
         if session.scalar(mine.returning(UserSession.id)) is None:
-            raise NotFound(f"You have no session {session_id[:60]!r}. It may have ended already.")
+            raise NotFound(f"You have no session {session_id[:60]!r}. It may already have ended.")
 
 
 def end_others(user: User, session_id: str | None) -> int:

@@ -28,15 +28,15 @@ def create_token(user_id: int, name: str, scope: str = "admin", days: float | No
     """
     name = name.strip()
     if not 1 <= len(name) <= 100:
-        raise Invalid.field("/name", "Give the token a name of 1 to 100 characters, such as what uses it.")
+        raise Invalid.field("/name", "Give the token a name of 1 to 100 characters, such as what it is for.")
     if scope not in SCOPES:
-        raise Invalid.field("/scope", f"There is no scope {scope[:60]!r}. Choose one of {', '.join(SCOPES)}.")
+        raise Invalid.field("/scope", f"Unknown scope {scope[:60]!r}. Use one of {', '.join(SCOPES)}.")
     secret = f"intray_{secrets.token_urlsafe(32)}"
     expires_at = None if days is None else now() + days * 24 * 3600.0
     token = Token(user_id=user_id, name=name, prefix=secret[:PREFIX], hash=hash_of(secret), scope=scope, expires_at=expires_at)
     with write_session() as session:
         if (session.scalar(select(func.count()).where(Token.user_id == user_id)) or 0) >= MOST:
-            raise Conflict(f"You have {MOST} tokens. Revoke one that nothing uses any more.")
+            raise Conflict(f"You have {MOST} tokens, the maximum. Revoke one that you no longer use.")
         session.add(token)
         session.flush()
         session.refresh(token)

@@ -21,14 +21,14 @@ def create_user(email: str, password: str, by: Actor, *, is_admin: bool = False,
     """A new user, with a note in the audit trail. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
     email = _canonical(email)
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
-        raise Invalid.field("/email", f"{email[:60]!r} is no e-mail address. Write it as name@host.")
+        raise Invalid.field("/email", f"{email[:60]!r} is not an e-mail address. Write it as name@host.")
     user = User(email=email, password_hash=passwords.hashed(password, email), is_admin=is_admin, is_viewer=is_viewer)
     try:
         with write_session() as session:
             session.add(user)
             audit.record(session, by, "user_created", email, after={"is_admin": is_admin, "is_viewer": is_viewer})
     except IntegrityError:
-        raise Invalid.field("/email", f"There is a user {email} already. Choose another e-mail address.") from None
+        raise Invalid.field("/email", f"A user {email} already exists. Use another e-mail address.") from None
     return user
 
 
@@ -67,7 +67,7 @@ def change_password(user: User, current: str, new: str, address: str, user_agent
     """
     password_hash = passwords.hashed(new, user.email, "/new")
     if check_password(user.email, current) is None:
-        raise Invalid.field("/current", "This is not your password. Type the one you signed in with.")
+        raise Invalid.field("/current", "This is not your current password. Enter the one you signed in with.")
     with write_session() as session:
         session.execute(update(User).where(User.id == user.id).values(password_hash=password_hash))
         return sessions.replace_all(session, user.id, address, user_agent)

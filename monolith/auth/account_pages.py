@@ -16,7 +16,7 @@ from monolith.web import security
 
 blueprint = Blueprint("account_pages", __name__, url_prefix="/account")
 Answer = str | Response | tuple[str, int]
-LASTING = {"7": "7 days", "30": "30 days", "90": "90 days", "365": "a year", "": "until it is revoked"}
+LASTING = {"7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year", "": "Never"}
 
 
 @blueprint.get("")
@@ -42,7 +42,7 @@ def change_password() -> Answer:
         errors = {error.pointer.strip("/"): [error.detail] for error in problem.errors} or {"current": [problem.detail]}
         return _show(errors), problem.status
     security.sign_in(key)
-    return _back("Your password was changed. Everywhere else you were signed out.")
+    return _back("Your password was changed. You were signed out elsewhere.")
 
 
 @blueprint.post("/tokens")
@@ -69,7 +69,7 @@ def revoke_token(token_id: str) -> Response:
 def end_session(session_id: str) -> Response:
     """Sign out there."""
     sessions.end(current_user, session_id)
-    return _back("You were signed out there.")
+    return _back("The session was signed out.")
 
 
 @blueprint.post("/sessions/end-others")
@@ -83,7 +83,7 @@ def end_other_sessions() -> Response:
 def choose_mail() -> Response:
     """For which jobs an e-mail is sent."""
     users.choose_mail(current_user, failed="failed" in request.form, done="done" in request.form)
-    return _back("Your choice was saved.")
+    return _back("Your e-mail settings were saved.")
 
 
 def _back(said: str) -> Response:

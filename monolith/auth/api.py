@@ -19,18 +19,18 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment, Truth
 
 MOST_DAYS = 3650
-blueprint = Blueprint("account", __name__, description="Who you are, your tokens, your sessions")
-NOT_YOURS = {"schema": ProblemSchema, "description": "Not yours, or not there"}
+blueprint = Blueprint("account", __name__, description="Your account, tokens and sessions")
+NOT_YOURS = {"schema": ProblemSchema, "description": "Not found, or not yours"}
 
 
 class UserSchema(Schema):
     object = fields.Constant("user")
     id = fields.Integer()
     email = fields.String()
-    is_admin = fields.Boolean(metadata={"description": "Whether it is an admin who calls: with a token of a lower scope nobody is"})
-    is_viewer = fields.Boolean(metadata={"description": "May look at everything, as admins do, and change nothing"})
-    mail_failed = fields.Boolean(metadata={"description": "An e-mail is sent for each job that fails"})
-    mail_done = fields.Boolean(metadata={"description": "An e-mail is sent for each job that is done"})
+    is_admin = fields.Boolean(metadata={"description": "Whether this request has admin rights; a token with a lower scope has none"})
+    is_viewer = fields.Boolean(metadata={"description": "Can see everything that admins see, but change nothing"})
+    mail_failed = fields.Boolean(metadata={"description": "Send an e-mail for each job that fails"})
+    mail_done = fields.Boolean(metadata={"description": "Send an e-mail for each job that is done"})
     created_at = Moment()
 
 
@@ -45,14 +45,14 @@ class PasswordRequest(Schema):
 
 
 class TokenRequest(Schema):
-    name = fields.String(required=True, validate=Length(1, 100), metadata={"description": "What uses it"})
+    name = fields.String(required=True, validate=Length(1, 100), metadata={"description": "What it is for"})
     scope = fields.String(
         load_default="submit",
         validate=OneOf(SCOPES),
-        metadata={"description": "`read` reads, `submit` does all but for accounts and admins, `admin` all that you may"},
+        metadata={"description": "`read` can only read; `submit` can also submit; `admin` has all your rights"},
     )
     days = fields.Float(
-        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "When it runs out; null: never"}
+        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "When it expires; null: never"}
     )
 
 
@@ -60,9 +60,9 @@ class TokenSchema(Schema):
     object = fields.Constant("token")
     id = fields.String()
     name = fields.String()
-    prefix = fields.String(metadata={"description": "The first characters, to recognise it by"})
+    prefix = fields.String(metadata={"description": "Its first characters, to recognise it by"})
     scope = fields.String(validate=OneOf(SCOPES))
-    token = fields.String(metadata={"description": "The token itself, shown once, when it is created"})
+    token = fields.String(metadata={"description": "The token itself; shown only once, when it is created"})
     created_at = Moment()
     expires_at = Moment(allow_none=True)
     last_used_at = Moment(allow_none=True)
@@ -77,7 +77,7 @@ class SessionSchema(Schema):
     id = fields.String()
     address = fields.String()
     user_agent = fields.String()
-    is_this = fields.Boolean(metadata={"description": "Whether it is the one that asks"})
+    is_this = fields.Boolean(metadata={"description": "Whether this request uses it"})
     created_at = Moment()
     last_used_at = Moment()
 
@@ -97,7 +97,7 @@ class Me(MethodView):
     @blueprint.arguments(MeRequest(), required=False)
     @blueprint.response(200, UserSchema)
     def patch(self, given: dict[str, bool]) -> User:
-        """Choose for which jobs you get an e-mail."""
+        """Choose which jobs to be e-mailed about."""
         user: User = current_user._get_current_object()
         chosen = {"failed": user.mail_failed, "done": user.mail_done, **{name.removeprefix("mail_"): on for name, on in given.items()}}
         return users.choose_mail(user, **chosen)
@@ -107,9 +107,9 @@ class Me(MethodView):
 class Password(MethodView):
     @blueprint.arguments(PasswordRequest())
     @blueprint.response(204)
-    @blueprint.alt_response(429, schema=ProblemSchema, description="The current password was wrong too often")
+    @blueprint.alt_response(429, schema=ProblemSchema, description="Too many attempts with a wrong password")
     def put(self, given: dict[str, str]) -> None:
-        """Change your password. All your sessions end, but for the one that asks; tokens go on."""
+        """Change your password. All your other sessions end; tokens keep working."""
         key = users.change_password(current_user, given["current"], given["new"], *security.browser())
         if "session_id" in g:
             security.sign_in(key)
@@ -124,9 +124,9 @@ class Tokens(MethodView):
 
     @blueprint.arguments(TokenRequest())
     @blueprint.response(201, TokenSchema)
-    @blueprint.alt_response(409, schema=ProblemSchema, description="You have too many")
+    @blueprint.alt_response(409, schema=ProblemSchema, description="You have too many tokens")
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Create a token. It is shown this once: only its hash is stored."""
+        """Create a token. It is shown only once: only its hash is stored."""
         token, secret = tokens.create_token(current_user.id, **given)
         return {**_shown(token, TokenSchema), "token": secret}
 
@@ -136,7 +136,7 @@ class OneToken(MethodView):
     @blueprint.response(204)
     @blueprint.alt_response(404, **NOT_YOURS)
     def delete(self, token_id: str) -> None:
-        """Revoke a token. It stops working at once."""
+        """Revoke a token. It stops working immediately."""
         tokens.revoke_token(current_user, token_id)
 
 
@@ -144,7 +144,7 @@ class OneToken(MethodView):
 class Sessions(MethodView):
     @blueprint.response(200, SessionListSchema)
     def get(self) -> dict[str, Any]:
-        """List where you are signed in, the last used first."""
+        """List your sessions, most recently used first."""
         found = [{**_shown(one, SessionSchema), "is_this": one.id == g.get("session_id")} for one in sessions.of(current_user)]
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
 
@@ -159,7 +159,7 @@ class OneSession(MethodView):
     @blueprint.response(204)
     @blueprint.alt_response(404, **NOT_YOURS)
     def delete(self, session_id: str) -> None:
-        """Sign out there. It ends at once."""
+        """End a session immediately."""
         sessions.end(current_user, session_id)
 
 

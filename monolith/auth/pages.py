@@ -14,7 +14,7 @@ from monolith.web import security
 
 blueprint = Blueprint("auth", __name__)
 log = structlog.get_logger()
-WRONG = "The e-mail address or the password is wrong. Mend it and try again."
+WRONG = "The e-mail address or the password is wrong. Check it and try again."
 
 
 @blueprint.get("/sign-in")

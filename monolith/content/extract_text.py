@@ -63,7 +63,7 @@ def text_of(content: bytes, media_type: str) -> str:
     """The text of these bytes. The media type may carry a charset. Raises `Permanent`."""
     kind, _, parameters = media_type.partition(";")
     if kind in ARCHIVE_TYPES:
-        raise Permanent("It is an archive, which has no text of its own. Choose another kind of job for it, or submit one of its files.")
+        raise Permanent("This is an archive, which has no text of its own. Run a different job on it, or submit one of its files.")
     if content.lstrip()[:5] == b"%PDF-" or kind == "application/pdf":
         text = text_apart("pdf", content)
     elif content[:4] == b"PK\x03\x04" or kind == DOCX:
@@ -100,7 +100,7 @@ def _checked(text: str) -> str:
     text = re.sub(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = text.encode("utf-8", "replace").decode().translate(LIGATURES).strip()
     if not text:
-        raise Permanent("The document has no text in it. Submit one with something to read.")
+        raise Permanent("The document has no text. Submit one that has text.")
     if len(text) > MAX_TEXT:
         raise Permanent(f"The document has {len(text):,} characters of text; at most {MAX_TEXT:,} are read. Split it and submit the parts.")
     return text
@@ -113,7 +113,7 @@ def _decoded(content: bytes, declared: str | None) -> str:
     """
     marked = next((encoding for mark, encoding in BOMS.items() if content.startswith(mark)), None)
     if marked is None and _looks_binary(content):
-        raise Permanent("It is not text: it has binary characters in it. Submit a text file, a PDF or a Word document (.docx).")
+        raise Permanent("This is not text: it contains binary data. Submit a text file, a PDF or a Word document (.docx).")
     for encoding in filter(None, (marked, "utf-8", declared)):
         try:
             return content.decode(encoding)
@@ -133,7 +133,7 @@ def _guessed(content: bytes) -> str:
 
     best = from_bytes(content[: 256 * 1024]).best()
     if best is None:
-        raise Permanent("Its characters cannot be made out. Save it as UTF-8 text and submit it again.")
+        raise Permanent("The character encoding is not recognised. Save it as UTF-8 text and submit it again.")
     return content.decode(best.encoding, "replace")
 
 
@@ -169,7 +169,7 @@ def _visible_text(page: str) -> str:
     try:
         tree = _tree(page)
     except (etree.LxmlError, ValueError):
-        raise Permanent("The page has no text in it. Submit the text itself.") from None
+        raise Permanent("The page has no text. Submit the text itself.") from None
     for cell in tree.xpath("//td | //th"):
         cell.tail = f" {cell.tail or ''}"
     for block in tree.xpath(BLOCKS):
@@ -194,9 +194,9 @@ def _text_of_pdf(content: bytes) -> str:
     except MemoryError:
         raise
     except Exception:  # pypdf: "broken PDF files might cause other Exceptions"
-        raise Permanent("The PDF is broken and cannot be opened. Export it again and submit the new file.") from None
+        raise Permanent("The PDF is damaged and cannot be opened. Export it again and submit the new file.") from None
     if locked:
-        raise Permanent("The PDF is protected by a password. Remove the password and submit it again.")
+        raise Permanent("The PDF is password-protected. Remove the password and submit it again.")
     if pages > MAX_PDF_PAGES:
         raise Permanent(f"The PDF has {pages} pages; at most {MAX_PDF_PAGES} are read. Split it and submit the parts.")
     return _joined(list(_page_texts(reader)))
@@ -218,9 +218,9 @@ def _page_texts(reader: PdfReader) -> Iterator[str]:
             raise Permanent(f"The PDF has more than {MAX_TEXT:,} characters of text. Split it and submit the parts.")
         yield text
     if not said and broken:
-        raise Permanent("The pages of the PDF are broken and cannot be read. Export it again and submit the new file.")
+        raise Permanent("The pages of the PDF are damaged and cannot be read. Export it again and submit the new file.")
     if not said:
-        raise Permanent("The PDF has no text in it: it is probably a scan. Run text recognition (OCR) on it and submit it again.")
+        raise Permanent("The PDF has no text: it is probably a scan. Run text recognition (OCR) on it and submit it again.")
 
 
 def _joined(pages: list[str]) -> str:
@@ -255,7 +255,7 @@ def _text_of_docx(content: bytes) -> str:
     except (MemoryError, Permanent):
         raise
     except Exception:  # python-docx lets whatever zipfile, lxml and its own reading raise come through
-        raise Permanent("It is not a Word document (.docx) that can be opened. Save it as .docx again and submit the new file.") from None
+        raise Permanent("The Word document (.docx) cannot be opened. Save it as .docx again and submit the new file.") from None
 
 
 def _check_zip(content: bytes) -> None:
@@ -263,11 +263,11 @@ def _check_zip(content: bytes) -> None:
     try:
         members = zipfile.ZipFile(io.BytesIO(content)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        raise Permanent("It is not a Word document (.docx), although it says so. Save it as .docx again.") from None
+        raise Permanent("This is not a Word document (.docx), although it claims to be. Save it as .docx again.") from None
     size = sum(member.file_size for member in members)
     swells = size > 1024 * 1024 and size > MAX_ZIP_RATIO * len(content)
     if size > MAX_UNZIPPED or len(members) > MAX_ZIP_MEMBERS or swells:
-        raise Permanent("The Word document unpacks to far more than it should, so it is not opened. Save it as .docx again.")
+        raise Permanent("The Word document unpacks to far more data than it should, so it was not opened. Save it as .docx again.")
 
 
 def _blocks(document: Any) -> Iterator[str]:
@@ -321,9 +321,9 @@ def _said(done: subprocess.CompletedProcess[bytes]) -> str:
     if done.returncode == TOO_LARGE or done.returncode < 0:  # C code that gets no memory ends its process
         megabytes = MEMORY // 1024 // 1024
         raise Permanent(
-            f"The document takes more than {megabytes:,} MB of memory to read. Export it again, or split it and submit the parts."
+            f"The document needs more than {megabytes:,} MB of memory to read. Export it again, or split it and submit the parts."
         )
-    raise RuntimeError(f"The reader of documents failed: {done.stderr.decode(errors='replace')[-2000:]}")
+    raise RuntimeError(f"The document reader failed: {done.stderr.decode(errors='replace')[-2000:]}")
 
 
 def _too_long() -> Permanent:

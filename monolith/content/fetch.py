@@ -79,16 +79,16 @@ class Fetched:
 def why_unfit(url: str) -> str | None:
     """Why this cannot be the address of a page, in words for the submitter, or None. Nothing is looked up."""
     if len(url) > MAX_URL:
-        return f"The address has {len(url)} characters; at most {MAX_URL} are possible."
+        return f"The web address has {len(url)} characters; the limit is {MAX_URL}."
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # `port` raises ValueError for one that is none
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x20\x7f-\x9f]", url) or "%" in host:
-        return "This is not the address of a page. Give one that starts with http:// or https://."
+        return "This is not a valid web address. It must start with http:// or https://."
     if "@" in parts.netloc:
-        return "An address with a user name or password in it is not fetched. Leave them out."
+        return "Web addresses with a user name or password are not allowed. Remove them."
     return None
 
 
@@ -155,7 +155,7 @@ def _follow(url: str, wire: WatchedConnection) -> Fetched:
                 _check_status(response, host_of(url))
                 return Fetched(url, _body(response), _media_type(response, url))
             url = urljoin(url, response.headers["Location"])
-    raise Permanent(f"The page sends its readers on more than {MAX_REDIRECTS} times. Give the address where it ends.")
+    raise Permanent(f"The page redirects more than {MAX_REDIRECTS} times. Use its final address.")
 
 
 @contextmanager
@@ -175,9 +175,9 @@ def answer(request: PreparedRequest, wire: WatchedConnection) -> Iterator[Respon
     except requests.Timeout:
         raise FetchFailed(f"{host_of(url)} did not answer in time.") from None
     except requests.exceptions.SSLError:
-        raise FetchFailed(f"{host_of(url)} could not be reached securely: its certificate or TLS does not hold.") from None
+        raise FetchFailed(f"{host_of(url)} could not be reached securely: its certificate or TLS setup is not valid.") from None
     except requests.RequestException:
-        raise FetchFailed(f"{host_of(url)} could not be reached, or broke off while answering.") from None
+        raise FetchFailed(f"{host_of(url)} could not be reached, or closed the connection.") from None
     finally:
         adapter.close()
 
@@ -191,7 +191,7 @@ def prepared(method: str, url: str, **said: Any) -> PreparedRequest:
     try:
         return requests.Request(method, url, **said).prepare()
     except (requests.RequestException, UnicodeError):
-        raise Permanent("This is not the address of a page. Mend it and submit it again.") from None
+        raise Permanent("This is not a valid web address. Check it and submit it again.") from None
 
 
 def check_target(url: str) -> None:
@@ -202,7 +202,7 @@ def check_target(url: str) -> None:
     if not all(_is_allowed(address) for address in addresses):
         raise _not_public(host)
     if port not in PORTS and not all(address.is_loopback for address in addresses):
-        raise Permanent(f"No connection is made to port {port}. Give an address on port 80, 443, 8080 or 8443.")
+        raise Permanent(f"Port {port} is not allowed. Use an address on port 80, 443, 8080 or 8443.")
 
 
 def _lookup(host: str, port: int) -> list[str]:
@@ -213,7 +213,7 @@ def _lookup(host: str, port: int) -> list[str]:
         return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise FetchFailed(f"The name {host} could not be looked up just now.") from None
+            raise FetchFailed(f"The host name {host} could not be resolved right now.") from None
         raise _not_public(host) from None
     except UnicodeError:
         raise _not_public(host) from None
@@ -234,7 +234,7 @@ def _is_allowed(address: Address) -> bool:
 
 def _not_public(host: str) -> Permanent:
     """One message for a name that is not there and one that is private: it must not tell what our network has."""
-    return Permanent(f"{host} is not a public site that can be reached from here. Mend the address, or submit the text itself.")
+    return Permanent(f"{host} is not a public site that can be reached from here. Check the address, or submit the text itself.")
 
 
 def _adapter(url: str, wire: WatchedConnection) -> Any:
@@ -265,15 +265,15 @@ def _check_status(response: Response, host: str) -> None:
     status = response.status_code
     wait = seconds_asked(response.headers) if status in (429, 503) else None
     if wait is not None:
-        raise Snooze(wait, f"{host} asked to be left alone for {wait:g} s.")
+        raise Snooze(wait, f"{host} asked us to wait {wait:g} s.")
     if status in (408, 429) or status >= 500:
-        raise FetchFailed(f"{host} could not answer just now (status {status}).")
+        raise FetchFailed(f"{host} is temporarily unavailable (status {status}).")
     if status in (401, 402, 403):
-        raise Permanent(f"{host} does not show this page to everybody (status {status}). Submit its text or a file instead.")
+        raise Permanent(f"{host} does not show this page publicly (status {status}). Submit its text or a file instead.")
     if status in (404, 410):
-        raise Permanent(f"{host} has no page at this address (status {status}). Mend the address.")
+        raise Permanent(f"{host} has no page at this address (status {status}). Check the address.")
     if not 200 <= status < 300:
-        raise Permanent(f"{host} did not give the page (status {status}). Open the address in a browser and check it.")
+        raise Permanent(f"{host} did not return the page (status {status}). Open the address in a browser and check it.")
 
 
 def _body(response: Response) -> bytes:
@@ -293,7 +293,9 @@ def _media_type(response: Response, url: str) -> str:
     if kind in UNSAID:
         kind = BY_EXTENSION.get(PurePosixPath(urlsplit(url).path).suffix.lower(), kind or "text/html")
     if not re.fullmatch(r"text/[\w.+-]{1,60}", kind) and kind not in READABLE:
-        raise Permanent(f"The address holds {kind[:80]!r}, which cannot be read. Give a web page, a PDF, a Word document or a text file.")
+        raise Permanent(
+            f"The address leads to {kind[:80]!r}, which is not supported. Use a web page, a PDF, a Word document or a text file."
+        )
     charset = re.search(r"charset=[\"']?([\w.:-]{1,40})", declared)
     return f"{kind}; charset={charset[1]}" if charset and charset[1] not in ("utf-8", "utf8") else kind
 

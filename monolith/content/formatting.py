@@ -1,4 +1,4 @@
-"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a filter of the templates."""
+"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a template filter."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from monolith.db.models import MARK, Job, JobEvent
 
 MARKDOWN_READER = "monolith.content.markdown_html:html_of"  # found by name: nothing here imports jobs
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+WORDS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 STATUS_WORDS = {
     "queued": "Waiting",
     "scheduled": "Scheduled",
-    "started": "Working",
+    "started": "Running",
     "finished": "Done",
-    "failed": "Could not be done",
+    "failed": "Failed",
     "stopped": "Stopped",
     "canceled": "Cancelled",
 }
 EVENT_WORDS = {
     "submitted": "Submitted",
-    "queued": "In line",
-    "started": "Work began",
+    "queued": "Queued",
+    "started": "Started",
     "progress": "Step",
     "finished": "Done",
-    "failed": "It could not be done",
-    "retrying": "The {nth} try failed",
-    "parked": "Put on hold",
-    "interrupted": "Interrupted, and in line again",
+    "failed": "Failed",
+    "retrying": "Attempt {attempt} failed",
+    "parked": "Snoozed",
+    "interrupted": "Interrupted, queued again",
     "stopped": "Stopped",
     "canceled": "Cancelled",
-    "requeued": "Started again",
+    "requeued": "Retried",
 }
-NTH = ("first", "second", "third", "fourth", "fifth")
 MOMENTS = {"time": "%H:%M:%S UTC", "clock": "%H:%M UTC", "datetime": "%-d %b %Y, %H:%M UTC"}
 BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
@@ -43,7 +43,7 @@ MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, 
 
 
 def subject(job: Job) -> str:
-    """What the job is about: its document, else the title it was given, else what it does."""
+    """The title of a job: its document's title, else the `title` param, else the job type."""
     if job.document:
         return job.document.title
     title = job.params.get("title")
@@ -51,11 +51,11 @@ def subject(job: Job) -> str:
 
 
 def status_words(job: Job) -> str:
-    """What state the job is in, as a person would say it."""
+    """The status of a job, in words."""
     if job.status == "scheduled" and job.parked_reason:
-        return "On hold"
+        return "Snoozed"
     if job.status == "scheduled" and job.error_message:
-        return "Will try again"
+        return "Will retry"
     return STATUS_WORDS.get(job.status, job.status)
 
 
@@ -65,23 +65,10 @@ def status_kind(job: Job) -> str:
 
 
 def event_words(event: JobEvent) -> str:
-    """What happened, as a person would say it."""
+    """What happened, in words."""
     if event.name == "started" and event.attempt > 1:
-        return f"The {nth(event.attempt)} try began"
-    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK))).format(nth=nth(event.attempt))
-
-
-def nth(number: int) -> str:
-    """`second`, `12th`."""
-    if 1 <= number <= len(NTH):
-        return NTH[number - 1]
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
-    return f"{number}{ending}"
-
-
-def times(number: int) -> str:
-    """`once`, `twice`, `3 times`."""
-    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+        return f"Attempt {event.attempt} started"
+    return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK))).format(attempt=event.attempt)
 
 
 def humanise(name: str) -> str:
@@ -100,15 +87,22 @@ def moment(seconds: float | None, style: str = "datetime") -> Markup:
 
 
 def ago(seconds: float | None, now: float) -> Markup:
-    """How long ago, with the exact time when pointed at."""
+    """How long ago, with the exact time as a tooltip."""
     if seconds is None:
         return Markup("")
     at = datetime.fromtimestamp(seconds, UTC)
     passed = max(now - seconds, 0)
-    text = "just now" if passed < 5 else f"{duration(passed, parts=1)} ago"
+    text = "just now" if passed < 5 else f"{in_words(passed)} ago"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         at.isoformat(timespec="seconds"), at.strftime("%-d %b %Y, %H:%M UTC"), text
     )
+
+
+def in_words(seconds: float) -> str:
+    """A duration in its largest whole unit: `1 day`, `3 hours`, `20 seconds`."""
+    size, unit = next(((size, unit) for size, unit in WORDS if seconds >= size), WORDS[-1])
+    count = round(seconds) // size
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def duration(seconds: float | None, parts: int = 2) -> str:
@@ -155,7 +149,7 @@ def maturity_words(score: float) -> str:
 
 def browser_words(user_agent: str) -> str:
     """`Firefox on Linux`; what it calls itself, where that is none of the usual ones."""
-    browser = next((name for mark, name in BROWSERS if mark in user_agent), user_agent[:60] or "A program without a name")
+    browser = next((name for mark, name in BROWSERS if mark in user_agent), user_agent[:60] or "Unknown program")
     system = next((name for mark, name in SYSTEMS if mark in user_agent), "")
     return f"{browser} on {system}" if system else browser
 

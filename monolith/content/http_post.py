@@ -61,14 +61,14 @@ def _exchange(url: str, body: bytes, headers: dict[str, str], wire: WatchedConne
 
 
 def _why(status: int) -> str:
-    redirect = " Redirects are not followed: give the address where it ends." if 300 <= status < 400 else ""
-    return f"It answered {status}; only 2xx is a success.{redirect}"
+    redirect = " Redirects are not followed: use the final URL." if 300 <= status < 400 else ""
+    return f"The endpoint answered {status}; only 2xx counts as success.{redirect}"
 
 
 def why_refused(url: str) -> str | None:
     """Why nothing is ever sent to this address, in words for its owner, or None. A name that cannot be looked up now may be fine."""
     if reason := why_unfit(url):
-        return reason.replace("of a page", "of an endpoint").replace("is not fetched", "is not used")
+        return reason
     try:
         in_time(lambda wire: check_target(str(prepared("POST", url).url)), LOOKED_UP_WITHIN_S)
     except Permanent as error:

@@ -57,7 +57,7 @@ def delete_document(user: User, document_id: str) -> None:
         jobs = session.execute(select(Job.id, Job.status).where(Job.document_id == document_id).with_for_update()).all()
         for job_id, status in jobs:
             if status == "started":
-                raise Conflict(f"Job {job_id} is working on this document. Delete it when the job is over.")
+                raise Conflict(f"Job {job_id} is running on this document. Delete the document when the job is over.")
         endpoints.forget_job(session, [job_id for job_id, _ in jobs])
         session.execute(delete(Document).where(Document.id == document_id))
         balance.record_pruned(session, len(jobs))
@@ -98,6 +98,6 @@ def _each(ids: list[str], change: Callable[[str], None]) -> Done:
 def check_number(ids: list[str]) -> None:
     """Raises `Invalid` when these are too many for one request, or none."""
     if not ids:
-        raise Invalid.field("/ids", "Nothing is selected. Select what you mean first.")
+        raise Invalid.field("/ids", "Nothing is selected. Select at least one item.")
     if len(ids) > AT_ONCE:
-        raise Invalid.field("/ids", f"{len(ids):,} are too many at once; at most {AT_ONCE} are possible. Select fewer.")
+        raise Invalid.field("/ids", f"{len(ids):,} items are selected; the limit is {AT_ONCE} at once. Select fewer.")

@@ -85,7 +85,7 @@ def want(spec: Any, user: User, *, has_document: bool, pointer: str) -> JobSpec:
     params = job_type.load_params(spec.get("params"), has_document, f"{pointer}/params")
     for name in () if user.is_admin else for_admins(job_type):
         if params.get(name) is not None:
-            raise Invalid.field(f"{pointer}/params/{name}", f"Only admins may give {name}. Leave it out.")
+            raise Invalid.field(f"{pointer}/params/{name}", f"Only admins can set {name}. Leave it out.")
     is_unique = unique(spec.get("unique"), pointer)
     return JobSpec(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=is_unique)
 
@@ -113,7 +113,7 @@ def priority(given: Any, pointer: str = "") -> str:
     if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= 10:
         return "low" if number <= 3 else "normal" if number <= 6 else "high" if number <= 9 else "critical"
     raise Invalid.field(
-        f"{pointer}/priority", f"{str(given)[:40]!r} is no priority. Give critical, high, normal or low, or a number 1 to 10."
+        f"{pointer}/priority", f"{str(given)[:40]!r} is not a priority. Use critical, high, normal or low, or a number from 1 to 10."
     )
 
 
@@ -123,7 +123,7 @@ def delay(given: Any, pointer: str = "") -> float:
         return 0.0
     if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= MAX_DELAY_S:
         return float(given)
-    raise Invalid.field(f"{pointer}/delay", f"{str(given)[:40]!r} is no delay. Give seconds, from 0 to {MAX_DELAY_S} (30 days).")
+    raise Invalid.field(f"{pointer}/delay", f"{str(given)[:40]!r} is not a delay. Give seconds, from 0 to {MAX_DELAY_S} (30 days).")
 
 
 def unique(given: Any, pointer: str = "") -> bool:

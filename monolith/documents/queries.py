@@ -151,7 +151,7 @@ def _in_params(query: str) -> ColumnElement[bool]:
 
 def _check_status(status: str | None) -> None:
     if status and status not in STATUSES:
-        raise Invalid.field("/status", f"There is no status {status!r}. Choose one of: {', '.join(STATUSES)}.")
+        raise Invalid.field("/status", f"Unknown status {status!r}. Use one of: {', '.join(STATUSES)}.")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _page(session: Session, query: Select[Any], model: type[Row], limit: int, st
         known: Any = select(model.created_at, model.id).where(model.id == starting_after)
         last = session.execute(_owned(known, model, user)).one_or_none()  # of somebody else's it is not even said that it is there
         if last is None:
-            detail = f"There is no {starting_after[:60]!r} to start after. Start at the first page."
+            detail = f"Cannot start after {starting_after[:60]!r}: it does not exist. Start from the first page."
             raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])
         query = query.where(tuple_(model.created_at, model.id) < tuple_(*last))
     rows = list(session.scalars(query.order_by(model.created_at.desc(), model.id.desc()).limit(limit + 1)))

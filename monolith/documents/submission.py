@@ -143,7 +143,7 @@ def _accept(
             continue
         bind_contextvars(job_ids=job_ids[:LOGGED])
         return Submitted(document_ids, job_ids, False, len(new) < len(wanted), documents, jobs, secret, batch_id)
-    raise Conflict("The document was deleted, or something else changed, at the same moment. Nothing was accepted; send it again.")
+    raise Conflict("The document was deleted or changed at the same moment. Nothing was submitted. Send the request again.")
 
 
 def _standing_in(user: User, wanted: list[JobSpec]) -> dict[str, str]:
@@ -182,23 +182,23 @@ def _document(user: User, document_id: str) -> Document:
         try:
             return queries.document(session, user, document_id)
         except NotFound:
-            detail = f"You have no document {document_id[:60]!r}. Submit it first, or mend the id."
+            detail = f"You have no document {document_id[:60]!r}. Submit it first, or check the id."
             raise NotFound(detail, errors=[FieldError(detail, "/document_id")]) from None
 
 
 def cancel(user: User, job_id: str) -> None:
     """End the user's job before it starts. Raises `Conflict` when it has started or is over."""
-    _steer(user, job_id, lifecycle.cancel, "Only a job that waits can be cancelled; one that runs can be stopped.")
+    _steer(user, job_id, lifecycle.cancel, "Only a waiting job can be cancelled. A running job can be stopped.")
 
 
 def stop(user: User, job_id: str) -> None:
     """End the user's running job. Raises `Conflict` when it does not run."""
-    _steer(user, job_id, lifecycle.stop, "Only a job that runs can be stopped; one that waits can be cancelled.")
+    _steer(user, job_id, lifecycle.stop, "Only a running job can be stopped. A waiting job can be cancelled.")
 
 
 def requeue(user: User, job_id: str) -> None:
     """Start the user's failed, stopped or cancelled job again. Raises `Conflict` when it is none of these."""
-    _steer(user, job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be started again.")
+    _steer(user, job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be retried.")
 
 
 def retry_batch(user: User, batch_id: str) -> int:
@@ -221,7 +221,7 @@ def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> N
     try:
         moved = move(job_id)
     except IntegrityError:  # requeue is the one move that makes a job live again
-        raise Conflict("A job of the same type and content, asked for as unique, waits or runs already. Wait for that one.") from None
+        raise Conflict("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
     if not moved:
         with read_session() as session:
             status = session.scalar(select(Job.status).where(Job.id == job_id))

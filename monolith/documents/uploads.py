@@ -74,7 +74,7 @@ def refuse_unsent(filename: str, size: str) -> Document:
     check_size(int(size[:15]) if size.isascii() and size.isdigit() else 0, "/file", f"{name}: ")
     _check_name(name, is_empty=size == "0", pointer="/file")
     limit = _megabytes(settings().max_request_bytes)
-    raise Invalid.field("/file", f"{name}: It had no room beside the others: one submission has at most {limit}. Submit it by itself.")
+    raise Invalid.field("/file", f"{name}: Together with the other files it exceeds the limit of {limit}. Submit it separately.")
 
 
 def _document(owner_id: int, content: bytes | None, *, title: str, **columns: Any) -> Document:
@@ -98,7 +98,7 @@ def check_size(size: int, pointer: str, whose: str = "") -> None:
     """Raises `TooLarge` for more than `MAX_UPLOAD_BYTES`."""
     limit = settings().max_upload_bytes
     if size > limit:
-        error = f"{whose}It is {_megabytes(size)}, and the limit is {_megabytes(limit)}. Split it, or submit a part of it."
+        error = f"{whose}The content is {_megabytes(size)}; the limit is {_megabytes(limit)}. Split it, or submit a part of it."
         raise TooLarge(error, errors=Invalid.field(pointer, error).errors)
 
 
@@ -115,11 +115,11 @@ def check_url(url: str, pointer: str = "/url") -> None:
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f\x7f]", url):
-        raise Invalid.field(pointer, "This is not the address of a page. Give one that starts with http:// or https://.")
+        raise Invalid.field(pointer, "This is not a valid web address. It must start with http:// or https://.")
     if parts.username is not None or parts.password is not None:
-        raise Invalid.field(pointer, "An address with a user name or password in it is not fetched. Leave them out.")
+        raise Invalid.field(pointer, "Web addresses with a user name or password are not allowed. Remove them.")
     if len(url) > MAX_URL:
-        raise Invalid.field(pointer, f"The address has {len(url)} characters; at most {MAX_URL} are possible.")
+        raise Invalid.field(pointer, f"The web address has {len(url)} characters; the limit is {MAX_URL}.")
 
 
 def safe_filename(filename: str) -> str:
@@ -144,10 +144,10 @@ def _check_name(name: str, *, is_empty: bool, pointer: str) -> str:
     """The ending, when files with it can be read."""
     extension = _extension(name)
     if is_empty:
-        raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with something in it.")
+        raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with content.")
     if extension not in MEDIA_TYPES:
-        ending = f"end in {extension}" if extension else "have no ending"
-        raise Invalid.field(pointer, f"{name}: Files that {ending} cannot be read. Choose one of: {' '.join(MEDIA_TYPES)}.")
+        ending = f"end in {extension}" if extension else "have no extension"
+        raise Invalid.field(pointer, f"{name}: Files that {ending} are not supported. Use one of: {' '.join(MEDIA_TYPES)}.")
     return extension
 
 
@@ -158,15 +158,15 @@ def _extension(name: str) -> str:
 
 def _check_content(extension: str, content: bytes) -> None:
     if extension == ".pdf" and b"%PDF-" not in content[:1024]:
-        raise Invalid("It is not a PDF, although its name says so. Export it as PDF again.")
+        raise Invalid("This is not a PDF, despite its name. Export it as PDF again.")
     if extension == ".docx" and not _is_docx(content):
-        raise Invalid("It is not a Word document (.docx), although its name says so. Save it as .docx again.")
+        raise Invalid("This is not a Word document (.docx), despite its name. Save it as .docx again.")
     if extension in ARCHIVE_TYPES and not _is_archive(extension, content):
-        raise Invalid("It is not the archive that its name says. Pack the project again as .zip or .tar.gz.")
+        raise Invalid("This is not an archive, despite its name. Pack the project again as .zip or .tar.gz.")
     if extension in TEXT_TYPES and not content.startswith(_BOMS) and _CONTROL.search(content):
-        raise Invalid("It is not text, although its name says so: it has binary characters. Choose the text file.")
+        raise Invalid("This is not text, despite its name: it contains binary data. Choose a text file.")
     if extension in TEXT_TYPES and not content.strip():
-        raise Invalid("The file has nothing but blank space. Choose one with text in it.")
+        raise Invalid("The file contains only blank space. Choose one with text.")
 
 
 def _is_docx(content: bytes) -> bool:

@@ -26,7 +26,7 @@ Entry = tuple[str, float, bytes]  # name, moment, content
 
 def originals(user: User, ids: list[str]) -> IO[bytes]:
     """The originals of these documents. Raises `Invalid` when they are too large together, or none is there."""
-    return _packed(_originals(user, ids), "None of them has an original yet: pages are fetched when their first job runs.", ids)
+    return _packed(_originals(user, ids), "None of these documents has an original yet: pages are fetched when their first job runs.", ids)
 
 
 def _originals(user: User, ids: list[str]) -> Iterator[Entry]:
@@ -40,7 +40,7 @@ def _originals(user: User, ids: list[str]) -> Iterator[Entry]:
 
 def results(user: User, ids: list[str]) -> IO[bytes]:
     """The results and files of those of these jobs that are done. Raises `Invalid` when they are too large together, or none is done."""
-    return _packed(_results(user, ids), "None of these jobs is done yet. Select one that is.", ids)
+    return _packed(_results(user, ids), "None of these jobs is done yet. Select at least one that is.", ids)
 
 
 def _results(user: User, ids: list[str]) -> Iterator[Entry]:
@@ -77,7 +77,7 @@ def _write(packed: IO[bytes], entries: Iterator[Entry]) -> int:
         for name, at, content in entries:
             size += len(content)
             if size > limit:
-                raise Invalid.field("/ids", f"Together they are more than {limit // 1024 // 1024} MB. Select fewer at once.")
+                raise Invalid.field("/ids", f"Together they exceed {limit // 1024 // 1024} MB. Select fewer.")
             entry = zipfile.ZipInfo(_unused(name, names), datetime.fromtimestamp(at, UTC).timetuple()[:6])
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return len(names)

@@ -30,11 +30,11 @@ KEY_HEADER = {
     "in": "header",
     "name": "Idempotency-Key",
     "schema": {"type": "string", "maxLength": 255},
-    "description": "Your name for this request: sent again with it, the request is answered as before and makes nothing new",
+    "description": "A unique key for this request. Repeating it returns the first response and creates nothing new",
 }
-documents = Blueprint("documents", __name__, url_prefix="/documents", description="What you hand in")
-jobs = Blueprint("jobs", __name__, url_prefix="/jobs", description="What is done with it")
-job_types = Blueprint("job-types", __name__, url_prefix="/job-types", description="What can be done")
+documents = Blueprint("documents", __name__, url_prefix="/documents", description="Documents you submit")
+jobs = Blueprint("jobs", __name__, url_prefix="/jobs", description="Jobs that run on your documents")
+job_types = Blueprint("job-types", __name__, url_prefix="/job-types", description="The types of jobs you can run")
 for _blueprint in (documents, jobs):
     _blueprint.after_request(tell_room)
 
@@ -47,7 +47,7 @@ class Documents(MethodView):
     @documents.arguments(DocumentsQuery(), location="query")
     @documents.response(200, s.DocumentListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List or search your documents, the newest first."""
+        """List or search your documents, newest first."""
         with read_session() as session:
             page = queries.documents(session, current_user, **query)
             return listed(page, document_views(session, page.rows))
@@ -60,12 +60,12 @@ class Documents(MethodView):
         parameters=[KEY_HEADER],
     )
     @documents.response(201, s.SubmittedSchema)
-    @documents.alt_response(200, schema=s.SubmittedSchema, description="As made earlier with the same Idempotency-Key")
-    @documents.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
+    @documents.alt_response(200, schema=s.SubmittedSchema, description="Already created with the same Idempotency-Key")
+    @documents.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
     @documents.alt_response(413, schema=ProblemSchema, description="Too large")
-    @documents.alt_response(422, schema=ProblemSchema, description="A field is wrong, or the Idempotency-Key is another request's")
-    @documents.alt_response(429, schema=ProblemSchema, description="Too many of your jobs wait; see Retry-After")
-    @documents.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
+    @documents.alt_response(422, schema=ProblemSchema, description="A field is invalid, or another request used the Idempotency-Key")
+    @documents.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
+    @documents.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self) -> Response:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
         key = idempotency_key.of_call()
@@ -81,21 +81,21 @@ def _submit_documents(key: Key | None) -> submission.Submitted:
 @documents.route("/<document_id>")
 class OneDocument(MethodView):
     @documents.response(200, s.DocumentSchema)
-    @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @documents.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def get(self, document_id: str) -> Response:
         """Show a document and its jobs."""
         return _one_document(document_id)
 
     @documents.arguments(s.DocumentChange(), required=False)
     @documents.response(200, s.DocumentSchema)
-    @documents.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @documents.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def patch(self, changes: dict[str, Any], document_id: str) -> Response:
-        """Give a document another title, or other tags in place of those it has."""
+        """Change the title of a document, or replace its tags."""
         actions.change_document(current_user, document_id, **changes)
         return _one_document(document_id)
 
     @documents.response(204)
-    @documents.alt_response(409, schema=ProblemSchema, description="A job is working on it")
+    @documents.alt_response(409, schema=ProblemSchema, description="A job is running on it")
     def delete(self, document_id: str) -> None:
         """Delete a document with its jobs and their files."""
         actions.delete_document(current_user, document_id)
@@ -121,7 +121,7 @@ def original(document_id: str) -> Response:
         document = queries.document(session, current_user, document_id)
         content = session.scalar(select(Document.content).where(Document.id == document_id))
     if content is None:
-        raise Conflict("The page has not been fetched yet. It is when its first job has run.")
+        raise Conflict("The page has not been fetched yet. It is fetched when its first job runs.")
     return download(content, document.media_type, uploads.filename_of(document))
 
 
@@ -133,7 +133,7 @@ class Jobs(MethodView):
     @jobs.arguments(JobsQuery(), location="query")
     @jobs.response(200, s.JobListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List or search your jobs, the newest first, without their results."""
+        """List or search your jobs, newest first, without their results."""
         with read_session() as session:
             page = queries.jobs(session, current_user, **query)
             return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
@@ -141,12 +141,12 @@ class Jobs(MethodView):
     @jobs.doc(parameters=[KEY_HEADER])
     @jobs.arguments(s.JobRequest())
     @jobs.response(202, s.AcceptedJobSchema)
-    @jobs.alt_response(200, schema=s.AcceptedJobSchema, description="There already: by the same Idempotency-Key, or asked for as unique")
-    @jobs.alt_response(404, schema=ProblemSchema, description="The document is not yours, or not there")
-    @jobs.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
-    @jobs.alt_response(422, schema=ProblemSchema, description="A field is wrong, or the Idempotency-Key is another request's")
-    @jobs.alt_response(429, schema=ProblemSchema, description="Too many of your jobs wait; see Retry-After")
-    @jobs.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
+    @jobs.alt_response(200, schema=s.AcceptedJobSchema, description="Already exists: same Idempotency-Key, or an unfinished unique job")
+    @jobs.alt_response(404, schema=ProblemSchema, description="The document was not found, or is not yours")
+    @jobs.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
+    @jobs.alt_response(422, schema=ProblemSchema, description="A field is invalid, or another request used the Idempotency-Key")
+    @jobs.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
+    @jobs.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted at once and runs when a worker takes it."""
         key = idempotency_key.of_call()
@@ -162,10 +162,10 @@ class Jobs(MethodView):
 class OneJob(MethodView):
     @jobs.arguments(s.WaitQuery(), location="query")
     @jobs.response(200, s.JobSchema)
-    @jobs.alt_response(304, description="It has not changed since the ETag in If-None-Match")
-    @jobs.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @jobs.alt_response(304, description="Not changed since the ETag in If-None-Match")
+    @jobs.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def get(self, query: dict[str, Any], job_id: str) -> Response:
-        """Show a job. `wait` (or `Prefer: wait=20`) holds the answer until it is over, or has changed since `If-None-Match`."""
+        """Show a job. `wait` (or `Prefer: wait=20`) delays the response until the job is over, or has changed since `If-None-Match`."""
         seconds = query.get("wait", _preferred_wait())
         if seconds:
             _get_job(job_id)  # what is not there is not waited for
@@ -197,9 +197,9 @@ def _get_job(job_id: str) -> Response:
 @jobs.route("/<job_id>/cancel")
 class CancelJob(MethodView):
     @jobs.response(200, s.JobSchema)
-    @jobs.alt_response(409, schema=ProblemSchema, description="It does not wait")
+    @jobs.alt_response(409, schema=ProblemSchema, description="The job is not waiting")
     def post(self, job_id: str) -> Response:
-        """End a job before it starts."""
+        """Cancel a job before it starts."""
         submission.cancel(current_user, job_id)
         return _get_job(job_id)
 
@@ -207,9 +207,9 @@ class CancelJob(MethodView):
 @jobs.route("/<job_id>/stop")
 class StopJob(MethodView):
     @jobs.response(200, s.JobSchema)
-    @jobs.alt_response(409, schema=ProblemSchema, description="It does not run")
+    @jobs.alt_response(409, schema=ProblemSchema, description="The job is not running")
     def post(self, job_id: str) -> Response:
-        """End a running job."""
+        """Stop a running job."""
         submission.stop(current_user, job_id)
         return _get_job(job_id)
 
@@ -217,9 +217,9 @@ class StopJob(MethodView):
 @jobs.route("/<job_id>/requeue")
 class RequeueJob(MethodView):
     @jobs.response(200, s.JobSchema)
-    @jobs.alt_response(409, schema=ProblemSchema, description="It has not failed, nor been stopped or cancelled")
+    @jobs.alt_response(409, schema=ProblemSchema, description="The job has not failed, and was not stopped or cancelled")
     def post(self, job_id: str) -> Response:
-        """Start a job again that failed, was stopped or was cancelled."""
+        """Retry a job that failed, was stopped or was cancelled."""
         submission.requeue(current_user, job_id)
         return _get_job(job_id)
 
@@ -227,7 +227,7 @@ class RequeueJob(MethodView):
 @jobs.route("/<job_id>/result")
 class JobResult(MethodView):
     @jobs.arguments(s.ResultQuery(), location="query")
-    @jobs.response(200, description="The result, as the job type makes it; as Markdown with `format=md` or `Accept: text/markdown`")
+    @jobs.response(200, description="The result in the format of its job type; as Markdown with `format=md` or `Accept: text/markdown`")
     @jobs.alt_response(409, schema=ProblemSchema, description="Not finished")
     def get(self, query: dict[str, Any], job_id: str) -> Response:
         """Read the result of a finished job."""
@@ -242,7 +242,7 @@ class JobResult(MethodView):
 class JobArtefact(MethodView):
     @jobs.response(200, content_type="application/octet-stream")
     def get(self, job_id: str, name: str) -> Response:
-        """Download a file that the job made."""
+        """Download a file that the job created."""
         with read_session() as session:
             file = queries.artefact(session, current_user, job_id, name)
         return download(file.content, file.media_type, file.name)
@@ -255,7 +255,7 @@ class JobArtefact(MethodView):
 class JobTypes(MethodView):
     @job_types.response(200, s.JobTypeListSchema)
     def get(self) -> dict[str, Any]:
-        """List what you can have done, with the JSON Schema of each one's params."""
+        """List the job types you can run, with the JSON Schema of their params."""
         found = [s.job_type_view(one) for one in registry.open_to(current_user).values()]
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
 
@@ -263,7 +263,7 @@ class JobTypes(MethodView):
 @job_types.route("/<name>")
 class OneJobType(MethodView):
     @job_types.response(200, s.JobTypeSchema)
-    @job_types.alt_response(404, schema=ProblemSchema, description="There is none of this name")
+    @job_types.alt_response(404, schema=ProblemSchema, description="No job type has this name")
     def get(self, name: str) -> dict[str, Any]:
         """Show one job type."""
         found = registry.open_to(current_user).get(name)

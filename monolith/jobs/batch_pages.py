@@ -51,7 +51,7 @@ def live(batch_id: str) -> AnyResponse | str:
 def retry(batch_id: str) -> AnyResponse:
     """Start again what failed."""
     requeued = submission.retry_batch(current_user, batch_id)
-    flash(f"{requeued} {'job was' if requeued == 1 else 'jobs were'} started again." if requeued else "Nothing was left to start again.")
+    flash(f"{requeued} {'job was' if requeued == 1 else 'jobs were'} retried." if requeued else "There were no failed jobs to retry.")
     return redirect(url_for("batch_pages.show", batch_id=batch_id), 303)
 
 

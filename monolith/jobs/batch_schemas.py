@@ -16,8 +16,8 @@ from monolith.web import schemas
 
 MAX_DOCUMENTS = 500
 MAX_JOBS = 1000  # of one batch
-NO_DOCUMENT = "There is no document. Give 1 to {max}."
-NO_JOB = "There is no job. Give 1 to {max} job types, each to be run on every document."
+NO_DOCUMENT = "No documents were given. Give 1 to {max}."
+NO_JOB = "No jobs were given. Give 1 to {max} job types; each runs on every document."
 
 
 class BatchDocument(s.DocumentRequest):
@@ -38,7 +38,7 @@ class BatchRequest(Schema):
         fields.Raw(),
         required=True,
         validate=Length(1, s.MAX_BATCH, error=NO_JOB),
-        metadata={"description": "Names of job types, or {type, params, priority, delay, unique}; each is run on every document"},
+        metadata={"description": "Names of job types, or {type, params, priority, delay, unique}; each runs on every document"},
     )
 
 
@@ -51,7 +51,7 @@ class BatchUpload(s.DocumentFields):
     files = fields.List(
         fields.Raw(metadata={"type": "string", "format": "binary"}),
         required=True,
-        validate=Length(1, MAX_DOCUMENTS, error="There is no file. Send 1 to {max} in the form field 'files'."),
+        validate=Length(1, MAX_DOCUMENTS, error="No files were sent. Send 1 to {max} in the form field 'files'."),
         metadata={"description": "txt, md, html, pdf, docx, ..."},
     )
     jobs = fields.List(
@@ -63,9 +63,9 @@ class BatchUpload(s.DocumentFields):
 
 
 class RefusedSchema(Schema):
-    name = fields.String(metadata={"description": "The file, or how the document begins"})
-    pointer = fields.String(metadata={"description": "Where it stands in the request"})
-    detail = fields.String(metadata={"description": "Why it was not taken, and what to do"})
+    name = fields.String(metadata={"description": "The file name, or the beginning of the text"})
+    pointer = fields.String(metadata={"description": "Its position in the request"})
+    detail = fields.String(metadata={"description": "Why it was rejected, and what to do"})
 
 
 CountsSchema = Schema.from_dict({status: fields.Integer() for status in (*STATUSES, PRUNED)}, name="BatchCountsSchema")
@@ -76,10 +76,10 @@ class BatchSummarySchema(Schema):
     id = fields.String()
     url = fields.String()
     created_at = schemas.Moment()
-    is_over = fields.Boolean(metadata={"description": "Whether no job waits or runs any more"})
-    progress = fields.Float(metadata={"description": "0..100 over all jobs; 100 when it is over"})
-    counts = fields.Nested(CountsSchema, metadata={"description": f"Jobs by status; {PRUNED}: deleted already"})
-    refused = fields.List(fields.Nested(RefusedSchema), metadata={"description": "The documents that were not taken"})
+    is_over = fields.Boolean(metadata={"description": "Whether all jobs are over"})
+    progress = fields.Float(metadata={"description": "0..100 over all jobs; 100 when the batch is over"})
+    counts = fields.Nested(CountsSchema, metadata={"description": f"Number of jobs by status; {PRUNED}: already deleted"})
+    refused = fields.List(fields.Nested(RefusedSchema), metadata={"description": "Documents that were rejected"})
     links = fields.Dict(keys=fields.String(), values=fields.String())
 
 
@@ -89,7 +89,7 @@ class BatchSchema(BatchSummarySchema):
 
 
 class RetriedSchema(BatchSchema):
-    requeued = fields.Integer(metadata={"description": "How many failed jobs were started again"})
+    requeued = fields.Integer(metadata={"description": "Number of failed jobs that were retried"})
 
 
 class BatchListSchema(schemas.ListSchema):

@@ -31,7 +31,7 @@ class Batches(MethodView):
     @blueprint.arguments(schemas.PageQuery(), location="query")
     @blueprint.response(200, b.BatchListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List your batches, the newest first, without their documents and jobs."""
+        """List your batches, newest first, without their documents and jobs."""
         with read_session() as session:
             page = queries.batches(session, current_user, **query)
             return listed(page, batch_views(session, page.rows))
@@ -44,14 +44,14 @@ class Batches(MethodView):
         parameters=[KEY_HEADER],
     )
     @blueprint.response(202, b.BatchSchema)
-    @blueprint.alt_response(200, schema=b.BatchSchema, description="As made earlier with the same Idempotency-Key")
-    @blueprint.alt_response(410, schema=ProblemSchema, description="Made earlier with the same Idempotency-Key, and deleted")
+    @blueprint.alt_response(200, schema=b.BatchSchema, description="Already created with the same Idempotency-Key")
+    @blueprint.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
     @blueprint.alt_response(413, schema=ProblemSchema, description="Too large")
-    @blueprint.alt_response(422, schema=ProblemSchema, description="A job is wrong, or none of the documents can be taken")
-    @blueprint.alt_response(429, schema=ProblemSchema, description="Too many of your jobs wait; see Retry-After")
-    @blueprint.alt_response(503, schema=ProblemSchema, description="Too many jobs wait, or the database is away; see Retry-After")
+    @blueprint.alt_response(422, schema=ProblemSchema, description="A job is invalid, or all documents were rejected")
+    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
+    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self) -> Response:
-        """Submit several documents with the jobs to run on each. A document that cannot be taken is `refused`, the others are accepted."""
+        """Submit several documents with the jobs to run on each. Rejected documents are listed in `refused`; the others are accepted."""
         key = idempotency_key.of_call()
         submitted = submission.earlier(current_user, key) or submission.submit_batch(
             current_user, *request_bodies.of_batch(current_user.id), g.request_id, key
@@ -72,10 +72,10 @@ def _view(batch_id: str) -> dict[str, Any]:
 class OneBatch(MethodView):
     @blueprint.arguments(s.WaitQuery(), location="query")
     @blueprint.response(200, b.BatchSchema)
-    @blueprint.alt_response(304, description="It has not changed since the ETag in If-None-Match")
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @blueprint.alt_response(304, description="Not changed since the ETag in If-None-Match")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def get(self, query: dict[str, Any], batch_id: str) -> Response:
-        """Show a batch with its documents and jobs. `wait` holds the answer until all jobs are over."""
+        """Show a batch with its documents and jobs. `wait` delays the response until all jobs are over."""
         if query.get("wait"):
             _view(batch_id)  # what is not there is not waited for
             wait_until(lambda: _is_over(batch_id), query["wait"])
@@ -93,8 +93,8 @@ def _is_over(batch_id: str) -> bool:
 @blueprint.route("/<batch_id>/retry")
 class RetryBatch(MethodView):
     @blueprint.response(200, b.RetriedSchema)
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def post(self, batch_id: str) -> Response:
-        """Start every failed job of a batch again. Nothing happens where none has failed."""
+        """Retry all failed jobs of a batch. Does nothing if none has failed."""
         requeued = submission.retry_batch(current_user, batch_id)
         return jsonify(requeued=requeued, **_view(batch_id))

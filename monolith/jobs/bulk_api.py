@@ -13,22 +13,20 @@ from marshmallow.validate import Length
 
 from monolith.documents import actions
 
-blueprint = Blueprint("selections", __name__, description="Many at once")
+blueprint = Blueprint("selections", __name__, description="Bulk actions")
 
 
 class SelectionRequest(Schema):
-    ids = fields.List(
-        fields.String(), required=True, validate=Length(1, actions.AT_ONCE), metadata={"description": "Of those to act on, each by itself"}
-    )
+    ids = fields.List(fields.String(), required=True, validate=Length(1, actions.AT_ONCE), metadata={"description": "Ids of the items"})
 
 
 class LeftSchema(Schema):
     id = fields.String()
-    detail = fields.String(metadata={"description": "Why it was left as it is"})
+    detail = fields.String(metadata={"description": "Why it was not changed"})
 
 
 class DoneSchema(Schema):
-    changed = fields.Integer(metadata={"description": "How many were changed"})
+    changed = fields.Integer(metadata={"description": "Number of items changed"})
     left = fields.List(fields.Nested(LeftSchema))
 
 
@@ -41,7 +39,7 @@ class DeleteDocuments(MethodView):
     @blueprint.arguments(SelectionRequest())
     @blueprint.response(200, DoneSchema)
     def post(self, selection: dict[str, Any]) -> Response:
-        """Delete several documents with their jobs. One that a job works on is left."""
+        """Delete several documents with their jobs. Documents with a running job are skipped."""
         return _view(actions.delete_documents(current_user, selection["ids"]))
 
 
@@ -50,5 +48,5 @@ class SteerJobs(MethodView):
     @blueprint.arguments(SelectionRequest())
     @blueprint.response(200, DoneSchema)
     def post(self, selection: dict[str, Any], act: str) -> Response:
-        """Cancel, stop or requeue several jobs. One whose state does not allow it is left."""
+        """Cancel, stop or requeue several jobs. Jobs whose status does not allow it are skipped."""
         return _view(actions.steer_jobs(current_user, act, selection["ids"]))

@@ -36,7 +36,7 @@ class SelectionAction:
 DOCUMENTS = {
     "delete": SelectionAction(
         "Delete {}?",
-        "Jobs and results go with them. This cannot be undone.",
+        "Their jobs and results will be deleted too. This cannot be undone.",
         "Delete",
         "bin",
         "document was deleted",
@@ -45,25 +45,25 @@ DOCUMENTS = {
 }
 JOBS = {
     "requeue": SelectionAction(
-        "Start {} again?",
-        "Those that could not be done, were stopped or cancelled start anew. The others stay as they are.",
-        "Start again",
+        "Retry {}?",
+        "Failed, stopped and cancelled jobs start again. Other jobs are not affected.",
+        "Retry",
         "again",
-        "job was started again",
-        "jobs were started again",
+        "job was retried",
+        "jobs were retried",
     ),
     "cancel": SelectionAction(
         "Cancel {}?",
-        "Those that wait will not be done. The others stay as they are.",
-        "Cancel them",
+        "Waiting jobs will not run. Other jobs are not affected.",
+        "Cancel jobs",
         "cancel",
         "job was cancelled",
         "jobs were cancelled",
     ),
     "stop": SelectionAction(
         "Stop {}?",
-        "What is being worked on ends now, and what it has done so far is lost. The others stay as they are.",
-        "Stop them",
+        "Running jobs end now, and their work so far is lost. Other jobs are not affected.",
+        "Stop jobs",
         "stop",
         "job was stopped",
         "jobs were stopped",
@@ -92,7 +92,7 @@ def _act(kind: str, acts: dict[str, SelectionAction]) -> AnyResponse | str:
         if name == "download":
             return _download(kind, ids)
         if name not in acts:
-            raise Invalid.field("/act", "There is no such act. Use one of the buttons.")
+            raise Invalid.field("/act", "Unknown action. Use one of the buttons.")
         if "sure" not in request.form:
             return _ask(acts[name], name, kind, ids, back)
     except Invalid as problem:

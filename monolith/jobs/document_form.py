@@ -18,7 +18,7 @@ from monolith.job_types.registry import field_errors
 from monolith.jobs.batch_schemas import MAX_DOCUMENTS
 from monolith.jobs.schemas import DocumentFields
 
-NOTHING = "There is nothing to submit yet. Choose a file, paste some text, or give the address of a page."
+NOTHING = "There is nothing to submit yet. Choose a file, paste some text, or give a link."
 ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)\S+", re.IGNORECASE)  # a text of nothing else is meant as pages
 MAX_ADDRESSES = 50
 
@@ -34,10 +34,10 @@ def read_documents(owner_id: int, form: MultiDict[str, str], files: Iterable[Fil
     if not written and not given:
         raise Invalid.field("/file", NOTHING)
     if len(written) + len(given) > 1 and "title" in about:
-        raise Invalid.field("/title", "A title belongs to one document. Leave it empty, or submit one at a time.")
+        raise Invalid.field("/title", "A title applies to one document only. Leave it empty, or submit one document at a time.")
     taken, refused = sort_out(given)
     if not taken and not written:
-        raise Invalid("None of the files can be taken.", errors=[FieldError(one["detail"], "/file") for one in refused])
+        raise Invalid("All files were rejected.", errors=[FieldError(one["detail"], "/file") for one in refused])
     return [*taken, *written], refused
 
 
@@ -45,7 +45,7 @@ def read_tags(form: MultiDict[str, str]) -> list[str]:
     """The tags typed in a form. Raises `Invalid` for none, and for what is too long."""
     tags: list[str] = _loaded({"tags": form.get("tags", "").strip()})["tags"]
     if not tags:
-        raise Invalid.field("/tags", "There is no tag. Write one or more words, with commas in between.")
+        raise Invalid.field("/tags", "No tags were given. Enter one or more, separated by commas.")
     return tags
 
 
@@ -57,7 +57,7 @@ def _loaded(fields: dict[str, str]) -> dict[str, Any]:
     try:
         given: dict[str, Any] = DocumentFields().load(fields)
     except ValidationError as error:
-        raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
+        raise Invalid("Some fields are invalid.", errors=field_errors(error.messages, "")) from error
     return given
 
 

@@ -22,21 +22,21 @@ LAST_SEEN = {
     "in": "header",
     "name": "Last-Event-ID",
     "schema": {"type": "string"},
-    "description": "The id of the last event you know: what came after it is told. Browsers send it by themselves",
+    "description": "The id of the last event you received; the stream continues after it. Browsers send it automatically",
 }
-BUSY = {"schema": ProblemSchema, "description": "Too many streams are open: ask for the job instead; see Retry-After"}
-blueprint = Blueprint("events", __name__, description="What happens, as it happens (server-sent events)")
+BUSY = {"schema": ProblemSchema, "description": "Too many streams are open: poll the job instead; see Retry-After"}
+blueprint = Blueprint("events", __name__, description="Live updates (server-sent events)")
 
 
 @blueprint.route("/jobs/<job_id>/events")
 class JobEvents(MethodView):
     @blueprint.doc(parameters=[LAST_SEEN])
     @blueprint.response(200, content_type="text/event-stream")
-    @blueprint.alt_response(204, description="The job is over, and you know all that has happened")
-    @blueprint.alt_response(404, schema=ProblemSchema, description="Not yours, or not there")
+    @blueprint.alt_response(204, description="The job is over, and you have all its events")
+    @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     @blueprint.alt_response(503, **BUSY)
     def get(self, job_id: str) -> Response:
-        """Hear what happens to a job: `status` and `progress`, from its submission on, until it is over."""
+        """Stream the events of a job: `status` and `progress`, from its submission until it is over."""
         with read_session() as session:
             queries.job(session, current_user, job_id)
         after = _last_seen(0)
@@ -51,7 +51,7 @@ class Events(MethodView):
     @blueprint.response(200, content_type="text/event-stream")
     @blueprint.alt_response(503, **BUSY)
     def get(self) -> Response:
-        """Hear what happens to your jobs, from now on (`ready`). After a long absence `missed` comes first: then read the lists."""
+        """Stream the events of all your jobs from now on (`ready`). After a long gap, `missed` comes first: read the lists again."""
         return _answer(Stream(current_user.id, current_user.sees_all, None, _last_seen(FROM_NOW_ON)), "")
 
 
@@ -63,7 +63,7 @@ def _last_seen(otherwise: int) -> int:
 def _answer(stream: Stream, first: str) -> Response:
     board = sse_thread.current()
     if board and not stream.is_over and not board.has_room(stream.user_id):
-        raise Busy("Too many streams are open. Ask for what you want to know instead, every few seconds.", retry_after=COME_BACK_S)
+        raise Busy("Too many streams are open. Poll every few seconds instead.", retry_after=COME_BACK_S)
     is_chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
     response = Response(sse_thread.body(stream, first, is_chunked), content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"

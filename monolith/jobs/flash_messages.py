@@ -19,13 +19,13 @@ def tell(submitted: Submitted, refused: list[dict[str, str]]) -> None:
     if len(submitted.documents) > 1 or refused:
         flash(f"{_count(len(submitted.documents), 'document was', 'documents were')} accepted.")
     for one in refused[:SHOWN]:
-        flash(f"Not taken: {one['detail'][:LONGEST]}", "warn")
+        flash(f"Rejected: {one['detail'][:LONGEST]}", "warn")
     if len(refused) > SHOWN:
-        flash(f"{len(refused) - SHOWN} more were not taken.", "warn")
+        flash(f"{len(refused) - SHOWN} more {'was' if len(refused) - SHOWN == 1 else 'were'} rejected.", "warn")
     with read_session() as session:
         firsts = queries.firsts(session, submitted.documents)
     for first_id in list(firsts.values())[:1]:
-        link = Markup('You have handed in <a href="{}">the same content</a> before.')
+        link = Markup('You already submitted <a href="{}">this document</a>.')
         flash(link.format(url_for("pages.document", document_id=first_id)), "warn")
 
 
@@ -33,7 +33,7 @@ def tell_done(done: Done, one: str, many: str) -> None:
     """Say how many of a selection were changed, and why the others were not."""
     flash(f"{_count(done.changed, one, many)}.", "" if done.changed else "warn")
     for why in list(dict.fromkeys(done.left.values()))[:SHOWN]:
-        flash(f"Left as it is: {why[:LONGEST]}", "warn")
+        flash(f"Not changed: {why[:LONGEST]}", "warn")
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -25,7 +25,7 @@ def of_call() -> Key | None:
         return None
     bare = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given  # the IETF draft quotes it, most clients do not
     if not re.fullmatch(r"[\x21-\x7e]{1,255}", bare):
-        detail = "This Idempotency-Key cannot be used. Give 1 to 255 visible ASCII characters without spaces, such as a UUID."
+        detail = "This Idempotency-Key is not valid. Use 1 to 255 visible ASCII characters without spaces, such as a UUID."
         raise Problem(detail, errors=[FieldError(detail, "/Idempotency-Key")])
     return Key(bare, _fingerprint())
 

@@ -1,4 +1,4 @@
-"""What a job's page tells, in the words of people who submit things: why it waits, how long it may take, and what has happened."""
+"""The texts of a job's page: why it is waiting, how long it may take, and what has happened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 from sqlalchemy.orm import Session
 
-from monolith.content.formatting import duration, event_words, humanise, moment, nth, times
+from monolith.content.formatting import event_words, humanise, in_words, moment
 from monolith.db.engine import read_now
 from monolith.db.models import MARK, Job, JobEvent, User
 from monolith.documents import queries
@@ -17,7 +17,6 @@ from monolith.runner.monitoring.waiting_reason import COUNTED_TO, TypicalDuratio
 
 SOON_S = 120.0  # a moment that is nearer is told with its seconds
 DAY_S = 86400.0
-OUR_WORDS = ("The", "This", "It", "A", "An", "No", "Nothing", "Its")  # begin sentences, and no names
 
 
 class Happening(NamedTuple):
@@ -42,71 +41,68 @@ def of_job(session: Session, user: User, job_id: str) -> dict[str, Any]:
 
 
 def lead(job: Job, reason: Why | None, now: float) -> Markup:
-    """How it stands, in one or two sentences; empty where there is nothing to add to the status."""
+    """The state of the job in one or two sentences; empty if the status says it all."""
     if reason:
         return waiting(job, reason, now)
     if job.status == "started" and job.attempt > 1:
-        return escape(f"This is the {nth(job.attempt)} try of {job.max_attempts}.") + _because(" The one before failed", job.error_message)
+        return escape(f"Attempt {job.attempt} of {job.max_attempts}.") + _failed(f" Attempt {job.attempt - 1} failed", job.error_message)
     if job.status == "failed" and job.attempt > 1:
-        return escape(f"It was tried {times(job.attempt)}.")
+        return escape(f"It failed after {job.attempt} attempts.")
     return Markup("")
 
 
 def waiting(job: Job, reason: Why, now: float) -> Markup:
-    """Why it waits."""
+    """Why the job is waiting."""
     at = when(job.run_at, now)
     if reason.code == "retry":
-        return escape(f"Tried {times(job.attempt)}. ") + _because(Markup("Next try at {}").format(at), job.error_message)
+        return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt at {}.").format(at)
     if reason.code == "parked":
-        return Markup("It goes on at {}. {}").format(at, job.parked_reason or "")
+        return Markup("{} Resumes at {}.").format(job.parked_reason or "", at)
     if reason.code == "paused":
-        until = Markup(" It goes on at {}.").format(when(reason.until, now)) if reason.until else ""
-        return Markup("Such work is paused: {}.{}").format(reason.said.rstrip("."), until)
+        until = Markup(" Resumes at {}.").format(when(reason.until, now)) if reason.until else ""
+        return Markup("Paused: {}.{}").format(reason.said.rstrip("."), until)
     if reason.code == "delayed":
-        return Markup("It starts at {}.").format(at)
+        return Markup("Starts at {}.").format(at)
     if reason.code == "no_clock":
-        return Markup(
-            "It was to go on at {}. It is kept safely, and goes on by itself when the part of Intray that is away is back."
-        ).format(at)
+        return Markup("Saved. It was due at {}; it will start automatically when the scheduler is back.").format(at)
     if reason.code == "worker_lost":
-        return Markup("Whoever is at work on it has not been heard of for a while. It is kept safely, and begun again if that stays so.")
-    return escape(("It was interrupted, and starts again. " if job.interruptions else "") + _in_line(reason))
+        return Markup("The worker running this job is not responding. If it does not come back, the job restarts automatically.")
+    return escape(("Interrupted; it will start again. " if job.interruptions else "") + _in_line(reason))
 
 
 def _in_line(reason: Why) -> str:
     if reason.code == "redis_away":
-        return "It is kept safely, and starts by itself when the part of Intray that is away is back."
+        return "Saved. Your job will start automatically when the queue server is back."
     if reason.code == "no_worker":
-        return "It is kept safely. Nobody is at work on such jobs just now; it starts by itself as soon as somebody is."
+        return "Saved. No worker is running right now; your job will start automatically."
     if reason.place > COUNTED_TO:
-        return f"More than {COUNTED_TO:,} are before it."
-    turn = f", and its turn should come in {_about(reason.seconds)}" if reason.seconds else ""
-    return f"It is next in line{turn}." if reason.place == 1 else f"It is number {reason.place} in line{turn}."
+        return f"More than {COUNTED_TO:,} jobs are ahead of it."
+    turn = f"; it should start in {_about(reason.seconds)}" if reason.seconds else ""
+    return f"Next in the queue{turn}." if reason.place == 1 else f"Number {reason.place} in the queue{turn}."
 
 
 def outlook(job: Job, usual: TypicalDuration | None, now: float) -> str:
-    """How long it may take, as far as can be said from jobs that are done; empty where it cannot."""
+    """How long the job may take, estimated from finished jobs; empty if there are too few."""
     if usual is None or job.is_over:
         return ""
     if job.status != "started" or job.started_at is None:
-        return f"Once begun, such a job usually takes {_about(usual.half)}."
+        return f"Usually takes {_about(usual.half)}."
     left = usual.half - (now - job.started_at)
     if left > 1:
-        return f"{humanise(_about(left))} left, if it goes as usual."
+        return f"{humanise(_about(left))} left."
     return (
-        "It should be done any moment."
+        "It should be done any moment now."
         if now - job.started_at < usual.most
-        else f"It takes longer than usual: most take {_about(usual.most)}."
+        else f"This is taking longer than usual: most jobs take up to {_about(usual.most)}."
     )
 
 
 def _about(seconds: float) -> str:
-    """In steps that a person can believe."""
+    """An estimate, rounded."""
     if seconds < 2:
-        return "a moment"
-    step = 1 if seconds < 10 else 5 if seconds < 60 else 30 if seconds < 600 else 300
-    rounded = round(seconds / step) * step
-    return f"about {rounded} s" if rounded < 60 else f"about {duration(rounded)}"
+        return "a few seconds"
+    step = 1 if seconds < 10 else 5 if seconds < 60 else 60 if seconds < 3600 else 3600
+    return f"about {in_words(max(round(seconds / step), 1) * step)}"
 
 
 def steps(events: list[JobEvent]) -> list[JobEvent]:
@@ -129,10 +125,7 @@ def when(seconds: float | None, now: float) -> Markup:
     return moment(seconds, "time" if away < SOON_S else "clock" if away < DAY_S else "datetime")
 
 
-def _because(what: Markup | str, error: str | None) -> Markup:
-    """`what`, because of the error: in the middle of the sentence where that begins with a word of ours."""
-    if not error:
-        return Markup("{}.").format(what)
-    first = error.split(" ", 1)[0]
-    because = error[0].lower() + error[1:] if first in OUR_WORDS else error
-    return Markup("{}, because {}").format(what, because if because.endswith((".", "!", "?")) else f"{because}.")
+def _failed(what: str, error: str | None) -> Markup:
+    """`what`, with the error if there is one, as a sentence."""
+    sentence = f"{what}: {error}" if error else what
+    return escape(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")

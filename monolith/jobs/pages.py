@@ -171,7 +171,7 @@ def submit_job(document_id: str) -> Answer:
 def _submit_job(document_id: str, key: Key | None) -> submission.Submitted:
     spec = next(iter(forms.read_specs(request.form)), None)
     if spec is None:
-        raise Invalid.field("/type", "Choose what to do with the document.")
+        raise Invalid.field("/type", "Choose a job to run on the document.")
     return submission.submit_job(current_user, {**spec, "document_id": document_id}, g.request_id, key)
 
 

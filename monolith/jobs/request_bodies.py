@@ -29,7 +29,7 @@ def of_json(owner_id: int) -> tuple[list[Document], list[Any]]:
 def _document(owner_id: int, fields: dict[str, Any]) -> Document:
     given = [name for name in ("text", "url") if fields.get(name)]
     if len(given) != 1:
-        raise Invalid.field("/text", "Give either text or url, and not both; files are sent as multipart/form-data.")
+        raise Invalid.field("/text", "Give either text or url, not both. Send files as multipart/form-data.")
     text, url = fields.pop("text", None), fields.pop("url", None)
     make = uploads.from_text if text else uploads.from_url
     return make(owner_id, text or url, **fields)
@@ -39,7 +39,7 @@ def of_form(owner_id: int) -> tuple[list[Document], list[Any]]:
     """The documents of a form with files, and the jobs asked for. Raises `Invalid` or `TooLarge` naming the field."""
     files = [(file.filename, read(file)) for file in request.files.getlist("file") if file.filename]
     if not files:
-        raise Invalid.field("/file", "There is no file. Send one or more in the form field 'file'.")
+        raise Invalid.field("/file", "No file was sent. Send one or more in the form field 'file'.")
     form = {name: value for name, value in request.form.items() if name not in ("jobs", "csrf_token") and value}
     fields = _load(s.DocumentFields, form)
     pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
@@ -56,7 +56,7 @@ def of_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], list[
     documents, refused = sort_out(given)
     if not documents:
         errors = [FieldError(one["detail"], one["pointer"]) for one in refused]
-        raise Invalid("None of the documents can be taken. Nothing was accepted.", errors=errors)
+        raise Invalid("All documents were rejected. Nothing was submitted.", errors=errors)
     check_size(len(documents), len(specs))
     return documents, refused, specs
 
@@ -64,7 +64,7 @@ def of_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], list[
 def check_size(documents: int, jobs: int) -> None:
     """Raises `Invalid` for more jobs than a batch may have."""
     if documents * jobs > MAX_JOBS:
-        detail = f"{documents} documents with {jobs} jobs each are more than {MAX_JOBS:,} jobs. Submit them as several batches."
+        detail = f"{documents} documents with {jobs} jobs each exceed the limit of {MAX_JOBS:,} jobs. Submit them as several batches."
         raise Invalid.field("/jobs", detail)
 
 
@@ -105,7 +105,7 @@ def _specs(text: str) -> list[Any]:
     try:
         found = strict_json.loads(text.encode())
     except ValueError as error:
-        raise Invalid.field("/jobs", f"This is neither the name of a job type nor JSON: {error}.") from error
+        raise Invalid.field("/jobs", f"This is neither a job type nor valid JSON: {error}.") from error
     return found if isinstance(found, list) else [found]
 
 
@@ -113,5 +113,5 @@ def _load(schema: type[Schema], given: Any) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = schema().load(given)
     except ValidationError as error:
-        raise Invalid("Some fields need mending.", errors=field_errors(error.messages, "")) from error
+        raise Invalid("Some fields are invalid.", errors=field_errors(error.messages, "")) from error
     return loaded

@@ -26,7 +26,7 @@ def written(job_id: str, form: str) -> bytes:
     with read_session() as session:
         job = queries.job(session, current_user, job_id)
         if job.status != "finished":
-            raise Conflict(f"The job has no result: it is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
+            raise Conflict(f"The job has no result: its status is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
         if form == "json":
             return json.dumps(job.result).encode() + b"\n"
         own = _own_markdown(job)

@@ -45,7 +45,7 @@ def _submit(typed: MultiDict[str, str], key: Key | None) -> submission.Submitted
 def _job_type(name: str) -> JobType:
     found = registry.open_to(current_user).get(name)
     if found is None or found.takes != "nothing":
-        raise NotFound(f"There is nothing called {name[:60]!r} to run without a document.")
+        raise NotFound(f"No job type {name[:60]!r} runs without a document.")
     return found
 
 

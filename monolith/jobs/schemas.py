@@ -26,16 +26,18 @@ MAX_BATCH = 500  # jobs for one document
 
 
 class DocumentFields(Schema):
-    """What may be said of a document, however its content comes."""
+    """Fields of a document, however its content is given."""
 
-    title = fields.String(validate=Length(1, 300), metadata={"description": "Made from the content when left out"})
-    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "What it is: text, page, file, story, application or project"})
-    tags = Tags(metadata={"description": "Words to find it by"})
+    title = fields.String(validate=Length(1, 300), metadata={"description": "Derived from the content if left out"})
+    kind = fields.String(
+        validate=OneOf(KINDS), metadata={"description": "Kind of document: text, page, file, story, application or project"}
+    )
+    tags = Tags(metadata={"description": "Tags, to find the document by"})
 
 
 class DocumentRequest(DocumentFields):
     text = fields.String(metadata={"description": "The content as text"})
-    url = fields.String(metadata={"description": "The address of a page that a worker fetches"})
+    url = fields.String(metadata={"description": "The URL of a page that a worker fetches"})
     jobs = fields.List(
         fields.Raw(),
         validate=Length(max=MAX_BATCH),
@@ -55,7 +57,7 @@ class DocumentUpload(DocumentFields):
 
 
 class DocumentChange(DocumentFields):
-    """What may be said anew of a document; what is left out stays."""
+    """Changes to a document. Fields that are left out keep their values."""
 
     class Meta:
         exclude = ("kind",)
@@ -68,20 +70,21 @@ class JobRequest(Schema):
     priority = Priority(allow_none=True, metadata={"description": "critical, high, normal, low, or 1..10 (10 is critical)"})
     delay = fields.Float(allow_none=True, metadata={"description": "Seconds to wait before it is queued"})
     unique = fields.Boolean(
-        allow_none=True, metadata={"description": "Take your job of the same type and content that waits or runs, if there is one"}
+        allow_none=True,
+        metadata={"description": "Return your unfinished job of the same type and content, if there is one"},
     )
 
     webhook_url = fields.String(
-        allow_none=True, metadata={"description": "Where to tell how the job ended, signed with your secret for single jobs"}
+        allow_none=True, metadata={"description": "Where to send how the job ended, signed with your shared secret"}
     )
 
 
 class WaitQuery(Schema):
-    wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (at most 25 are waited)"})
+    wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (25 at most)"})
 
 
 class ResultQuery(Schema):
-    format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md`: as Markdown, for people"})
+    format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md` for Markdown"})
 
 
 # ---- what goes out
@@ -95,7 +98,7 @@ class ErrorSchema(Schema):
 class CostSchema(Schema):
     input_tokens = fields.Integer()
     output_tokens = fields.Integer()
-    usd = fields.Float(metadata={"description": "By the prices in LLM_PRICES; 0 where none is known for the model"})
+    usd = fields.Float(metadata={"description": "From the prices in LLM_PRICES; 0 if the model has no price"})
 
 
 class ArtefactSchema(Schema):
@@ -106,7 +109,7 @@ class ArtefactSchema(Schema):
 
 
 class JobSchema(Schema):
-    """A job. `result` is there once it has finished, and only when one job is asked for."""
+    """A job. `result` is present once it has finished, and not in lists."""
 
     object = fields.Constant("job")
     id = fields.String()
@@ -114,17 +117,17 @@ class JobSchema(Schema):
     status = fields.String(validate=OneOf(STATUSES))
     priority = fields.String()
     queue = fields.String()
-    progress = fields.Float(allow_none=True, metadata={"description": "0..100, null when the total is unknown"})
+    progress = fields.Float(allow_none=True, metadata={"description": "0..100; null if the total is unknown"})
     progress_note = fields.String(allow_none=True)
     attempt = fields.Integer()
     max_attempts = fields.Integer()
     interruptions = fields.Integer()
     document_id = fields.String(allow_none=True)
     params = fields.Dict()
-    preview = fields.Dict(metadata={"description": "What could be said at once; there for types that can, and kept"})
+    preview = fields.Dict(metadata={"description": "An instant preview of the result, for job types that have one"})
     result = fields.Dict(allow_none=True)
     error = fields.Nested(ErrorSchema, allow_none=True)
-    waiting_reason = fields.String(allow_none=True, metadata={"description": "Why it does not run now"})
+    waiting_reason = fields.String(allow_none=True, metadata={"description": "Why the job is not running"})
     run_at = Moment(allow_none=True)
     created_at = Moment()
     started_at = Moment(allow_none=True)
@@ -137,7 +140,7 @@ class JobSchema(Schema):
 
 class AcceptedJobSchema(JobSchema):
     webhook_secret = fields.String(
-        metadata={"description": "What signs what goes to your `webhook_url`s; shown once, with the first job that has one"}
+        metadata={"description": "The secret that signs requests to your `webhook_url`s; shown once, with your first job that has one"}
     )
 
 
@@ -151,18 +154,18 @@ class DocumentSchema(Schema):
     size = fields.Integer(metadata={"description": "Bytes"})
     sha256 = fields.String(allow_none=True)
     source_url = fields.String(allow_none=True)
-    route = fields.String(allow_none=True, metadata={"description": "Where it goes by the newest decision: ONLINE or ONSITE"})
+    route = fields.String(allow_none=True, metadata={"description": "How it will be inspected, by the latest decision: ONLINE or ONSITE"})
     decision = fields.String(allow_none=True, metadata={"description": "approve, review or reject"})
     score = fields.Integer(allow_none=True, metadata={"description": "0..100"})
-    defaulted = fields.Boolean(metadata={"description": "Nothing could be decided: route and decision are the safe ones"})
-    duplicate_of = fields.String(allow_none=True, metadata={"description": "The first document of yours with the same content, if another"})
+    defaulted = fields.Boolean(metadata={"description": "The check failed: route and decision are the safe defaults"})
+    duplicate_of = fields.String(allow_none=True, metadata={"description": "Your first document with the same content, if there is one"})
     created_at = Moment()
     jobs = fields.List(fields.Nested(JobSchema))
     links = fields.Dict(keys=fields.String(), values=fields.String())
 
 
 class SubmittedSchema(Schema):
-    """`document` when one was given, `documents` when several were."""
+    """`document` if one was submitted, `documents` if several were."""
 
     document = fields.Nested(DocumentSchema)
     documents = fields.List(fields.Nested(DocumentSchema))
@@ -184,8 +187,8 @@ class JobTypeSchema(Schema):
     queue = fields.String()
     takes = fields.String(validate=OneOf(("document", "nothing")))
     max_attempts = fields.Integer()
-    backoff = fields.String(metadata={"description": "exponential or fixed, with its seconds"})
-    timeout = fields.Integer(metadata={"description": "Seconds one attempt may run"})
+    backoff = fields.String(metadata={"description": "exponential or fixed, with seconds"})
+    timeout = fields.Integer(metadata={"description": "Maximum seconds for one attempt"})
     schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
     available = fields.Boolean()
     unavailable_reason = fields.String(allow_none=True)
@@ -259,16 +262,16 @@ def job_type_view(job_type: JobType) -> dict[str, Any]:
 class SearchQuery(PageQuery):
     q = fields.String(
         validate=Length(max=MAX_SEARCH),
-        metadata={"description": 'Words of title, file name, address and text: all of them, each as it begins; "in quotes" side by side'},
+        metadata={"description": 'Words in the title, file name, URL or text. All must match; "quotes" mark a phrase'},
     )
-    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "What the document is"})
+    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "The kind of document"})
     tag = fields.String(metadata={"description": "A tag of the document"})
-    status = fields.String(validate=OneOf(STATUSES), metadata={"description": "Of the job; of any job, for documents"})
-    type = fields.String(metadata={"description": "The job type, likewise"})
+    status = fields.String(validate=OneOf(STATUSES), metadata={"description": "Job status; for documents, the status of any of their jobs"})
+    type = fields.String(metadata={"description": "Job type; for documents, the type of any of their jobs"})
 
 
 class DocumentsQuery(SearchQuery):
-    sha256 = fields.String(metadata={"description": "Of the content: whether you have handed it in already"})
+    sha256 = fields.String(metadata={"description": "SHA-256 of the content, to check whether you already submitted it"})
 
 
 class JobsQuery(SearchQuery):

@@ -101,7 +101,7 @@ def _reasons(session: Session, jobs: list[Job]) -> dict[str, str | None]:
     """Why they wait. Of many only the first few are looked up: the others wait behind them."""
     waiting = [job for job in jobs if job.status in ("queued", "scheduled")]
     known = {job.id: waiting_reason(session, job) for job in waiting[:REASONS_OF_BATCH]}
-    return dict.fromkeys((job.id for job in waiting), "It waits behind others of its batch.") | known
+    return dict.fromkeys((job.id for job in waiting), "It is waiting behind other jobs of its batch.") | known
 
 
 def accepted(submitted: Submitted, body: Any, status: int) -> Response:

@@ -71,7 +71,7 @@ def change(webhook_id: str) -> Answer:
         if not problem.errors:
             raise
         return _show(webhook_id, request.form, forms.errors_by_name(problem)), problem.status
-    return _back(webhook_id, "The webhook was changed.")
+    return _back(webhook_id, "The webhook was saved.")
 
 
 @blueprint.post("/<webhook_id>/<any(enable, disable):act>")
@@ -94,7 +94,7 @@ def rotate(webhook_id: str) -> str:
 def test(webhook_id: str) -> AnyResponse:
     """Send something that looks like the rest."""
     endpoints.test(current_user, webhook_id)
-    return _back(webhook_id, "A test is on its way. What came of it is shown below in a moment.")
+    return _back(webhook_id, "A test event is being sent. Its outcome appears below in a moment.")
 
 
 @blueprint.post("/<webhook_id>/deliveries/<delivery_id>/replay")
@@ -104,7 +104,7 @@ def replay(webhook_id: str, delivery_id: str) -> AnyResponse:
         endpoints.replay(current_user, webhook_id, delivery_id)
     except Conflict as problem:
         return _back(webhook_id, problem.detail)
-    return _back(webhook_id, "It is sent again.")
+    return _back(webhook_id, "The event is being sent again.")
 
 
 @blueprint.route("/<webhook_id>/delete", methods=["GET", "POST"])

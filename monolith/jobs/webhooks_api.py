@@ -21,9 +21,9 @@ from monolith.web.responses import listed
 from monolith.web.schemas import Truth
 
 MOST_HOURS = 7 * 24
-blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks", description="Whom Intray tells what happened to your jobs")
-NOT_YOURS = {"schema": ProblemSchema, "description": "Not yours, or not there"}
-NOT_NOW = {"schema": ProblemSchema, "description": "It is disabled, or being sent"}
+blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks", description="Endpoints that get an HTTP request when your jobs change")
+NOT_YOURS = {"schema": ProblemSchema, "description": "Not found, or not yours"}
+NOT_NOW = {"schema": ProblemSchema, "description": "The webhook is disabled, or the delivery is being sent"}
 
 
 class Event(fields.String):
@@ -32,30 +32,30 @@ class Event(fields.String):
 
 
 class WebhookRequest(Schema):
-    url = fields.String(required=True, metadata={"description": "Where to send; http:// or https://, on a public address"})
+    url = fields.String(required=True, metadata={"description": "The endpoint; http:// or https://, on a public address"})
     events = fields.List(
-        Event(), load_default=list(ENDINGS.values()), metadata={"description": "What to tell; the ends of jobs when left out"}
+        Event(), load_default=list(ENDINGS.values()), metadata={"description": "Events to send; the final status of jobs if left out"}
     )
 
 
 class WebhookChange(Schema):
     url = fields.String()
     events = fields.List(Event())
-    enabled = Truth(metadata={"description": "Enabled again, it hears of what happens from then on"})
+    enabled = Truth(metadata={"description": "When enabled again, it gets events from then on"})
 
 
 class WebhooksQuery(schemas.PageQuery):
-    job_id = fields.String(metadata={"description": "The `webhook_url` of this single job instead"})
+    job_id = fields.String(metadata={"description": "Instead, this URL as the `webhook_url` of a single job"})
 
 
 class RotateRequest(Schema):
     overlap_hours = fields.Float(
-        validate=Range(0, MOST_HOURS), metadata={"description": "For so long the old secret signs too; WEBHOOK_OVERLAP_HOURS when left out"}
+        validate=Range(0, MOST_HOURS), metadata={"description": "How long the old secret also signs; WEBHOOK_OVERLAP_HOURS if left out"}
     )
 
 
 class WebhookSchema(Schema):
-    """An endpoint. The secret is there only in the answer that creates or rotates it."""
+    """An endpoint. The secret is present only in the response that creates or rotates it."""
 
     object = fields.Constant("webhook")
     id = fields.String()
@@ -63,7 +63,7 @@ class WebhookSchema(Schema):
     events = fields.List(Event())
     enabled = Truth()
     disabled_reason = fields.String(allow_none=True)
-    failing_since = schemas.Moment(allow_none=True, metadata={"description": "Since then every attempt has failed"})
+    failing_since = schemas.Moment(allow_none=True, metadata={"description": "The time since when every attempt has failed"})
     created_at = schemas.Moment()
     secret = fields.String(metadata={"description": "`whsec_...`, shown once"})
     previous_secret_until = schemas.Moment(allow_none=True)
@@ -72,11 +72,11 @@ class WebhookSchema(Schema):
 
 class SecretSchema(Schema):
     secret = fields.String(metadata={"description": "`whsec_...`, shown once"})
-    previous_secret_until = schemas.Moment(allow_none=True, metadata={"description": "Until then the secret before it signs too"})
+    previous_secret_until = schemas.Moment(allow_none=True, metadata={"description": "Until when the previous secret also signs"})
 
 
 class DeliverySchema(Schema):
-    """One thing told to one endpoint. `id` is the `webhook-id` header, the same on every attempt."""
+    """One event sent to one endpoint. `id` is the `webhook-id` header, the same on every attempt."""
 
     object = fields.Constant("delivery")
     id = fields.String()
@@ -86,12 +86,12 @@ class DeliverySchema(Schema):
     attempts = fields.Integer()
     next_attempt_at = schemas.Moment(allow_none=True, attribute="due_at")
     response_status = fields.Integer(allow_none=True)
-    response_text = fields.String(allow_none=True, metadata={"description": "The first kilobyte of the last answer"})
+    response_text = fields.String(allow_none=True, metadata={"description": "The first kilobyte of the last response"})
     error = fields.String(allow_none=True)
-    duration = fields.Float(allow_none=True, metadata={"description": "Seconds that the last attempt took"})
+    duration = fields.Float(allow_none=True, metadata={"description": "Duration of the last attempt in seconds"})
     attempted_at = schemas.Moment(allow_none=True)
     created_at = schemas.Moment()
-    body = fields.String(metadata={"description": "What is sent, byte for byte"})
+    body = fields.String(metadata={"description": "The request body, byte for byte"})
 
 
 class WebhookListSchema(schemas.ListSchema):
@@ -123,17 +123,17 @@ class Webhooks(MethodView):
     @blueprint.arguments(WebhooksQuery(), location="query")
     @blueprint.response(200, WebhookListSchema)
     def get(self, query: dict[str, Any]) -> Response:
-        """List your webhooks, the newest first."""
+        """List your webhooks, newest first."""
         with read_session() as session:
             page = queries.webhooks(session, current_user, **query)
         return listed(page, [_dumped(one) for one in page.rows])
 
     @blueprint.arguments(WebhookRequest())
     @blueprint.response(201, WebhookSchema)
-    @blueprint.alt_response(409, schema=ProblemSchema, description="You have as many as there may be")
-    @blueprint.alt_response(422, schema=ProblemSchema, description="The address is none, or one of this network")
+    @blueprint.alt_response(409, schema=ProblemSchema, description="You have reached the maximum number")
+    @blueprint.alt_response(422, schema=ProblemSchema, description="The URL is not valid, or not public")
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Create a webhook. Its secret is shown this once."""
+        """Create a webhook. Its secret is shown only once."""
         webhook, secret = endpoints.create(current_user, **given)
         return _view(webhook, secret=secret)
 
@@ -143,7 +143,7 @@ class SharedSecret(MethodView):
     @blueprint.arguments(RotateRequest(), required=False)
     @blueprint.response(200, SecretSchema)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Make a new secret for the `webhook_url` of single jobs. It is shown this once."""
+        """Create a new secret for the `webhook_url` of single jobs. It is shown only once."""
         secret, until = endpoints.rotate_shared(current_user, _overlap_s(given))
         return {"secret": secret, "previous_secret_until": until}
 
@@ -164,14 +164,14 @@ class OneWebhook(MethodView):
     @blueprint.response(200, WebhookSchema)
     @blueprint.alt_response(404, **NOT_YOURS)
     def patch(self, given: dict[str, Any], webhook_id: str) -> dict[str, Any]:
-        """Change its address or events, disable or enable it."""
+        """Change the URL or events of a webhook, disable or enable it."""
         endpoints.change(current_user, webhook_id, **given)
         return _shown(webhook_id)
 
     @blueprint.response(204)
     @blueprint.alt_response(404, **NOT_YOURS)
     def delete(self, webhook_id: str) -> None:
-        """Delete it with its deliveries."""
+        """Delete a webhook with its deliveries."""
         endpoints.remove(current_user, webhook_id)
 
 
@@ -181,7 +181,7 @@ class RotateSecret(MethodView):
     @blueprint.response(200, WebhookSchema)
     @blueprint.alt_response(404, **NOT_YOURS)
     def post(self, given: dict[str, Any], webhook_id: str) -> dict[str, Any]:
-        """Make a new secret, shown this once. For a while the old one signs too."""
+        """Create a new secret, shown only once. The old one also signs for a while."""
         secret, until = endpoints.rotate(current_user, webhook_id, _overlap_s(given))
         return _shown(webhook_id, secret=secret, previous_secret_until=until)
 
@@ -192,7 +192,7 @@ class TestWebhook(MethodView):
     @blueprint.alt_response(404, **NOT_YOURS)
     @blueprint.alt_response(409, **NOT_NOW)
     def post(self, webhook_id: str) -> Delivery:
-        """Send a `webhook.test`, as all else is sent."""
+        """Send a `webhook.test` event, delivered like any other."""
         return endpoints.test(current_user, webhook_id)
 
 
@@ -202,7 +202,7 @@ class Deliveries(MethodView):
     @blueprint.response(200, DeliveryListSchema)
     @blueprint.alt_response(404, **NOT_YOURS)
     def get(self, query: dict[str, Any], webhook_id: str) -> Response:
-        """List what was sent to it and what came of it, the newest first."""
+        """List the deliveries of a webhook and their outcomes, newest first."""
         with read_session() as session:
             page = queries.deliveries(session, current_user, webhook_id, **query)
         return listed(page, DeliverySchema(many=True).dump(page.rows))
@@ -214,5 +214,5 @@ class ReplayDelivery(MethodView):
     @blueprint.alt_response(404, **NOT_YOURS)
     @blueprint.alt_response(409, **NOT_NOW)
     def post(self, webhook_id: str, delivery_id: str) -> Delivery:
-        """Send it again now, under the same `webhook-id` and with all its attempts."""
+        """Send a delivery again now, with the same `webhook-id` and all its attempts."""
         return endpoints.replay(current_user, webhook_id, delivery_id)

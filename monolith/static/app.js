@@ -31,11 +31,11 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     location.assign(xhr.responseURL.includes("%2Flive") ? location.href : xhr.responseURL);
   }
 });
-document.addEventListener("htmx:sendError", () => say("The server cannot be reached just now. This page goes on when it is back."));
+document.addEventListener("htmx:sendError", () => say("Can’t reach the server. This page will update when the connection is back."));
 document.addEventListener("htmx:responseError", (event) => {
   const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
   const detail = page.querySelector("[data-problem]");
-  say(detail ? detail.textContent.trim() : "The server could not answer. Load the page again.");
+  say(detail ? detail.textContent.trim() : "Something went wrong. Reload the page.");
 });
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) say(""); });
 document.addEventListener("htmx:load", (event) => localiseTimes(event.detail.elt));

@@ -24,11 +24,11 @@ function showWish(words, isPressed) {
 }
 
 async function wish() {
-  if (isToTell()) return showWish("Tell me when it is over", false);
+  if (isToTell()) return showWish("Notify me when it’s done", false);
   const answer = await Notification.requestPermission();
-  if (answer === "granted") return showWish("You will be told", true);
+  if (answer === "granted") return showWish("You’ll be notified", true);
   tellMe.disabled = answer === "denied";
-  return showWish(answer === "denied" ? "Your browser does not allow it" : "Tell me when it is over", false);
+  return showWish(answer === "denied" ? "Notifications are blocked in your browser" : "Notify me when it’s done", false);
 }
 
 function tell() {
@@ -65,7 +65,7 @@ function showTicks() {
 function countTicks() {
   const place = document.querySelector("#ticked");
   const boxes = [...document.querySelectorAll("input[data-tick]")];
-  if (place) place.textContent = boxes.length ? `${boxes.filter((box) => box.checked).length} of ${boxes.length} mended` : "";
+  if (place) place.textContent = boxes.length ? `${boxes.filter((box) => box.checked).length} of ${boxes.length} fixed` : "";
 }
 
 document.addEventListener("htmx:afterSwap", () => { announce(); tell(); showTicks(); });

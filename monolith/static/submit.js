@@ -25,7 +25,7 @@
     const item = row.content.firstElementChild.cloneNode(true);
     item.querySelector(".file-name").textContent = file.name;
     item.querySelector(".file-size").textContent = readable(file.size);
-    item.querySelector("progress").setAttribute("aria-label", `Sending ${file.name}`);
+    item.querySelector("progress").setAttribute("aria-label", `Uploading ${file.name}`);
     const button = item.querySelector("button");
     button.setAttribute("aria-label", `Remove ${file.name}`);
     button.addEventListener("click", () => {
@@ -44,7 +44,7 @@
     return bytes < 1024 * 1024 ? `${Math.round(bytes / 1024)} kB` : `${(bytes / 1024 / 1024).toFixed(1).replace(".0", "")} MB`;
   }
 
-  // What cannot be taken is not sent: only its name and size are, so that it is listed with the others that are refused.
+  // A file that is refused is not uploaded: only its name and size are sent, so that it is listed with the other refused files.
   function judge() {
     let inAll = 0;
     for (const one of chosen) {
@@ -63,10 +63,10 @@
   function refusal(file, before) {
     const name = file.name.toLowerCase();
     const room = Number(input.dataset.limitInAll) - 100_000; // the rest of the form needs a little
-    if (!file.size) return "Is empty, and will not be sent.";
-    if (!input.accept.split(",").some((ending) => name.endsWith(ending))) return "Is of a kind that cannot be read, and will not be sent.";
-    if (file.size > Number(input.dataset.limit)) return `Is too large, and will not be sent: at most ${readable(Number(input.dataset.limit))}.`;
-    if (before + file.size > room) return "Has no room beside the others. Submit it afterwards.";
+    if (!file.size) return "This file is empty. It won’t be uploaded.";
+    if (!input.accept.split(",").some((ending) => name.endsWith(ending))) return "This file type isn’t supported. It won’t be uploaded.";
+    if (file.size > Number(input.dataset.limit)) return `This file is too large (limit: ${readable(Number(input.dataset.limit))}). It won’t be uploaded.`;
+    if (before + file.size > room) return "Together these files are too large. Submit this one separately.";
     return "";
   }
 
@@ -82,7 +82,7 @@
     place.dataset.refused = isRefusal ? "yes" : "";
   }
 
-  // Content that was handed in before is shown as such before it is sent. Browsers hash on https and on this machine only.
+  // A file that was submitted before is marked as such before it is uploaded. Browsers hash on https and on this machine only.
   async function lookUp(file, item) {
     if (!window.crypto?.subtle || !file.size || file.size > Number(input.dataset.limit) || list.children.length > LOOKED_UP) return;
     try {
@@ -92,7 +92,7 @@
       const [known] = answer.ok ? (await answer.json()).data : [];
       if (!known || item.classList.contains("refused")) return;
       const link = Object.assign(document.createElement("a"), { href: `/documents/${known.id}`, textContent: known.title });
-      item.querySelector(".file-said").replaceChildren("You have handed in the same content before: ", link);
+      item.querySelector(".file-said").replaceChildren("You already submitted this document: ", link);
       item.classList.add("known");
     } catch { /* it is only a hint */ }
   }
@@ -137,7 +137,7 @@
   function recognise() {
     const lines = document.querySelector("#text").value.split("\n").map((line) => line.trim()).filter(Boolean);
     const isPages = lines.length > 0 && lines.every((line) => ADDRESS.test(line));
-    document.querySelector("#recognised").textContent = isPages ? (lines.length === 1 ? "The page at this address will be fetched." : `The ${lines.length} pages at these addresses will be fetched.`) : "";
+    document.querySelector("#recognised").textContent = isPages ? (lines.length === 1 ? "We’ll fetch this page." : `We’ll fetch these ${lines.length} pages.`) : "";
   }
   document.addEventListener("input", (event) => { if (event.target.id === "text") recognise(); });
   document.addEventListener("keydown", (event) => {
@@ -170,7 +170,7 @@
     const bar = document.querySelector("#sending progress");
     if (loaded < total) bar.value = loaded / total;
     else bar.removeAttribute("value");
-    bar.nextElementSibling.textContent = loaded < total ? `Sending… ${Math.round(100 * loaded / total)} %` : "Sent. Looking at it…";
+    bar.nextElementSibling.textContent = loaded < total ? `Uploading… ${Math.round(100 * loaded / total)} %` : "Uploaded. Checking…";
     let before = 0;
     for (const { file, item } of sent()) {
       item.querySelector("progress").value = Math.min(Math.max((loaded * size / total - before) / file.size, 0), 1);

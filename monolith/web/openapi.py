@@ -15,20 +15,20 @@ from monolith.web.problems import HttpProblem, answer
 
 
 class FieldProblemSchema(Schema):
-    detail = fields.String(metadata={"description": "What is wrong and how to mend it"})
+    detail = fields.String(metadata={"description": "What is wrong and how to fix it"})
     pointer = fields.String(metadata={"description": "JSON pointer of the field"})
 
 
 class ProblemSchema(Schema):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     type = fields.String()
     title = fields.String()
     status = fields.Integer()
-    detail = fields.String(metadata={"description": "What was wrong, where, and what to do"})
-    instance = fields.String(metadata={"description": "The path that was asked"})
-    code = fields.String(metadata={"description": "A word for programs"})
-    request_id = fields.String(metadata={"description": "Find this request in the logs"})
+    detail = fields.String(metadata={"description": "What is wrong, where, and what to do"})
+    instance = fields.String(metadata={"description": "The path of the request"})
+    code = fields.String(metadata={"description": "A code for programs"})
+    request_id = fields.String(metadata={"description": "The id of this request in the logs"})
     errors = fields.List(fields.Nested(FieldProblemSchema))
 
 
@@ -78,7 +78,7 @@ def make_api(app: Flask) -> OurApi:
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
         API_SPEC_OPTIONS={
-            "info": {"description": "Submit documents, run jobs on them, read the results."},
+            "info": {"description": "Submit documents, run jobs on them and read the results."},
             "security": [{"token": []}],
             "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         },

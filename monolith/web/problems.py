@@ -23,17 +23,17 @@ class HttpProblem(Problem):
     """An error of Flask or werkzeug, in our words."""
 
     def __init__(self, error: HTTPException) -> None:
-        super().__init__(error.description or "The request cannot be done.")
+        super().__init__(error.description or "The request cannot be processed.")
         self.status = error.code or 500
         self.code = HTTPStatus(self.status).phrase.lower().replace(" ", "_")
         self.title = HTTPStatus(self.status).phrase
         self.allowed = sorted(getattr(error, "valid_methods", None) or ())
         if self.status == TooLarge.status:
-            self.detail = f"All of it together is more than {(request.max_content_length or 0) / 1024 / 1024:.3g} MB. Send less at once."
+            self.detail = f"The whole request is larger than {(request.max_content_length or 0) / 1024 / 1024:.3g} MB. Send less."
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
-            self.detail, self.errors = "Some fields need mending.", _errors(messages)
+            self.detail, self.errors = "Some fields are invalid.", _errors(messages)
 
 
 def _errors(messages: dict[str, Any]) -> list[FieldError]:
@@ -51,12 +51,12 @@ def register(app: Flask) -> None:
 def _database_away(error: OperationalError) -> AnyResponse:
     log.error("database_away", error=str(error.orig))
     g._login_user = AnonymousUserMixin()  # the page asks who is signed in: asking the database again would fail again
-    return answer(Unavailable("The database does not answer. Nothing was accepted; try again.", retry_after=DATABASE_RETRY_S))
+    return answer(Unavailable("The database is not responding. Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
 
 
 def _unexpected(error: Exception) -> AnyResponse:
     log.exception("request_failed", path=request.path)
-    unknown = Problem(f"Something went wrong here, not with your request. Tell an admin the request id {g.request_id}.")
+    unknown = Problem(f"Something went wrong on the server. Give an admin this request id: {g.request_id}.")
     unknown.status, unknown.code, unknown.title = 500, "internal_error", "Something went wrong"
     return answer(unknown)
 

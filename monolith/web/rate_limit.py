@@ -43,7 +43,7 @@ class Left:
     def check(self) -> None:
         """Raises `TooManyRequests` when it was one too many."""
         if self.number < 0:
-            detail = f"More than {self.rate.amount:,} requests came from you within {self.rate.seconds} s. Try again in {self.seconds} s."
+            detail = f"You sent more than {self.rate.amount:,} requests within {self.rate.seconds} s. Try again in {self.seconds} s."
             raise TooManyRequests(detail, retry_after=self.seconds)
 
 
@@ -55,7 +55,7 @@ def rate_of(setting: str) -> Rate | None:
     try:
         item = parse(setting)
     except ValueError:
-        raise BadSetting(f"{setting!r} is no rate of requests: write it as '1200 per minute', or 0 for none.") from None
+        raise BadSetting(f"{setting!r} is not a request rate: write it as '1200 per minute', or 0 for no limit.") from None
     return Rate(item.amount, int(item.get_expiry()))
 
 

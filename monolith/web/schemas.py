@@ -58,8 +58,8 @@ class Moment(fields.Field[float]):
 
 
 class PageQuery(Schema):
-    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "How many, at most"})
-    starting_after = fields.String(metadata={"description": "The id of the last one of the page before"})
+    limit = fields.Integer(load_default=20, validate=Range(1, MAX_PAGE), metadata={"description": "Maximum number of results"})
+    starting_after = fields.String(metadata={"description": "The id of the last item of the previous page"})
 
 
 class ListSchema(Schema):

@@ -126,7 +126,7 @@ def _check_text() -> None:
     if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         texts += request.form.values()
     if any("\0" in text for text in texts):
-        raise Problem("There is a NUL character in the address or in a field. Leave it out.")
+        raise Problem("The URL or a field contains a NUL character. Remove it.")
 
 
 def _require_user() -> None:
@@ -152,11 +152,11 @@ def require_user() -> None:
     """Raises `Unauthorized` for nobody, and `Forbidden` where a viewer or a token may not do such a thing."""
     secret = bearer()
     if secret is None and not current_user.is_authenticated:
-        raise Unauthorized("Give a token in the header 'Authorization: Bearer ...', or sign in.")
+        raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
-        raise Unauthorized("This token is unknown or was revoked. Create one with: python manage.py token create --email YOU")
+        raise Unauthorized("This token is unknown, expired or revoked. Create one with: python manage.py token create --email YOU")
     if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
-        raise Forbidden("You may look at everything here, and change nothing. Ask an admin to do it.")
+        raise Forbidden("Your access is read-only. Ask an admin to make this change.")
 
 
 def _sign_in_by(secret: str) -> bool:
@@ -172,7 +172,7 @@ def _check_scope(scope: str) -> None:
     """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
     needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
     if SCOPES.index(scope) < SCOPES.index(needed):
-        raise Forbidden(f"This token has the scope '{scope}', and this needs '{needed}'. Use another token.")
+        raise Forbidden(f"This token has the scope '{scope}', but this request needs '{needed}'. Use another token.")
 
 
 def _check_csrf() -> None:
@@ -182,9 +182,9 @@ def _check_csrf() -> None:
     try:
         csrf.protect()
     except CSRFError as error:
-        raise Forbidden(f"{str(error.description).rstrip('.')}. Load the page again and repeat what you did.") from error
+        raise Forbidden(f"{str(error.description).rstrip('.')}. Reload the page and try again.") from error
     if _is_foreign():
-        raise Forbidden("This was sent by a page of another site, and nothing was done. Open the page here and repeat what you wanted.")
+        raise Forbidden("This request came from another site and was blocked. Open the page here and try again.")
 
 
 def _is_foreign() -> bool:
@@ -200,14 +200,14 @@ def _check_json() -> None:
         return
     if not request.is_json:
         if request.mimetype != "multipart/form-data" and request.content_length:
-            raise Problem("The body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
+            raise Problem("The request body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
         return
     if request.endpoint not in OF_DOCUMENTS:
         request.max_content_length = JSON_LIMIT
     try:
         strict_json.loads(request.get_data() or b"{}")
     except ValueError as error:
-        raise Problem(f"The body is not JSON that can be read: {error}. Mend it and send it again.") from error
+        raise Problem(f"The request body is not valid JSON: {error}. Fix it and send it again.") from error
 
 
 def limit(rate: str, what: str) -> None:
@@ -232,7 +232,7 @@ def network() -> str:
 def require_admin() -> None:
     """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
     if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
-        raise Forbidden("This is for admins. Ask one to do it, or to make you one.")
+        raise Forbidden("Only admins can open this page.")
 
 
 def actor() -> Actor:

@@ -58,7 +58,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_texts(value: Any) -> None:
     if isinstance(value, str) and _UNSTORABLE.search(value):
-        raise ValueError("a text has a NUL or half a surrogate pair")
+        raise ValueError("a string has a NUL or half a surrogate pair")
     if isinstance(value, dict):
         _check_texts(list(value))
         _check_texts(list(value.values()))

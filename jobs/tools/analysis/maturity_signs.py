@@ -48,32 +48,32 @@ def _sign(name: str, shown_by: str, lacking: str) -> Sign:
 
 _SIGNS = {
     "software": [
-        _sign("version", r"\bv?\d+\.\d+(?:\.\d+)+\b|\bversion \d", "It names no version."),
+        _sign("version", r"\bv?\d+\.\d+(?:\.\d+)+\b|\bversion \d", "It gives no version."),
         _sign(
             "installation",
             r"\binstall\w*\b|\bgetting started\b|\bquick ?start\b|\bsign up\b|\bdownload\b",
             "It does not say how to install or start it.",
         ),
-        _sign("examples", r"```|~~~|\bexamples?\b|\btutorials?\b|^[ \t]*(?:\$|>>>) ", "It shows no example."),
+        _sign("examples", r"```|~~~|\bexamples?\b|\btutorials?\b|^[ \t]*(?:\$|>>>) ", "It has no examples."),
         _sign("licence", r"\blicen[cs]ed?\b|\bterms of (?:use|service)\b|\bcopyright\b", "It names no licence."),
-        _sign("tests", r"\btest(?:s|ed|ing| suite)\b|\bcontinuous integration\b|\bcoverage\b", "It says nothing of tests."),
+        _sign("tests", r"\btest(?:s|ed|ing| suite)\b|\bcontinuous integration\b|\bcoverage\b", "It does not mention tests."),
         _sign(
             "reference",
             r"\bapi\b|\breference\b|\boptions\b|\bconfigur\w+\b|\bdocumentation\b",
-            "It has no reference of its options or API.",
+            "It has no reference for its options or API.",
         ),
         _sign(
             "history",
             r"\bchange ?log\b|\breleases?\b|\brelease notes\b|\bwhat['’]s new\b|\broadmap\b",
             "It has no change log or list of releases.",
         ),
-        _sign("support", r"\bcontact\b|\bsupport\b|\bissues?\b|\bcommunity\b|[\w.]@\w", "It names nobody to ask for help."),
+        _sign("support", r"\bcontact\b|\bsupport\b|\bissues?\b|\bcommunity\b|[\w.]@\w", "It does not say where to get help."),
         _sign(
             "limits",
             r"\blimitations?\b|\bknown issues\b|\bcaveats?\b|\bnot (?:yet )?support|\bdoes not\b",
-            "It does not say what it cannot do.",
+            "It does not state its limitations.",
         ),
-        _sign("security", r"\bsecur\w+\b|\bprivacy\b|\bauthenticat\w+\b|\bencrypt\w+\b", "It says nothing of security or privacy."),
+        _sign("security", r"\bsecur\w+\b|\bprivacy\b|\bauthenticat\w+\b|\bencrypt\w+\b", "It does not mention security or privacy."),
     ],
     "report": [
         _sign("summary", r"\babstract\b|\bsummary\b|\boverview\b", "It has no summary or abstract."),
@@ -81,21 +81,21 @@ _SIGNS = {
         _sign(
             "method",
             r"\bmethod\w*\b|\bprocedure\b|\bapproach\b|\bsample\b|\bwe (?:used|measured|asked)\b",
-            "It does not say how its findings were made.",
+            "It does not describe its methods.",
         ),
         _sign("results", r"\bresults?\b|\bfindings?\b|\bwe found\b", "It states no results."),
         _sign(
             "figures",
             r"\d ?%|\btable \d|\bfigure \d|\bfig\. ?\d|\b\d{1,3}(?:,\d{3})+\b",
-            "It has no figures that could be checked.",
+            "It has no figures that can be checked.",
         ),
         _sign(
             "limits",
             r"\blimitations?\b|\bcaveats?\b|\bthreats to validity\b|\bfurther research\b|\bfuture work\b",
-            "It does not discuss its limits.",
+            "It does not discuss its limitations.",
         ),
-        _sign("conclusion", r"\bconclu\w+\b|\brecommend\w*\b|\bnext steps\b", "It draws no conclusion."),
-        _sign("sources", r"\breferences\b|\bbibliography\b|\bet al\b|\[\d+\]|https?://|\bdoi\b", "It names no sources."),
+        _sign("conclusion", r"\bconclu\w+\b|\brecommend\w*\b|\bnext steps\b", "It has no conclusion."),
+        _sign("sources", r"\breferences\b|\bbibliography\b|\bet al\b|\[\d+\]|https?://|\bdoi\b", "It cites no sources."),
         _sign("date", r"\b(?:19|20)\d\d\b", "It has no date."),
         _sign(
             "author", r"[\w.]@\w|\bauthors?\b|\bprepared by\b|\bwritten by\b|\buniversity\b|\bcontact\b", "It does not say who wrote it."
@@ -104,16 +104,18 @@ _SIGNS = {
     "text": [
         _sign("headings", r"^#{1,6} \S|^\d[\d.]* [a-z]|^.{3,60}\n[=-]{3,}$", "It has no headings."),
         _sign("figures", r"\b\d+(?:[.,]\d+)?\b", "It has no figures."),
-        _sign("examples", r"\bfor example\b|\bfor instance\b|\be\.g\.|\bsuch as\b|\bexamples?\b", "It gives no example."),
+        _sign("examples", r"\bfor example\b|\bfor instance\b|\be\.g\.|\bsuch as\b|\bexamples?\b", "It gives no examples."),
         _sign("reasons", r"\bbecause\b|\btherefore\b|\bso that\b|\bdue to\b|\bas a result\b|\bsince\b", "It gives no reasons."),
-        _sign("limits", r"\bhowever\b|\bbut\b|\balthough\b|\brisks?\b|\blimit\w*\b|\bunless\b|\bexcept\b", "It names no limits or risks."),
-        _sign("sources", r"https?://|\baccording to\b|\bsource\b|\[\d+\]|\breferences\b", "It names no sources."),
+        _sign(
+            "limits", r"\bhowever\b|\bbut\b|\balthough\b|\brisks?\b|\blimit\w*\b|\bunless\b|\bexcept\b", "It mentions no limits or risks."
+        ),
+        _sign("sources", r"https?://|\baccording to\b|\bsource\b|\[\d+\]|\breferences\b", "It cites no sources."),
         _sign("date", r"\b(?:19|20)\d\d\b", "It has no date."),
-        _sign("author", r"[\w.]@\w|\bauthor\b|\bwritten by\b|\bcontact\b|\bwe are\b", "It does not say who wrote it or whom to ask."),
+        _sign("author", r"[\w.]@\w|\bauthor\b|\bwritten by\b|\bcontact\b|\bwe are\b", "It names no author or contact."),
         _sign(
             "outcome",
             r"\bconclu\w+\b|\bin summary\b|\bnext steps?\b|\brecommend\w*\b|\bdecid\w+\b|\bplan(?:s|ned)?\b",
-            "It comes to no conclusion or next step.",
+            "It has no conclusion or next steps.",
         ),
     ],
 }

@@ -66,19 +66,19 @@ def _named(cues: dict[str, re.Pattern[str]], story: Story, text: str) -> list[st
 
 def _claims(promises: list[str], evidence: list[str]) -> str:
     if not promises and not evidence:
-        return "The story neither promises much nor shows figures or sources."
-    big = f"{_count(len(promises), 'big word')} ({_quoted(promises)})" if promises else "no big words"
+        return "The story makes no bold claims, and gives no figures or sources."
+    big = f"{_count(len(promises), 'bold claim')} ({_quoted(promises)})" if promises else "no bold claims"
     shown = (
-        f"{_count(len(evidence), 'figure or source', 'figures or sources')} ({_quoted(evidence)})" if evidence else "no figure or source"
+        f"{_count(len(evidence), 'figure or source', 'figures or sources')} ({_quoted(evidence)})" if evidence else "no figures or sources"
     )
     return f"The story has {big} and {shown}."
 
 
 def _people(concerns: list[str], safeguards: list[str]) -> str:
     if not concerns:
-        return f"It names {_listed(safeguards)} and no harm." if safeguards else "It does not say whom it could harm."
-    answered = f"and answers with {_listed(safeguards)}" if safeguards else "and names nothing that is done about it"
-    return f"It touches on {_listed(concerns)}, {answered}."
+        return f"It mentions {_listed(safeguards)} and no harm." if safeguards else "It does not say who it could harm."
+    answered = f"and answers with {_listed(safeguards)}" if safeguards else "but mentions no safeguards"
+    return f"It raises {_listed(concerns)}, {answered}."
 
 
 def _question(promises: list[str], evidence: list[str]) -> str:

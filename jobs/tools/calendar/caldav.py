@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = (5, 15)  # seconds: to connect, and for the answer
 MAX_EVENT = 1024 * 1024  # bytes
-MEND = "An admin must mend CALDAV_URL."
+MEND = "An admin must fix CALDAV_URL."
 EXAMPLE = "Write https://user:password@host/path/to/calendar/, with special characters in the password percent-encoded"
 
 
@@ -79,11 +79,11 @@ class Collection:
             ) as answer:
                 yield answer
         except requests.exceptions.SSLError:
-            raise Permanent(f"The certificate of the calendar server does not hold. {MEND}") from None
+            raise Permanent(f"The certificate of the calendar server is not valid. {MEND}") from None
         except requests.Timeout:
             raise CalendarUnavailable("The calendar server did not answer in time.") from None
         except requests.RequestException:
-            raise CalendarUnavailable("The calendar server could not be reached, or broke off while answering.") from None
+            raise CalendarUnavailable("The calendar server could not be reached, or closed the connection.") from None
 
 
 def collection() -> Collection | None:
@@ -97,7 +97,7 @@ def collection() -> Collection | None:
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        raise BadSetting(f"CALDAV_URL is no address of a calendar. {EXAMPLE}.")
+        raise BadSetting(f"CALDAV_URL is not the URL of a calendar. {EXAMPLE}.")
     place = parts.netloc.rpartition("@")[2]
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     return Collection(f"{parts.scheme}://{place}{parts.path.rstrip('/')}/", login)
@@ -118,17 +118,17 @@ def _check(answer: Response, expected: tuple[int, ...]) -> None:
         return
     wait = seconds_asked(answer.headers) if status in (429, 503) else None
     if wait is not None:
-        raise Snooze(wait, f"The calendar server asked to be left alone for {wait:g} s.")
+        raise Snooze(wait, f"The calendar server asked us to wait {wait:g} s.")
     if status in (408, 423, 425, 429) or status >= 500 or status < 300:
-        why = "has no room left" if status == 507 else "could not answer just now"
+        why = "is full" if status == 507 else "is temporarily unavailable"
         raise CalendarUnavailable(f"The calendar server {why} (status {status}).")
     if status < 400:
-        raise Permanent(f"The calendar server sends us elsewhere (status {status}). {MEND} Give the address where it ends.")
+        raise Permanent(f"The calendar server redirects elsewhere (status {status}). {MEND} Use the final URL.")
     mend = {
-        401: f"The calendar server does not accept the user and password. {MEND}",
-        403: f"The calendar server does not let this user write there. {MEND}",
-        404: f"There is no calendar at this address. {MEND}",
-        409: f"The calendar server has no calendar there, or has the event elsewhere (status 409). {MEND}",
+        401: f"The calendar server rejected the user and password. {MEND}",
+        403: f"The calendar server does not allow this user to write there. {MEND}",
+        404: f"There is no calendar at this URL. {MEND}",
+        409: f"The calendar server has no calendar at this URL, or has the event elsewhere (status 409). {MEND}",
     }
     raise Permanent(mend.get(status) or f"The calendar server refused the event (status {status}).")
 
@@ -146,5 +146,5 @@ def _parsed(answer: Response) -> Calendar:
     except (ValueError, KeyError, IndexError, TypeError):
         found = None
     if not isinstance(found, Calendar) or not found.walk("VEVENT"):
-        raise CalendarUnavailable("The calendar server answered with something that is no event.")
+        raise CalendarUnavailable("The calendar server returned something that is not an event.")
     return found

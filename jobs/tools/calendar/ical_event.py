@@ -30,9 +30,9 @@ def moment(text: str, timezone: str | None) -> datetime:
     except ValueError:
         given = None
     if given is None or len(text) <= len("2026-12-01") or not 1970 <= given.year <= 2100:
-        raise BadTime(f"{text[:40]!r} is no time. Give date and time, such as 2026-12-01T10:00 or 2026-12-01T10:00:00+01:00.")
+        raise BadTime(f"{text[:40]!r} is not a date and time. Use a form such as 2026-12-01T10:00 or 2026-12-01T10:00:00+01:00.")
     if given.tzinfo is None and timezone is None:
-        raise BadTime("Whose clock? Give the time with its offset (2026-12-01T10:00+01:00), or give `timezone`.")
+        raise BadTime("The time zone is missing. Give the time with its offset (2026-12-01T10:00+01:00), or give `timezone`.")
     if timezone is None:
         return given.astimezone(UTC)
     return _in_zone(given, ZoneInfo(timezone))
@@ -42,14 +42,16 @@ def _in_zone(given: datetime, zone: ZoneInfo) -> datetime:
     if given.tzinfo is not None:
         shown = given.astimezone(zone)
         if shown.utcoffset() != given.utcoffset():
-            raise BadTime(f"The offset is not that of {zone.key} then: there it is {shown:%Y-%m-%dT%H:%M%z}. Give one or the other.")
+            raise BadTime(
+                f"The offset does not match {zone.key} at this time, which is {shown:%Y-%m-%dT%H:%M%z} there. Give only one of them."
+            )
         return given.astimezone(UTC) if shown.fold else shown  # a calendar takes an hour that comes twice for the first one
     early, late = given.replace(tzinfo=zone, fold=0), given.replace(tzinfo=zone, fold=1)
     if early.utcoffset() == late.utcoffset():
         return early
     if early.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != given:
-        raise BadTime(f"The clocks of {zone.key} leave this time out when they go forward. Give another.")
-    raise BadTime(f"The clocks of {zone.key} show this time twice when they go back. Give it with its offset: {early:%z} or {late:%z}.")
+        raise BadTime(f"This time does not exist in {zone.key}, where the clocks go forward. Give another time.")
+    raise BadTime(f"This time occurs twice in {zone.key}, where the clocks go back. Give it with its offset: {early:%z} or {late:%z}.")
 
 
 def new(uid: str, method: str | None = None) -> Calendar:

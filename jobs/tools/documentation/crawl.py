@@ -65,7 +65,7 @@ def _first(url: str, robots: Robots) -> Fetched:
 
 def _check(url: str, robots: Robots) -> None:
     if not robots.allows(url):
-        raise Permanent(f"{robots.site}/robots.txt asks that this page is not read by programs. Submit its text or a file instead.")
+        raise Permanent(f"{robots.site}/robots.txt does not allow programs to read this page. Submit its text or a file instead.")
 
 
 def _read(page: Fetched) -> CrawledPage:
@@ -75,11 +75,11 @@ def _read(page: Fetched) -> CrawledPage:
 def _add_linked(site: Site, links: list[str], robots: Robots, most: int, tell: Tell) -> None:
     pause = max(PAUSE_S, robots.delay)
     if links and most and pause > MAX_PAUSE_S:
-        site.left_out.append(f"The site asks for {pause:g} s between two requests, so the pages that it links were not read.")
+        site.left_out.append(f"The site asks for {pause:g} s between requests, so linked pages were not read.")
         return
     allowed = [link for link in links if robots.allows(link)]
     if len(allowed) < len(links):
-        site.left_out.append(f"robots.txt keeps programs from {len(links) - len(allowed)} of the {len(links)} linked pages.")
+        site.left_out.append(f"robots.txt blocks {len(links) - len(allowed)} of the {len(links)} linked pages.")
     give_up_at = time.monotonic() + READING_S
     tried = 0
     for tried, link in enumerate(allowed[: 2 * most], start=1):
@@ -91,7 +91,7 @@ def _add_linked(site: Site, links: list[str], robots: Robots, most: int, tell: T
         if not _add(site, link, robots):
             break
     if tried < len(allowed):
-        site.left_out.append(f"{len(allowed) - tried} more pages of the site are linked and were not read; at most {most} are.")
+        site.left_out.append(f"Linked pages of the site that were not read: {len(allowed) - tried} (limit: {most}).")
 
 
 def _pause(seconds: float) -> None:
@@ -112,7 +112,7 @@ def _add(site: Site, url: str, robots: Robots) -> bool:
         site.left_out.append(f"{url}: {error}")
         return True
     if page.text in [one.text for one in site.pages]:
-        site.left_out.append(f"{url}: it has the same text as another page.")
+        site.left_out.append(f"{url}: same text as another page.")
     else:
         site.pages.append(page)
     return True
@@ -121,7 +121,7 @@ def _add(site: Site, url: str, robots: Robots) -> bool:
 def _page(url: str, robots: Robots) -> CrawledPage:
     page = fetch(url, within=PAGE_S)
     if not is_same_site(page.url, url):
-        raise Permanent("It leads to another site.")
+        raise Permanent("It redirects to another site.")
     if not robots.allows(page.url):
-        raise Permanent("It leads to a page that robots.txt keeps programs from.")
+        raise Permanent("It redirects to a page that robots.txt blocks.")
     return _read(page)

@@ -98,7 +98,9 @@ def _checked(draft: dict[str, Any], material: Material, basis: str) -> Documenta
     sections = [_passage(one, material) for one in draft["sections"]]
     kept = [one for one in sections if one]
     lost = sum(one is None for one in [*passages.values(), *sections])
-    notes = [f"{lost} {'passage' if lost == 1 else 'passages'} of the model rested on no source that was given, and were left out."]
+    notes = [
+        f"{lost} {'passage' if lost == 1 else 'passages'} of the model left out: no given source supports {'it' if lost == 1 else 'them'}."
+    ]
     overview = passages["overview"]
     return Documentation(
         title=one_line(draft["title"]),
@@ -124,7 +126,7 @@ def _passage(draft: dict[str, Any], material: Material) -> Passage | None:
 def _basis(material: Material, shares: list[str]) -> str:
     total, read = sum(len(one.text) for one in material.sources), sum(map(len, shares))
     part = "all of it" if read == total else f"{read:,} of its {total:,} characters"
-    said = f"Written by {settings().openai_model}, which read {part}. It can be wrong: check what matters against the sources."
+    said = f"Written by {settings().openai_model}, which read {part}. It can make mistakes: check what matters against the sources."
     return " ".join(one for one in (said, what_is_unknown()) if one)
 
 

@@ -23,8 +23,8 @@ REFERENCE = re.compile(
     re.IGNORECASE,
 )
 BASIS = (
-    "Made without a language model: the outline is that of the source, every text is quoted from it, "
-    "and the overview is the sentences that carry most."
+    "Created without a language model: the outline follows the source, all text is quoted from it, "
+    "and the overview is its most important sentences."
 )
 
 
@@ -40,7 +40,7 @@ def quoted(material: Material, why: str = "") -> Documentation:
     if material.reference:
         reference = []
     rest = [piece for piece in pieces if piece not in start and piece not in reference] or pieces
-    left_out = [f"{len(rest) - MAX_SECTIONS} more sections are not quoted."] if len(rest) > MAX_SECTIONS else []
+    left_out = [f"Sections that are not quoted: {len(rest) - MAX_SECTIONS}."] if len(rest) > MAX_SECTIONS else []
     return Documentation(
         title=material.title,
         overview=overview(material),

@@ -58,7 +58,7 @@ def of_site(site: Site) -> Material:
         found, more = outline.sections(page.text, MAX_SECTIONS_OF_PAGE)
         sources.append(Source(name(), "page", page.title, page.url, page.text, tuple(found)))
         if more:
-            left_out.append(f"{page.url}: {more} more of its sections are not quoted.")
+            left_out.append(f"{page.url}: {more} more {'section is' if more == 1 else 'sections are'} not quoted.")
     return Material(sources[0].title, sources, sources[:1], left_out)
 
 
@@ -72,7 +72,7 @@ def of_document(document: Document) -> Material:
     sources = [Source(name(), "section", one.heading or title, document.source_url, one.text, (one,)) for one in found]
     if not sources:  # nothing but headings
         sources = [Source(name(), "section", title, document.source_url, text, (Section("", 1, text),))]
-    return Material(title, sources, sources, [f"{more} more sections were not read."] if more else [])
+    return Material(title, sources, sources, [f"{more} more {'section was' if more == 1 else 'sections were'} not read."] if more else [])
 
 
 def readable(content: bytes) -> str:

@@ -84,7 +84,7 @@ def credit(document_text: str) -> dict[str, str]:
     model, total = settings().openai_model, len(document_text)
     read = min(total, MAX_DOCUMENT)
     part = "the whole document" if read == total else f"the first {read:,} of its {total:,} characters"
-    said = [f"Judged by {model}, which read {part}.", what_is_unknown()]
+    said = [f"Assessed by {model}, which read {part}.", what_is_unknown()]
     return {"engine": f"openai:{model}", "basis": " ".join(one for one in said if one)}
 
 
@@ -138,7 +138,7 @@ def _plain_errors() -> Iterator[None]:
     except openai.APIConnectionError as error:
         raise _disconnected(error) from None
     except (openai.APIError, json.JSONDecodeError):
-        raise AIUnavailable("The LLM server broke off while answering.") from None
+        raise AIUnavailable("The LLM server closed the connection while answering.") from None
 
 
 def _disconnected(error: APIConnectionError) -> AIUnavailable:
@@ -149,7 +149,7 @@ def _disconnected(error: APIConnectionError) -> AIUnavailable:
         return AIUnreachable("The LLM server could not be reached.")
     if isinstance(error, openai.APITimeoutError):
         return AIUnavailable(f"The LLM server did not answer within {settings().openai_timeout:g} s.")
-    return AIUnavailable("The LLM server broke off while answering.")
+    return AIUnavailable("The LLM server closed the connection while answering.")
 
 
 def _judged(error: APIStatusError) -> Exception:
@@ -157,14 +157,14 @@ def _judged(error: APIStatusError) -> Exception:
     status = error.status_code
     wait = seconds_asked(error.response.headers) if status in (429, 503) else None
     if status == 429 or wait is not None:
-        why = "has no credit left" if error.code == "insufficient_quota" else "is busy and asked to wait"
+        why = "has no credit left" if error.code == "insufficient_quota" else "is busy and asked us to wait"
         return Snooze(wait or BUSY_S, f"The LLM server {why}.")
     if status in (408, 409) or status >= 500:
-        return AIUnavailable(f"The LLM server could not answer just now (status {status}).")
+        return AIUnavailable(f"The LLM server is temporarily unavailable (status {status}).")
     mend = {
-        401: "The LLM server does not accept the key. An admin must mend OPENAI_API_KEY.",
-        403: "The LLM server does not allow this key to use the model. An admin must mend OPENAI_API_KEY or OPENAI_MODEL.",
-        404: f"The LLM server has no model {settings().openai_model!r}. An admin must mend OPENAI_MODEL or OPENAI_BASE_URL.",
+        401: "The LLM server rejected the API key. An admin must fix OPENAI_API_KEY.",
+        403: "The LLM server does not allow this key to use the model. An admin must fix OPENAI_API_KEY or OPENAI_MODEL.",
+        404: f"The LLM server has no model {settings().openai_model!r}. An admin must fix OPENAI_MODEL or OPENAI_BASE_URL.",
     }
     said = error.message.replace(settings().openai_api_key or "\0", "(key)")[:300]
     return Permanent(mend.get(status) or f"The LLM server refused the request (status {status}): {said}")
@@ -190,7 +190,7 @@ def _content(completion: ChatCompletion) -> str:
         return ""
     refusal = choices[0].message.refusal
     if refusal or choices[0].finish_reason == "content_filter":
-        raise Permanent(f"The model will not work on this document: {(refusal or 'its content filter stopped it')[:200]}")
+        raise Permanent(f"The model refused to process this document: {(refusal or 'its content filter stopped it')[:200]}")
     return choices[0].message.content or ""
 
 
@@ -200,7 +200,7 @@ def _loaded(answer: str, schema: type[Schema]) -> dict[str, Any]:
         given = json.loads(answer[answer.find("{") : answer.rfind("}") + 1])
         loaded: dict[str, Any] = schema().load(_printable(given), unknown=EXCLUDE)
     except ValidationError as error:
-        raise BadAnswer(f"The model's answer does not fit: {json.dumps(error.normalized_messages())[:300]}.") from None
+        raise BadAnswer(f"The model's answer does not match its schema: {json.dumps(error.normalized_messages())[:300]}.") from None
     except (ValueError, RecursionError):
         raise BadAnswer("The model's answer is not JSON, or was cut off.") from None
     return loaded

@@ -17,7 +17,7 @@ from monolith.job_types.registry import Job, Permanent, Snooze
 from ...tools.llm import client
 from ...tools.llm.prices import what_is_unknown
 
-OFF = "No language model is set up (OPENAI_API_KEY): the local engine does the work."
+OFF = "No language model is set up (OPENAI_API_KEY): the built-in engine is used."
 
 
 class Sum(Schema):
@@ -64,7 +64,7 @@ def _ask(trial: Job) -> str | None:
     try:
         client.ask_now(trial, "Add the two numbers of the document.", "2 and 2", Sum)
     except Snooze as later:
-        return f"{later} It asked to be left alone for {later.seconds:.0f} s."
+        return f"{later} It asked us to wait {later.seconds:.0f} s."
     except (Permanent, client.AIUnavailable, client.BadAnswer) as error:
         return str(error)
     return None

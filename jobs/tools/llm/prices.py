@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MILLION = 1_000_000
 MOST_TOKENS = 100_000_000  # in one call; more is no answer but a fault of the server
-UNKNOWN = "No price is known for {model} (LLM_PRICES), so what it cost counts as 0."
+UNKNOWN = "No price is set for {model} (LLM_PRICES), so its cost counts as 0."
 
 
 @dataclass(frozen=True)

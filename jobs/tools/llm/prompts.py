@@ -15,7 +15,7 @@ def prompt(name: str) -> str:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise LookupError(f"The instructions {path} cannot be read ({error}). Write what the model is to do there, as UTF-8.") from error
+        raise LookupError(f"The prompt {path} cannot be read ({error}). Write the instructions for the model there, as UTF-8.") from error
     if not text:
-        raise LookupError(f"The instructions {path} are empty. Write what the model is to do there.")
+        raise LookupError(f"The prompt {path} is empty. Write the instructions for the model there.")
     return text

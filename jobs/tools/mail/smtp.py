@@ -53,11 +53,11 @@ def server() -> Server | None:
         parts = urlsplit(url)
         host, port, options = parts.hostname, parts.port, parse_qs(parts.query, strict_parsing=bool(parts.query))
     except ValueError:
-        raise BadSetting(f"SMTP_URL is no address of a mail server. {EXAMPLE}.") from None
+        raise BadSetting(f"SMTP_URL is not the URL of a mail server. {EXAMPLE}.") from None
     # A password must not go out in the clear because somebody on the way took STARTTLS out of the server's offer.
     starttls = options.pop("starttls", ["required" if parts.username else "offered"])[-1]
     if parts.scheme not in PORTS or not host or starttls not in STARTTLS or options or parts.path not in ("", "/"):
-        raise BadSetting(f"SMTP_URL is no address of a mail server. {EXAMPLE}; the one option is ?starttls={'|'.join(STARTTLS)}.")
+        raise BadSetting(f"SMTP_URL is not the URL of a mail server. {EXAMPLE}; the only option is ?starttls={'|'.join(STARTTLS)}.")
     user, password = (unquote(one) if one is not None else None for one in (parts.username, parts.password))
     return Server(host, port or PORTS[parts.scheme], parts.scheme == "smtps", starttls, user, password)
 
@@ -120,7 +120,7 @@ def send(to: Server, sender: str, recipients: list[str], content: bytes, record:
         with suppress(OSError):  # all is done: a server that hangs up early changes nothing
             smtp.quit()
     if deferred:
-        raise SendFailed(f"The mail server put {_listed(deferred)} off" + (f"; {', '.join(taken)} got it." if taken else "."))
+        raise SendFailed(f"The mail server deferred {_listed(deferred)}" + (f"; sent to {', '.join(taken)}." if taken else "."))
 
 
 @contextmanager
@@ -140,21 +140,21 @@ def _connected(to: Server) -> Iterator[smtplib.SMTP]:
 @contextmanager
 def _plain_errors(to: Server) -> Iterator[None]:
     """What the server's answer means for the job. An answer to the password is never quoted."""
-    mend = "An admin must mend SMTP_URL."
+    mend = "An admin must fix SMTP_URL."
     try:
         yield
     except smtplib.SMTPAuthenticationError as error:
         if error.smtp_code < 500:
-            raise SendFailed(f"The mail server cannot check the password just now ({error.smtp_code}).") from None
-        raise Permanent(f"The mail server does not accept the user and password ({error.smtp_code}). {mend}") from None
+            raise SendFailed(f"The mail server cannot check the password right now ({error.smtp_code}).") from None
+        raise Permanent(f"The mail server rejected the user and password ({error.smtp_code}). {mend}") from None
     except smtplib.SMTPResponseException as error:
         raise _judged(error.smtp_code, error.smtp_error) from None
     except smtplib.SMTPServerDisconnected:  # smtplib's word for a time-out too
-        raise SendFailed(f"The mail server {to.host} broke off, or did not answer in time.") from None
+        raise SendFailed(f"The mail server {to.host} closed the connection, or did not answer in time.") from None
     except (smtplib.SMTPException, UnicodeError):  # it knows no AUTH, or none that we know, or the password is not ASCII
         raise Permanent(f"The mail server offers no way to sign in with this user and password. {mend}") from None
     except ssl.SSLCertVerificationError as error:
-        raise Permanent(f"The certificate of the mail server {to.host} does not hold: {error.verify_message}. {mend}") from None
+        raise Permanent(f"The certificate of the mail server {to.host} is not valid: {error.verify_message}. {mend}") from None
     except OSError:
         raise SendFailed(f"The mail server {to.host}:{to.port} could not be reached.") from None
 
@@ -173,7 +173,7 @@ def _secure(smtp: smtplib.SMTP, to: Server) -> None:
     if smtp.has_extn("starttls"):
         smtp.starttls(context=ssl.create_default_context())
     elif to.starttls == "required":
-        raise Permanent("The mail server offers no STARTTLS. An admin must mend SMTP_URL, or add ?starttls=never to it.")
+        raise Permanent("The mail server offers no STARTTLS. An admin must fix SMTP_URL, or add ?starttls=never to it.")
 
 
 def _mail_from(smtp: smtplib.SMTP, sender: str, size: int) -> None:
@@ -194,7 +194,7 @@ def _recipients(smtp: smtplib.SMTP, recipients: list[str], record: Record) -> tu
         else:
             deferred[one] = _words(code, reply)
     if not taken and not deferred and not record.accepted:
-        raise Permanent(f"The mail server takes mail for none of the recipients: {_listed(record.refused)}.")
+        raise Permanent(f"The mail server rejected all recipients: {_listed(record.refused)}.")
     return taken, deferred
 
 
@@ -218,7 +218,7 @@ def _judged(code: int, reply: bytes | str) -> Exception:
     """4xx may go better another time (a greylist, a full disk), 5xx will not. Below 400 it talks nonsense."""
     if code >= 500:
         return Permanent(f"The mail server refused the message: {_words(code, reply)}")
-    return SendFailed(f"The mail server did not take the message just now: {_words(code, reply)}")
+    return SendFailed(f"The mail server deferred the message: {_words(code, reply)}")
 
 
 def _words(code: int, reply: bytes | str) -> str:

@@ -63,7 +63,7 @@ def address(text: str) -> str:
     except UnicodeError:
         found = ""
     if len(found) > MAX_ADDRESS or not _ADDRESS.fullmatch(found):
-        raise ValueError(f"{text[:80]!r} is no e-mail address. Give one such as name@example.org, without a name around it.")
+        raise ValueError(f"{text[:80]!r} is not an e-mail address. Write it as name@example.org, without a display name.")
     return found
 
 

@@ -30,10 +30,10 @@ MAX_NAME = 1000  # characters of a path
 LEFT_OUT = re.compile(r"(^|/)(__MACOSX|node_modules/\.bin)/")  # what macOS adds; links that npm makes again
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
-NO_ARCHIVE = "It is no zip, tar or tar.gz archive that can be opened. Pack the project again, and submit the new file."
-NO_FILES = "The archive has no files in it. Submit one with something to read."
-TOO_MANY = f"The archive has more than {MAX_FILES:,} files. Leave out what is installed or built, such as node_modules."
-TOO_LARGE = f"The archive unpacks to more than {MAX_BYTES // 1024 // 1024} MB, so it is not read. Submit less."
+NO_ARCHIVE = "The archive cannot be opened as zip, tar or tar.gz. Pack the project again and submit the new file."
+NO_FILES = "The archive is empty. Submit one with files in it."
+TOO_MANY = f"The archive has more than {MAX_FILES:,} files. Leave out installed and built files, such as node_modules."
+TOO_LARGE = f"The archive unpacks to more than {MAX_BYTES // 1024 // 1024} MB. Submit a smaller one."
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def steps(name: str) -> list[str]:
     """The steps of a path that stays where it is. Raises `Permanent` for any other."""
     parts = [part for part in PurePosixPath(name).parts if part != "."]
     if not parts or name.startswith("/") or ".." in parts:
-        raise refused(name, "its path leads out of the project")
+        raise refused(name, "its path is outside the project")
     if "\0" in name or "\\" in name or len(name) > MAX_NAME or any(len(part.encode(errors="replace")) > 255 for part in parts):
-        raise refused(name, "its path cannot be a path here")
+        raise refused(name, "its path is not valid here")
     return parts
 
 
 def refused(name: str, why: str) -> Permanent:
     """Why an archive with this member is not taken."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in name)[:200]
-    return Permanent(f"The project is not unpacked because of {shown!r}: {why}. Take it out and pack the project again.")
+    return Permanent(f"The project cannot be unpacked because of {shown!r}: {why}. Remove it and pack the project again.")
 
 
 def _path(name: str) -> str | None:
@@ -121,7 +121,7 @@ def _of_zip(archive: bytes) -> Iterator[Member]:
             if one.is_dir():
                 continue
             if one.flag_bits & 1 or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise refused(one.filename, "it is locked by a password, or packed in an unusual way")
+                raise refused(one.filename, "it is password-protected or uses an unsupported format")
             is_special = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK)
             with file.open(one) as content:
                 yield Member(one.filename, None if is_special else content, bool(mode & stat.S_IXUSR), stat.S_ISLNK(mode))

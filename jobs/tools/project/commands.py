@@ -31,7 +31,7 @@ OUT, JUNIT, FINDINGS = f"{init_process.SPACE}/out", f"{init_process.SPACE}/{TEST
 BACKEND = re.compile(r"^\[(build-system|project)\]", re.MULTILINE)
 INSTALL = (
     f"python3 -m pip install --quiet --no-deps --no-build-isolation --target {init_process.SPACE}/home/installed . "
-    "|| echo 'It could not be installed, and is tested as it is.'"
+    "|| echo 'Installation failed; testing without it.'"
 )
 RUFF = "ruff check --no-cache"
 NODE_REPORT = f"--test-reporter=junit --test-reporter-destination={JUNIT} --test-reporter=spec --test-reporter-destination=stdout"
@@ -51,7 +51,7 @@ class ProjectParams(Schema):
         keys=fields.String(validate=validate.Length(1, MAX_NAME)),
         values=fields.String(),
         validate=[validate.Length(1, MAX_FILES), _small],
-        metadata={"description": "The project's files, each path with its text, when no document is given"},
+        metadata={"description": "The project's files as a mapping of path to text, if no document is given"},
     )
 
 
@@ -96,7 +96,7 @@ def _unpack(job: Job, params: dict[str, Any], place: Path) -> dict[str, str]:
     if job.document is None:
         return unpacking.write_files(params.get("files") or {}, place)
     if job.document.content is None:
-        raise Permanent("A page is no project. Submit a zip or tar.gz, or the files.")
+        raise Permanent("A web page is not a project. Submit a zip or tar.gz, or the files.")
     return unpacking.unpack(job.document.content, place)
 
 
@@ -106,7 +106,7 @@ def plan(act: str, project: Project) -> Plan:
         if found := kind(act, project.given):
             return found
     raise Permanent(
-        f"Nothing in the project says how to {act} it: no intray.toml, and nothing of Python, Node or make that fits. "
+        f"Nothing in the project says how to {act} it: there is no intray.toml, and no matching Python, Node or make setup. "
         f'Add intray.toml with [{act}] and commands = ["..."].'
     )
 
@@ -134,13 +134,13 @@ def declared(act: str, project: Path) -> Plan | None:
     try:
         said = _Manifest().load(tomllib.loads(_text(path))).get(act)
     except (tomllib.TOMLDecodeError, ValidationError, RecursionError) as error:
-        raise Permanent(f"intray.toml cannot be used: {str(error)[:500]}. docs/projects.md says what may stand in it.") from None
+        raise Permanent(f"intray.toml cannot be used: {str(error)[:500]}. See docs/projects.md for its format.") from None
     if said is None:
         return None
     wanted = [*said["artifacts"], *(said[name] for name in ("junit", "findings") if said[name])]
     for pattern in wanted:
         if pattern.startswith("/") or ".." in Path(pattern).parts:
-            raise Permanent(f"intray.toml: {pattern!r} leads out of the project. Give a path within it.")
+            raise Permanent(f"intray.toml: {pattern!r} is outside the project. Use a path inside it.")
     return Plan("declared", said["commands"], [f"project/{pattern}" for pattern in wanted])
 
 
@@ -192,7 +192,7 @@ def _scripts(project: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(_read(project, "package.json"))
     except (ValueError, RecursionError):
-        raise Permanent("package.json is not JSON. Mend it and submit the project again.") from None
+        raise Permanent("package.json is not valid JSON. Fix it and submit the project again.") from None
     scripts = manifest.get("scripts") if isinstance(manifest, dict) else None
     return scripts if isinstance(scripts, dict) else {}
 
@@ -217,5 +217,5 @@ def _read(project: Path, name: str) -> str:
 
 def _text(path: Path) -> str:
     if path.stat().st_size > MAX_MANIFEST:
-        raise Permanent(f"{path.name} is larger than {MAX_MANIFEST // 1024 // 1024} MB. Mend it and submit the project again.")
+        raise Permanent(f"{path.name} is larger than {MAX_MANIFEST // 1024 // 1024} MB. Shorten it and submit the project again.")
     return path.read_text(errors="replace")

@@ -69,7 +69,7 @@ def of_project(title: str, archive: bytes) -> Material:
     left_out += [f"{path} is not read as Python: {one.fault}." for path, one in code.items() if one.fault][:20]
     sources = [*texts, *files_of_code.values()]
     if not sources:
-        raise Permanent("None of the project's files says what it is for: there is no README, no docstring and no comment to start from.")
+        raise Permanent("The project has no README, docstring or comment that says what it is for.")
     described = [(files_of_code[path], one) for path, one in told.items() if one.entries]
     return Material(
         facts.get("name") or root or title,
@@ -130,12 +130,12 @@ def _is_text(path: str) -> bool:
 
 def _sources_of_code(files: dict[str, bytes], left_out: list[str]) -> list[tuple[str, str]]:
     paths = [path for path in files if PurePosixPath(path).suffix.lower() in LANGUAGES and files[path].strip()]
-    return list(_read(files, sorted(paths, key=lambda path: (path.count("/"), path)), MAX_CODE, "files of code", left_out))
+    return list(_read(files, sorted(paths, key=lambda path: (path.count("/"), path)), MAX_CODE, "code files", left_out))
 
 
 def _read(files: dict[str, bytes], paths: list[str], most: int, what: str, left_out: list[str]) -> Iterable[tuple[str, str]]:
     if len(paths) > most:
-        left_out.append(f"{len(paths) - most:,} more {what} were not read; at most {most} are.")
+        left_out.append(f"More {what} than are read: {len(paths) - most:,} were left out (limit: {most}).")
     for path in paths[:most]:
         if len(files[path]) > MAX_FILE:
             left_out.append(f"{path} is larger than {MAX_FILE // 1024} kB.")
@@ -182,7 +182,7 @@ def _reference(described: list[tuple[Source, Code]], left_out: list[str]) -> str
     for source, code in described:
         part = f"**{_as_code(source.title)}**\n\n{_listed(code)}"
         if sum(map(len, parts)) + len(part) > MAX_REFERENCE:
-            left_out.append(f"The reference has {len(parts)} of {len(described)} files: there is no room for more.")
+            left_out.append(f"The reference covers {len(parts)} of {len(described)} files; there is no room for more.")
             break
         parts.append(part)
     return "\n\n".join(parts)
@@ -191,4 +191,4 @@ def _reference(described: list[tuple[Source, Code]], left_out: list[str]) -> str
 def _counted(files: dict[str, bytes]) -> str:
     counts = Counter(LANGUAGES[suffix] for path in files if (suffix := PurePosixPath(path).suffix.lower()) in LANGUAGES)
     words = ", ".join(f"{times:,} in {language}" for language, times in counts.most_common(5))
-    return f"The project has {len(files):,} files of its own" + (f": {words}." if words else ".")
+    return f"The project has {len(files):,} {'file' if len(files) == 1 else 'files'} of its own" + (f": {words}." if words else ".")

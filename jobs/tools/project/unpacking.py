@@ -65,7 +65,7 @@ def _target(name: str, content: IO[bytes], parts: list[str]) -> str:
     for step in PurePosixPath(target).parts:
         depth += -1 if step == ".." else 1
         if depth < 0 or step == "/" or len(target) > MAX_NAME:
-            raise refused(name, "it is a link that leads out of the project")
+            raise refused(name, "it is a link to outside the project")
     return target
 
 
@@ -76,7 +76,7 @@ def _write_one(member: Member, content: IO[bytes], path: Path, made: set[Path], 
         with path.open("xb") as file:
             size = _copy(content, file, left)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise refused(member.name, "another file has the same name, or that of its folder") from None
+        raise refused(member.name, "another file has the same name as it or its folder") from None
     path.chmod(0o755 if member.is_executable else 0o644)
     return size
 

@@ -82,19 +82,21 @@ def _completeness(rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: li
     for section in rules.sections:
         yield from _section(section, words.get(section.name), given, text)
     if len(found.words) < rules.min_words:
-        mend = f"Say more: at least {rules.min_words} words are expected."
-        yield Finding("major", "the document", f"It has {len(found.words)} words, too few to judge.", mend)
+        mend = f"Add detail: at least {rules.min_words} words are expected."
+        yield Finding(
+            "major", "the document", f"It has {len(found.words)} {'word' if len(found.words) == 1 else 'words'}, too few to assess.", mend
+        )
 
 
 def _field(rule: FieldRule, given: list[Entry], text: str) -> Iterator[Finding]:
     if any(_is_filled(rule, entry.value) for entry in given) or (rule.or_text and rule.or_text.search(text)):
         return
     if not given:
-        yield Finding(rule.severity, "the document", f"It names no {rule.name}.", rule.mend)
+        yield Finding(rule.severity, "the document", f"The {rule.name} is missing.", rule.mend)
     elif all(_is_empty(entry.value) for entry in given):
-        yield Finding(rule.severity, given[0].where, f"The {rule.name} is left empty.", rule.mend)
+        yield Finding(rule.severity, given[0].where, f"The {rule.name} is empty.", rule.mend)
     else:
-        yield Finding(rule.severity, given[0].where, f"“{given[0].value[:60]}” is no {rule.name}.", rule.mend)
+        yield Finding(rule.severity, given[0].where, f"“{given[0].value[:60]}” is not a valid {rule.name}.", rule.mend)
 
 
 def _is_empty(value: str) -> bool:
@@ -136,11 +138,11 @@ def _section(rule: SectionRule, words: int | None, given: list[Entry], text: str
     if stands_elsewhere or (words is not None and words >= rule.min_words):
         return
     if words is None:
-        yield Finding(rule.severity, "the document", f"It has no section on {rule.name}.", rule.mend)
+        yield Finding(rule.severity, "the document", f"There is no section on {rule.name}.", rule.mend)
     else:
         severity = "minor" if rule.severity == "minor" else "major"
-        message = f"The section on {rule.name} has {words} words, too few to judge by."
-        yield Finding(severity, f"section “{rule.name}”", message, f"Say more in it: at least {rule.min_words} words.")
+        message = f"The section on {rule.name} has {words} {'word' if words == 1 else 'words'}, too few to assess."
+        yield Finding(severity, f"section “{rule.name}”", message, f"Add detail: at least {rule.min_words} words.")
 
 
 # ---- is it filled in, does it steer its reader, can it be read?
@@ -148,16 +150,16 @@ def _section(rule: SectionRule, words: int | None, given: list[Entry], text: str
 
 def _placeholders(text: str) -> Iterator[Finding]:
     for line, words in _lines_with(_PLACEHOLDER, text):
-        yield Finding("major", f"line {line}", f"“{words}” was left to be filled in.", "Write what belongs there, or take the line out.")
+        yield Finding("major", f"line {line}", f"“{words}” is a placeholder.", "Fill it in, or delete the line.")
 
 
 def _steering(text: str) -> Iterator[Finding]:
     for line, words in _lines_with(_ORDERS, text):
-        message = f"“{words}” speaks to whoever judges the document, and asks for an outcome."
-        yield Finding("major", f"line {line}", message, "Take it out: it changes nothing but this.")
+        message = f"“{words}” addresses the reviewer and asks for an outcome."
+        yield Finding("major", f"line {line}", message, "Remove it: it does not influence the decision.")
     if unseen := _UNSEEN.search(text):
         line = text.count("\n", 0, unseen.start()) + 1
-        yield Finding("major", f"line {line}", "It has characters that a reader cannot see.", "Take them out; retype the line if need be.")
+        yield Finding("major", f"line {line}", "It contains invisible characters.", "Remove them; retype the line if necessary.")
 
 
 def _lines_with(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
@@ -169,11 +171,11 @@ def _lines_with(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
 def _readability(found: Reading) -> Iterator[Finding]:
     prose = [len(one.words) for one in found.sentences if len(one.words) > 3 and not one.listed]
     if len(prose) >= 3 and sum(prose) / len(prose) > LONG_SENTENCE:
-        message = f"Its sentences have {sum(prose) / len(prose):.0f} words on average, which few can follow."
-        yield Finding("minor", "the document", message, "Break the longest sentences in two.")
+        message = f"Sentences have {sum(prose) / len(prose):.0f} words on average, which is hard to follow."
+        yield Finding("minor", "the document", message, "Split the longest sentences.")
     ease = text_stats.reading_ease(found)["score"]
     if isinstance(ease, float) and ease < HARD and len(prose) >= 3:
-        message = f"Its reading ease is {ease} of 100: very difficult."
+        message = f"Its readability is {ease} of 100: very difficult."
         yield Finding("minor", "the document", message, "Use shorter words and sentences.")
 
 
@@ -183,7 +185,7 @@ def _as_far_as_read(findings: list[Finding], found: Reading) -> Iterator[Finding
         yield from findings
         return
     yield Finding(
-        "major", "the document", f"It seems to be written in {found.language!r}; the rules know English.", "Have a person check it."
+        "major", "the document", f"It seems to be written in {found.language!r}; the rules only cover English.", "Have a person check it."
     )
     for one in findings:
         yield Finding("major", one.where, one.message, one.mend) if one.severity == "blocking" else one

@@ -43,7 +43,7 @@ def check(rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: list[Entry
 def _impossible_dates(text: str) -> Iterator[Finding]:
     wrong = (one.text for one in dates(text) if one.day is None)
     for words in islice(dict.fromkeys(wrong), MAX_OF_A_KIND):
-        yield Finding("major", _line_of(words, text), f"There is no {words} in the calendar.", "Mend the date.")
+        yield Finding("major", _line_of(words, text), f"{words} is not a calendar date.", "Correct the date.")
 
 
 def _ambiguous_dates(text: str) -> Iterator[Finding]:
@@ -71,16 +71,16 @@ def _period(period: DatePeriod, given: list[Entry]) -> Iterator[Finding]:
 
 def _backwards(first: Dated, last: Dated, where: str) -> Iterator[Finding]:
     if first.day and last.day and last.day < first.day:
-        yield Finding("major", where, f"It ends on {last.text}, before it begins on {first.text}.", "Mend one of the two dates.")
+        yield Finding("major", where, f"The end date {last.text} is before the start date {first.text}.", "Correct one of the two dates.")
 
 
 def _past(rule: FieldRule, own: list[Entry], today: date) -> Iterator[Finding]:
     for entry in own:
         day = next((one.day for one in dates(entry.value)), None)
         if day and day > today + timedelta(days=1):  # it may be tomorrow already where it was written
-            yield Finding("major", entry.where, f"The {rule.name}, {entry.value[:40]}, is yet to come.", "Mend the date.")
+            yield Finding("major", entry.where, f"The {rule.name}, {entry.value[:40]}, is in the future.", "Correct the date.")
         elif day and day < today - OLD:
-            yield Finding("minor", entry.where, f"The {rule.name}, {entry.value[:40]}, is over a year ago.", "Mend or renew it.")
+            yield Finding("minor", entry.where, f"The {rule.name}, {entry.value[:40]}, is more than a year ago.", "Correct or renew it.")
 
 
 # ---- what is said twice
@@ -90,8 +90,8 @@ def _repeated(rule: FieldRule, own: list[Entry]) -> Iterator[Finding]:
     said = {_canonical(entry.value): entry for entry in reversed(own) if entry.value}
     if rule.once and len(said) > 1:
         one, other, *_ = sorted(said.values(), key=lambda entry: entry.line)
-        message = f"Two different ones are given as {rule.name}: “{one.value[:60]}” and “{other.value[:60]}”."
-        yield Finding("major", f"{one.where} and {other.where}", message, "Say the same in both places, or take one out.")
+        message = f"Two different values are given for {rule.name}: “{one.value[:60]}” and “{other.value[:60]}”."
+        yield Finding("major", f"{one.where} and {other.where}", message, "Use the same value in both places, or remove one.")
 
 
 def _canonical(value: str) -> str:
@@ -122,15 +122,15 @@ def _totals(given: list[Entry]) -> Iterator[Finding]:
 
 def _wrong_total(entry: Entry, amount: Amount, listed: list[Decimal]) -> Iterator[Finding]:
     if len(listed) > 1 and abs(sum(listed) - amount.number) > Decimal("0.01"):
-        message = f"The total is given as {entry.value[:40]}, but what stands above it makes {sum(listed):,}."
-        yield Finding("major", entry.where, message, "Mend the total, or the amounts above it.")
+        message = f"The total is given as {entry.value[:40]}, but the amounts above it add up to {sum(listed):,}."
+        yield Finding("major", entry.where, message, "Correct the total, or the amounts above it.")
 
 
 def _currencies(text: str) -> Iterator[Finding]:
     names = sorted({one.currency for one in amounts(text) if one.currency})
     if len(names) > 1:
-        message = f"It has amounts in {' and '.join(names)}."
-        yield Finding("minor", "the document", message, "Give all amounts in one currency, or say at what rate.")
+        message = f"Amounts are given in {' and '.join(names)}."
+        yield Finding("minor", "the document", message, "Give all amounts in one currency, or state the exchange rate.")
 
 
 # ---- identifiers
@@ -141,7 +141,10 @@ def _ibans(given: list[Entry]) -> Iterator[Finding]:
         number = re.sub(r"[\s-]", "", entry.value.upper())
         if re.search(r"\biban\b", entry.label, re.IGNORECASE) and not _is_iban(number):
             yield Finding(
-                "major", entry.where, f"“{entry.value[:50]}” is no IBAN: its check digits are wrong.", "Copy it from the account."
+                "major",
+                entry.where,
+                f"“{entry.value[:50]}” is not a valid IBAN: its check digits are wrong.",
+                "Copy it from the account details.",
             )
 
 

@@ -16,17 +16,17 @@ OUTCOMES = (
     ("finished", "Finished", GREEN),
     ("failed", "Failed", RED),
     ("stopped", "Stopped or cancelled", GREY),
-    ("open", "Not over yet", BLUE),
+    ("open", "Unfinished", BLUE),
 )
 
 
 def draw(found: dict[str, Any], longest: Sequence[LedgerRow]) -> bytes:
     """The report as a PDF."""
     page = Paper(f"Intray report, {found['from']} to {found['to']}")
-    page.title_line("What ran", _below(found))
+    page.title_line("Job report", _below(found))
     if not found["jobs"]:
         page.heading("No jobs in this period")
-        page.say("Nothing was submitted in these days that this report covers. Jobs that were pruned are in no report.")
+        page.say("No matching jobs were submitted in this period. Pruned jobs are not included.")
         return bytes(page.output())
     page.tiles(_tiles(found))
     _over_time(page, found)
@@ -41,16 +41,16 @@ def draw(found: dict[str, Any], longest: Sequence[LedgerRow]) -> bytes:
 
 def _below(found: dict[str, Any]) -> list[str]:
     days = "1 day" if found["days"] == 1 else f"{found['days']} days"
-    whose = f"Jobs of {found['owner']}" if found["owner"] else "Jobs of everybody"
-    of_types = f", of the types {', '.join(found['types'])}" if found["types"] else ""
+    whose = f"Jobs of {found['owner']}" if found["owner"] else "Jobs of all users"
+    of_types = f". Job types: {', '.join(found['types'])}" if found["types"] else ""
     made = found["made_at"].replace("T", " ").replace("Z", " UTC")
     return [
         f"{_day(found['from'])} to {_day(found['to'])} ({days}, UTC). {whose}{of_types}.",
-        f"Each job counts on the day it was submitted. As it was on {made}.",
+        f"Each job counts on the day it was submitted. Created on {made}.",
         *(
             []
             if found["csv_is_complete"]
-            else [f"The CSV holds the first {found['csv_rows']:,} of {found['jobs']:,} jobs: take a shorter period."]
+            else [f"The CSV holds the first {found['csv_rows']:,} of {found['jobs']:,} jobs: choose a shorter period."]
         ),
     ]
 
@@ -62,15 +62,15 @@ def _day(text: str) -> str:
 def _tiles(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     over, cost = found["failed"] + found["finished"], found["cost"]
     return [
-        ("Jobs", f"{found['jobs']:,}", f"{found['open']:,} not over yet"),
+        ("Jobs", f"{found['jobs']:,}", f"{found['open']:,} unfinished"),
         ("Failure rate", percent(found["failure_rate"]), f"{found['failed']:,} of {over:,}"),
-        *(_tile(words, found[name]) for words, name in (("Half ran at most", "ran"), ("Half waited at most", "waited"))),
-        ("Language model", f"{cost['usd']:,.2f} $", f"{cost['input_tokens'] + cost['output_tokens']:,} tokens"),
+        *(_tile(words, found[name]) for words, name in (("Median run time", "ran"), ("Median wait time", "waited"))),
+        ("Language model", f"{cost['usd']:,.2f} USD", f"{cost['input_tokens'] + cost['output_tokens']:,} tokens"),
     ]
 
 
 def _tile(words: str, spread: dict[str, float] | None) -> tuple[str, str, str]:
-    return (words, seconds(spread["p50_s"]), f"95 of 100: {seconds(spread['p95_s'])}") if spread else (words, "–", "")
+    return (words, seconds(spread["p50_s"]), f"95th percentile: {seconds(spread['p95_s'])}") if spread else (words, "–", "")
 
 
 def percent(share: float | None) -> str:
@@ -95,10 +95,8 @@ def _over_time(page: Paper, found: dict[str, Any]) -> None:
 
 def _types(page: Paper, found: dict[str, Any]) -> None:
     page.heading("By job type")
-    page.say(
-        "How long a job ran and waited is told of its last attempt: half of the jobs took at most the first time, 95 of 100 the second."
-    )
-    names = (("Jobs", 10), ("Finished", 11), ("Failed", 10), ("Failure rate", 14), ("Ran", 18), ("Waited", 17))
+    page.say("Run and wait times are those of the last attempt: median, 95th percentile.")
+    names = (("Jobs", 10), ("Finished", 11), ("Failed", 10), ("Failure rate", 14), ("Run time", 18), ("Wait time", 17))
     columns = [Column("Job type", 27, is_number=False), *(Column(name, share) for name, share in names)]
     rows = [
         [one["type"], *(f"{one[name]:,}" for name in ("jobs", "finished", "failed")), percent(one["failure_rate"])]
@@ -111,17 +109,17 @@ def _types(page: Paper, found: dict[str, Any]) -> None:
 def _times(page: Paper, found: dict[str, Any]) -> None:
     ran = [(one["type"], one["ran"]["p50_s"], one["ran"]["p95_s"]) for one in found["by_type"] if one["ran"]][:MOST_SPANS]
     if ran:
-        page.heading("How long jobs ran", room=22 + 6 * len(ran))
-        page.say("Full dot: half of the jobs took at most so long; empty dot: 95 of 100. The axis is logarithmic.")
+        page.heading("Run times", room=22 + 6 * len(ran))
+        page.say("Filled dot: median. Empty dot: 95th percentile. The axis is logarithmic.")
         page.ln(2)
         with page.box(8 + 6 * len(ran)) as box:
             spans(page, box, ran)
     waited = [one["waited"] for one in found["by_time"]]
     if any(waited):
-        page.heading("How long jobs waited", room=62)
+        page.heading("Wait times", room=62)
         series = [
             Series(words, colour, [one[key] if one else None for one in waited])
-            for key, words, colour in (("p50_s", "Half at most", BLUE), ("p95_s", "95 of 100 at most", GREY))
+            for key, words, colour in (("p50_s", "Median", BLUE), ("p95_s", "95th percentile", GREY))
         ]
         with page.box(54) as box:
             lines(page, box, _labels(found), series)
@@ -132,9 +130,9 @@ def _checks(page: Paper, checks: dict[str, int]) -> None:
         return
     page.heading("Quality checks", room=58)
     columns = [Column("", 40, is_number=False), Column("Documents", 20), Column("Share", 20)]
-    names = (("approve", "Approved"), ("review", "To be reviewed"), ("reject", "Rejected")) + (
-        *(("online", "Inspection online"), ("onsite", "Inspection on site")),
-        *(("defaulted", "On site by the safe default: no check came to an end"),),
+    names = (("approve", "Approved"), ("review", "Needs review"), ("reject", "Rejected")) + (
+        *(("online", "Online inspection"), ("onsite", "On-site inspection")),
+        *(("defaulted", "On-site by default: the check failed"),),
     )
     page.rows(columns, [[words, f"{checks[name]:,}", percent(checks[name] / checks["checked"])] for name, words in names])
 
@@ -143,10 +141,10 @@ def _cost(page: Paper, found: dict[str, Any]) -> None:
     spent = [one for one in found["by_type"] if one["input_tokens"] or one["output_tokens"] or one["usd"]]
     page.heading("Cost of the language model")
     if not spent:
-        page.say("None of these jobs asked a language model.")
+        page.say("None of these jobs used a language model.")
     for title, name, rows in (("Job type", "type", spent), ("Owner", "owner", found["by_owner"])):
         if spent:
-            columns = [Column(title, 44, is_number=False), *(Column(one, 16) for one in ("Jobs", "Tokens read", "Tokens written", "USD"))]
+            columns = [Column(title, 44, is_number=False), *(Column(one, 16) for one in ("Jobs", "Input tokens", "Output tokens", "USD"))]
             page.rows(columns, [[one[name], f"{one['jobs']:,}", *_spent(one)] for one in rows])
             page.ln(4)
 
@@ -158,14 +156,14 @@ def _spent(one: dict[str, Any]) -> list[str]:
 def _failures(page: Paper, failures: list[dict[str, Any]]) -> None:
     if not failures:
         return
-    page.heading("What failed")
-    columns = [Column("Job type", 35, is_number=False), Column("Kind of error", 45, is_number=False), Column("Jobs", 14)]
+    page.heading("Failures")
+    columns = [Column("Job type", 35, is_number=False), Column("Error", 45, is_number=False), Column("Jobs", 14)]
     page.rows(columns, [[one["type"], one["error"], f"{one['jobs']:,}"] for one in failures])
 
 
 def _longest(page: Paper, rows: Sequence[LedgerRow]) -> None:
     if not rows:
         return
-    page.heading("The longest jobs")
+    page.heading("Longest jobs")
     columns = [Column("Document", 52, is_number=False), Column("Job type", 24, is_number=False), Column("Owner", 34, is_number=False)]
-    page.rows([*columns, Column("Ran", 14)], [[one.document or "–", one.type, one.owner, seconds(one.ran_s)] for one in rows])
+    page.rows([*columns, Column("Run time", 14)], [[one.document or "–", one.type, one.owner, seconds(one.ran_s)] for one in rows])

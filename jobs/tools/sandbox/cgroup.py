@@ -60,12 +60,12 @@ def group() -> Iterator[Group | None]:
         yield None
         return
     if not Path(parent, "cgroup.subtree_control").exists():
-        raise NoGroup(f"SANDBOX_CGROUP: {parent} is no control group (v2). Mend or unset it")
+        raise NoGroup(f"SANDBOX_CGROUP: {parent} is not a control group (v2). Fix or unset it")
     made = Group(Path(parent, f"intray-{os.getpid()}-{secrets.token_hex(4)}"))
     try:
         made.path.mkdir()
     except OSError as error:
-        raise NoGroup(f"SANDBOX_CGROUP: no group can be made in {parent} ({error.strerror}). Mend or unset it") from None
+        raise NoGroup(f"SANDBOX_CGROUP: cannot create a group in {parent} ({error.strerror}). Fix or unset it") from None
     try:
         _write_limits(made.path)
         yield made
@@ -79,7 +79,7 @@ def _write_limits(path: Path) -> None:
             (path / name).write_text(value)
         except OSError as error:
             why = f"{name} cannot be set ({error.strerror}): its cgroup.subtree_control must have memory, pids and cpu"
-            raise NoGroup(f"SANDBOX_CGROUP: in {path.parent} {why}. Mend or unset it") from None
+            raise NoGroup(f"SANDBOX_CGROUP: in {path.parent} {why}. Fix or unset it") from None
 
 
 def _remove(path: Path) -> None:

@@ -52,16 +52,16 @@ def why_off() -> str | None:
 def _prove() -> None:
     """Proven once for all; a failure may pass (a machine short of memory), and so is looked at again. Raises `NoSandbox`."""
     if sys.platform != "linux":
-        raise NoSandbox("Projects run in a sandbox that only Linux has.")
+        raise NoSandbox("Projects run in a sandbox that is only available on Linux.")
     if reason := seccomp_filter.why_unknown():
         raise NoSandbox(reason)
     if shutil.which("bwrap") is None:
-        raise NoSandbox("Projects run in a sandbox of bubblewrap, which is not installed here (Debian: apt-get install bubblewrap).")
+        raise NoSandbox("Projects run in a sandbox that needs bubblewrap, which is not installed (Debian: apt-get install bubblewrap).")
     with workplace() as folder:
         (folder / "given").mkdir()
         (folder / "given").chmod(0o755)
         if said := _probe(folder):
-            raise NoSandbox(f"Projects run in a sandbox of bubblewrap 0.8, which does not work here: {said}. See docs/projects.md.")
+            raise NoSandbox(f"Projects run in a sandbox that needs bubblewrap 0.8, which does not work here: {said}. See docs/projects.md.")
 
 
 def _probe(folder: Path) -> str | None:
@@ -73,7 +73,7 @@ def _probe(folder: Path) -> str | None:
         return str(error)
     except OSError as error:
         return error.strerror or "it cannot be started"
-    return None if b'"exit_code": 0' in results else " ".join(said.decode(errors="replace").split())[-MAX_SAID:] or "it said nothing"
+    return None if b'"exit_code": 0' in results else " ".join(said.decode(errors="replace").split())[-MAX_SAID:] or "no output"
 
 
 @contextmanager

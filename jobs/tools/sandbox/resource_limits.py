@@ -77,9 +77,9 @@ class Watch:
             Kill("time", f"It ran longer than {config.sandbox_seconds} s."): self.seconds > config.sandbox_seconds,
             Kill("cpu", f"It used more than {config.sandbox_seconds} s of one CPU."): self.cpu_s > config.sandbox_seconds,
             Kill("memory", GLUTTON.format(config.sandbox_memory_mb)): self.peak_memory > config.sandbox_memory_mb * MEGABYTE,
-            Kill("processes", f"It had more than {MAX_TASKS} processes and threads."): self.most_tasks > MAX_TASKS,
+            Kill("processes", f"It started more than {MAX_TASKS} processes and threads."): self.most_tasks > MAX_TASKS,
             Kill("disk", FULL.format(config.sandbox_disk_mb)): disk.f_bavail == 0,
-            Kill("files", f"It had more than {MAX_FILES:,} files."): disk.f_files - disk.f_ffree > MAX_FILES,
+            Kill("files", f"It created more than {MAX_FILES:,} files."): disk.f_files - disk.f_ffree > MAX_FILES,
         }
         return next((kill for kill, is_over in over.items() if is_over), None)
 

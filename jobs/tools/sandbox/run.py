@@ -57,7 +57,7 @@ class SandboxResult:
         last = text[-LAST_OUTPUT:]
         if len(text) > MAX_LOG:
             job.attach(LOG, text.encode(), "text/plain; charset=utf-8")
-            text = f"[{len(text) - MAX_LOG:,} characters left out here; the whole is in {LOG}]\n{text[-MAX_LOG:]}"
+            text = f"[{len(text) - MAX_LOG:,} characters left out; the full log is in {LOG}]\n{text[-MAX_LOG:]}"
         killed = self.killed and {
             "limit": self.killed.limit,
             "detail": self.killed.detail,
@@ -111,7 +111,7 @@ class _Running:
         if len(self._output) > MAX_OUTPUT:
             self._kill = Kill("output", f"It printed more than {MAX_OUTPUT // MEGABYTE} MB.")
         if len(self._results) > MAX_RESULTS:
-            self._kill = Kill("artifacts", f"It handed out more than {MAX_RESULTS // MEGABYTE} MB.")
+            self._kill = Kill("artifacts", f"Its results are larger than {MAX_RESULTS // MEGABYTE} MB.")
 
     def ask(self, group: Group | None) -> None:
         """Ask the kernel, which ends a group of processes that is too large without a word."""
@@ -126,10 +126,14 @@ class _Running:
             return SandboxResult(KILLED, output, self._kill, usage)
         files = _unpacked(bytes(self._results[1:]))
         if REPORT not in files:
-            raise RuntimeError(f"The sandbox ended without a report. It said: {readable(output[-LAST_OUTPUT:].decode(errors='replace'))}")
+            raise RuntimeError(
+                f"The sandbox ended without a report. Its output: {readable(output[-LAST_OUTPUT:].decode(errors='replace'))}"
+            )
         report = json.loads(files.pop(REPORT))
         if not report["fits"]:
-            raise Permanent(f"The project does not fit into the sandbox, which has {settings().sandbox_disk_mb} MB of disk. Submit less.")
+            raise Permanent(
+                f"The project does not fit into the sandbox, which has {settings().sandbox_disk_mb} MB of disk. Submit a smaller project."
+            )
         kill = Kill("disk", resource_limits.FULL.format(settings().sandbox_disk_mb)) if report["is_full"] else None
         return SandboxResult(report["exit_code"], output, kill, usage, files, report["left_out"])
 
