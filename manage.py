@@ -229,7 +229,7 @@ main.add_command(bench)
 def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
     """Kill, freeze and empty things under load in an installation of its own; exit 1 when a job was lost, stuck or done twice."""
     try:
-        trial = importlib.import_module("tests.chaos.trial")
+        trial = importlib.import_module("tests.support.chaos.trial")
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: chaos is for developers. Run `make test` in a checkout first.") from error
     report = trial.run(trial.Plan(database, seed, minutes * 60, jobs or int(minutes * 60 * 5)), click.echo)

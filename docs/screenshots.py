@@ -20,8 +20,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from docs.samples import seed
-from tests.acceptance.processes import Intray, until
-from tests.browser.starting import LAUNCH
+from tests.support.chromium import LAUNCH
+from tests.support.processes import Intray, until
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
 COLOURS = 128  # enough for our pages; a third of the bytes
