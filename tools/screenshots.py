@@ -19,8 +19,8 @@ from fpdf import FPDF
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
-from tests.acceptance.processes import Intray, until
-from tests.browser.starting import LAUNCH
+from tests.support.chromium import LAUNCH
+from tests.support.processes import Intray, until
 from tools.samples import seed
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")

@@ -16,9 +16,9 @@ from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
 from monolith.runner.worker.context import RunningJob
-from tests.caldav_server import LOGIN, radicale, with_login
-from tests.conftest import Caller
-from tests.jobs.test_email import again
+from tests.support.caldav_server import LOGIN, radicale, with_login
+from tests.support.callers import Caller
+from tests.support.jobs import run_due, submit_job
 
 __all__ = ["radicale"]
 PARAMS = {"title": "Inspection; ONSITE", "start": "2026-12-01T10:00", "timezone": "Europe/Berlin", "location": "Hall 3\nDoor 2"}
@@ -31,15 +31,9 @@ def write(admin: Caller, radicale: str, intray_settings: Callable[..., None]) ->
     intray_settings(CALDAV_URL=with_login(radicale))
 
     def one(**params: Any) -> Any:
-        return again(submitted(admin, **params))
+        return run_due(submit_job(admin, "calendar", params=params)["id"])
 
     return one
-
-
-def submitted(admin: Caller, **params: Any) -> str:
-    answer = admin.post("/api/v1/jobs", json={"type": "calendar", "params": params})
-    assert answer.status_code == 202, answer.text
-    return str(answer.json["id"])
 
 
 def stored(row: Any) -> Any:
@@ -73,13 +67,13 @@ def _calendar(event: Any) -> Calendar:
 def test_a_job_that_runs_again_changes_nothing_even_when_others_wrote_meanwhile(write: Write, admin: Caller, action: str) -> None:
     params = PARAMS if action == "create" else {"action": action, "uid": write(**PARAMS).result["uid"]}
     params = {**params, "title": "First"} if action != "cancel" else params
-    job_id = submitted(admin, **params)
+    job_id = submit_job(admin, "calendar", params=params)["id"]
     claim = lifecycle.claim(job_id, worker="one that dies")
     assert claim
     done = registry.find("calendar").function(RunningJob(claim), claim.job.params)  # and its outcome is not recorded
     lifecycle.interrupt(job_id, claim.number, "its worker died")
     other = write(action="update", uid=done["uid"], title="Second")
-    row = again(job_id)
+    row = run_due(job_id)
     assert (row.status, row.result["sequence"]) == ("finished", other.result["sequence"])
     assert "nothing was changed" in row.result["note"]
     assert stored(row)["summary"] == "Second"
@@ -135,7 +129,7 @@ def test_a_server_that_is_away_is_tried_again(write: Write, intray_settings: Cal
     row = write(**PARAMS)
     assert (row.status, row.error_type) == ("scheduled", "CalendarUnavailable")
     intray_settings(CALDAV_URL=with_login(radicale))
-    assert again(row.id).status == "finished"
+    assert run_due(row.id).status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +188,7 @@ class _answering:
 
 @pytest.mark.parametrize("action", ["create", "update", "cancel"])
 def test_without_a_calendar_the_event_is_kept_as_a_file(admin: Caller, action: str) -> None:
-    row = again(submitted(admin, **(PARAMS if action != "cancel" else {}), action=action, uid="some"))
+    row = run_due(submit_job(admin, "calendar", params={**(PARAMS if action != "cancel" else {}), "action": action, "uid": "some"})["id"])
     assert (row.status, row.result["written"], [file.name for file in row.artefacts]) == ("finished", False, ["event.ics"])
     file = admin.get(f"/api/v1/jobs/{row.id}/artifacts/event.ics").data
     assert (b"METHOD:CANCEL" if action == "cancel" else b"BEGIN:VTIMEZONE") in file

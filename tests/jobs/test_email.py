@@ -8,21 +8,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import select
-from sqlalchemy.orm import selectinload, undefer
 
 from jobs.tools.mail import smtp, templates
 from monolith.config import settings
-from monolith.db.engine import read_session
-from monolith.db.models import Job
 from monolith.errors import BadSetting, Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
 from monolith.runner.worker import execute
 from monolith.runner.worker.context import RunningJob
-from tests.conftest import Caller
-from tests.mail_server import ACCEPTED, DROP, HANG, PASSWORD, USER, MailServer, new_certificate
-from tests.runner.test_lifecycle import make_due
+from tests.support.callers import Caller
+from tests.support.jobs import run_due
+from tests.support.mail_server import ACCEPTED, DROP, HANG, PASSWORD, USER, MailServer, new_certificate
 
 A, B = "a@example.org", "b@example.org"
 PARAMS = {"to": [A], "subject": "Grüße", "text": "Dear <b>all</b>,\nit is done."}
@@ -43,25 +39,9 @@ def send(admin: Caller, server: MailServer, intray_settings: Callable[..., None]
     def one(**params: Any) -> Any:
         answer = admin.post("/api/v1/jobs", json={"type": "email", "params": {**PARAMS, **params}})
         assert answer.status_code == 202, answer.text
-        return again(answer.json["id"])
+        return run_due(answer.json["id"])
 
     return one
-
-
-def ledger(job_id: str) -> Any:
-    loaded = (undefer(Job.result), undefer(Job.error_trace), selectinload(Job.events), selectinload(Job.artefacts))
-    with read_session() as session:
-        return session.scalar(select(Job).where(Job.id == job_id).options(*loaded))
-
-
-def again(job_id: str) -> Any:
-    """Run what waits, now."""
-    row = ledger(job_id)
-    if row.status == "scheduled":
-        make_due(row)
-        lifecycle.queue_due(10)
-    execute.run(job_id)
-    return ledger(job_id)
 
 
 def marks(row: Any) -> list[str]:
@@ -88,7 +68,7 @@ def test_a_greylist_and_a_connection_lost_in_the_message_are_tried_again(send: S
     server.will(answer)
     row = send()
     assert (row.status, row.attempt, row.error_type) == ("scheduled", 1, "SendFailed")
-    done = again(row.id)
+    done = run_due(row.id)
     assert (done.status, done.attempt, done.result["sent"]) == ("finished", 2, True)
     assert len({got.message["Message-ID"] for got in server.received}) == 1
     assert done.result["repeated"] == ([A] if answer == DROP else [])  # a 451 says that the server does not have it
@@ -108,7 +88,7 @@ def test_a_refused_message_can_be_sent_when_a_person_starts_it_again(send: Send,
     row = send()
     server.recipients = {}
     assert lifecycle.requeue(row.id)
-    done = again(row.id)
+    done = run_due(row.id)
     assert (done.status, done.result["repeated"], done.result["refused"]) == ("finished", [], [])
 
 
@@ -124,7 +104,7 @@ def test_one_of_two_recipients_put_off_gets_it_later_and_the_other_not_again(sen
     row = send(to=[A, B])
     assert (row.status, row.error_type) == ("scheduled", "SendFailed")
     server.recipients.clear()
-    done = again(row.id)
+    done = run_due(row.id)
     assert [got.recipients for got in server.received] == [[A], [B]]
     assert [one["address"] for one in done.result["accepted"]] == [A, B]
 
@@ -135,7 +115,7 @@ def test_a_run_that_was_lost_after_the_acceptance_is_not_sent_again(send: Send, 
     assert claim
     registry.find("email").function(RunningJob(claim), claim.job.params)  # and its outcome is not recorded
     lifecycle.interrupt(job_id, claim.number, "its worker died")
-    done = again(job_id)
+    done = run_due(job_id)
     assert len(server.received) == 1
     assert (done.status, done.result["sent"]) == ("finished", True)
     assert "not sent again" in done.result["note"]
@@ -147,7 +127,7 @@ def test_a_run_that_was_lost_while_sending_is_sent_once_more_and_says_so(send: S
     assert claim
     RunningJob(claim).mark("sending", f"{A}: ")
     lifecycle.interrupt(job_id, claim.number, "its worker died")
-    done = again(job_id)
+    done = run_due(job_id)
     assert (done.result["repeated"], len(server.received)) == ([A], 1)
     assert "sending once more" in [event.note for event in done.events]
 
@@ -155,9 +135,9 @@ def test_a_run_that_was_lost_while_sending_is_sent_once_more_and_says_so(send: S
 def test_what_happened_is_marked_even_when_the_job_was_stopped_meanwhile(send: Send, server: MailServer, admin: Caller) -> None:
     job_id = admin.post("/api/v1/jobs", json={"type": "email", "params": PARAMS}).json["id"]
     server.will(lambda: ACCEPTED if lifecycle.stop(job_id, tell_worker=False) else "451 no")
-    assert again(job_id).status == "stopped"
+    assert run_due(job_id).status == "stopped"
     assert lifecycle.requeue(job_id)
-    assert "not sent again" in again(job_id).result["note"]
+    assert "not sent again" in run_due(job_id).result["note"]
     assert len(server.received) == 1
 
 
@@ -174,7 +154,7 @@ def test_an_acceptance_that_was_not_heard_is_unknown(send: Send, server: MailSer
     server.will(HANG)
     row = send()
     assert (row.status, marks(row)) == ("scheduled", ["sending"])
-    assert again(row.id).result["repeated"] == [A]
+    assert run_due(row.id).result["repeated"] == [A]
 
 
 def test_a_server_that_is_away_is_tried_again(send: Send, server: MailServer, intray_settings: Callable[..., None]) -> None:
@@ -185,7 +165,7 @@ def test_a_server_that_is_away_is_tried_again(send: Send, server: MailServer, in
 
 def test_without_a_server_the_message_is_kept_as_a_file(admin: Caller) -> None:
     job_id = admin.post("/api/v1/jobs", json={"type": "email", "params": PARAMS}).json["id"]
-    row = again(job_id)
+    row = run_due(job_id)
     assert (row.status, row.result["sent"], [file.name for file in row.artefacts]) == ("finished", False, ["message.eml"])
     assert "SMTP_URL" in row.result["note"]
     assert f"X-Intray-Job: {job_id}".encode() in admin.get(f"/api/v1/jobs/{job_id}/artifacts/message.eml").data
@@ -305,4 +285,4 @@ def test_ordinary_users_neither_see_nor_submit_mail_but_get_it_as_a_follow_up(al
     execute.run(parent)
     follow_up = alice.get("/api/v1/jobs?type=email").json["data"][0]
     assert follow_up["parent_id"] == parent
-    assert again(follow_up["id"]).status == "finished"
+    assert run_due(follow_up["id"]).status == "finished"

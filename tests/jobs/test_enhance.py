@@ -14,18 +14,11 @@ from jobs.tools.analysis import story_scores
 from jobs.tools.analysis.story_scores import Story
 from monolith.runner.ledger import lifecycle
 from monolith.runner.worker import execute
-from tests.conftest import Caller
-from tests.openai_server import OpenAIServer, answer
+from tests.support.callers import Caller
+from tests.support.openai_server import OpenAIServer, answer
+from tests.support.samples import REFINED, STORY
 
-STORY = {
-    "title": "Revolutionary scanner will change medicine forever",
-    "content": "A startup unveiled a groundbreaking scanner. It reads a scan in a minute. In a trial with 200 patients it found 91% of "
-    "tumours. Some fear surveillance. The code is open-source.",
-    "sector": "health",
-    "impact_tags": ["privacy", "access"],
-}
 SCORES = {"hype_score", "ethics_score", "reality_check", "eli5_summary"}
-REFINED = {"hype_score": 4.5, "ethics_score": 6, "reality_check": "One small trial.", "eli5_summary": "A machine looks inside you."}
 
 
 def submit(user: Caller, story: dict[str, Any] = STORY, **more: Any) -> Any:

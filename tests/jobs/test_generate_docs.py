@@ -21,11 +21,11 @@ from monolith.content.markdown_html import TAGS
 from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.job_types.registry import Permanent, Snooze
-from tests.jobs import documents
-from tests.jobs.test_analyze import README, Paper, Work
-from tests.jobs.test_archive import zipped
-from tests.openai_server import OpenAIServer, Reply, answer
-from tests.web_site import HTML, Site
+from tests.support import documents
+from tests.support.archives import zipped
+from tests.support.openai_server import OpenAIServer, Reply, answer
+from tests.support.papers import README, Paper, Work
+from tests.support.web_site import HTML, Site
 
 CODE = b'''"""Keeps values."""
 

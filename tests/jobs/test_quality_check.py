@@ -15,13 +15,11 @@ from monolith.db.models import Document, Job
 from monolith.job_types import registry
 from monolith.runner.ledger import insert, lifecycle
 from monolith.runner.worker import execute, ledger_worker
-from tests.conftest import Caller
-from tests.jobs import documents
-from tests.jobs.test_quality_rules import GOOD, changed
-from tests.openai_server import OpenAIServer, answer, status
-
-POOR = changed("/^(Applicant|Address):.*?$/", "")  # a blocking and a major finding
-PRAISE = {"summary": "A flawless application.", "score": 100, "findings": []}
+from tests.support import documents
+from tests.support.callers import Caller
+from tests.support.jobs import run_due, submit_text
+from tests.support.openai_server import OpenAIServer, answer, status
+from tests.support.samples import GOOD, POOR, PRAISE
 
 
 @pytest.fixture
@@ -33,19 +31,13 @@ def model(intray_settings: Callable[..., None]) -> Iterator[OpenAIServer]:
 
 
 def submit(user: Caller, text: str = GOOD, kind: str = "application", **more: Any) -> dict[str, Any]:
-    said = user.post("/api/v1/documents", json={"text": text, "kind": kind, **more})
-    assert said.status_code == 201, said.json
-    found: dict[str, Any] = said.json
-    return found
+    return submit_text(user, text, kind=kind, **more)
 
 
 def run(job_id: str, times: int = 1) -> None:
     """Run it as a worker does, when it is due."""
     for _ in range(times):
-        with write_session() as session:
-            session.execute(update(Job).where(Job.id == job_id, Job.status == "scheduled").values(run_at=now() - 1))
-        lifecycle.queue_due(10)
-        execute.run(job_id)
+        run_due(job_id)
 
 
 def checked(user: Caller, text: str = GOOD, times: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:

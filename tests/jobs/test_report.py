@@ -16,7 +16,9 @@ from jobs.tools.report import csv_export
 from monolith.db.engine import read_session, write_session
 from monolith.db.models import Document, Job, User, new_id
 from monolith.runner.worker import execute, report_queries
-from tests.conftest import Caller
+from tests.support.callers import Caller
+
+pytestmark = pytest.mark.databases
 
 DAY_S = 86400.0
 NOW = time.time()  # only a day that is over is asked for by its date

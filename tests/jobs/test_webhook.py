@@ -24,8 +24,8 @@ from monolith.runner.webhooks import dispatch
 from monolith.runner.webhooks.dispatch import WebhookTask
 from monolith.runner.webhooks.models import Delivery, Webhook
 from monolith.runner.worker import context, execute
-from tests.conftest import Caller
-from tests.receiver import Receiver, drip, hang, hang_up, status
+from tests.support.callers import Caller
+from tests.support.receiver import Receiver, drip, hang, hang_up, status
 
 
 @pytest.fixture

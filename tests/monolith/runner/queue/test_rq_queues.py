@@ -1,0 +1,67 @@
+"""What a push leaves in Redis is what RQ's own `enqueue_call` leaves: an RQ that changes it is noticed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from monolith.job_types import registry
+from monolith.runner.ledger.insert import NewJob
+from monolith.runner.queue import rq_queues
+from tests.support.callers import Caller
+from tests.support.jobs import new_jobs
+
+pytestmark = pytest.mark.databases
+
+MOMENTS = (b"created_at", b"enqueued_at")
+
+
+@pytest.fixture
+def submit(alice: Caller) -> Callable[..., list[NewJob]]:
+    return lambda number, **wanted: new_jobs(alice.user.id, number=number, **wanted)
+
+
+def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
+    """Each key with its type, content and time to live; moments only by their length, as they pass."""
+    redis = rq_queues.connection()
+    readers = {b"hash": redis.hgetall, b"list": lambda key: redis.lrange(key, 0, -1), b"set": redis.smembers, b"zset": lambda key: key}
+    found = {}
+    for key in redis.scan_iter():
+        kind = redis.type(key)
+        content = readers[kind](key)
+        if kind == b"hash":
+            content = {name: len(value) if name in MOMENTS else value for name, value in content.items()}
+        found[key] = (kind, content, redis.ttl(key))
+    return found
+
+
+def enqueue_with_rq(job: NewJob) -> None:
+    timeout = registry.find(job.type).timeout + rq_queues.MARGIN_S
+    options = {"result_ttl": rq_queues.RESULT_TTL_S, "failure_ttl": rq_queues.FAILURE_TTL_S, "description": "job"}
+    rq_queues.queue(job.rq_queue).enqueue_call(rq_queues.FUNCTION, args=(job.id,), job_id=job.id, timeout=timeout, **options)
+
+
+@pytest.mark.parametrize(("number", "priority"), [(1, "normal"), (3, "high")])
+def test_a_push_leaves_in_redis_what_rq_itself_leaves(submit, number, priority):
+    jobs = submit(number, priority=priority)
+    ours = everything_in_redis()
+    rq_queues.connection().flushall()
+    for job in jobs:
+        enqueue_with_rq(job)
+    assert ours == everything_in_redis()
+    assert len(ours) == number + 2  # a hash for each, the queue, the set of queues
+
+
+def test_jobs_of_several_queues_are_pushed_in_order_with_one_round_trip(submit, monkeypatch):
+    calls = []
+    execute = rq_queues.connection().pipeline().__class__.execute
+    monkeypatch.setattr("redis.client.Pipeline.execute", lambda self, *args: calls.append(1) or execute(self, *args))
+    jobs = [*submit(2), *submit(2, priority="low")]
+    assert len(calls) == 2  # one for each submission
+    rq_queues.connection().flushall()
+    rq_queues.push(jobs)
+    assert len(calls) == 3
+    for name, ids in (("default.normal", jobs[:2]), ("default.low", jobs[2:])):
+        assert rq_queues.queue(name).get_job_ids() == [job.id for job in ids]

@@ -1,0 +1,313 @@
+"""The clock: one leader, duties that do not stop each other, and what it pushes again; on each database, with real Redis."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select, text, update
+from structlog.testing import capture_logs
+
+from monolith.db.engine import now, read_session, write_session
+from monolith.db.models import Job, JobEvent, Lease
+from monolith.runner.ledger import lifecycle
+from monolith.runner.queue import rq_queues
+from monolith.runner.scheduler import clock, recovery
+from monolith.runner.scheduler.clock import Clock, PeriodicTask
+from monolith.runner.scheduler.recovery import MissingMessages
+from monolith.runner.worker import execute
+from tests.support.callers import Caller
+from tests.support.jobs import new_jobs
+from tests.support.processes import Intray, until
+
+pytestmark = pytest.mark.databases
+
+QUEUE = "default.normal"
+
+
+@pytest.fixture
+def submit(alice: Caller) -> Callable[..., list[str]]:
+    """Submit so many jobs, some seconds ago."""
+
+    def some(number: int, **wanted: object) -> list[str]:
+        jobs = new_jobs(alice.user.id, number=number, **wanted)
+        with write_session() as session:
+            session.execute(update(Job).where(Job.queued_at.is_not(None)).values(queued_at=Job.queued_at - 5))
+        return [job.id for job in jobs]
+
+    return some
+
+
+def lose(*job_ids: str) -> None:
+    for job_id in job_ids:
+        assert rq_queues.connection().lrem(rq_queues.queue(QUEUE).key, 0, job_id) == 1
+
+
+def messages() -> list[str]:
+    return rq_queues.queue(QUEUE).get_job_ids()
+
+
+def push_missing(missing: MissingMessages) -> list[str]:
+    """Push what is missing; what was pushed, in its order."""
+    before = len(messages())
+    for _ in missing.push():
+        pass
+    return messages()[before:]
+
+
+def statuses(job_ids: list[str]) -> set[str]:
+    with read_session() as session:
+        return set(session.scalars(select(Job.status).where(Job.id.in_(job_ids))))
+
+
+def make_due(job_ids: list[str]) -> None:
+    with write_session() as session:
+        session.execute(update(Job).where(Job.id.in_(job_ids)).values(run_at=now() - 1))
+
+
+# ---- messages that are missing
+
+
+@pytest.mark.parametrize("places", [[0], [2], [3], [8], [0, 4, 5, 8], list(range(9))])
+def test_what_is_missing_is_pushed_and_nothing_else_wherever_it_stood(submit, monkeypatch, places):
+    monkeypatch.setattr(recovery, "PAGE", 3)
+    monkeypatch.setattr(recovery, "BATCH", 2)
+    monkeypatch.setattr(rq_queues, "IDS_AT_ONCE", 4)
+    jobs = submit(9)
+    lose(*(jobs[place] for place in places))
+    assert set(push_missing(MissingMessages())) == {jobs[place] for place in places}
+    assert sorted(messages()) == sorted(jobs)
+
+
+def test_a_job_that_a_worker_claims_meanwhile_is_not_pushed(submit):
+    claimed, waiting = submit(2)
+    lose(claimed, waiting)
+    with read_session() as session:
+        moment = session.scalar(select(now()))
+    lifecycle.claim(claimed, "w")
+    assert recovery._push_again([claimed, waiting], moment) == 1
+    assert messages() == [waiting]
+
+
+def test_a_job_that_was_queued_a_moment_ago_is_not_missing(submit):
+    job = submit(1)
+    with write_session() as session:
+        session.execute(update(Job).values(queued_at=now() - 1))
+    lose(*job)
+    assert push_missing(MissingMessages()) == []
+
+
+def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(submit, monkeypatch):
+    monkeypatch.setattr(recovery, "REST", 10**6)
+    monkeypatch.setattr(recovery, "BATCH", 2)
+    jobs = submit(8)
+    missing = MissingMessages()
+    lose(jobs[0])
+    assert push_missing(missing) == [jobs[0]]
+    lose(jobs[1], jobs[2])
+    assert push_missing(missing) == []
+    lose(jobs[3])  # more than a batch: that is a loss, and no worker's doing
+    assert set(push_missing(missing)) == set(jobs[1:4])
+
+
+def test_what_an_emptied_redis_lost_is_pushed_at_once_although_its_queue_rests(submit, monkeypatch):
+    monkeypatch.setattr(recovery, "REST", 10**6)
+    jobs = submit(3)
+    missing = MissingMessages()
+    lose(jobs[0])
+    assert push_missing(missing) == [jobs[0]]
+    rq_queues.connection().flushall()
+    assert set(push_missing(missing)) == set(jobs)
+
+
+def test_a_single_lost_message_is_found_after_the_rest(submit, monkeypatch):
+    monkeypatch.setattr(recovery, "REST", 0)
+    jobs = submit(3)
+    missing = MissingMessages()
+    for job in jobs:
+        lose(job)
+        assert push_missing(missing) == [job]
+
+
+def test_thousands_of_messages_that_redis_lost_are_pushed_within_seconds_and_each_once(submit):
+    jobs = submit(5000)
+    rq_queues.connection().flushall()
+    over = threading.Event()
+    ticking = threading.Thread(target=clock.run, args=(over.is_set, over.wait))
+    ticking.start()
+    try:
+        until(lambda: len(messages()) >= len(jobs), within=20)
+    finally:
+        over.set()
+        ticking.join()
+    assert sorted(messages()) == sorted(jobs)
+
+
+# ---- duties
+
+
+def test_more_due_jobs_than_one_batch_are_all_queued_in_one_tick(submit, monkeypatch):
+    monkeypatch.setattr(clock, "BATCH", 2)
+    jobs = submit(5, delay=60)
+    make_due(jobs)
+    Clock(lambda: False, "a").tick()
+    assert statuses(jobs) == {"queued"}
+
+
+def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
+    jobs = submit(1, delay=60)
+    silent = submit(1)
+    lifecycle.claim(silent[0], "a worker that died")
+    with write_session() as session:
+        session.execute(text("DROP TABLE samples"))
+        session.execute(text("DROP TABLE tallies"))
+        session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
+    one = Clock(lambda: False, "a")
+    with capture_logs() as logged:
+        one.tick()
+        make_due(jobs)
+        make_up(one, "judge_alerts")
+
+        def have_failed() -> bool:
+            one.tick()  # its time in each tick is short: a slow machine needs several
+            failed = {line["duty"] for line in logged if line["log_level"] == "error"}
+            return failed == {"sample", "fold_tallies", "judge_alerts", "prune"}
+
+        until(have_failed)
+    assert statuses([*jobs, *silent]) == {"queued"}
+
+
+def make_up(one: Clock, duty_name: str) -> None:
+    """As if it were time for this duty."""
+    next(duty for duty in one._chores if duty.name == duty_name).due_at = 0.0
+
+
+def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks(submit, intray_settings, redis_url):
+    jobs, silent, waiting = submit(1, delay=60), submit(1), submit(1)
+    lose(*silent, *waiting)
+    lifecycle.claim(silent[0], "a worker that died")
+    with write_session() as session:
+        session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
+    make_due(jobs)
+    one = Clock(lambda: False, "a")
+    intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
+    one.tick()
+    assert statuses([*jobs, *silent]) == {"queued"}
+    intray_settings(REDIS_URL=redis_url)
+    for _ in range(20):  # a tick has little time for each duty, and a busy machine less
+        one.tick()
+    assert waiting[0] in messages()
+
+
+def test_after_the_database_was_away_workers_first_get_time_to_say_that_they_live(submit, intray_settings, database_url):
+    jobs = submit(1)
+    lifecycle.claim(jobs[0], "a worker that could not write its heartbeat")
+    with write_session() as session:
+        session.execute(update(Job).values(heartbeat_at=now() - 31))
+    one = Clock(lambda: False, "a")
+    intray_settings(DATABASE_URL="postgresql://127.0.0.1:1/nothing")
+    one.tick()
+    intray_settings(DATABASE_URL=database_url)
+    one._away_until = 0.0
+    one.tick()
+    assert statuses(jobs) == {"started"}
+    one._lost.due_at = 0.0
+    one.tick()
+    assert statuses(jobs) == {"queued"}
+
+
+def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():
+    done = []
+
+    def steps():
+        for number in range(3):
+            done.append(number)
+            yield
+
+    duty = PeriodicTask("count", steps, every_s=3600)
+    for expected in ([0], [0, 1], [0, 1, 2]):
+        duty.work(lambda: False)
+        assert done == expected
+    duty.work(lambda: True)  # the end of the third step
+    duty.work(lambda: True)  # not up for an hour
+    assert done == [0, 1, 2]
+
+
+def test_a_clock_that_lost_its_lease_stops_between_two_steps(submit, monkeypatch):
+    monkeypatch.setattr(clock, "BATCH", 1)
+    monkeypatch.setattr(clock, "RENEW_S", 0)
+    jobs = submit(3, delay=60)
+    make_due(jobs)
+    queue_due = lifecycle.queue_due
+
+    def while_another_takes_over(limit: int) -> list[Job]:
+        with write_session() as session:
+            session.execute(update(Lease).values(holder="another", expires_at=now() + 60))
+        return queue_due(limit)
+
+    monkeypatch.setattr(lifecycle, "queue_due", while_another_takes_over)
+    one = Clock(lambda: False, "a")
+    one.tick()
+    one.tick()
+    with read_session() as session:
+        assert sorted(session.scalars(select(Job.status))) == ["queued", "scheduled", "scheduled"]
+
+
+# ---- several clocks
+
+
+@pytest.fixture
+def clocks(new_intray: Callable[..., Intray], database_url: str, redis_url: str, intray_settings: object) -> Intray:
+    """Three real clocks, of which one leads."""
+    one = new_intray(DATABASE_URL=database_url, REDIS_URL=redis_url, JOB_PACKAGES="jobs,tests.trial_jobs", LOG_FORMAT="json")
+    for _ in range(3):
+        one.spawn("clock")
+    one.wait_until(lambda: leader() is not None)
+    return one
+
+
+def leader() -> int | None:
+    """The process id of the clock that leads."""
+    with read_session() as session:
+        holder = session.scalar(select(Lease.holder).where(Lease.expires_at > now()))
+    return int(holder.split(":")[-2]) if holder else None
+
+
+def end(one: Intray, pid: int, number: signal.Signals) -> None:
+    process = next(process for process in one.spawned if process.pid == pid)
+    process.send_signal(number)
+    process.wait(20)
+
+
+def test_when_the_leading_clock_is_killed_another_takes_over_and_what_is_due_starts_once(clocks, submit):
+    killed = leader()
+    job = submit(1, delay=60)[0]
+    end(clocks, killed, signal.SIGKILL)
+    make_due([job])
+    clocks.wait_until(lambda: statuses([job]) == {"queued"}, within=15)
+    assert leader() not in (None, killed)
+    clocks.wait_until(lambda: messages() == [job])
+    execute.run(job)
+    with read_session() as session:
+        events = list(session.scalars(select(JobEvent.name).where(JobEvent.job_id == job)))
+    assert (events.count("queued"), events.count("started")) == (1, 1)
+
+
+def test_a_leading_clock_that_is_stopped_hands_over_at_once(clocks):
+    stopped = leader()
+    end(clocks, stopped, signal.SIGTERM)
+    clocks.wait_until(lambda: leader() not in (None, stopped), within=5)  # its lease would have lasted 10 s
+
+
+def test_clocks_survive_a_database_that_lacks_their_tables(clocks):
+    """An old database, or one in trouble: they wait, and do not end."""
+    with write_session() as session:
+        session.execute(text("ALTER TABLE leases RENAME TO away"))
+    clocks.wait_until(lambda: clocks.output().count("leases") >= 3)
+    with write_session() as session:
+        session.execute(text("ALTER TABLE away RENAME TO leases"))
+        session.execute(update(Lease).values(expires_at=0))
+    clocks.wait_until(lambda: leader() is not None)
+    assert [process.poll() for process in clocks.spawned] == [None, None, None]

@@ -1,0 +1,187 @@
+"""The faults, and the scheduler that strikes with one every few seconds, in an order that its seed decides."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+from redis import RedisError
+
+from tests.support.chaos.fleet import Fleet, Post, children, send
+
+BUSY_S = 3.0
+TINY = 1  # bytes: every command that needs memory is refused
+
+
+@dataclass
+class Faults:
+    """Strikes the fleet for `seconds`. `long_s` is how long what is frozen or away stays so; `rests` the seconds between two strikes."""
+
+    fleet: Fleet
+    seed: int
+    seconds: float
+    long_s: float = 20.0
+    silent_s: float = 35.0  # longer than a worker may be silent
+    rests: tuple[float, float] = (1.0, 3.0)
+    timeline: list[tuple[float, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+        self._started_at = time.monotonic()
+        self._is_mended = threading.Event()
+        self._passing: list[threading.Thread] = []
+
+    def run(self) -> None:
+        """Every kind once, in a random order; then at random until the time is over. No fault goes on when it returns."""
+        self._started_at = time.monotonic()
+        once = self._rng.sample(list(self.kinds), len(self.kinds))
+        while once or time.monotonic() < self._started_at + self.seconds:
+            name = once.pop() if once else self._rng.choices(list(self.kinds), [self.weights.get(kind, 1) for kind in self.kinds])[0]
+            self._strike(name)
+            time.sleep(self._rng.uniform(*self.rests))
+        self._is_mended.set()
+        for fault in self._passing:
+            fault.join()
+        self.fleet.mend()
+
+    def _meanwhile(self, fault: Callable[[], None]) -> None:
+        self._passing.append(threading.Thread(target=fault, daemon=True))
+        self._passing[-1].start()
+
+    def _strike(self, name: str) -> None:
+        at = time.monotonic() - self._started_at
+        said = self.kinds[name]()
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.timeline.append((round(at, 1), f"{name} {said or ''}".strip()))
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return {
+            "child_killed": 4,
+            "worker_killed": 3,
+            "clock_killed": 2,
+            "web_killed": 2,
+            "redis_emptied": 2,
+            "redis_killed_and_emptied": 2,
+        }
+
+    @property
+    def kinds(self) -> dict[str, Callable[[], str | None]]:
+        """Every kind of fault of this fleet, by name."""
+        kinds: dict[str, Callable[[], str | None]] = {
+            "child_killed": self._kill_child,
+            "worker_killed": lambda: self._kill("worker"),
+            "all_workers_killed": self._kill_all_workers,
+            "web_killed": lambda: self._kill("web"),
+            "clock_killed": lambda: self._kill("clock"),
+            "child_frozen": self._freeze_child,
+            "worker_frozen": lambda: self._freeze("worker", self._rng.uniform(1, self.long_s)),
+            "worker_frozen_with_child": lambda: self._freeze("worker", self._rng.uniform(1, self.long_s), with_children=True),
+            "web_frozen": lambda: self._freeze("web", self._rng.uniform(1, self.long_s)),
+            "clock_frozen": lambda: self._freeze("clock", self._rng.uniform(1, self.long_s)),
+            "redis_killed": lambda: self.fleet.keep_away(self._one("redis"), signal.SIGKILL, self._rng.uniform(0, self.long_s / 4)),
+            "redis_killed_and_emptied": self._kill_and_empty_redis,
+            "redis_emptied": self._empty_redis,
+            "redis_frozen": lambda: self._freeze("redis", self._rng.uniform(1, self.long_s)),
+            "redis_full": self._fill_redis,
+            "everything_told_to_stop": lambda: f"all ended after {self.fleet.deploy():.1f} s",
+        }
+        if self.silent_s:
+            kinds["worker_silent"] = lambda: self._freeze("worker", self.silent_s)
+        if self.fleet.cluster:
+            return kinds | {
+                "database_crashed": lambda: self.fleet.keep_away(self._one("postgresql"), signal.SIGQUIT, 0),
+                "database_away": lambda: self.fleet.keep_away(self._one("postgresql"), signal.SIGQUIT, self.long_s),
+            }
+        return kinds | {"database_locked": self._lock_sqlite}
+
+    def _one(self, kind: str) -> Post:
+        return self._rng.choice(self.fleet.named(kind))
+
+    def _kill(self, kind: str) -> str:
+        post = self._one(kind)
+        self.fleet.kill(post)
+        return post.name
+
+    def _kill_all_workers(self) -> None:
+        for post in self.fleet.named("worker"):
+            self.fleet.kill(post)
+
+    def _kill_child(self) -> str:
+        busy = self._busy()
+        if busy:
+            self.fleet.kills += 1
+            send(self._rng.choice(busy), signal.SIGKILL)
+        return "" if busy else "(none was there)"
+
+    def _busy(self) -> list[int]:
+        """The children of workers, after waiting some seconds for one."""
+        give_up_at = time.monotonic() + BUSY_S
+        while time.monotonic() < give_up_at:
+            if found := [pid for post in self.fleet.named("worker") if post.pid for pid in children(post.pid)]:
+                return found
+            time.sleep(0.01)
+        return []
+
+    def _freeze(self, kind: str, seconds: float, *, with_children: bool = False) -> str:
+        post = self._one(kind)
+        if post.pid:
+            self.fleet.freeze([post.pid, *(children(post.pid) if with_children else [])], seconds)
+        return f"{post.name} for {seconds:.0f} s"
+
+    def _freeze_child(self) -> str:
+        seconds, busy = self._rng.uniform(1, self.long_s), self._busy()
+        self.fleet.freeze([self._rng.choice(busy)] if busy else [], seconds)
+        return f"for {seconds:.0f} s" if busy else "(none was there)"
+
+    def _kill_and_empty_redis(self) -> None:
+        redis = self._one("redis")
+        self.fleet.keep_away(redis, signal.SIGKILL, self._rng.uniform(0.5, self.long_s / 4))
+        if redis.process:
+            redis.process.wait()
+        for folder in self.fleet.home.glob("appendonly*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _empty_redis(self) -> str | None:
+        try:
+            self.fleet.redis.flushall()
+        except RedisError as error:
+            return f"({error})"
+        return None
+
+    def _fill_redis(self) -> str | None:
+        try:
+            self.fleet.redis.config_set("maxmemory", TINY)
+        except RedisError as error:
+            return f"({error})"
+        seconds = self._rng.uniform(1, self.long_s / 2)
+
+        def give_back() -> None:
+            self._is_mended.wait(seconds)
+            with suppress(RedisError):
+                self.fleet.redis.config_set("maxmemory", 0)
+
+        self._meanwhile(give_back)
+        return f"for {seconds:.0f} s"
+
+    def _lock_sqlite(self) -> str:
+        """Somebody holds the write lock for longer than a writer waits for it."""
+        seconds = self._rng.uniform(1, self.long_s)
+
+        def hold() -> None:
+            path = self.fleet.home / "intray.sqlite3"
+            with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                self._is_mended.wait(seconds)
+                connection.execute("ROLLBACK")
+
+        self._meanwhile(hold)
+        return f"for {seconds:.0f} s"

@@ -1,0 +1,178 @@
+"""The promises that one fault at a time can show: each test breaks one thing in a running fleet."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy import create_engine, insert
+from sqlalchemy.orm import Session
+
+from monolith.db.models import Job, User, new_id
+from tests.support.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
+from tests.support.chaos.ledger import Ledger, runs_in
+from tests.support.databases import has_postgresql
+from tests.support.processes import until
+
+WAITING = 5000
+NewFleet = Callable[..., Fleet]
+
+
+@pytest.fixture
+def fleet_of(tmp_path: Path) -> Iterator[NewFleet]:
+    """Start a fleet: `fleet_of("sqlite", workers=2)`."""
+    with ExitStack() as stack:
+        yield lambda database, **options: stack.enter_context(new_fleet(tmp_path, database, **options))
+
+
+@pytest.mark.timeout(300)
+def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=0, clocks=2)
+    ids = _queue(fleet, WAITING)
+    fleet.redis.flushall()
+    emptied_at = time.monotonic()
+    until(lambda: fleet.redis.llen("rq:queue:default.normal") == WAITING, 60)
+    seconds = time.monotonic() - emptied_at
+    assert seconds < 20, f"pushed again after {seconds:.1f} s"
+    fleet.hire(2)
+    until(lambda: len(runs_in(tmp_path / "runs")) >= 40, 60)
+    fleet.redis.flushall()
+    until(lambda: fleet.redis.llen("rq:queue:default.normal") > 0, 60)
+    known = len(runs_in(tmp_path / "runs"))
+    until(lambda: len(runs_in(tmp_path / "runs")) >= known + 40, 60)
+    runs = runs_in(tmp_path / "runs")
+    assert set(runs.values()) == {1}
+    assert {claim for _, claim in runs} == {1}
+    assert {job for job, _ in runs} <= set(ids)
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_of_everything_with_20_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
+    fleet = fleet_of("sqlite", workers=4, SHUTDOWN_GRACE="3")
+    ids = [_submit(fleet, "chaos_sleep", seconds=12) for _ in range(20)]
+    until(lambda: _count(fleet, "started") == 20, 60)
+    assert fleet.deploy() < EXIT_S
+    jobs = _when_over(fleet, 60)
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims, jobs[one].crashes) for one in ids} == {("finished", 1, 2, 0)}
+
+
+@pytest.mark.timeout(300)
+def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_once(fleet_of: NewFleet, tmp_path: Path) -> None:
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=3)
+    ids = [_submit(fleet, "chaos_sleep", seconds=4) for _ in range(2)]
+    talkative = _submit(fleet, "chaos_steps", seconds=4)
+    until(lambda: all(_note(fleet, one) for one in (*ids, talkative)), 60)  # one that cannot say its step is put aside, and runs again
+    fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
+    until(lambda: not fleet.posts["postgresql"].pid, 20)
+    answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json={"type": "chaos_quick"}, headers=_headers(fleet), timeout=30)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+    until(lambda: bool(fleet.cluster and fleet.cluster.answers()), 60)
+    jobs = _when_over(fleet, 60)
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert (jobs[talkative].status, jobs[talkative].attempt, jobs[talkative].crashes) == ("finished", 1, 0)
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_and_its_job_outlive_redis_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    worker = fleet.posts["worker-0"].pid
+    ids = [_submit(fleet, "chaos_sleep", seconds=3), _submit(fleet, "chaos_quick")]
+    until(lambda: _count(fleet, "started") == 1, 60)
+    fleet.keep_away(fleet.posts["redis"], signal.SIGKILL, 6)
+    jobs = _when_over(fleet, 90)
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert fleet.posts["worker-0"].pid == worker
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+@pytest.mark.timeout(300)
+def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    job_id = _submit(fleet, "chaos_sleep", seconds=3)
+    until(lambda: _count(fleet, "started") == 1 and len(runs_in(tmp_path / "runs")) == 1, 60)
+    frozen = fleet.posts["worker-0"]
+    until(lambda: _frozen_between_writes(fleet, frozen), 20)
+    fleet.hire(1)
+    second = _when_over(fleet, 90)[job_id]
+    fleet.thaw()
+    until(lambda: "job_overtaken" in fleet.intray.output() or not fleet.children_of(frozen), 30)
+    pages = _read(fleet)
+    assert pages.jobs[job_id].ended_at == second.ended_at
+    assert (pages.jobs[job_id].claims, pages.jobs[job_id].attempt) == (2, 1)
+    assert (pages.follow_ups[job_id], pages.files[job_id]) == (1, 1)
+    assert [name for _, name, _, _ in pages.events[job_id]].count("finished") == 1
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+def _frozen_between_writes(fleet: Fleet, post: Post) -> bool:
+    """Freeze the worker; False, and thawed again, where that hit a write: SQLite's only lock would then be held for ever."""
+    fleet.freeze([post.pid, *fleet.children_of(post)], 600)
+    try:
+        with closing(sqlite3.connect(f"{fleet.home}/intray.sqlite3", timeout=2, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        fleet.thaw()
+        return False
+    return True
+
+
+def _headers(fleet: Fleet) -> dict[str, str]:
+    return {"Authorization": f"Bearer {fleet.token}"}
+
+
+def _submit(fleet: Fleet, name: str, **params: Any) -> str:
+    body = {"type": name, "params": params}
+    answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json=body, headers=_headers(fleet), timeout=30)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def _note(fleet: Fleet, job_id: str) -> str | None:
+    """What the job has said that it does."""
+    note: str | None = requests.get(f"{fleet.intray.base_url}/api/v1/jobs/{job_id}", headers=_headers(fleet), timeout=30).json()[
+        "progress_note"
+    ]
+    return note
+
+
+def _queue(fleet: Fleet, count: int) -> list[str]:
+    """Jobs in the ledger that wait since a minute: by HTTP, five thousand would take most of the test's time."""
+    engine = create_engine(f"sqlite:///{fleet.home}/intray.sqlite3")
+    row = {"type": "chaos_quick", "queue": "default", "priority": "normal", "params": {}, "status": "queued", "max_attempts": 1}
+    with Session(engine) as session, session.begin():
+        owner = session.query(User.id).scalar()
+        rows = [{**row, "id": new_id(), "owner_id": owner, "queued_at": time.time() - 60} for _ in range(count)]
+        session.execute(insert(Job), rows)
+    engine.dispose()
+    return [str(one["id"]) for one in rows]
+
+
+def _count(fleet: Fleet, status: str) -> int:
+    return sum(job.status == status for job in _read(fleet).jobs.values())
+
+
+def _when_over(fleet: Fleet, within: float) -> dict[str, Job]:
+    ledger = Ledger(fleet.database_url)
+    try:
+        until(lambda: ledger.live() == 0, within, lambda: fleet.intray.output()[-3000:])
+        return ledger.read().jobs
+    finally:
+        ledger.close()
+
+
+def _read(fleet: Fleet) -> Any:
+    ledger = Ledger(fleet.database_url)
+    try:
+        return ledger.read()
+    finally:
+        ledger.close()
