@@ -18,14 +18,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from tests.acceptance.processes import ROOT, drop_database, new_database, postgresql_server
 
 from monolith.config import settings
 from monolith.db import engine
 from monolith.db.models import Base, Document
 from monolith.runner.ledger import search
-
-__all__ = ["postgresql_server"]
+from tests.support.databases import drop_database, new_database
+from tests.support.processes import ROOT
 
 SCRIPTS = ScriptDirectory.from_config(engine.migrations())
 REVISIONS = [script.revision for script in reversed(list(SCRIPTS.walk_revisions()))]
