@@ -78,7 +78,7 @@ class BenchCommands(click.Group):
 
 def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
     if is_asked:
-        from monolith import version
+        from monolith.config import version
 
         click.echo(f"Intray {version()}")
         context.exit()
@@ -257,11 +257,11 @@ def ai() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def test_ai(as_json: bool) -> None:
     """Test the language model with one small, paid request. Exits with 1 if it fails or none is configured."""
+    from jobs.tools.llm import connection_test
     from monolith import logs
-    from monolith.runner.llm import connection_test
 
     logs.configure("ai")
-    found = connection_test.try_out()
+    found = connection_test.run_connection_test()
     click.echo(json.dumps(found) if as_json else f"{found['message']} ({found['duration_ms']} ms, {found['usd']} USD)")
     if not found["ok"]:
         raise SystemExit(1)

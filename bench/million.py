@@ -133,7 +133,7 @@ def _said(owner_id: int, jobs: int) -> dict[str, Any]:
         f"Step {{n}} of {'abcdefghijklmnopqrstuvwxyzABCDEF'[number]} could not be done: no answer from 10.0.0.1" for number in range(CAUSES)
     ]
     traces = [
-        f'{TRACE}  File "{error_fingerprint.ROOT}jobs/analyze.py", line 9, in step_{number % 3}\n    go()\n' for number in range(CAUSES)
+        f'{TRACE}  File "{error_fingerprint.OURS}jobs/analyze.py", line 9, in step_{number % 3}\n    go()\n' for number in range(CAUSES)
     ]
     keys = [
         error_fingerprint.fingerprint_of(*said).key

@@ -70,7 +70,7 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     backoff=exponential(2),
     timeout=120,
     io_bound=client.configured,
-    at_once=first_scores,
+    preview=first_scores,
     identity=story_of,
 )
 def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import tomllib
-from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from monolith import aliases
 
 if TYPE_CHECKING:
     from flask import Flask
 
-
-@cache
-def version() -> str:
-    """The version in pyproject.toml; without that file, that of the installed package."""
-    try:
-        text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
-    except FileNotFoundError:
-        return importlib.metadata.version("intray")
-    return str(tomllib.loads(text)["project"]["version"])
+aliases.install()
 
 
 def create_app() -> Flask:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
 import secrets
 import tempfile
+import tomllib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -22,6 +24,7 @@ from marshmallow.validate import Length, OneOf, Range
 
 from monolith.errors import BadSetting
 
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, templates/, jobs/
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
@@ -97,6 +100,16 @@ class Settings:
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
         return {name: value for name in ("max_attempts", "timeout", "backoff") if (value := _override(job_type, name))}
+
+
+@cache
+def version() -> str:
+    """The version in pyproject.toml; without that file, that of the installed package."""
+    try:
+        text = (ROOT / "pyproject.toml").read_text()
+    except FileNotFoundError:
+        return importlib.metadata.version("intray")
+    return str(tomllib.loads(text)["project"]["version"])
 
 
 @cache

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from monolith import config, version
+from monolith import config
+from monolith.config import version
 from tools import env_example
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +49,7 @@ def test_where_it_is_installed_the_version_is_that_of_the_package(tmp_path: Path
     shutil.copy(ROOT / "monolith" / "__init__.py", tmp_path / "monolith")
     (tmp_path / "intray-1.2.3.dist-info").mkdir()
     (tmp_path / "intray-1.2.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.4\nName: intray\nVersion: 1.2.3\n")
-    done = python("-c", "from monolith import version; print(version())", cwd=tmp_path)
+    done = python("-c", "from monolith.config import version; print(version())", cwd=tmp_path)
     assert done.stdout == "1.2.3\n", done.stderr
 
 
@@ -60,7 +61,7 @@ def test_the_command_line_loads_nothing_heavy_until_a_command_runs() -> None:
     code = "import json, sys; before = set(sys.modules); import manage; print(json.dumps(sorted(set(sys.modules) - before)))"
     done = python("-c", code)
     loaded = {name for name in json.loads(done.stdout) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert {name for name in loaded if name.split(".")[0] != "click"} == {"manage", "monolith", "monolith.errors"}
+    assert {name for name in loaded if name.split(".")[0] != "click"} == {"manage", "monolith", "monolith.aliases", "monolith.errors"}
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monolith.config import ROOT
 from monolith.content.fetch import DOCX, fetch
 from monolith.job_types.registry import Document, Permanent
 
@@ -294,9 +294,6 @@ def _table_text(table: Table) -> str:
 
 
 READERS = {"pdf": _text_of_pdf, "docx": _text_of_docx}  # run apart
-
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def text_apart(kind: str, content: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +9,6 @@ from markupsafe import Markup
 
 from monolith.db.models import MARK, Job, JobEvent
 
-MARKDOWN_READER = "monolith.content.markdown_html:html_of"  # found by name: nothing here imports jobs
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 WORDS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 STATUS_WORDS = {
@@ -156,8 +154,9 @@ def browser_words(user_agent: str) -> str:
 
 def prose(markdown: str) -> Markup:
     """Markdown of a job or a model as HTML that can do nothing: no script, no picture, no link but to pages."""
-    module, _, function = MARKDOWN_READER.partition(":")
-    return Markup(getattr(importlib.import_module(module), function)(str(markdown)))  # noqa: S704 - it is sanitised there
+    from monolith.content import markdown_html  # heavy: only pages with results need it
+
+    return Markup(markdown_html.html_of(str(markdown)))  # noqa: S704 - it is sanitised there
 
 
 FILTERS = (

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.functions import FunctionElement
 
-from monolith.config import settings
+from monolith.config import ROOT, settings
 from monolith.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def migrations() -> Config:
     from alembic.config import Config  # only those that migrate pay for it
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(ROOT / "monolith" / "migrations"))
     return config
 
 

@@ -51,10 +51,10 @@ def _said(*what: Any) -> bytes:
 
 
 def _preview(wanted: JobSpec, document: Document | None) -> dict[str, Any] | None:
-    if wanted.type.at_once is None:
+    if wanted.type.preview is None:
         return None
     handed = Handed(document.title, document.tags or [], document.media_type, _head(document)) if document else None
-    return wanted.type.at_once(wanted.params, handed)
+    return wanted.type.preview(wanted.params, handed)
 
 
 def _head(document: Document) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 
+from monolith import aliases
 from monolith.config import settings
 from monolith.errors import FieldError, Invalid, Permanent, Snooze
 from monolith.job_types.interface import Delivery, Document, FailedJob, Handed, Job, Ledger, LedgerRow, Submitter
@@ -68,7 +69,7 @@ __all__ = [
     "job_type",
 ]
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
-AtOnce = Callable[[dict[str, Any], Handed | None], dict[str, Any] | None]
+Preview = Callable[[dict[str, Any], Handed | None], dict[str, Any] | None]
 PRIORITIES = ("critical", "high", "normal", "low")  # the most urgent first
 
 
@@ -104,7 +105,7 @@ class JobType:
     io_bound: bool | Callable[[], bool] = False
     submittable_by: str = "anyone"
     automatic: Automatic | None = None
-    at_once: AtOnce | None = None
+    preview: Preview | None = None
     identity: Callable[[dict[str, Any]], Any] | None = None
     on_failure: Callable[[FailedJob], None] | None = None
 
@@ -174,9 +175,10 @@ def job_type(
     io_bound: bool | Callable[[], bool] = False,
     submittable_by: str = "anyone",
     automatic: Automatic | None = None,
-    at_once: AtOnce | None = None,
+    preview: Preview | None = None,
     identity: Callable[[dict[str, Any]], Any] | None = None,
     on_failure: Callable[[FailedJob], None] | None = None,
+    **former: Any,
 ) -> Callable[[JobFunction], JobFunction]:
     """Declare the decorated function as a job type; it is handed back untouched.
 
@@ -186,22 +188,35 @@ def job_type(
     A function says so for types that wait only where something is set up.
     submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
     Intray alone submits it, and people do not see it among their jobs.
-    automatic: which kinds of documents get it by being submitted. at_once: what can be said in milliseconds, in the answer to the
-    submission. identity: what of the params makes it the same work: asked for again by the same owner, the same job answers.
+    automatic: which kinds of documents get it by being submitted. preview: computes, within milliseconds, what the answer to the
+    submission shows at once. identity: what of the params makes it the same work: asked for again by the same owner, the same job answers.
     on_failure: called when the job has failed for good, however that came; it must be quick and touch nothing outside.
     The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
     Raises ValueError when the declaration is wrong.
     """
 
+    io_bound, preview = _by_former_names(former, io_bound, preview)
+
     def declare(function: JobFunction) -> JobFunction:
         how = partial(JobType, max_attempts=max_attempts, backoff=backoff, timeout=timeout, available=available, io_bound=io_bound)
-        who = partial(how, submittable_by=submittable_by, automatic=automatic, identity=identity, at_once=at_once, on_failure=on_failure)
+        who = partial(how, submittable_by=submittable_by, automatic=automatic, identity=identity, preview=preview, on_failure=on_failure)
         declared = who(function.__name__, *_words(function), function, queue, params, takes, alternatives)
         _check(declared)
         _declared[declared.name] = replace(declared, **_overrides(declared))
         return function
 
     return declare
+
+
+def _by_former_names(former: dict[str, Any], io_bound: Any, preview: Any) -> tuple[Any, Any]:
+    """The values of `io_bound` and `preview`, also when given as `waits` and `at_once`, their names until 0.9."""
+    for name, now in (("waits", "io_bound"), ("at_once", "preview")):
+        if name in former:
+            aliases.warn(f"job_type({name}=...)", f"job_type({now}=...)")
+    io_bound, preview = former.pop("waits", io_bound), former.pop("at_once", preview)
+    if former:
+        raise TypeError(f"job_type() got an unexpected keyword argument {next(iter(former))!r}")
+    return io_bound, preview
 
 
 def _words(function: JobFunction) -> tuple[str, str]:
@@ -260,3 +275,10 @@ def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) ->
         who = "Intray" if discover()[name].is_internal else "admins"
         why = f"Only {who} can submit jobs of type {name}"
     raise Invalid.field(pointer, f"{why}. Choose one of: {', '.join(types)}.")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Later":
+        aliases.warn("monolith.job_types.registry.Later", "Snooze")
+        return Snooze
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

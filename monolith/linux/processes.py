@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 PROCESSES = Path("/proc")
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("orphan_guard.py")
 
 
 @cache

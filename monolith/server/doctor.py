@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -28,8 +27,6 @@ from monolith.runner.queue import rq_queues
 from monolith.runner.queue.redis_client import options_of
 from monolith.runner.webhooks import endpoints
 from monolith.server import run_all
-
-SANDBOX_CHECK = "jobs.tools.sandbox.launch:why_off"  # found by name: nothing here imports jobs
 
 SHORTEST_SECRET = 16  # characters
 FULL = 0.9  # of the connections that a server gives
@@ -219,7 +216,7 @@ def _llm() -> str:
     limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
     if limits and settings().openai_model not in settings().llm_prices:
         raise Trouble(f"The budget has no effect, because no price is set for {settings().openai_model}. Set it in LLM_PRICES.")
-    found = connection_test.try_out()
+    found = connection_test.run_connection_test()
     if not found["ok"]:
         raise Trouble(f"{found['message']} Run `manage.py ai test` to try again.")
     return f"{found['model']} answered in {found['duration_ms']} ms"
@@ -256,12 +253,11 @@ def _check_email() -> str:
 
 
 def _sandbox() -> str:
-    """No trouble where there is none: job types that need one are off then, and say so to whoever asks for them."""
-    module, _, function = SANDBOX_CHECK.partition(":")
-    try:
-        reason: str | None = getattr(importlib.import_module(module), function)()
-    except ModuleNotFoundError:
+    """A missing sandbox is not a problem: the job types that need one are off and say so."""
+    build = registry.discover().get("build")
+    if build is None:
         return "not needed by any job type"
+    reason = build.unavailable_reason
     limits = f"{settings().sandbox_memory_mb} MB, {settings().sandbox_seconds} s"
     return f"not available: {reason}" if reason else f"works (tested just now); each project may use {limits}"
 

@@ -11,18 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 
 import structlog
 
-from monolith.config import settings
+from monolith.config import ROOT, settings
 from monolith.db import engine
 from monolith.errors import BadSetting
 from monolith.logs import is_readable, mask
 from monolith.server import redis_server
 from monolith.server.child_processes import ChildProcess, StopSignal, end
 
-MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
+MANAGE = ROOT / "manage.py"
 ADMIN = "admin@localhost"
 GRACE_S = 25.0
 REDIS_GRACE_S = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
-from monolith import version
+from monolith.config import version
 from monolith.db import engine
 from monolith.runner.ledger import lease
 from monolith.runner.queue import rq_queues

@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, Response, render_template
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
-from monolith import version
+from monolith.config import version
 from monolith.web.problems import HttpProblem, answer
 
 

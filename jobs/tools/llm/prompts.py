@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "prompts"
+from monolith.config import ROOT
+
+FOLDER = ROOT / "jobs" / "prompts"
 
 
 @cache

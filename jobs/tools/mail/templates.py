@@ -9,13 +9,14 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from monolith.config import ROOT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-FOLDER = Path(__file__).resolve().parent.parent / "mail_templates"
+FOLDER = ROOT / "jobs" / "mail_templates"
 MAX_SUBJECT = 200
 MAX_ADDRESS = 254
 _ADDRESS = re.compile(

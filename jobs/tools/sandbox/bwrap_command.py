@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from monolith.config import settings
+from monolith.config import ROOT, settings
 
 from ...tools.sandbox import init_process
 
@@ -123,7 +123,7 @@ def _programs() -> list[str]:
     """/usr and our Python; what is ours and happens to lie within them is hidden again."""
     pythons = [Path(one) for one in (sys.prefix, sys.base_prefix)]
     shown = {Path("/usr"), *pythons, *(one.resolve() for one in pythons)}
-    ours = {settings().home, settings().home.resolve(), Path(__file__).resolve().parents[2]}
+    ours = {settings().home, settings().home.resolve(), ROOT}
     hidden = {one for one in ours if any(one.is_relative_to(place) for place in shown)}
     words: list[str] = []
     for path in sorted(shown | hidden):  # parents come first, so that each lies upon what is around it

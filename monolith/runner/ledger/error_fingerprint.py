@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = f"{Path(__file__).resolve().parents[2]}/"
+from monolith.config import ROOT
+
+OURS = f"{ROOT}/"
 MAX_MESSAGE = 300  # characters of a message that tell causes apart
 KEY_LENGTH = 16
 
@@ -60,5 +61,5 @@ def _place(trace: str) -> str:
     if not ours:
         return ""
     path, function = ours[-1]
-    short = path.removeprefix(ROOT) if path.startswith(ROOT) else "/".join(path.split("/")[-2:])
+    short = path.removeprefix(OURS) if path.startswith(OURS) else "/".join(path.split("/")[-2:])
     return f"{short} in {function}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import Any
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
+from monolith import aliases
 from monolith.db.engine import now, read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
@@ -26,7 +26,7 @@ from monolith.runner.webhooks import delivery
 from monolith.runner.webhooks.delivery import RunningDelivery
 from monolith.runner.worker.report_queries import SeenLedger
 
-DOCUMENT_READER = "monolith.content.extract_text:read_document"  # found by name: nothing here imports jobs
+FORMER_METHODS = {"once": "cached", "calling": "circuit"}
 MARKING_S = 20.0  # how long a mark waits for a database that is away
 QUIET_S = 0.2  # the same step is written down at most this often
 
@@ -51,8 +51,9 @@ class RunningDocument:
     @cached_property
     def text(self) -> str:
         """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
-        module, _, function = DOCUMENT_READER.partition(":")
-        text: str = getattr(importlib.import_module(module), function)(self)
+        from monolith.content import extract_text  # heavy: only for jobs that read one
+
+        text = extract_text.read_document(self)
         search.keep_text(self.id, text)
         return text
 
@@ -95,6 +96,13 @@ class RunningJob:
         """Of who submitted it, or what it follows from."""
         with read_session() as session:
             return session.scalar(select(User.email).where(User.id == self._claim.job.owner_id)) or ""
+
+    def __getattr__(self, name: str) -> Any:
+        """Former names of methods, for job types outside this repository; until 0.10."""
+        if name not in FORMER_METHODS:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        aliases.warn(f"job.{name}()", f"job.{FORMER_METHODS[name]}()")
+        return getattr(self, FORMER_METHODS[name])
 
     @cached_property
     def preview(self) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from rq.job import Job, JobStatus
 from monolith.runner.queue.rq_queues import FUNCTION
 from monolith.runner.worker import execute
 
+FORMER_FUNCTION = "monolith.runner.running.run"  # in messages that were queued before the upgrade to 0.9; until 0.10
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_DATA = 1000  # bytes: ours has about a hundred
 # What `queues.push`, the worker, and RQ where it requeues a failed one (an empty `exc_info`) write down, and no more.
@@ -63,7 +64,7 @@ def why_refused(job_id: str, fields: dict[bytes, bytes]) -> str:
         return f"it has an unexpected field {more[0][:40]!r}"
     if odd := [name.decode() for name in NUMBERS if fields.get(name) and not _is_number(fields[name])]:
         return f"its {odd[0]} is not a number of seconds"
-    if _call(fields.get(b"data", b"")) != [FUNCTION, None, [job_id], {}]:
+    if _call(fields.get(b"data", b"")) not in ([function, None, [job_id], {}] for function in (FUNCTION, FORMER_FUNCTION)):
         return f"it calls something other than {FUNCTION} with its id"
     return ""
 
