@@ -15,8 +15,10 @@ import pytest
 from flask import Flask
 
 from monolith import config, version
+from tests.acceptance.processes import NewIntray, new_intray
 from tools import env_example
 
+__all__ = ["new_intray"]
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -82,6 +84,14 @@ def test_commands_of_developers_say_plainly_that_they_are_not_there(deployed: Pa
     assert (done.returncode, done.stdout) == (1, "")
     helped = python("start.py", "--help", cwd=deployed)
     assert helped.returncode == 0 and "  bench " in helped.stdout, helped.stderr
+
+
+@pytest.mark.parametrize("process", ["web", "clock"])
+def test_what_goes_on_without_redis_logs_what_to_do_where_nothing_is_set(new_intray: NewIntray, process: str) -> None:
+    one = new_intray()
+    one.checked("db", "upgrade")
+    one.spawn(process)
+    one.wait_until(lambda: "Redis does not run. Start everything with `make run`" in one.output())
 
 
 def test_the_example_of_an_environment_is_as_the_settings_are() -> None:
