@@ -58,7 +58,7 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
     if reason.code == "retry":
         return escape(f"Tried {times(job.attempt)}. ") + _because(Markup("Next try at {}").format(at), job.error_message)
     if reason.code == "parked":
-        return Markup("It goes on at {}. {}").format(at, job.parked_reason or "")
+        return Markup("It goes on at {}. {}").format(at, job.snooze_reason or "")
     if reason.code == "paused":
         until = Markup(" It goes on at {}.").format(when(reason.until, now)) if reason.until else ""
         return Markup("Such work is paused: {}.{}").format(reason.said.rstrip("."), until)
