@@ -57,7 +57,7 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
     if reason.code == "retry":
         return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt at {}.").format(at)
     if reason.code == "parked":
-        return Markup("{} Resumes at {}.").format(job.parked_reason or "", at)
+        return Markup("{} Resumes at {}.").format(job.snooze_reason or "", at)
     if reason.code == "paused":
         until = Markup(" Resumes at {}.").format(when(reason.until, now)) if reason.until else ""
         return Markup("Paused: {}.{}").format(reason.said.rstrip("."), until)

@@ -155,14 +155,14 @@ def put_off() -> int:
     """Make the wait there is a minute longer, as this machine may be slow; how many seconds it was."""
     with write_session() as session:
         waits = session.scalars(
-            update(LoginAttempts).values(free_at=LoginAttempts.free_at + 60).returning(LoginAttempts.free_at - LoginAttempts.began_at)
+            update(LoginAttempts).values(retry_at=LoginAttempts.retry_at + 60).returning(LoginAttempts.retry_at - LoginAttempts.began_at)
         )
         return round(max(waits)) - 60
 
 
 def wait_out() -> None:
     with write_session() as session:
-        session.execute(update(LoginAttempts).values(free_at=0))
+        session.execute(update(LoginAttempts).values(retry_at=0))
 
 
 def test_while_one_has_to_wait_the_right_password_opens_nothing_either(app: Flask, alice: Caller) -> None:

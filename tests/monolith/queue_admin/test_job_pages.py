@@ -64,7 +64,7 @@ def form(page: str) -> dict[str, list[str]]:
 
 def statuses() -> dict[str, str]:
     with read_session() as session:
-        return dict(session.execute(select(Job.id, Job.status).where(Job.cleaning_id.is_(None))).all())
+        return dict(session.execute(select(Job.id, Job.status).where(Job.trash_id.is_(None))).all())
 
 
 def acts() -> list[tuple[str, str, int | None]]:
@@ -76,7 +76,7 @@ def test_jobs_are_found_by_each_filter_and_by_several(admin: Caller, bob: Caller
     queued, failed, bobs = make(), make(fail="No route to 10.0.0.1"), make(owner=bob, run=True)
     other = make(name="trial_raise", fail="The disk is full")
     with read_session() as session:
-        cause = session.scalar(select(Job.cause).where(Job.id == failed[0]))
+        cause = session.scalar(select(Job.error_group).where(Job.id == failed[0]))
     everything = [*other, *bobs, *failed, *queued]
     for query, expected in (
         ("", everything),
