@@ -118,7 +118,7 @@ def check_files(job: Desk) -> None:
 
 
 def project(files: dict[str, bytes] | None = None) -> Paper:
-    return Paper(zipped(*(files or PROJECT).items()), "application/zip", kind="project", title="tidepool.zip", filename="tidepool.zip")
+    return Paper(zipped(files or PROJECT), "application/zip", kind="project", title="tidepool.zip", filename="tidepool.zip")
 
 
 def headings(result: dict[str, Any]) -> list[str]:

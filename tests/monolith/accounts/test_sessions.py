@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 from sqlalchemy import select, update
-from werkzeug.security import check_password_hash
+from werkzeug.security import check_password_hash, generate_password_hash
 
 from monolith import create_app
 from monolith.accounts import passwords, users
 from monolith.accounts.models import LoginAttempts, UserSession
 from monolith.db.engine import read_session, write_session
+from monolith.db.models import User
 from monolith.errors import Invalid
 from tests.support.callers import Caller
 from tests.support.visitor import PASSWORD, Visitor, signed_in, visitor
@@ -210,6 +211,8 @@ def test_guessing_the_current_password_of_an_open_session_is_limited_too(app: Fl
 
 def test_an_account_that_is_not_there_takes_as_long(app: Flask, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """A password is held against one hash, of the same cost, whether there is an account or not."""
+    with write_session() as session:
+        session.get_one(User, alice.user.id).password_hash = generate_password_hash("a long password")
     costs = []
 
     def check(password_hash: str, password: str) -> bool:
@@ -219,7 +222,7 @@ def test_an_account_that_is_not_there_takes_as_long(app: Flask, alice: Caller, m
     monkeypatch.setattr(passwords, "check_password_hash", check)
     for email in ("alice@example.org", "nobody@example.org"):
         assert users.check_password(email, "wrong") is None
-    assert costs == [alice.user.password_hash.partition("$")[0]] * 2
+    assert len(costs) == 2 and costs[0] == costs[1]
 
 
 # ---- passwords
