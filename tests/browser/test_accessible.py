@@ -84,7 +84,7 @@ def test_nor_on_what_comes_of_acts(look: Callable[[], Page], submitted: dict[str
     page.get_by_role("button", name="Stop…").click()
     expect(page.get_by_role("heading", name=re.compile("^Stop"))).to_be_visible()
     assert findings(page) == []
-    page.get_by_role("button", name="Keys").click()
+    page.get_by_role("button", name="Keyboard shortcuts").click()
     assert findings(page) == []
 
 
