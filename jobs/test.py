@@ -32,7 +32,7 @@ def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     with commands.unpacked(job, params) as project:
         plan = commands.plan("test", project)
         outcome = run.run(job, project, plan, junit_report.MAX_XML, "testing")
-    job.progress(95, "counting")
+    job.progress(95, "counting the results")
     cases, note = _cases(outcome.files)
     if note is None:
         job.attach("junit.xml", next(iter(outcome.files.values())), "application/xml")

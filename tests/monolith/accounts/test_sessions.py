@@ -96,7 +96,7 @@ def test_changing_the_password_ends_all_other_sessions_and_renews_this_one(app: 
     assert here.is_signed_in() and not elsewhere.is_signed_in() and not thief.is_signed_in()
     assert visitor(app).sign_in().status_code == 401
     assert visitor(app).sign_in(password=NEW).status_code == 303
-    assert alice.get("/api/v1/me").status_code == 200, "tokens go on"
+    assert alice.get("/api/v1/me").status_code == 200, "tokens keep working"
 
 
 def test_the_password_is_changed_through_the_api_too(app: Flask, alice: Caller) -> None:
@@ -206,7 +206,7 @@ def test_guessing_the_current_password_of_an_open_session_is_limited_too(app: Fl
     one = signed_in(app)
     answers = [one.post("/account/password", {"current": "wrong", "new": NEW}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [422] * 5 + [429]
-    assert "This is not your password" in answers[0].text and "Try again in 1 second" in answers[5].text
+    assert "This is not your current password" in answers[0].text and "Try again in 1 second" in answers[5].text
 
 
 def test_an_account_that_is_not_there_takes_as_long(app: Flask, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_a_model_without_a_price_costs_nothing_and_says_so(model: OpenAIServer, 
     with capture_logs() as logs:
         job, _ = analyse(alice), analyse(alice, "Another.")
     assert job["cost"] == {"input_tokens": 100, "output_tokens": 20, "usd": 0}
-    assert "No price is known for unheard-of (LLM_PRICES)" in job["result"]["basis"]
+    assert "No price is set for unheard-of (LLM_PRICES)" in job["result"]["basis"]
     assert [line["log_level"] for line in logs if line["event"] == "price_unknown"] == ["warning"]
 
 
