@@ -50,16 +50,16 @@ def change(job_id: str, **values: object) -> None:
 
 def test_its_place_in_line_comes_with_an_estimate_from_the_last_hour(ticking, listening, alice):
     first, *_, last = (submit_job(alice)["id"] for _ in range(6))
-    assert reason(alice, last) == "It is number 6 in line."
+    assert reason(alice, last) == "It is number 6 in the queue."
     with write_session() as session:  # two minutes with something done in the last hour: three jobs a minute
         row = {"queue": "default", "type": "trial_echo"}
         session.execute(insert(Sample), [{**row, "at": 0.0, "finished": 500}, {**row, "at": 1.0, "finished": 4}])
         session.execute(update(Sample).where(Sample.at == 1).values(at=now() - 600))
         session.execute(insert(Sample).values(**row, at=now() - 1200, finished=1, failed=1))
-    assert reason(alice, first) == "It is next in line, under a minute by what was done in the last hour."
-    assert reason(alice, last) == "It is number 6 in line, about 2 minutes by what was done in the last hour."
+    assert reason(alice, first) == "It is next in the queue; it should start in less than a minute, judging by the last hour."
+    assert reason(alice, last) == "It is number 6 in the queue; it should start in about 2 minutes, judging by the last hour."
     new = alice.post("/api/v1/jobs", json={"type": "trial_echo"}).json
-    assert new["waiting_reason"] == "It is number 7 in line, about 3 minutes by what was done in the last hour."
+    assert new["waiting_reason"] == "It is number 7 in the queue; it should start in about 3 minutes, judging by the last hour."
     assert "Number 6 in the queue; it should start in about 2 minutes." in on_page(alice, last)
 
 
