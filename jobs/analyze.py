@@ -34,7 +34,7 @@ class Params(Schema):
         validate=validate.Length(max=200),
         metadata={
             "title": "Name of the tool",
-            "description": "What the document is about. Also give a document, a URL, a text or a description.",
+            "description": "The tool or topic that the document is about.",
         },
     )
     description = fields.String(
