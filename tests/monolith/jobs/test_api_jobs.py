@@ -260,12 +260,12 @@ def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the
     assert answer.status_code == 201
     jobs = answer.json["jobs"]
     assert [jobs[place]["waiting_reason"] for place in (0, 1, 499)] == [
-        "It is next in line.",
-        "It is number 2 in line.",
-        "It is number 500 in line.",
+        "It is next in the queue.",
+        "It is number 2 in the queue.",
+        "It is number 500 in the queue.",
     ]
     assert rq_queues.queue("default.normal").get_job_ids() == [job["id"] for job in jobs]
-    assert echo(alice)["waiting_reason"] == "It is number 501 in line."
-    assert echo(alice, priority=10)["waiting_reason"] == "It is next in line."
-    assert alice.get(jobs[1]["links"]["self"]).json["waiting_reason"] == "It is number 3 in line."
+    assert echo(alice)["waiting_reason"] == "It is number 501 in the queue."
+    assert echo(alice, priority=10)["waiting_reason"] == "It is next in the queue."
+    assert alice.get(jobs[1]["links"]["self"]).json["waiting_reason"] == "It is number 3 in the queue."
     assert alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 501}).status_code == 422

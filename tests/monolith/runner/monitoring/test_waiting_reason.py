@@ -114,7 +114,7 @@ def test_its_worker_was_lost_and_it_starts_again(ticking, listening, alice):
     job_id = submit_job(alice)["id"]
     claim = lifecycle.claim(job_id, "w")
     assert claim and lifecycle.interrupt(job_id, claim.number, "its worker died")
-    assert reason(alice, job_id) == "A worker ended while running it, so it starts again. It is next in line."
+    assert reason(alice, job_id) == "A worker stopped while running it, so it starts again. It is next in the queue."
     assert "Interrupted; it will start again." in on_page(alice, job_id)
 
 
@@ -133,4 +133,4 @@ def test_all_workers_are_busy(new_intray: Callable[..., Intray], ticking: None, 
     processes.spawn("worker")
     for _ in range(2):
         last = str(alice.post("/api/v1/jobs", json={"type": "trial_sleep", "params": {"seconds": 45}}).json["id"])
-    until(lambda: reason(alice, last).startswith("All workers are busy. It is next in line"), 40, lambda: reason(alice, last))
+    until(lambda: reason(alice, last).startswith("All workers are busy. It is next in the queue"), 40, lambda: reason(alice, last))
