@@ -113,8 +113,10 @@ def test_the_submit_page_says_how_much_may_be_submitted(alice: Caller, intray_se
     assert "You can’t submit more jobs right now" in alice.get("/").text
 
 
-def test_a_form_that_is_too_large_altogether_is_told_the_limit(alice: Caller, intray_settings: Callable[..., None]) -> None:
-    alice.client.application.config["MAX_CONTENT_LENGTH"] = 256 * 1024
+def test_a_form_that_is_too_large_altogether_is_told_the_limit(
+    alice: Caller, intray_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(alice.client.application.config, "MAX_CONTENT_LENGTH", 256 * 1024)
     answer = alice.post("/submit", data={"file": [(io.BytesIO(b"x" * 150_000), "a.txt"), (io.BytesIO(b"y" * 150_000), "b.txt")]})
     assert answer.status_code == 413 and "larger than 0.25 MB. Send less" in answer.text
 
