@@ -9,6 +9,9 @@ During a deploy this runs while processes of the version before still work, for 
 - Its clock fails when it reports its periodic tasks, empties the trash or retries an error group; it tries again each time.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,12 +31,12 @@ COLUMNS = (  # table as it is called now, old name, new name
     ('leases', 'duties', 'periodic_tasks'),
     ('leases', 'duties_at', 'periodic_tasks_at'),
 )
-OLD_COLUMNS = {  # of `jobs`, for the version before: the type, and the column that has the value now
+OLD_COLUMNS: dict[str, tuple[Any, str]] = {  # of `jobs`, for the version before: the type, and the column that has the value now
     'parked_reason': (sa.String(length=300), 'snooze_reason'),
     'cause': (sa.String(length=16), 'error_group'),
     'cleaning_id': (sa.Integer(), 'trash_id'),
 }
-INDEXES = (  # table, old name, new name, and for SQLite, which cannot rename an index: columns (as they are called now), condition
+INDEXES: tuple[tuple[str, str, str, Sequence[str], str | None, bool], ...] = (  # table, old name, new name, and for SQLite, which cannot rename an index: columns (as they are called now), condition
     ('jobs', 'jobs_in_bin', 'jobs_in_trash', ('trash_id',), 'trash_id IS NOT NULL', False),
     ('jobs', 'jobs_by_cause', 'jobs_by_error_group', ('error_group', 'status', 'type', 'ended_at'),
      'error_group IS NOT NULL AND trash_id IS NULL', False),
@@ -87,7 +90,7 @@ def _rename_column(table: str, old: str, new: str) -> None:
     op.execute(f'ALTER TABLE {table} RENAME COLUMN {old} TO {new}')
 
 
-def _rename_index(table: str, old: str, new: str, columns: list[str], condition: str | None, is_unique: bool) -> None:
+def _rename_index(table: str, old: str, new: str, columns: Sequence[str], condition: str | None, is_unique: bool) -> None:
     if _is_postgresql():
         op.execute(f'ALTER INDEX {old} RENAME TO {new}')
         return
