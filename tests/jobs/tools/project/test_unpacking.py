@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tools.project import unpacking
+from jobs.tools.project import archive, unpacking
 from monolith.job_types.registry import Permanent
 from tests.support.archives import link, tarred, zipped, zipped_link
 
@@ -112,7 +112,7 @@ def padded(size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("archive", "why"),
+    ("bomb", "why"),
     [
         (lambda: zipped({f"{number}": b"\0" * (30 << 20) for number in range(4)}), "more than 100 MB"),
         (lambda: tarred(("a", b"\0" * (101 << 20))), "more than 100 MB"),
@@ -121,8 +121,8 @@ def padded(size: int) -> bytes:
     ],
     ids=["zip", "tar", "files", "folders"],
 )
-def test_a_bomb_is_put_out(archive: object, why: str, place: Path) -> None:
-    packed = archive()  # type: ignore[operator]
+def test_a_bomb_is_put_out(bomb: object, why: str, place: Path) -> None:
+    packed = bomb()  # type: ignore[operator]
     assert len(packed) < 5 << 20
     with pytest.raises(Permanent, match=why):
         unpacking.unpack(packed, place)

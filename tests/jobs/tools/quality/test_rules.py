@@ -108,7 +108,7 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
 
 
 @pytest.mark.parametrize(
-    ("severities", "decision"),
+    ("severities", "expected"),
     [
         ("", "approve"),
         ("minor minor minor minor minor minor", "approve"),
@@ -120,9 +120,9 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
         ("major " * 8, "review"),  # nothing is missing that cannot be dealt with: a person decides
     ],
 )
-def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
+def test_the_decision_follows_from_the_findings(severities: str, expected: str) -> None:
     found = [decision.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
-    assert decision.decision_of(decision.score_of(found), found) == decision
+    assert decision.decision_of(decision.score_of(found), found) == expected
 
 
 def test_what_is_no_application_is_rejected_and_another_kind_has_rules_of_its_own() -> None:

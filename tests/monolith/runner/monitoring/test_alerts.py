@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from structlog.testing import capture_logs
 
 from monolith.db.engine import now, read_session, write_session
-from monolith.db.models import Job, Lease
+from monolith.db.models import Job, Lease, Tally
 from monolith.job_types import registry
 from monolith.runner.ledger import lease, lifecycle
 from monolith.runner.ledger.pauses import Pause
@@ -230,7 +230,7 @@ def test_every_rule_says_how_bad_it_is_when_it_opens_and_what_to_do(admin):
     assert all(rule.severity in ("critical", "warning") and rule.mend.endswith(".") for rule in RULES.values())
     page = admin.get("/admin/alerts").text
     assert all(code in page for code in RULES)
-    assert "more than 10 jobs failed" in page and "more than 50 jobs wait" in page
+    assert "more than 10 jobs failed" in page and "more than 50 jobs are waiting" in page
 
 
 # ---- who is told
@@ -243,7 +243,7 @@ def test_an_alert_is_told_once_when_it_opens_and_once_when_it_closes(judge, subm
             judge()
         with write_session() as session:
             session.execute(delete(Job))
-            session.execute(update(lifecycle.accepting._TALLIES).values(amount=0))
+            session.execute(update(Tally).values(amount=0))
         for _ in range(3):
             judge()
     told = [(line["event"], line["code"], line["log_level"]) for line in lines if line["event"].startswith("alert_")]
