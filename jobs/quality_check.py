@@ -15,8 +15,8 @@ from .tools.analysis import text_stats
 from .tools.llm import client
 from .tools.llm.prompts import prompt
 from .tools.mail import templates
-from .tools.quality import checks, decision
-from .tools.quality.decision import Finding
+from .tools.quality import checks, rules
+from .tools.quality.rules import Finding
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
 MAX_TOLD = 20  # findings that an e-mail lists
@@ -75,7 +75,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     text = document.text
     job.progress(30, "checking the rules")
     checked = checks.check(text, document.kind, datetime.now(UTC).date())
-    by_rules = decision.score_of(checked.findings)
+    by_rules = rules.score_of(checked.findings)
     job.progress(50, "judging")
     judgement, why = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
@@ -111,9 +111,9 @@ def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any
     """
     of_model = [Finding(**{name: _plain(said) for name, said in one.items()}) for one in judgement["findings"]] if judgement else []
     score = min(rules_score, round((rules_score + judgement["score"]) / 2)) if judgement else rules_score
-    everything = decision.in_order([*by_rules, *of_model])
-    outcome = decision.decision_of(score, everything)
-    if outcome == "reject" and decision.decision_of(rules_score, by_rules) != "reject":
+    everything = rules.in_order([*by_rules, *of_model])
+    outcome = rules.decision_of(score, everything)
+    if outcome == "reject" and rules.decision_of(rules_score, by_rules) != "reject":
         outcome = "review"  # a model alone rejects nobody
     listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
     return {"score": score, "decision": outcome, "route": ONLINE if outcome == "approve" else ONSITE, "findings": listed}

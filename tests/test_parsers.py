@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
-from jobs.tools.report import csv_export
 from monolith.auth.pages import own_path
 from monolith.content import markdown_html
 from monolith.content.fetch import seconds_asked, why_unfit
+from monolith.content.formatting import csv_text
 from monolith.documents import job_spec, uploads
 from monolith.errors import Problem
 from monolith.job_types.registry import Permanent
@@ -103,7 +103,7 @@ def test_markdown_of_strangers_holds_nothing_that_acts(markdown: str) -> None:
 @profile
 @given(texts)
 def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
-    assert not csv_export.harmless(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert not csv_text(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
 
 
 @profile
@@ -114,7 +114,7 @@ def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
 )
 def test_an_archive_is_read_or_refused(content: bytes) -> None:
     try:
-        files = archive.files_of(content)
+        files = archive.read_files(content)
     except Permanent as refused:
         assert str(refused)
     else:

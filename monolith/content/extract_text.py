@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from monolith.config import ROOT
 from monolith.content.fetch import DOCX, fetch
-from monolith.job_types.registry import Document, Permanent
+from monolith.errors import Permanent
+from monolith.job_types.interface import Document
 
 if TYPE_CHECKING:
     from docx.table import Table

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from monolith.config import settings
-from monolith.job_types.registry import Permanent, Snooze
+from monolith.errors import Permanent, Snooze
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

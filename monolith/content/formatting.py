@@ -1,4 +1,4 @@
-"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a template filter."""
+"""Formats values for people: statuses, events, times and sizes as template filters (FILTERS), and text for CSV files."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ EVENT_WORDS = {
 MOMENTS = {"time": "%H:%M:%S UTC", "clock": "%H:%M UTC", "datetime": "%-d %b %Y, %H:%M UTC"}
 BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the start of a formula
 MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
 
 
@@ -157,6 +158,11 @@ def prose(markdown: str) -> Markup:
     from monolith.content import markdown_html  # heavy: only pages with results need it
 
     return Markup(markdown_html.html_of(str(markdown)))  # noqa: S704 - it is sanitised there
+
+
+def csv_text(text: str) -> str:
+    """Text for a CSV cell that no spreadsheet takes for a formula: a `'` goes before =, +, -, @, tab and line breaks."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 FILTERS = (

@@ -17,7 +17,7 @@ from monolith.content.fetch import (
     seconds_asked,
     why_unfit,
 )
-from monolith.job_types.registry import Permanent
+from monolith.errors import Permanent
 
 WITHIN_S = 15.0
 LOOKED_UP_WITHIN_S = 2.0  # while somebody waits who saves an address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...tools.analysis.text_stats import Reading
+from .text_stats import Reading
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ...tools.analysis import text_stats
-from ...tools.analysis.text_stats import Reading, Sentence
+from . import text_stats
+from .text_stats import Reading, Sentence
 
 MAX_READ = 6_000  # characters, a thousand words: the submitter waits for these scores. The model reads on.
 SHORT = 22  # words of a sentence that a child can follow

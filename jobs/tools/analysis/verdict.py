@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...tools.analysis.text_stats import Reading, Sentence, alike, key_sentences
+from .text_stats import Reading, Sentence, alike, key_sentences
 
 MAX_QUOTES = 6
 

@@ -10,8 +10,8 @@ from monolith.content.extract_text import text_of, title_of
 from monolith.content.fetch import Fetched, FetchFailed, fetch
 from monolith.job_types.registry import Permanent, Snooze
 
-from ...tools.documentation.links import is_same_site, links_of
-from ...tools.documentation.robots import Robots, robots_of, site_of
+from .links import is_same_site, links_of
+from .robots import Robots, robots_of, site_of
 
 MAX_LINKED = 10
 PAUSE_S = 0.5  # between two requests to a site that does not say

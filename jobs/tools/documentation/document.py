@@ -7,7 +7,7 @@ from typing import Any
 
 from monolith.content.markdown_html import anchors_of, document_of, escaped, html_of, link, one_line
 
-from ...tools.documentation.sources import Source
+from .sources import Source
 
 SHOWN_SOURCES = 5  # in the line under a section
 NO_START = "The source does not say how to get started."

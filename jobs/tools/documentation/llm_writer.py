@@ -12,12 +12,12 @@ from monolith.config import settings
 from monolith.content.markdown_html import harmless, one_line
 from monolith.job_types.registry import Job
 
-from ...tools.documentation import local_writer
-from ...tools.documentation.document import Documentation, Passage
-from ...tools.documentation.sources import Material, Source
-from ...tools.llm import client
-from ...tools.llm.prices import what_is_unknown
-from ...tools.llm.prompts import prompt
+from ..llm import client
+from ..llm.prices import what_is_unknown
+from ..llm.prompts import prompt
+from . import local_writer
+from .document import Documentation, Passage
+from .sources import Material, Source
 
 MAX_TEXT, MAX_SECTIONS = 8_000, 30
 LEAST_OF_SOURCE = 200  # characters of each that a model has to see for naming it to mean anything

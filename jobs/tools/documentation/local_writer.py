@@ -6,10 +6,10 @@ import re
 
 from monolith.content.markdown_html import harmless
 
-from ...tools.analysis import text_stats, verdict
-from ...tools.documentation.document import Documentation, Passage
-from ...tools.documentation.outline import excerpt
-from ...tools.documentation.sources import Material, Source
+from ..analysis import text_stats, verdict
+from .document import Documentation, Passage
+from .outline import excerpt
+from .sources import Material, Source
 
 MAX_SECTIONS = 60
 MAX_START, MAX_REFERENCE = 3, 8  # sections that are quoted under these headings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from monolith.content.markdown_html import words_of
 
-from ...tools.analysis import text_stats
+from ..analysis import text_stats
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -9,9 +9,9 @@ from itertools import count
 from monolith.content.extract_text import text_of
 from monolith.job_types.registry import Document
 
-from ...tools.documentation import outline
-from ...tools.documentation.crawl import Site
-from ...tools.documentation.outline import Section
+from . import outline
+from .crawl import Site
+from .outline import Section
 
 MAX_SECTIONS = 60  # of a document
 MAX_SECTIONS_OF_PAGE = 8

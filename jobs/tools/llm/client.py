@@ -18,8 +18,8 @@ from monolith.config import settings
 from monolith.content.fetch import seconds_asked
 from monolith.job_types.registry import Job, Permanent, Snooze
 
-from ...tools.llm.prices import usage_of, what_is_unknown
-from ...tools.llm.strict_schema import json_schema
+from .prices import usage_of, what_is_unknown
+from .strict_schema import json_schema
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, OpenAI

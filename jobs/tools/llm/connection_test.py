@@ -14,8 +14,8 @@ from marshmallow import Schema, fields
 from monolith.config import settings
 from monolith.job_types.registry import Job, Permanent, Snooze
 
-from ...tools.llm import client
-from ...tools.llm.prices import what_is_unknown
+from . import client
+from .prices import what_is_unknown
 
 OFF = "No language model is set up (OPENAI_API_KEY): the built-in engine is used."
 

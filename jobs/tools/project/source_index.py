@@ -13,11 +13,11 @@ from typing import Any
 from monolith.content.markdown_html import escaped
 from monolith.job_types.registry import Permanent
 
-from ...tools.documentation import outline
-from ...tools.documentation.docstrings import Code, first_comment, read_python
-from ...tools.documentation.outline import Section
-from ...tools.documentation.sources import Material, Source, numbered, readable
-from ...tools.project.archive import files_of
+from ..documentation import outline
+from ..documentation.docstrings import Code, first_comment, read_python
+from ..documentation.outline import Section
+from ..documentation.sources import Material, Source, numbered, readable
+from .archive import read_files
 
 MAX_TEXTS, MAX_CODE = 20, 150  # files
 MAX_FILE = 512 * 1024  # bytes
@@ -59,7 +59,7 @@ TITLES = re.compile(r"(?:readme|about|index|introduction|overview|getting.?start
 
 def of_project(title: str, archive: bytes) -> Material:
     """The project in this archive; each file that says something is a source. Raises `Permanent` when none does."""
-    files, root = _without_root(files_of(archive))
+    files, root = _without_root(read_files(archive))
     ours = {path: content for path, content in files.items() if _is_ours(path)}
     facts, left_out, name = _declared(ours), _left_out(files, ours), numbered()
     texts = [Source(name(), "file", path, None, text, _sections(text)) for path, text in _texts(ours, left_out)]

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from ...tools.analysis import text_stats
-from ...tools.analysis.text_stats import Reading
-from ...tools.quality import consistency
-from ...tools.quality.decision import Finding, in_order
-from ...tools.quality.form_fields import Entry, dates, entries
-from ...tools.quality.rules import FieldRule, Rules, SectionRule, rules_for
+from ..analysis import text_stats
+from ..analysis.text_stats import Reading
+from . import consistency
+from .form_fields import Entry, dates, entries
+from .rules import FieldRule, Finding, Rules, SectionRule, in_order, rules_for
 
 MAX_OF_A_KIND = 3  # findings of the same sort: more would tell nothing new
 LONG_SENTENCE = 35  # words, on average

@@ -8,9 +8,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from itertools import islice
 
-from ...tools.quality.decision import Finding
-from ...tools.quality.form_fields import Amount, Dated, Entry, amount_of, amounts, dates
-from ...tools.quality.rules import DatePeriod, FieldRule, Rules
+from .form_fields import Amount, Dated, Entry, amount_of, amounts, dates
+from .rules import DatePeriod, FieldRule, Finding, Rules
 
 MAX_OF_A_KIND = 3
 OLD = timedelta(days=365)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fpdf.enums import Align
 
-from ...tools.report.pdf import INK, LINE, SOFT, Paper
+from .pdf import INK, LINE, SOFT, Paper
 
 Box = tuple[float, float, float, float]  # left, top, width, height in millimetres
 Colour = tuple[int, int, int]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from monolith.content.formatting import csv_text
 from monolith.job_types.registry import LedgerRow
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -17,7 +18,6 @@ HEAD = ("id", "type", "status", "priority", "document", "owner", "submitted", "s
     *("interruptions", "error_type", "error", "input_tokens", "output_tokens", "usd"),
 )
 MOMENTS = ("created_at", "started_at", "ended_at")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,4 @@ def _cell(name: str, value: Any) -> Any:
         return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
-    return harmless(value) if isinstance(value, str) else value
-
-
-def harmless(text: str) -> str:
-    """The text, which no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return csv_text(value) if isinstance(value, str) else value

@@ -8,8 +8,8 @@ from typing import Any
 
 from monolith.job_types.registry import LedgerRow
 
-from ...tools.report.charts import BLUE, GREEN, GREY, RED, Series, bars, lines, seconds, spans
-from ...tools.report.pdf import Column, Paper
+from .charts import BLUE, GREEN, GREY, RED, Series, bars, lines, seconds, spans
+from .pdf import Column, Paper
 
 MOST_SPANS = 20
 OUTCOMES = (
