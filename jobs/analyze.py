@@ -13,7 +13,6 @@ from monolith.job_types.registry import Job, Permanent, exponential, job_type
 
 from .tools.analysis import maturity_signs, text_stats, verdict
 from .tools.llm import client
-from .tools.llm.prompts import prompt
 
 
 def _check_url(url: str) -> None:
@@ -140,7 +139,7 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
 
 def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
     named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = client.ask(job, instructions=prompt("analyze"), document_text=named + source.text, schema=Verdict)
+    verdict = client.ask(job, instructions=client.prompt("analyze"), document_text=named + source.text, schema=Verdict)
     return {**verdict, **client.credit(source.text)}
 
 

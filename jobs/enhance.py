@@ -11,7 +11,6 @@ from monolith.job_types.registry import Handed, Job, Permanent, exponential, job
 from .tools.analysis import story_scores
 from .tools.analysis.story_scores import Story
 from .tools.llm import client
-from .tools.llm.prompts import prompt
 
 MAX_CONTENT = 100_000
 READABLE = ("text/plain", "text/markdown", "text/x-rst")  # media types that are their own text
@@ -114,7 +113,7 @@ def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
     head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
     try:
-        answer = client.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
+        answer = client.ask(job, instructions=client.prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
     except client.UseLocal as over:
         return None, str(over)
     return {**answer, "engine": client.credit(story.content)["engine"]}, ""

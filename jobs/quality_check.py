@@ -13,7 +13,6 @@ from monolith.job_types.registry import Automatic, FailedJob, Job, exponential, 
 
 from .tools.analysis import text_stats
 from .tools.llm import client
-from .tools.llm.prompts import prompt
 from .tools.mail import templates
 from .tools.quality import checks, rules
 from .tools.quality.rules import Finding
@@ -99,7 +98,7 @@ def _judge(job: Job, text: str) -> tuple[dict[str, Any] | None, str]:
     if not client.configured():
         return None, ""
     try:
-        return client.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement), ""
+        return client.ask(job, instructions=client.prompt("quality_check"), document_text=text, schema=Judgement), ""
     except client.UseLocal as over:
         return None, str(over)
 

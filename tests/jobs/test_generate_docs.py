@@ -243,7 +243,7 @@ def test_a_project_that_says_nothing_fails_with_what_is_missing(files: dict[str,
 
 @pytest.mark.parametrize("source", ["(" * 5000, "x = '\x00'", "def f(:\n", "-" * 100_000 + "1", "\\", "class A:\n" * 200])
 def test_python_that_cannot_be_read_is_no_failure(source: str) -> None:
-    assert read_python(source).fault
+    assert read_python(source).error
 
 
 @pytest.mark.parametrize(
