@@ -30,7 +30,10 @@ class Section:
 
 
 def sections(text: str, most: int) -> tuple[list[Section], int]:
-    """Returns at most `most` sections that have text, and the number of further ones. Too many are reduced by merging the deepest levels."""
+    """Returns at most `most` sections that have text, and the number of further ones.
+
+    If there are too many headings, the deepest levels are merged into the sections above them.
+    """
     marks = _headings(text)
     if not marks:
         found = _by_sentences(text)
