@@ -288,7 +288,7 @@ def bench() -> None:
 @click.option("--minutes", default=10.0, show_default=True, help="How long to run.")
 @click.option("--seed", default=7, show_default=True, help="Random seed for the faults, their order and the mix of jobs.")
 @click.option("--jobs", type=int, help="Number of jobs to submit. Default: 5 per second.")
-@click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
+@click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True, help="Database to test with.")
 def chaos(minutes: float, seed: int, jobs: int | None, database: str) -> None:
     """Load-test a separate installation while killing and freezing its parts. Exits with 1 if a job is lost, stuck or done twice."""
     trial = _for_developers("tests.support.chaos.trial", "chaos")

@@ -84,7 +84,7 @@ def _paths(app: Flask) -> list[str]:
 
 def _some_failure() -> tuple[str, str]:
     with read_session() as session:
-        job_id, cause = session.execute(select(Job.id, Job.cause).where(Job.status == "failed").limit(1)).one()
+        job_id, cause = session.execute(select(Job.id, Job.error_group).where(Job.status == "failed").limit(1)).one()
     return job_id, cause or ""
 
 

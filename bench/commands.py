@@ -113,7 +113,7 @@ def clock(queued: int, finished: int) -> None:
     show_default=True,
     help="Afterwards, raise the load by half this many times, to find the limit.",
 )
-@click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True)
+@click.option("--step-seconds", type=click.FloatRange(min=1), default=30.0, show_default=True, help="Length of each step.")
 def load(minutes: float, per_minute: int, concurrency: int, steps: int, step_seconds: float) -> None:
     """Run a steady load of `analyze` jobs without AI, then raise it to find the limit. Exits with 1 if the load is not sustained."""
     from bench import steady

@@ -44,9 +44,9 @@ SEARCHES = (
 
 # Ages are denser the younger; the statuses are 20 live ones, 50 failed, 10 each of stopped and cancelled, in a thousand.
 JOBS = """
-INSERT INTO jobs (id, owner_id, document_id, type, queue, priority, params, status, result, error_type, error_message, error_trace, cause,
-                  attempt, claims, max_attempts, interruptions, crashes, is_unique, input_tokens, output_tokens, usd, worker, request_id,
-                  created_at, queued_at, run_at, started_at, heartbeat_at, ended_at, cleaning_id)
+INSERT INTO jobs (id, owner_id, document_id, type, queue, priority, params, status, result, error_type, error_message, error_trace,
+                  error_group, attempt, claims, max_attempts, interruptions, crashes, is_unique, input_tokens, output_tokens, usd, worker,
+                  request_id, created_at, queued_at, run_at, started_at, heartbeat_at, ended_at, trash_id)
 SELECT gen_random_uuid()::text, :owner + (n % :users), 'document-' || (n % :documents), t.names[1 + k % cardinality(t.names)],
        t.queues[1 + k % cardinality(t.names)], (ARRAY['normal', 'normal', 'normal', 'high', 'low', 'critical'])[1 + n % 6], '{}', s,
        CASE WHEN s = 'finished' THEN json_build_object('summary', repeat('Some words of a summary. ', 12)) END,
@@ -68,7 +68,7 @@ FROM (SELECT n, n / 7 AS k, 1 + floor(:number * power(random(), 2))::int AS c,
 """
 BESIDES = (
     "INSERT INTO tallies (name, amount, at) SELECT 'accepted', count(*), 0 FROM jobs",
-    "INSERT INTO cleanings (id, cleaned_by, criteria, at)"
+    "INSERT INTO trash (id, trashed_by, criteria, at)"
     " VALUES (1, 'bench@example.org', '{\"status\": \"finished\"}', extract(epoch FROM now()))",
     # the timelines of a tenth
     "INSERT INTO job_events (job_id, at, name, attempt) SELECT id, created_at + i, (ARRAY['submitted', 'started', 'finished'])[i], 1"

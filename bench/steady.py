@@ -194,7 +194,7 @@ def _waits(since: float) -> list[float]:
 def _running(plan: Plan) -> Iterator[Stand]:
     """Web, one worker and a clock with the settings they have by default, but for limits that are not what is measured."""
     submissions.require_empty()
-    port, token = submissions.free_port(), submissions.new_token()
+    port, token = rig.free_port(), submissions.new_token()
     own = {
         "PORT": str(port),
         "HOST": "127.0.0.1",

@@ -12,14 +12,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 
 from sqlalchemy import select
 
+from bench.rig import Say, free_port
 from monolith.accounts import tokens, users
 from monolith.config import settings
 from monolith.db import engine
@@ -30,6 +30,7 @@ from monolith.runner.ledger.audit import Actor
 from monolith.runner.queue import rq_queues
 from monolith.server import child_processes
 from monolith.server.child_processes import ChildProcess
+from monolith.server.run_all import MANAGE
 
 CONNECTIONS = 16
 WARM_UP_S = 1
@@ -37,7 +38,6 @@ BATCH = 500
 BATCH_CONNECTIONS = 4
 STARTING_S = 30.0
 ENDING_S = 10.0
-MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
 MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 SETTINGS = {
     "WEB_CONCURRENCY": "1",
@@ -49,8 +49,6 @@ SETTINGS = {
     "MAX_QUEUED_PER_USER": "100000000",
     "JOB_PACKAGES": "bench.trial_jobs",
 }
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,6 @@ def _commands() -> dict[int, list[str]]:
         ours: [sys.executable, str(MANAGE), "web"],
         bare: [*gunicorn, "--log-level", "warning", "--bind", f"127.0.0.1:{bare}", "bench.bare_route:app"],
     }
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

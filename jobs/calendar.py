@@ -42,16 +42,16 @@ class Params(Schema):
         validate=validate.Regexp(r"[A-Za-z0-9@._+-]{1,200}\Z", error="1 to 200 letters, digits and @ . _ + -"),
         metadata={"description": "The event's id; derived from the job's id if left out when creating"},
     )
-    title = _text(300, "Title of the event; required to create it")
-    start = _time("Start: `2026-12-01T10:00` with `timezone`, or with a UTC offset; required to create it")
-    end = _time("End; defaults to one hour after the start, or keeps the previous duration")
+    title = _text(300, "Required to create an event")
+    start = _time("Such as `2026-12-01T10:00` with `timezone`, or with a UTC offset; required to create an event")
+    end = _time("Defaults to one hour after the start, or keeps the previous duration")
     timezone = fields.String(
         load_default=None,
         allow_none=True,
         validate=_zone,
         metadata={"description": "A name such as `Europe/Berlin`; stored with the event"},
     )
-    location = _text(500, "Location")
+    location = _text(500, "Where the event takes place")
     description = _text(20_000, "Description of the event")
 
     @validates_schema

@@ -43,8 +43,8 @@ def _small(values: dict[str, Any]) -> None:
 
 class Params(Schema):
     to = fields.List(Address(), required=True, validate=validate.Length(1, MAX_RECIPIENTS), metadata={"description": "Recipients"})
-    cc = fields.List(Address(), load_default=list, metadata={"description": "Copy recipients (Cc)"})
-    bcc = fields.List(Address(), load_default=list, metadata={"description": "Hidden copy recipients (Bcc)"})
+    cc = fields.List(Address(), load_default=list, metadata={"description": "Recipients of a copy"})
+    bcc = fields.List(Address(), load_default=list, metadata={"description": "Hidden recipients of a copy"})
     reply_to = Address(load_default=None, allow_none=True, metadata={"description": "Where replies go; `MAIL_FROM` if left out"})
     template = fields.String(
         load_default="message",

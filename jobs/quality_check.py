@@ -75,7 +75,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(30, "checking the rules")
     checked = checks.check(text, document.kind, datetime.now(UTC).date())
     by_rules = rules.score_of(checked.findings)
-    job.progress(50, "judging")
+    job.progress(50, "assessing")
     judgement, why = _judge(job, text)
     verdict = _verdict(checked.findings, by_rules, judgement)
     job.progress(90, "writing")

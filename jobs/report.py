@@ -52,7 +52,7 @@ class Params(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Range(1, MAX_DAYS),
-        metadata={"description": f"The last days including today, instead of dates; defaults to {USUAL_DAYS}"},
+        metadata={"description": f"Number of days up to today, instead of dates; defaults to {USUAL_DAYS}"},
     )
     types = fields.List(
         fields.String(validate=_known),
@@ -87,7 +87,7 @@ def _length(first: date, last: date) -> int:
 
 @job_type(queue="default", params=Params, takes="nothing", max_attempts=2, backoff=fixed(10), timeout=300)
 def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Create a report on the jobs of a period.
+    """Create a report on the jobs in a period.
 
     Covers all jobs submitted in the period: their number and outcomes, run and wait times, the decisions of quality checks, and the
     cost of the language model, by job type and by owner. You get a PDF with charts and a CSV of every job. It covers your own jobs;
@@ -97,12 +97,12 @@ def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
     period = _period(params, datetime.fromtimestamp(job.clock(), UTC))
     ledger = job.ledger(period.start, period.end, params["types"], params["owner"])
-    job.progress(5, "counting")
+    job.progress(5, "counting the jobs")
     found = {**_about(period, params, ledger), **figures.gather(ledger, period)}
     job.progress(30, "writing the table")
     table = csv_export.write(ledger.rows(), lambda done: job.progress(30 + 50 * min(done / max(found["jobs"], 1), 1), "writing the table"))
     job.attach("report.csv", table.content, "text/csv")
-    job.progress(80, "drawing")
+    job.progress(80, "drawing the charts")
     found |= {"csv_rows": table.rows, "csv_is_complete": table.is_complete}
     job.attach("report.pdf", pages.draw(found, ledger.longest(10)), "application/pdf")
     return found

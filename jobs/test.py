@@ -33,7 +33,7 @@ def test(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         plan = commands.plan("test", project)
         spec = SandboxSpec(plan.steps, plan.collect, tool_reports.MAX_REPORT, project.links)
         outcome = run.run(job, project.folder, spec, "testing")
-    job.progress(95, "counting")
+    job.progress(95, "counting the results")
     cases, note = _cases(outcome.files)
     if note is None:
         job.attach("junit.xml", next(iter(outcome.files.values())), "application/xml")

@@ -118,7 +118,8 @@ def settings() -> Settings:
     try:
         return _read(Env())
     except EnvError as error:
-        raise BadSetting(f"{error}. Correct or unset it in the environment.") from error
+        said = str(error).replace("['", "").replace("']", "").rstrip(".")
+        raise BadSetting(f"{said}. Correct it or unset it.") from error
 
 
 def _read(env: Env) -> Settings:

@@ -35,7 +35,7 @@ from tests.support.servers import RedisServer
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-PASSWORD_HASH = generate_password_hash("a long password")  # once: it is slow on purpose
+PASSWORD_HASH = generate_password_hash("a long password", "scrypt:1024:8:1")  # ours cost 32 times as much, at each sign-in
 SYSTEM = ROOT / "tests" / "system"
 SMOKE = SYSTEM / "browser" / "test_smoke.py"  # the one of them that make test runs
 LEFT_OUT = pytest.StashKey[Counter[str]]()
@@ -43,6 +43,13 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well, and what is about databases on PostgreSQL too")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More than there are cores, because tests wait; whole systems wait for most of their time."""
+    cores = len(os.sched_getaffinity(0))
+    return 2 * cores + 1 if config.getoption("--all") else cores + 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

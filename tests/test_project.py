@@ -16,6 +16,7 @@ from flask import Flask
 
 from monolith import config
 from monolith.config import version
+from tests.support.processes import NewIntray
 from tools import env_example
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,8 @@ def test_health_and_the_api_document_show_the_version(app: Flask) -> None:
 
 def test_where_it_is_installed_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     (tmp_path / "monolith").mkdir()
-    shutil.copy(ROOT / "monolith" / "__init__.py", tmp_path / "monolith")
+    for name in ("__init__.py", "aliases.py", "config.py", "errors.py"):
+        shutil.copy(ROOT / "monolith" / name, tmp_path / "monolith")
     (tmp_path / "intray-1.2.3.dist-info").mkdir()
     (tmp_path / "intray-1.2.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.4\nName: intray\nVersion: 1.2.3\n")
     done = python("-c", "from monolith.config import version; print(version())", cwd=tmp_path)
@@ -83,6 +85,14 @@ def test_commands_of_developers_say_plainly_that_they_are_not_there(deployed: Pa
     assert (done.returncode, done.stdout) == (1, "")
     helped = python("start.py", "--help", cwd=deployed)
     assert helped.returncode == 0 and "  bench " in helped.stdout, helped.stderr
+
+
+@pytest.mark.parametrize("process", ["web", "clock"])
+def test_what_goes_on_without_redis_logs_what_to_do_where_nothing_is_set(new_intray: NewIntray, process: str) -> None:
+    one = new_intray()
+    one.checked("db", "upgrade")
+    one.spawn(process)
+    one.wait_until(lambda: "Redis does not run. Start everything with `make run`" in one.output())
 
 
 def test_the_example_of_an_environment_is_as_the_settings_are() -> None:

@@ -28,7 +28,7 @@ def limit(rate: str, what: str, who: str) -> None:
     item = parse(rate)
     is_over = LoginAttempts.began_at <= now() - float(item.get_expiry())
     again = {"count": case((is_over, 1), else_=LoginAttempts.count + 1), "began_at": case((is_over, now()), else_=LoginAttempts.began_at)}
-    new = {"name": _name(what, who), "count": 1, "began_at": now(), "free_at": now()}
+    new = {"name": _name(what, who), "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
         adding = upsert(session, LoginAttempts).values(new).on_conflict_do_update(index_elements=["name"], set_=again)
         count, left_s = session.execute(
@@ -46,11 +46,11 @@ def begin(what: str, who: str) -> None:
     """
     name = _name(what, who)
     waits = case(WAITS_S, value=LoginAttempts.count + 1, else_=case((LoginAttempts.count < FREE, 0.0), else_=LONGEST_S))
-    again: dict[str, Any] = {"count": LoginAttempts.count + 1, "began_at": now(), "free_at": now() + waits}
-    new = {"name": name, "count": 1, "began_at": now(), "free_at": now()}
+    again: dict[str, Any] = {"count": LoginAttempts.count + 1, "began_at": now(), "retry_at": now() + waits}
+    new = {"name": name, "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
         adding = upsert(session, LoginAttempts).values(new)
-        counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=LoginAttempts.free_at <= now())
+        counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=LoginAttempts.retry_at <= now())
         if session.scalar(counted.returning(LoginAttempts.name)) is None:
             raise _too_often(_left(session, name))
 
@@ -59,11 +59,11 @@ def succeeded(what: str, who: str) -> None:
     """Forget what was tried before, and what was tried long ago by anybody."""
     with write_session() as session:
         session.execute(delete(LoginAttempts).where(LoginAttempts.name == _name(what, who)))
-        session.execute(delete(LoginAttempts).where(LoginAttempts.free_at < now() - FORGOTTEN_S))
+        session.execute(delete(LoginAttempts).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
 
 
 def _left(session: Session, name: str) -> float:
-    return session.scalar(select(LoginAttempts.free_at - now()).where(LoginAttempts.name == name)) or 0.0
+    return session.scalar(select(LoginAttempts.retry_at - now()).where(LoginAttempts.name == name)) or 0.0
 
 
 def _too_often(left_s: float) -> TooManyRequests:

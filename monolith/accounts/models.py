@@ -26,9 +26,9 @@ class UserSession(Base):
 class LoginAttempts(Base):
     """How often the same was tried. `name` is a hash: people type passwords where their e-mail belongs."""
 
-    __tablename__ = "tries"
+    __tablename__ = "login_attempts"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     count: Mapped[int]
     began_at: Mapped[float]
-    free_at: Mapped[float] = mapped_column(index=True)  # from then on it may be tried again
+    retry_at: Mapped[float] = mapped_column(index=True)  # from then on it may be tried again

@@ -52,7 +52,7 @@ class TokenRequest(Schema):
         metadata={"description": "`read` can only read; `submit` can also submit; `admin` has all your rights"},
     )
     days = fields.Float(
-        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "When it expires; null: never"}
+        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "Days until it expires; null: never"}
     )
 
 
@@ -90,7 +90,7 @@ class SessionListSchema(ListSchema):
 class Me(MethodView):
     @blueprint.response(200, UserSchema)
     def get(self) -> User:
-        """Show who you are."""
+        """Show your account."""
         user: User = current_user._get_current_object()
         return user
 

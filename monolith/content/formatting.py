@@ -51,7 +51,7 @@ def subject(job: Job) -> str:
 
 def status_words(job: Job) -> str:
     """The status of a job, in words."""
-    if job.status == "scheduled" and job.parked_reason:
+    if job.status == "scheduled" and job.snooze_reason:
         return "Snoozed"
     if job.status == "scheduled" and job.error_message:
         return "Will retry"
@@ -60,7 +60,7 @@ def status_words(job: Job) -> str:
 
 def status_kind(job: Job) -> str:
     """The name of the badge's colour and icon: as the status, but a retry looks different from a plain delay."""
-    return "retrying" if job.status == "scheduled" and job.error_message and not job.parked_reason else job.status
+    return "retrying" if job.status == "scheduled" and job.error_message and not job.snooze_reason else job.status
 
 
 def event_words(event: JobEvent) -> str:

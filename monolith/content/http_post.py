@@ -72,7 +72,7 @@ def why_refused(url: str) -> str | None:
     try:
         in_time(lambda wire: check_target(str(prepared("POST", url).url)), LOOKED_UP_WITHIN_S)
     except Permanent as error:
-        return str(error)
+        return str(error).replace(", or submit the text itself", "")
     except (FetchFailed, TimeoutError):
         return None
     return None

@@ -292,7 +292,8 @@ def _newest_revision() -> str | None:
 
 
 def _reason(error: OperationalError) -> str:
-    return str(error.orig).strip().splitlines()[-1].strip().rstrip(".")
+    lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # such a line is a hint of psycopg
+    return lines[-1].strip().rstrip(".")
 
 
 class PreparedStatement:

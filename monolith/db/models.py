@@ -13,9 +13,9 @@ from monolith.db.engine import now
 OVER = ("finished", "failed", "stopped", "canceled")
 STATUSES = ("queued", "scheduled", "started", *OVER)
 LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no partial index answers for it
-IN_BIN, NOT_IN_BIN = text("cleaning_id IS NOT NULL"), text("cleaning_id IS NULL")
+IN_TRASH, NOT_IN_TRASH = text("trash_id IS NOT NULL"), text("trash_id IS NULL")
 ONE_LIVE = text(f"is_unique AND {LIVE}")
-WITH_CAUSE, IN_REQUEUE = text("cause IS NOT NULL AND cleaning_id IS NULL"), text("requeue_id IS NOT NULL")
+WITH_ERROR_GROUP, IN_REQUEUE = text("error_group IS NOT NULL AND trash_id IS NULL"), text("requeue_id IS NOT NULL")
 
 
 SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
@@ -98,7 +98,7 @@ class Document(Base):
     created_at: Mapped[float] = mapped_column(default=now())
 
     jobs: Mapped[list[Job]] = relationship(
-        primaryjoin="and_(Job.document_id == Document.id, Job.cleaning_id.is_(None))",
+        primaryjoin="and_(Job.document_id == Document.id, Job.trash_id.is_(None))",
         back_populates="document",
         order_by="Job.created_at",
         passive_deletes=True,
@@ -130,12 +130,12 @@ class Job(Base):
     preview: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what could be said at once
     progress: Mapped[float | None]
     progress_note: Mapped[str | None] = mapped_column(String(200))
-    parked_reason: Mapped[str | None] = mapped_column(String(300))
+    snooze_reason: Mapped[str | None] = mapped_column(String(300))
     result: Mapped[dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
     error_type: Mapped[str | None] = mapped_column(String(100))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_trace: Mapped[str | None] = deferred(mapped_column(Text))
-    cause: Mapped[str | None] = mapped_column(String(16))  # what this failure has in common with others: `runner.causes`
+    error_group: Mapped[str | None] = mapped_column(String(16))  # the same for failures that have the same cause: `runner.causes`
     attempt: Mapped[int] = mapped_column(default=0)
     claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
     max_attempts: Mapped[int]
@@ -154,7 +154,7 @@ class Job(Base):
     started_at: Mapped[float | None]
     heartbeat_at: Mapped[float | None]
     ended_at: Mapped[float | None]
-    cleaning_id: Mapped[int | None]  # in the bin, by this cleaning: no longer shown, soon gone
+    trash_id: Mapped[int | None]  # set while the job is in the trash: the row of `trash` that put it there
     requeue_id: Mapped[int | None]  # started again by this requeue of a whole cause
 
     owner: Mapped[User] = relationship(viewonly=True)
@@ -177,13 +177,21 @@ class Job(Base):
         ),
         Index("jobs_due", "run_at", sqlite_where=text("status = 'scheduled'"), postgresql_where=text("status = 'scheduled'")),
         Index("jobs_running", "heartbeat_at", sqlite_where=text("status = 'started'"), postgresql_where=text("status = 'started'")),
-        Index("jobs_by_status", "status", "type", "ended_at", "cleaning_id"),
+        Index("jobs_by_status", "status", "type", "ended_at", "trash_id"),
         Index("jobs_live", "owner_id", sqlite_where=LIVE, postgresql_where=LIVE),
         Index("one_live_job_of_content", "content_key", unique=True, sqlite_where=ONE_LIVE, postgresql_where=ONE_LIVE),
-        Index("jobs_counted", "status", "queue", "type", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
-        Index("jobs_in_bin", "cleaning_id", sqlite_where=IN_BIN, postgresql_where=IN_BIN),
-        Index("jobs_listed", "status", "type", "created_at", "id", sqlite_where=NOT_IN_BIN, postgresql_where=NOT_IN_BIN),
-        Index("jobs_by_cause", "cause", "status", "type", "ended_at", sqlite_where=WITH_CAUSE, postgresql_where=WITH_CAUSE),
+        Index("jobs_counted", "status", "queue", "type", sqlite_where=NOT_IN_TRASH, postgresql_where=NOT_IN_TRASH),
+        Index("jobs_in_trash", "trash_id", sqlite_where=IN_TRASH, postgresql_where=IN_TRASH),
+        Index("jobs_listed", "status", "type", "created_at", "id", sqlite_where=NOT_IN_TRASH, postgresql_where=NOT_IN_TRASH),
+        Index(
+            "jobs_by_error_group",
+            "error_group",
+            "status",
+            "type",
+            "ended_at",
+            sqlite_where=WITH_ERROR_GROUP,
+            postgresql_where=WITH_ERROR_GROUP,
+        ),
         Index("jobs_in_requeue", "requeue_id", "status", sqlite_where=IN_REQUEUE, postgresql_where=IN_REQUEUE),
     )
 
@@ -237,8 +245,8 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(120))
     expires_at: Mapped[float]
-    duties: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # what the holder said of what it does, and when
-    duties_at: Mapped[float | None]
+    periodic_tasks: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # their state, as the holder last reported it
+    periodic_tasks_at: Mapped[float | None]
 
 
 class Tally(Base):

@@ -44,7 +44,7 @@ def job(session: Session, user: User, job_id: str) -> Job:
     """The job with its result and files. Raises `NotFound` also for somebody else's."""
     row = session.scalar(
         select(Job)
-        .where(Job.id == job_id, Job.cleaning_id.is_(None))
+        .where(Job.id == job_id, Job.trash_id.is_(None))
         .options(undefer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     )
     if row is None or not row.may_be_seen_by(user):
@@ -131,7 +131,7 @@ def job_ids(session: Session, user: User, limit: int, **filters: str | None) -> 
 def _jobs_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
     given = {name: value for name, value in filters.items() if value}
     _check_status(given.get("status"))
-    query = _owned(select(Job).where(Job.cleaning_id.is_(None)), Job, user)
+    query = _owned(select(Job).where(Job.trash_id.is_(None)), Job, user)
     internal = [one.name for one in registry.discover().values() if one.is_internal]
     if internal and "type" not in given:
         query = query.where(Job.type.not_in(internal))
@@ -171,7 +171,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
         raise NotFound(f"You have no batch {batch_id[:60]!r}.")
     documents = session.scalars(select(Document).where(Document.id.in_(of_batches.documents(batch_id)))).all()
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
-    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.cleaning_id.is_(None)).options(*shown)).all()
+    jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.trash_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
     return Whole(
         row,

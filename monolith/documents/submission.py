@@ -57,7 +57,7 @@ def earlier(user: User, key: Key | None) -> Submitted | None:
         return None
     with read_session() as session:
         documents = set(session.scalars(select(Document.id).where(Document.id.in_(ids["documents"]))))
-        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]), Job.cleaning_id.is_(None))))
+        jobs = set(session.scalars(select(Job.id).where(Job.id.in_(ids["jobs"]), Job.trash_id.is_(None))))
     if not (documents if ids["documents"] else jobs):
         raise Gone("What you submitted with this Idempotency-Key was deleted. Submit it again with a new key.")
     known = [one for one in ids["documents"] if one in documents], [one for one in ids["jobs"] if one in jobs]
@@ -163,8 +163,8 @@ def _there(user: User, ids: list[str]) -> list[str]:
     if not ids:
         return []
     with read_session() as session:
-        there = session.execute(select(Job.id, Job.cleaning_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
-    if any(one.cleaning_id for one in there):
+        there = session.execute(select(Job.id, Job.trash_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
+    if any(one.trash_id for one in there):
         trash.delete_for_good([one.id for one in there])
     return [one.id for one in there]
 

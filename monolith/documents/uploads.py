@@ -147,7 +147,7 @@ def _check_name(name: str, *, is_empty: bool, pointer: str) -> str:
         raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with content.")
     if extension not in MEDIA_TYPES:
         ending = f"end in {extension}" if extension else "have no extension"
-        raise Invalid.field(pointer, f"{name}: Files that {ending} are not supported. Use one of: {' '.join(MEDIA_TYPES)}.")
+        raise Invalid.field(pointer, f"{name}: Files that {ending} are not supported. Use one of: {', '.join(MEDIA_TYPES)}.")
     return extension
 
 

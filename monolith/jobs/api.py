@@ -148,7 +148,7 @@ class Jobs(MethodView):
     @jobs.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
     @jobs.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self, spec: dict[str, Any]) -> Response:
-        """Submit a job. It is accepted at once and runs when a worker takes it."""
+        """Submit a job. It is accepted immediately and runs when a worker is free."""
         key = idempotency_key.of_call()
         submitted = submission.earlier(current_user, key) or submission.submit_job(current_user, spec, g.request_id, key)
         view = submitted_job_view(submitted)

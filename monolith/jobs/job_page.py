@@ -55,16 +55,16 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
     """Why the job is waiting."""
     at = when(job.run_at, now)
     if reason.code == "retry":
-        return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt at {}.").format(at)
+        return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt {}.").format(at)
     if reason.code == "parked":
-        return Markup("{} Resumes at {}.").format(job.parked_reason or "", at)
+        return Markup("{} Resumes {}.").format(job.snooze_reason or "", at)
     if reason.code == "paused":
-        until = Markup(" Resumes at {}.").format(when(reason.until, now)) if reason.until else ""
+        until = Markup(" Resumes {}.").format(when(reason.until, now)) if reason.until else ""
         return Markup("Paused: {}.{}").format(reason.said.rstrip("."), until)
     if reason.code == "delayed":
-        return Markup("Starts at {}.").format(at)
+        return Markup("Starts {}.").format(at)
     if reason.code == "no_clock":
-        return Markup("Saved. It was due at {}; it will start automatically when the scheduler is back.").format(at)
+        return Markup("Saved. It was due {}; it will start automatically when the scheduler is back.").format(at)
     if reason.code == "worker_lost":
         return Markup("The worker running this job is not responding. If it does not come back, the job restarts automatically.")
     return escape(("Interrupted; it will start again. " if job.interruptions else "") + _in_line(reason))
@@ -120,9 +120,11 @@ def happening(event: JobEvent) -> Happening:
 
 
 def when(seconds: float | None, now: float) -> Markup:
-    """A moment, as exactly as it matters."""
+    """A moment as precise as needed, with its preposition: `at 10:30:05`, `at 10:30`, `on 3 May 2026, 10:30`."""
     away = abs((seconds or 0) - now)
-    return moment(seconds, "time" if away < SOON_S else "clock" if away < DAY_S else "datetime")
+    if away >= DAY_S:
+        return Markup("on {}").format(moment(seconds, "datetime"))
+    return Markup("at {}").format(moment(seconds, "time" if away < SOON_S else "clock"))
 
 
 def _failed(what: str, error: str | None) -> Markup:

@@ -80,7 +80,7 @@ class JobRequest(Schema):
 
 
 class WaitQuery(Schema):
-    wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for the job to be over (25 at most)"})
+    wait = fields.Integer(validate=Range(0, 60), metadata={"description": "Seconds to wait for it to be over (25 at most)"})
 
 
 class ResultQuery(Schema):

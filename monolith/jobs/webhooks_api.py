@@ -45,7 +45,7 @@ class WebhookChange(Schema):
 
 
 class WebhooksQuery(schemas.PageQuery):
-    job_id = fields.String(metadata={"description": "Instead, this URL as the `webhook_url` of a single job"})
+    job_id = fields.String(metadata={"description": "List the `webhook_url` of this single job instead"})
 
 
 class RotateRequest(Schema):
@@ -63,7 +63,7 @@ class WebhookSchema(Schema):
     events = fields.List(Event())
     enabled = Truth()
     disabled_reason = fields.String(allow_none=True)
-    failing_since = schemas.Moment(allow_none=True, metadata={"description": "The time since when every attempt has failed"})
+    failing_since = schemas.Moment(allow_none=True, metadata={"description": "When the current series of failures began"})
     created_at = schemas.Moment()
     secret = fields.String(metadata={"description": "`whsec_...`, shown once"})
     previous_secret_until = schemas.Moment(allow_none=True)
@@ -72,7 +72,7 @@ class WebhookSchema(Schema):
 
 class SecretSchema(Schema):
     secret = fields.String(metadata={"description": "`whsec_...`, shown once"})
-    previous_secret_until = schemas.Moment(allow_none=True, metadata={"description": "Until when the previous secret also signs"})
+    previous_secret_until = schemas.Moment(allow_none=True, metadata={"description": "When the previous secret stops signing"})
 
 
 class DeliverySchema(Schema):

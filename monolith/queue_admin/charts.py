@@ -79,7 +79,7 @@ class ChartStyle:
 CHART_STYLES = {
     "finished": ChartStyle("Done", "jobs per {step}", True, sum),
     "failed": ChartStyle("Failed", "jobs per {step}", True, sum),
-    "waited_s": ChartStyle("Waiting time", "average of jobs done per {step}", False, lambda values: sum(values) / len(values)),
+    "waited_s": ChartStyle("Waiting time", "average per {step}", False, lambda values: sum(values) / len(values)),
     "oldest_s": ChartStyle("Oldest waiting job", "maximum per {step}", False, max),
 }
 

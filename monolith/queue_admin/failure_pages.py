@@ -22,7 +22,7 @@ def index() -> str:
     """The causes, the most frequent first, and what is being requeued."""
     with read_session() as session:
         groups, going = failure_groups.by_cause(session), bulk_retry.recent(session)
-        busy = {one.requeue.cause for one in going if not one.requeue.ended_at}
+        busy = {one.requeue.error_group for one in going if not one.requeue.ended_at}
         shown = {"groups": groups[: failure_groups.SHOWN], "causes": len(groups), "jobs": sum(one.count for one in groups), "busy": busy}
         return render_template("queue_admin/failures.html", rates=bulk_retry.RATES, **shown, **_going(going))
 

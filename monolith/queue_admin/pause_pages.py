@@ -92,9 +92,9 @@ def _moment(text: str, zone: str) -> float:
 
 @blueprint.app_template_filter()
 def scope_words(scope: str) -> str:
-    """`queue:default` as `the queue default`."""
+    """`queue:default` as `queue default`."""
     kind, _, name = scope.partition(":")
-    return {"queue": f"the queue {name}", "type": f"the job type {humanise(name)}"}.get(kind, "everything")
+    return {"queue": f"queue {name}", "type": f"job type {humanise(name)}"}.get(kind, "all jobs")
 
 
 @blueprint.app_template_global()

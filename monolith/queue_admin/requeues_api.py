@@ -67,7 +67,7 @@ class CauseRequest(Schema):
 class RequeueSchema(Schema):
     object = fields.Constant("requeue")
     id = fields.Integer(attribute="requeue.id")
-    cause = fields.String(attribute="requeue.cause")
+    cause = fields.String(attribute="requeue.error_group")
     title = fields.String(attribute="requeue.title")
     requeued_by = fields.String(attribute="requeue.requeued_by")
     per_minute = fields.Integer(attribute="requeue.per_minute")

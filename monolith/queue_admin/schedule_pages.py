@@ -194,7 +194,7 @@ def _job_type(name: str) -> JobType:
 
 def _duties(session: Session) -> list[ShownDuty]:
     """What the clock does, as it told in the last ten seconds. It gives ages: here they become times."""
-    row = session.execute(select(Lease.duties, Lease.duties_at).where(Lease.name == "clock")).first()
+    row = session.execute(select(Lease.periodic_tasks, Lease.periodic_tasks_at).where(Lease.name == "clock")).first()
     told, at = row if row else (None, None)
     return [_duty(one, at or 0.0) for one in told or []]
 

@@ -61,7 +61,7 @@ class CleanedSchema(Schema):
 class CleaningSchema(Schema):
     object = fields.Constant("cleaning")
     id = fields.Integer(attribute="cleaning.id")
-    cleaned_by = fields.String(attribute="cleaning.cleaned_by")
+    cleaned_by = fields.String(attribute="cleaning.trashed_by")
     criteria = fields.Dict(attribute="cleaning.criteria")
     at = Moment(attribute="cleaning.at")
     restorable_until = Moment(attribute="until")

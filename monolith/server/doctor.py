@@ -100,7 +100,7 @@ def _database() -> str:
         with engine.get_engine().connect():
             pass
     except OperationalError as error:
-        reason = logs.mask(str(error.orig).strip().splitlines()[-1])
+        reason = logs.mask(str(error.orig).strip().partition("\n\t")[0].splitlines()[-1].rstrip("."))
         raise Trouble(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
     if not engine.is_current():
         raise Trouble("The tables are out of date. Run `manage.py db upgrade`.")

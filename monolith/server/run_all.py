@@ -77,7 +77,9 @@ def _check_port() -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BadSetting(f"Cannot listen on {host} port {port} ({reason}). Use another port: PORT={_another(port)} make run") from error
+        is_unknown = isinstance(error, socket.gaierror)
+        fix = "Set HOST to an address of this machine." if is_unknown else f"Use another port: PORT={_another(port)} make run"
+        raise BadSetting(f"Cannot listen on {host} port {port} ({reason}). {fix}") from error
 
 
 def _another(port: int) -> int:

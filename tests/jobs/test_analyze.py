@@ -76,7 +76,7 @@ def test_the_maturity_score_is_the_share_of_signs_found_and_the_rest_is_missing(
     assert shown["version"] and shown["licence"] and shown["installation"] and not shown["security"] and not shown["tests"]
     assert found["maturity_score"] == round(sum(shown.values()) / len(shown), 2)
     assert len(found["missing"]) == list(shown.values()).count(False)
-    assert "It says nothing of tests." in found["missing"]
+    assert "It does not mention tests." in found["missing"]
 
 
 def test_everything_quoted_stands_in_the_document() -> None:

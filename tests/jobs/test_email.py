@@ -129,7 +129,7 @@ def test_a_run_that_was_lost_while_sending_is_sent_once_more_and_says_so(send: S
     lifecycle.interrupt(job_id, claim.number, "its worker died")
     done = run_due(job_id)
     assert (done.result["repeated"], len(server.received)) == ([A], 1)
-    assert "sending once more" in [event.note for event in done.events]
+    assert "sending again" in [event.note for event in done.events]
 
 
 def test_what_happened_is_marked_even_when_the_job_was_stopped_meanwhile(send: Send, server: MailServer, admin: Caller) -> None:
@@ -261,7 +261,7 @@ def test_a_template_is_filled_in_and_a_line_break_in_a_value_makes_no_header(sen
     row = send(template="quality_check", values=values, subject=None, text=None)
     assert row.status == "finished", row.error_message
     (got,) = server.received
-    assert got.message["Subject"] == f"Quality check of Form <7> Bcc: {B}: review"
+    assert got.message["Subject"] == f"Quality check of Form <7> Bcc: {B}: needs review"
     assert got.recipients == [A] and got.message["Bcc"] is None
     assert "Score: 61 of 100" in got.message.get_body(("plain",)).get_content()
     assert "- Section 2: Give the date (high)" in got.message.get_body(("plain",)).get_content()

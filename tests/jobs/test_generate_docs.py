@@ -118,7 +118,7 @@ def check_files(job: Desk) -> None:
 
 
 def project(files: dict[str, bytes] | None = None) -> Paper:
-    return Paper(zipped(*(files or PROJECT).items()), "application/zip", kind="project", title="tidepool.zip", filename="tidepool.zip")
+    return Paper(zipped(files or PROJECT), "application/zip", kind="project", title="tidepool.zip", filename="tidepool.zip")
 
 
 def headings(result: dict[str, Any]) -> list[str]:
@@ -194,7 +194,7 @@ def test_a_site_is_told_page_by_page_with_links_to_them(site: Site) -> None:
     assert found["overview"].startswith("Marlin is a queue for small teams.")
     assert (found["getting_started"], found["reference"]) == ("Put it into a folder.", "It has one call.")
     assert f"Source: [S2 Install it]({site.url}/install)" in job.files["documentation.md"]
-    assert [note for _, note in job.steps] == ["reading", "page 2 of up to 3", "page 3 of up to 3", "writing", "making the files"]
+    assert [note for _, note in job.steps] == ["reading", "page 2 of up to 3", "page 3 of up to 3", "writing", "creating the files"]
 
 
 def test_a_page_that_was_submitted_is_kept_and_read_once(site: Site) -> None:
@@ -237,7 +237,7 @@ def test_a_readme_in_a_folder_does_not_speak_for_the_whole() -> None:
 
 @pytest.mark.parametrize("files", [{"a.bin": b"\x00"}, {"x.py": b"x = 1\n"}, {"tests/test_x.py": b'"""T."""'}])
 def test_a_project_that_says_nothing_fails_with_what_is_missing(files: dict[str, bytes]) -> None:
-    with pytest.raises(Permanent, match="no README, no docstring"):
+    with pytest.raises(Permanent, match="no README, docstring"):
         run(project(files))
 
 
@@ -329,7 +329,7 @@ def test_sources_that_do_not_exist_are_left_out_with_what_rests_on_them_alone(mo
     assert headings(found) == ["True"]
     assert [source["id"] for source in found["sections"][0]["sources"]] == ["S1"]
     assert found["overview"].startswith("Tidepool is a small key-value store")
-    assert found["left_out"] == ["3 passages of the model rested on no source that was given, and were left out."]
+    assert found["left_out"] == ["3 passages of the model left out: no given source supports them."]
     assert "evil.example" not in job.files["documentation.md"]
     assert len(model.requests) == 1
 

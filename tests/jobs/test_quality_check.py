@@ -109,7 +109,7 @@ def test_a_good_application_goes_online_and_its_owner_is_told(alice: Caller) -> 
         letter = session.scalar(select(Job).where(Job.id == mail.id).options(undefer(Job.result)))
     assert letter.status == "finished"
     page = alice.client.get(f"/documents/{document['id']}", headers={"Authorization": f"Bearer {alice.token}"}).text
-    assert "ONLINE" in page and "Defaulted" not in page
+    assert "Online" in page and "Safe default" not in page
 
 
 def test_a_poor_application_goes_on_site_with_what_to_mend(alice: Caller) -> None:
@@ -129,7 +129,7 @@ def test_rules_and_model_judge_together_and_the_model_can_only_be_stricter(alice
     model.will(answer({"summary": "Vague.", "score": 30, "findings": [finding]}))
     job, document = checked(alice)
     assert ruling(document) == ("ONSITE", "review", 65, False)
-    assert job["result"]["findings"] == [{**finding, "message": "Which mills? See (address left out)", "by": "model"}]
+    assert job["result"]["findings"] == [{**finding, "message": "Which mills? See (address removed)", "by": "model"}]
     assert job["result"]["engine"].startswith("openai:") and job["cost"]["input_tokens"] == 100
     model.will(answer({"summary": "Nonsense.", "score": 0, "findings": [finding] * 20}))
     assert ruling(checked(alice, f"{GOOD}\nIndeed.")[1])[:2] == ("ONSITE", "review")  # a model alone rejects nobody
@@ -167,7 +167,7 @@ def test_a_document_that_talks_the_model_over_gains_nothing(alice: Caller, model
     job, document = checked(alice, f"{text}\n\n{injected}\n")
     assert (document["route"], document["decision"] in ("review", "reject"), document["defaulted"]) == ("ONSITE", True, False)
     assert document["score"] < by_rules[2] or document["score"] == 0
-    assert any("whoever judges" in one["message"] or "cannot see" in one["message"] for one in job["result"]["findings"])
+    assert any("addresses the reviewer" in one["message"] or "invisible" in one["message"] for one in job["result"]["findings"])
     mark = model.requests[-1]["messages"][1]["content"].split("\n")[0]
     assert mark not in injected and mark in model.requests[-1]["messages"][0]["content"]
 
@@ -183,10 +183,10 @@ def assert_defaulted(user: Caller, job: dict[str, Any], document: dict[str, Any]
     assert mail.params["values"]["defaulted"] is True and mail.params["values"]["route"] == "ONSITE"
     execute.run(mail.id)
     letter = user.get(f"/api/v1/jobs/{mail.id}/artifacts/message.eml").text
-    assert "the safe route was taken" in letter and f"To: {user.user.email}" in letter
+    assert "an on-site inspection is planned" in letter and f"To: {user.user.email}" in letter
     headers = {"Authorization": f"Bearer {user.token}"}
-    assert "Defaulted" in user.client.get(f"/documents/{document['id']}", headers=headers).text
-    assert "goes the safe way" in user.client.get(f"/jobs/{job['id']}", headers=headers).text
+    assert "Safe default" in user.client.get(f"/documents/{document['id']}", headers=headers).text
+    assert "As a precaution" in user.client.get(f"/jobs/{job['id']}", headers=headers).text
 
 
 def test_when_every_attempt_fails_the_document_goes_on_site_and_its_owner_is_told(alice: Caller, model: OpenAIServer) -> None:

@@ -51,6 +51,7 @@ def ask(one: Intray, *more: str) -> subprocess.CompletedProcess[str]:
     asked += ["--checks", "all", "--exclude-checks", UNFIT, "--exclude-path-regex", STREAMS, "--continue-on-failure", *more]
     ids = {"token_id": known[0]["id"], **_made(one, headers)}
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.contract_hooks", "CONTRACT_IDS": json.dumps(ids), "PYTHONPATH": str(ROOT)}
+    # In its home, for schemathesis keeps what it found in .schemathesis/ of the folder in which it runs.
     return subprocess.run([SCHEMATHESIS, *config, *asked], check=False, capture_output=True, text=True, env=env, cwd=one.home)
 
 

@@ -185,7 +185,7 @@ def until(
     while not is_so():
         if in_vain() or time.monotonic() > give_up_at:
             pytest.fail(f"not so within {within} s; {or_else()}")
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def free_port() -> int:

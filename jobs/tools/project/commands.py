@@ -35,7 +35,7 @@ OUT, JUNIT, FINDINGS = (
 BACKEND = re.compile(r"^\[(build-system|project)\]", re.MULTILINE)
 INSTALL = (
     f"python3 -m pip install --quiet --no-deps --no-build-isolation --target {init_process.WORKSPACE}/home/installed . "
-    "|| echo 'Installation failed; testing without it.'"
+    "|| echo 'Installation failed; running the tests anyway.'"
 )
 RUFF = "ruff check --no-cache"
 NODE_REPORT = f"--test-reporter=junit --test-reporter-destination={JUNIT} --test-reporter=spec --test-reporter-destination=stdout"

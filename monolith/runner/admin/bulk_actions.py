@@ -68,9 +68,7 @@ def step(
 
 
 def _selected(session: Session, act: BulkAction, job_ids: Sequence[str]) -> list[Found]:
-    query = select(Job.id, Job.created_at, Job.status).where(
-        Job.id.in_(job_ids[:STEP]), Job.status.in_(act.among), Job.cleaning_id.is_(None)
-    )
+    query = select(Job.id, Job.created_at, Job.status).where(Job.id.in_(job_ids[:STEP]), Job.status.in_(act.among), Job.trash_id.is_(None))
     return [Found(*row) for row in session.execute(query)]
 
 

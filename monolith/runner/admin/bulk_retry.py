@@ -40,7 +40,7 @@ class BulkRetry(Base):
     __tablename__ = "requeues"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    cause: Mapped[str] = mapped_column(String(16))
+    error_group: Mapped[str] = mapped_column(String(16))
     title: Mapped[str] = mapped_column(String(500))
     requeued_by: Mapped[str] = mapped_column(String(254))
     per_minute: Mapped[int]
@@ -52,7 +52,7 @@ class BulkRetry(Base):
     outcome: Mapped[str | None] = mapped_column(String(300))
 
     __table_args__ = (
-        Index("one_requeue_of_cause", "cause", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
+        Index("one_requeue_of_error_group", "error_group", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
         {"sqlite_autoincrement": True},
     )
 
@@ -86,7 +86,7 @@ def start(cause: str, title: str, per_minute: int, by: Actor) -> BulkRetry:
             total = session.scalar(select(func.count()).where(*_failed(cause))) or 0
             if not total:
                 raise NotFound("This error group has no failed jobs any more. Reload the Failures page.")
-            made = BulkRetry(cause=cause, title=title[:500], requeued_by=by.name[:254], per_minute=per_minute, total=total)
+            made = BulkRetry(error_group=cause, title=title[:500], requeued_by=by.name[:254], per_minute=per_minute, total=total)
             session.add(made)
             session.flush()
             audit.record(
@@ -99,7 +99,7 @@ def start(cause: str, title: str, per_minute: int, by: Actor) -> BulkRetry:
 
 
 def _failed(cause: str) -> tuple[ColumnElement[bool], ...]:
-    return (Job.cause == cause, Job.status == "failed", Job.cleaning_id.is_(None))
+    return (Job.error_group == cause, Job.status == "failed", Job.trash_id.is_(None))
 
 
 def stop(requeue_id: int, by: Actor) -> None:
@@ -111,9 +111,9 @@ def stop(requeue_id: int, by: Actor) -> None:
 
 def _end(session: Session, requeue_id: int, outcome: str, by: Actor) -> bool:
     ended = update(BulkRetry).where(BulkRetry.id == requeue_id, BulkRetry.ended_at.is_(None)).values(ended_at=now(), outcome=outcome[:300])
-    row = session.execute(ended.returning(BulkRetry.cause, BulkRetry.requeued)).one_or_none()
+    row = session.execute(ended.returning(BulkRetry.error_group, BulkRetry.requeued)).one_or_none()
     if row is not None:
-        audit.record(session, by, "requeue_ended", f"error group {row.cause}", count=row.requeued, after={"outcome": outcome})
+        audit.record(session, by, "requeue_ended", f"error group {row.error_group}", count=row.requeued, after={"outcome": outcome})
     return row is not None
 
 
@@ -158,7 +158,7 @@ def _advance(progress: RequeueProgress, moment: float) -> None:
     if room < 1:
         return
     with read_session() as session:
-        meant = (*_failed(requeue.cause), Job.ended_at <= requeue.began_at, ~bulk_actions.twin_lives())
+        meant = (*_failed(requeue.error_group), Job.ended_at <= requeue.began_at, ~bulk_actions.twin_lives())
         job_ids = session.scalars(select(Job.id).where(*meant).order_by(Job.ended_at).limit(room)).all()
     if job_ids:
         _step(requeue, list(job_ids), moment)
@@ -195,6 +195,6 @@ def _count(session: Session, requeue: BulkRetry, moved: int, moment: float) -> N
 
 
 def _finish(requeue: BulkRetry, outcome: str) -> None:
-    log.info("requeue_ended", requeue=requeue.id, cause=requeue.cause, requeued=requeue.requeued, outcome=outcome)
+    log.info("requeue_ended", requeue=requeue.id, cause=requeue.error_group, requeued=requeue.requeued, outcome=outcome)
     with write_session() as session:
         _end(session, requeue.id, outcome, Actor("clock"))

@@ -15,7 +15,7 @@ from monolith.runner.ledger import error_fingerprint
 from monolith.runner.ledger.error_fingerprint import Fingerprint
 
 SHOWN = 50  # causes, the most frequent
-FAILED = (Job.cause.is_not(None), Job.cleaning_id.is_(None), Job.status == "failed")
+FAILED = (Job.error_group.is_not(None), Job.trash_id.is_(None), Job.status == "failed")
 BARS, BAR_S = 42, 4 * 3600.0  # of the sparkline: seven days
 
 
@@ -51,7 +51,7 @@ def by_cause(session: Session) -> list[Group]:
     """All causes, the most frequent first; the first SHOWN with an example. Reads one index, and a row for each example."""
     found: dict[str, Group] = {}
     numbers: Any = (func.count(), func.min(Job.ended_at), func.max(Job.ended_at))
-    rows: Any = session.execute(select(Job.cause, Job.type, *numbers).where(*FAILED).group_by(Job.cause, Job.type))
+    rows: Any = session.execute(select(Job.error_group, Job.type, *numbers).where(*FAILED).group_by(Job.error_group, Job.type))
     for key, *said in rows:
         found.setdefault(key, Group(key)).add(*said)
     groups = sorted(found.values(), key=lambda one: (-one.count, -one.last_at))
@@ -72,7 +72,7 @@ def _add_bars(session: Session, groups: dict[str, Group]) -> None:
     since = read_now(session) - BARS * BAR_S
     bar = whole((Job.ended_at - since) / BAR_S).label("bar")
     for key, place, count in session.execute(
-        select(Job.cause, bar, func.count()).where(*FAILED, Job.ended_at >= since).group_by(Job.cause, bar)
+        select(Job.error_group, bar, func.count()).where(*FAILED, Job.ended_at >= since).group_by(Job.error_group, bar)
     ):
         if key in groups:
             groups[key].bars[min(place, BARS - 1)] += count
@@ -80,9 +80,9 @@ def _add_bars(session: Session, groups: dict[str, Group]) -> None:
 
 def _add_examples(session: Session, groups: list[Group]) -> None:
     """The newest of each, with its trace."""
-    newest = tuple_(Job.cause, Job.ended_at).in_([(group.key, group.last_at) for group in groups])
+    newest = tuple_(Job.error_group, Job.ended_at).in_([(group.key, group.last_at) for group in groups])
     query = select(Job).where(newest, *FAILED)
     rows = session.scalars(query.options(undefer(Job.error_trace), joinedload(Job.document))).all()
-    of = {row.cause: row for row in rows}
+    of = {row.error_group: row for row in rows}
     for group in groups:
         group.example = of.get(group.key)

@@ -63,7 +63,7 @@ class JobFilter:
 
     def guard(self, session: Session) -> list[ColumnElement[bool]]:
         """All of it, for a WHERE. What is in the bin is never meant."""
-        return [Job.cleaning_id.is_(None), *self._exact(session), *self._times(), *self._errors(session), *self._texts()]
+        return [Job.trash_id.is_(None), *self._exact(session), *self._times(), *self._errors(session), *self._texts()]
 
     def _exact(self, session: Session) -> list[ColumnElement[bool]]:
         asked: dict[Any, Any] = {Job.status: self.status, Job.type: self.type, Job.queue: self.queue}
@@ -80,8 +80,8 @@ class JobFilter:
         if self.error is None:
             return []
         if CAUSE.fullmatch(self.error):
-            return [Job.cause == self.error]
-        failed, of_type = (Job.cause.is_not(None), Job.cleaning_id.is_(None)), Job.error_type == self.error
+            return [Job.error_group == self.error]
+        failed, of_type = (Job.error_group.is_not(None), Job.trash_id.is_(None)), Job.error_type == self.error
         is_type = session.scalar(select(func.count()).where(*failed, of_type))  # quicker than to look for one
         return [failed[0], of_type if is_type else Job.error_message.icontains(self.error, autoescape=True)]
 

@@ -38,10 +38,10 @@ log = structlog.get_logger()
 class Cleaning(Base):
     """One act of cleaning, as long as something of it is in the bin."""
 
-    __tablename__ = "cleanings"
+    __tablename__ = "trash"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    cleaned_by: Mapped[str] = mapped_column(String(254))
+    trashed_by: Mapped[str] = mapped_column(String(254))
     criteria: Mapped[dict[str, Any]] = mapped_column(JSON)
     at: Mapped[float] = mapped_column(default=now())
 
@@ -87,7 +87,7 @@ def preview(session: Session, criteria: JobFilter) -> Preview:
 
 def begin(session: Session, criteria: JobFilter, by: Actor) -> int:
     """A new cleaning, whose jobs are still to come; its number."""
-    made = Cleaning(cleaned_by=by.name[:254], criteria=criteria.told())
+    made = Cleaning(trashed_by=by.name[:254], criteria=criteria.told())
     session.add(made)
     session.flush()
     return made.id
@@ -102,7 +102,7 @@ def move_to_trash(session: Session, cleaning_id: int, criteria: JobFilter, found
     over = [one.id for one in found if one.status in OVER]
     canceled = [job.id for job in CANCEL.on(session.connection(), "Moved to trash", job_ids=waiting)] if waiting else []
     meant = or_(Job.id.in_(canceled), and_(Job.id.in_(over), *criteria.guard(session)))
-    moved = update(Job).where(meant, Job.status.in_(OVER), Job.cleaning_id.is_(None)).values(cleaning_id=cleaning_id)
+    moved = update(Job).where(meant, Job.status.in_(OVER), Job.trash_id.is_(None)).values(trash_id=cleaning_id)
     return len(session.scalars(moved.returning(Job.id).execution_options(synchronize_session=False)).all())
 
 
@@ -120,7 +120,7 @@ class TrashEntry:
 
 def list_trash(session: Session) -> list[TrashEntry]:
     """What can be restored, the newest first."""
-    numbers = select(Job.cleaning_id, func.count()).where(Job.cleaning_id.is_not(None)).group_by(Job.cleaning_id)
+    numbers = select(Job.trash_id, func.count()).where(Job.trash_id.is_not(None)).group_by(Job.trash_id)
     counts = dict(session.execute(numbers).all())
     rows = session.scalars(select(Cleaning).where(Cleaning.at > _kept_since()).order_by(Cleaning.id.desc()))
     return [TrashEntry(one, counts.get(one.id, 0), one.at + KEEP_S) for one in rows]
@@ -145,10 +145,10 @@ def restore(cleaning_id: int, by: Actor, *, within_s: float = 0) -> tuple[int, i
 def _restore(cleaning_id: int, by: Actor) -> tuple[int, int]:
     with write_session() as session:
         found = lock(session, cleaning_id)
-        some = select(Job.id).where(Job.cleaning_id == cleaning_id).limit(RESTORED_AT_ONCE)
-        back = update(Job).where(Job.id.in_(some)).values(cleaning_id=None).returning(Job.id)
+        some = select(Job.id).where(Job.trash_id == cleaning_id).limit(RESTORED_AT_ONCE)
+        back = update(Job).where(Job.id.in_(some)).values(trash_id=None).returning(Job.id)
         count = len(session.scalars(back.execution_options(synchronize_session=False)).all())
-        left = session.scalar(select(func.count()).where(Job.cleaning_id == cleaning_id)) or 0
+        left = session.scalar(select(func.count()).where(Job.trash_id == cleaning_id)) or 0
         drop_if_empty(session, cleaning_id)
         audit.record(session, by, "restore", f"deletion {cleaning_id}", count=count, before=found.criteria)
     return count, left
@@ -156,7 +156,7 @@ def _restore(cleaning_id: int, by: Actor) -> tuple[int, int]:
 
 def drop_if_empty(session: Session, cleaning_id: int) -> None:
     """Forget a cleaning of which nothing is in the bin."""
-    left = select(Job.id).where(Job.cleaning_id == cleaning_id).exists()
+    left = select(Job.id).where(Job.trash_id == cleaning_id).exists()
     session.execute(delete(Cleaning).where(Cleaning.id == cleaning_id, ~left))
 
 
@@ -171,7 +171,7 @@ def lock(session: Session, cleaning_id: int) -> Cleaning:
 def delete_for_good(job_ids: Sequence[str]) -> None:
     """Restore single jobs, as somebody asks for the same work again."""
     with write_session() as session:
-        session.execute(update(Job).where(Job.id.in_(job_ids), Job.cleaning_id.is_not(None)).values(cleaning_id=None))
+        session.execute(update(Job).where(Job.id.in_(job_ids), Job.trash_id.is_not(None)).values(trash_id=None))
 
 
 def empty_trash() -> Iterator[None]:
@@ -194,7 +194,7 @@ def empty_trash() -> Iterator[None]:
 
 def _delete_some(cleaning_id: int) -> int:
     """Redis comes first: what is deleted here is not known any more. No job goes before webhooks have read its end."""
-    meant = (Job.cleaning_id == cleaning_id, Job.ended_at <= outbox.read_until())
+    meant = (Job.trash_id == cleaning_id, Job.ended_at <= outbox.read_until())
     with read_session() as session:
         some = session.execute(select(Job.id, Job.queue, Job.priority).where(*meant).limit(DELETED_AT_ONCE)).all()
     forget({one.id: f"{one.queue}.{one.priority}" for one in some})

@@ -10,7 +10,7 @@ from sqlalchemy import Select, func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.db.engine import read_now, read_session, write_session
-from monolith.db.models import IN_BIN, NOT_IN_BIN, STATUSES, Job, Sample
+from monolith.db.models import IN_TRASH, NOT_IN_TRASH, STATUSES, Job, Sample
 from monolith.runner.ledger import pauses
 
 SAMPLE_S = 60
@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
 def counts(session: Session, *statuses: str) -> dict[Kind, int]:
     """The number of jobs of each queue and type, in each of these statuses or in every one, but for the bin. Reads one index only."""
-    rows = select(Job.status, Job.queue, Job.type, func.count()).where(NOT_IN_BIN).group_by(Job.status, Job.queue, Job.type)
+    rows = select(Job.status, Job.queue, Job.type, func.count()).where(NOT_IN_TRASH).group_by(Job.status, Job.queue, Job.type)
     if statuses:
         rows = rows.where(Job.status.in_(statuses))
     return _kinds(session, rows)
@@ -43,7 +43,7 @@ def by_status(counted: dict[Kind, int]) -> dict[str, int]:
 
 def counts_in_bin(session: Session) -> dict[Kind, int]:
     """The same of what is in the bin."""
-    return _kinds(session, select(Job.status, Job.queue, Job.type, func.count()).where(IN_BIN).group_by(Job.status, Job.queue, Job.type))
+    return _kinds(session, select(Job.status, Job.queue, Job.type, func.count()).where(IN_TRASH).group_by(Job.status, Job.queue, Job.type))
 
 
 def _kinds(session: Session, rows: Any) -> dict[Kind, int]:
@@ -74,7 +74,7 @@ def ended_since(session: Session, status: str, since: float) -> Select[str]:
 
 def failed_since(session: Session, since: float, at_most: int) -> int:
     """How many jobs failed since then, counted up to a number, but for the bin."""
-    failed = ended_since(session, "failed", since).where(NOT_IN_BIN).limit(at_most)
+    failed = ended_since(session, "failed", since).where(NOT_IN_TRASH).limit(at_most)
     return session.scalar(select(func.count()).select_from(failed.subquery())) or 0
 
 

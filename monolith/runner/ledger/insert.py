@@ -86,7 +86,7 @@ class NewJob:
     crashes: int = 0
     progress: float | None = None
     progress_note: str | None = None
-    parked_reason: str | None = None
+    snooze_reason: str | None = None
     error_type: str | None = None
     error_message: str | None = None
     started_at: float | None = None

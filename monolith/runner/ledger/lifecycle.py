@@ -85,10 +85,10 @@ def _keep(connection: Connection, along: Sequence[Base]) -> None:
 
 
 _ONE = Job.id == param("job_id", Job.id)
-_QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "parked_reason": None}
+_QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "snooze_reason": None}
 _RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
-_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "parked_reason": None}
-_NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None, "cause": None}
+_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "snooze_reason": None}
+_NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None, "error_group": None}
 _ERROR: dict[str, Any] = {name: param(name, getattr(Job, name)) for name in _NO_ERROR}
 
 _moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
@@ -160,8 +160,8 @@ def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
 def _error(failure: Failure) -> dict[str, Any]:
     """What the ledger keeps of a failure, as it can be stored."""
     message, trace = storable(failure.message, MAX_MESSAGE), storable(failure.trace or "")
-    cause = error_fingerprint.fingerprint_of(failure.type, message, trace).key
-    return {"error_type": failure.type, "error_message": message, "error_trace": trace, "cause": cause}
+    error_group = error_fingerprint.fingerprint_of(failure.type, message, trace).key
+    return {"error_type": failure.type, "error_message": message, "error_trace": trace, "error_group": error_group}
 
 
 def _give_up(claim: Claim, error: dict[str, Any]) -> bool:
@@ -184,7 +184,7 @@ SNOOZE = Transition(
     status="scheduled",
     attempt=Job.attempt - 1,
     run_at=now() + param("seconds", Job.run_at),
-    parked_reason=param("reason", Job.parked_reason),
+    snooze_reason=param("reason", Job.snooze_reason),
     **_RELEASED,
 )
 
@@ -240,7 +240,7 @@ REQUEUE = Transition(
     "requeued",
     _THESE,
     Job.status.in_(("failed", "stopped", "canceled")),
-    Job.cleaning_id.is_(None),
+    Job.trash_id.is_(None),
     status="queued",
     attempt=0,
     interruptions=0,

@@ -63,7 +63,7 @@ def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> 
     _check_scope(scope)
     reason = storable(reason.strip(), 300)
     if not reason:
-        raise Invalid.field("/reason", "Enter a reason. It is shown to users whose jobs are waiting.")
+        raise Invalid.field("/reason", "Enter a reason for the users whose jobs are waiting.")
     with write_session() as session:
         if until is not None and until <= read_now(session):
             raise Invalid.field("/until", "This time is in the past. Choose a future time, or leave it empty.")

@@ -88,8 +88,8 @@ def _until_due(session: Session, job: AnyJob) -> Why:
     at = _clock_time(job.run_at or 0)
     if not lease.is_ticking(session):
         return Why("no_clock", f"Due at {at}, but no clock is running to start it.")
-    if job.parked_reason:
-        return Why("parked", f"Snoozed until {at}: {job.parked_reason}")
+    if job.snooze_reason:
+        return Why("parked", f"Snoozed until {at}: {job.snooze_reason}")
     if job.error_message:
         return Why("retry", f"Attempt {job.attempt} of {job.max_attempts} failed. Next attempt at {at}.")
     return Why("delayed", f"Starts at {at}.")

@@ -90,7 +90,11 @@ class Clock:
         """Write down how the duties go, for the page of schedules: another process shows it. Times are ages, as hosts' clocks differ."""
         told = [duty.told() for duty in (self._due, *self._repairs, *self._chores) if duty.name != "tell"]
         with write_session() as session:
-            session.execute(update(Lease).where(Lease.name == "clock", Lease.holder == self._holder).values(duties=told, duties_at=now()))
+            session.execute(
+                update(Lease)
+                .where(Lease.name == "clock", Lease.holder == self._holder)
+                .values(periodic_tasks=told, periodic_tasks_at=now())
+            )
         yield
 
     def is_behind(self) -> bool:

@@ -67,7 +67,7 @@ def _surplus_until(status: str, type_name: str) -> float:
 
 def _prune_batch(status: str, type_name: str, until: float) -> int:
     """The guard stands twice: a job that is started again meanwhile is no longer what the inner query found."""
-    guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.cleaning_id.is_(None))
+    guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.trash_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
     gone = delete(Job).where(*guard, Job.id.in_(oldest)).returning(Job.id).execution_options(synchronize_session=False)
     with write_session() as session:

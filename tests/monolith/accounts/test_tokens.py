@@ -42,7 +42,7 @@ def test_a_refusal_names_the_scope_that_is_needed(app: Flask, alice: Caller) -> 
     refused = with_scope(app, alice, "read").delete("/api/v1/documents/nope")
     assert (refused.status_code, refused.json["detail"]) == (
         403,
-        "This token has the scope 'read', and this needs 'submit'. Use another token.",
+        "This token has the scope 'read', but this request needs 'submit'. Use another token.",
     )
 
 
@@ -90,7 +90,7 @@ def test_the_page_makes_a_token_shows_it_once_and_revokes_it(app: Flask, alice: 
     assert made.status_code == 201 and secret
     assert Caller(app.test_client(), alice.user, secret[1]).get("/api/v1/me").status_code == 200
     page = one.get("/account").text
-    assert secret[1] not in page and "laptop" in page and "Reads only" in page
+    assert secret[1] not in page and "laptop" in page and "Read only" in page
     with read_session() as session:
         token = session.scalars(select(Token).where(Token.name == "laptop")).one()
     assert token.expires_at and 6.9 < (token.expires_at - token.created_at) / 86400 < 7.1

@@ -126,7 +126,7 @@ def test_a_word_broken_at_the_end_of_a_line_is_mended() -> None:
 
 
 def test_a_pdf_behind_a_password_is_refused() -> None:
-    with pytest.raises(Permanent, match="protected by a password. Remove the password and submit it again"):
+    with pytest.raises(Permanent, match="password-protected. Remove the password and submit it again"):
         text_of(documents.pdf(["secret"], password="hunter2"), PDF)
 
 
@@ -141,7 +141,7 @@ def test_a_pdf_without_text_is_refused_as_a_scan() -> None:
 
 @pytest.mark.parametrize("content", [b"%PDF-1.7\nnothing", b"not a pdf", b"%PDF-1.4\n%%EOF", documents.pdf(["whole"])[:300]])
 def test_a_broken_pdf_is_refused(content: bytes) -> None:
-    with pytest.raises(Permanent, match="broken and cannot be opened|has no text in it"):
+    with pytest.raises(Permanent, match="damaged and cannot be opened|has no text"):
         text_of(content, PDF)
 
 
@@ -176,7 +176,7 @@ def test_an_empty_word_document_is_refused() -> None:
     ],
 )
 def test_what_is_not_a_word_document_is_refused(content: bytes) -> None:
-    with pytest.raises(Permanent, match="not a Word document"):
+    with pytest.raises(Permanent, match="not a Word document|Word document .* cannot be opened"):
         text_of(content, DOCX)
 
 
@@ -197,7 +197,7 @@ def test_entities_in_a_word_document_are_not_expanded(tmp_path: Path, entity: st
 
 @pytest.mark.parametrize("media_type", ["application/zip", "application/x-tar", "application/gzip"])
 def test_an_archive_is_no_text(media_type: str) -> None:
-    with pytest.raises(Permanent, match="It is an archive"):
+    with pytest.raises(Permanent, match="This is an archive"):
         text_of(b"PK\x03\x04", media_type)
 
 

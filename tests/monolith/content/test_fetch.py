@@ -57,7 +57,7 @@ def test_the_media_type_is_the_declared_one_or_that_of_the_ending(site: Site, pa
 @pytest.mark.parametrize("declared", ["image/png", "video/mp4", "application/octet-stream", "application/zip", "text/<script>"])
 def test_what_cannot_be_read_is_refused(site: Site, declared: str) -> None:
     site.answers["/a"] = (200, {"Content-Type": declared}, b"something")
-    with pytest.raises(Permanent, match="cannot be read"):
+    with pytest.raises(Permanent, match="not supported"):
         fetch(f"{site.url}/a")
 
 
@@ -124,7 +124,7 @@ def test_a_large_body_under_a_redirect_is_not_read(site: Site) -> None:
 
 @pytest.mark.parametrize("host", PRIVATE.split())
 def test_no_address_that_is_not_public_is_fetched(guarded: None, host: str) -> None:
-    with pytest.raises(Permanent, match="not a public site|not the address of a page"):
+    with pytest.raises(Permanent, match="not a public site|not a valid web address"):
         fetch(f"http://{host}/")
 
 
@@ -192,7 +192,7 @@ def test_what_is_no_address_of_a_page_is_refused_without_looking(url: str) -> No
 
 
 def test_other_ports_than_the_webs_are_refused(guarded: None) -> None:
-    with pytest.raises(Permanent, match="port 6379"):
+    with pytest.raises(Permanent, match="Port 6379"):
         fetch("http://8.8.8.8:6379/")
 
 
@@ -255,7 +255,7 @@ def test_nothing_is_left_reading_after_the_deadline(raw: Callable[..., str]) -> 
     "sent", [b"", b"not http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\nhalf"]
 )
 def test_a_server_that_breaks_off_may_be_tried_again(raw: Callable[..., str], sent: bytes) -> None:
-    with pytest.raises(FetchFailed, match="broke off"):
+    with pytest.raises(FetchFailed, match="closed the connection"):
         fetch(raw(lambda connection, over: connection.sendall(sent)))
 
 

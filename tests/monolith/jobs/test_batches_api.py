@@ -64,7 +64,7 @@ def test_a_wrong_file_is_refused_with_its_reason_and_the_others_are_accepted(ali
     assert [one["title"] for one in answer.json["documents"]] == ["one.txt", "two.md"]
     refused = answer.json["refused"]
     assert [(one["name"], one["pointer"]) for one in refused] == [("holiday.txt", "/files/1"), ("song.mp3", "/files/2")]
-    assert "It is not text" in refused[0]["detail"] and "cannot be read" in refused[1]["detail"]
+    assert "This is not text" in refused[0]["detail"] and "not supported" in refused[1]["detail"]
     assert alice.get(answer.json["url"]).json["refused"] == refused
     assert rows() == [1, 4, 2, 4]
 

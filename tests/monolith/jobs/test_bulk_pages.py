@@ -55,8 +55,8 @@ def test_all_that_the_search_finds_can_be_meant(alice: Caller, bob: Caller) -> N
     [
         ({"act": "delete"}, "Nothing is selected"),
         ({"act": "download"}, "Nothing is selected"),
-        ({"act": "delete", "id": ["x"] * 1 + [f"{number}" for number in range(500)]}, "501 are too many at once"),
-        ({"act": "explode", "id": ["x"]}, "There is no such act"),
+        ({"act": "delete", "id": ["x"] * 1 + [f"{number}" for number in range(500)]}, "501 items are selected; the limit is 500 at once"),
+        ({"act": "explode", "id": ["x"]}, "Unknown action"),
     ],
     ids=["none", "none-to-download", "too-many", "unknown-act"],
 )
@@ -84,7 +84,7 @@ def test_originals_come_as_they_were_each_by_a_name_of_its_own(alice: Caller) ->
     assert archive.namelist() == ["a.txt", "a (2).txt", "b.md", "c.csv"]
     assert archive.read("a (2).txt") == b"a.txt"
     alone = alice.post("/documents/selected", data={"act": "download", "id": [page]})
-    assert alone.status_code == 303 and "None of them has an original yet" in alice.get("/documents").text
+    assert alone.status_code == 303 and "None of these documents has an original yet" in alice.get("/documents").text
 
 
 def test_results_come_with_their_files(alice: Caller) -> None:
@@ -100,23 +100,23 @@ def test_what_is_too_much_for_one_zip_is_said(alice: Caller, intray_settings: Ca
     made = [submit_text(alice, str(number) * 600_000)["document"]["id"] for number in range(3)]
     intray_settings(MAX_REQUEST_BYTES=str(1024 * 1024))
     answer = alice.post("/documents/selected", data={"act": "download", "id": made})
-    assert answer.status_code == 303 and "more than 1 MB. Select fewer" in alice.get("/documents").text
+    assert answer.status_code == 303 and "exceed 1 MB. Select fewer" in alice.get("/documents").text
     assert len(archive_of(alice.post("/documents/selected", data={"act": "download", "id": made[:1]})).namelist()) == 1
 
 
 def test_the_submit_page_says_how_much_may_be_submitted(alice: Caller, intray_settings: Callable[..., None]) -> None:
-    assert "may be submitted now" not in alice.get("/").text
+    assert "You can submit" not in alice.get("/").text
     intray_settings(MAX_QUEUED_PER_USER="2", MAX_UPLOAD_BYTES=str(3 * 1024 * 1024), MAX_REQUEST_BYTES=str(9 * 1024 * 1024))
     page = alice.get("/").text
-    assert "2 more jobs may be submitted now" in page and "up to 3 MB each, 9 MB together" in page
+    assert "You can submit 2 more jobs right now." in page and "up to 3 MB each, 9 MB in total" in page
     submit_text(alice, "x", jobs=["analyze", "trial_echo"])
-    assert "No more jobs can be submitted just now" in alice.get("/").text
+    assert "You can’t submit more jobs right now" in alice.get("/").text
 
 
 def test_a_form_that_is_too_large_altogether_is_told_the_limit(alice: Caller, intray_settings: Callable[..., None]) -> None:
     alice.client.application.config["MAX_CONTENT_LENGTH"] = 256 * 1024
     answer = alice.post("/submit", data={"file": [(io.BytesIO(b"x" * 150_000), "a.txt"), (io.BytesIO(b"y" * 150_000), "b.txt")]})
-    assert answer.status_code == 413 and "more than 0.25 MB. Send less at once" in answer.text
+    assert answer.status_code == 413 and "larger than 0.25 MB. Send less" in answer.text
 
 
 def test_files_that_the_page_did_not_send_are_refused_with_the_others(alice: Caller) -> None:
@@ -129,8 +129,8 @@ def test_files_that_the_page_did_not_send_are_refused_with_the_others(alice: Cal
     batch = alice.get(f"/api/v1{answer.headers['Location']}").json
     assert [one["title"] for one in batch["documents"]] == ["good.txt"]
     reasons = {one["name"]: one["detail"] for one in batch["refused"]}
-    assert "cannot be read" in reasons["a.mp3"] and "the limit is 10 MB" in reasons["big.txt"] and "empty" in reasons["empty.md"]
-    assert "had no room" in reasons["fine.txt"] and len(reasons) == 7
+    assert "not supported" in reasons["a.mp3"] and "the limit is 10 MB" in reasons["big.txt"] and "empty" in reasons["empty.md"]
+    assert "Submit it separately" in reasons["fine.txt"] and len(reasons) == 7
     assert "<b>" not in alice.get(answer.headers["Location"]).text
 
 
@@ -139,5 +139,5 @@ def test_without_a_job_the_refused_files_are_named_once(alice: Caller) -> None:
     answer = alice.post("/submit", data=given)
     assert answer.headers["Location"] == "/documents"
     page = alice.get("/documents").text
-    assert "2 documents were accepted" in page and "Not taken: bad.txt: It is not text" in page
-    assert "Not taken" not in alice.get("/documents").text
+    assert "2 documents were accepted" in page and "Rejected: bad.txt: This is not text" in page
+    assert "Rejected" not in alice.get("/documents").text

@@ -1,4 +1,4 @@
-"""Server-sent events, on each database. That a server holds many of them is in tests/acceptance/test_streams.py."""
+"""Server-sent events, on each database. That a server holds many of them is in tests/system/acceptance/test_streams.py."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def templates() -> Flask:
         ({"cases": [{"name": "a", "seconds": 0.5}, {"name": "b"}]}, ["<th>Seconds</th>", "<td>"], ["{"]),
         ({"most_common": [["the", 12]], "inner": {"deep_one": [1, 2]}}, ["Deep one", "the"], ["[", "{"]),
         ({"log": "<script>alert(1)</script>", "nothing": None, "empty": []}, ["&lt;script&gt;"], ["<script>"]),
-        ({}, ["nothing to report"], ["{"]),
+        ({}, ["returned no data"], ["{"]),
     ],
 )
 def test_any_result_is_shown_for_people(templates: Flask, result: dict[str, Any], shown: list[str], hidden: list[str]) -> None:

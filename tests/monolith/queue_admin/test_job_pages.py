@@ -64,7 +64,7 @@ def form(page: str) -> dict[str, list[str]]:
 
 def statuses() -> dict[str, str]:
     with read_session() as session:
-        return dict(session.execute(select(Job.id, Job.status).where(Job.cleaning_id.is_(None))).all())
+        return dict(session.execute(select(Job.id, Job.status).where(Job.trash_id.is_(None))).all())
 
 
 def acts() -> list[tuple[str, str, int | None]]:
@@ -76,7 +76,7 @@ def test_jobs_are_found_by_each_filter_and_by_several(admin: Caller, bob: Caller
     queued, failed, bobs = make(), make(fail="No route to 10.0.0.1"), make(owner=bob, run=True)
     other = make(name="trial_raise", fail="The disk is full")
     with read_session() as session:
-        cause = session.scalar(select(Job.cause).where(Job.id == failed[0]))
+        cause = session.scalar(select(Job.error_group).where(Job.id == failed[0]))
     everything = [*other, *bobs, *failed, *queued]
     for query, expected in (
         ("", everything),
@@ -168,7 +168,8 @@ def test_each_act_moves_those_that_are_ticked_and_that_it_can(admin: Caller, mak
     make()  # not ticked
     number = 3 if act == "clean" else 1
     asked = admin.get(f"{ACT}?act={act}&" + "&".join(f"job={one}" for one in ids.values()))
-    assert f"{act.capitalize()} {number} job" in asked.text
+    words = {"requeue": "Retry {}", "cancel": "Cancel {}", "stop": "Stop {}", "clean": "Move {} to trash"}[act]
+    assert words.format("1 job" if number == 1 else f"{number} jobs") in asked.text
     assert admin.post(ACT, data=form(asked.text)).status_code == 303
     left = statuses()
     assert {was: left[job_id] for was, job_id in ids.items() if job_id in left} == after
@@ -180,7 +181,7 @@ def test_all_steps_of_a_cleaning_are_one_in_the_bin(admin: Caller, make: Make, m
     monkeypatch.setattr(bulk_actions, "STEP", 2)
     make(5, fail="No answer")
     page = admin.get("/admin/bin?status=failed&age=0&unit=days")
-    assert "Move 5 jobs to the bin" in page.text
+    assert "Move 5 jobs to trash" in page.text
     answer = admin.post(ACT, data=form(page.text))
     while answer.status_code == 200:
         answer = admin.post(ACT, data=form(answer.text))

@@ -42,8 +42,8 @@ def test_a_model_that_works_is_told_with_its_time_and_cost(model: OpenAIServer, 
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        (status(401, message=f"bad key {KEY}"), "An admin must mend OPENAI_API_KEY."),
-        (status(429, {"Retry-After": "17"}), "asked to wait. It asked to be left alone for 17 s."),
+        (status(401, message=f"bad key {KEY}"), "An admin must fix OPENAI_API_KEY."),
+        (status(429, {"Retry-After": "17"}), "asked us to wait. It asked us to wait 17 s."),
         (answer("four"), "is not JSON"),
     ],
     ids=["key", "busy", "prose"],

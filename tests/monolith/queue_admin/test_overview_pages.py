@@ -90,7 +90,7 @@ def test_without_redis_the_overview_says_so_and_the_api_answers_503(
 ) -> None:
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     assert admin.get("/api/v1/workers").status_code == 503
-    assert "Does not answer" in admin.get("/admin/").text
+    assert "Not responding" in admin.get("/admin/").text
 
 
 def test_a_worker_that_tells_nothing_of_children_is_shown_too(admin: Caller) -> None:
@@ -146,7 +146,7 @@ def test_the_charts_add_the_samples_up_by_step(admin: Caller, period: str) -> No
     assert len(found.measures["finished"][0].values) == history.PERIODS[period].steps <= 120
     done, failed, waited, oldest = charts.all_of(found)
     assert [chart.series[0].name for chart in (done, failed, waited, oldest)] == ["Analyze"] * 4
-    assert (done.series[0].said, failed.series[0].said, oldest.series[0].said) == ("40 in all", "4 in all", "9.0 s")
+    assert (done.series[0].said, failed.series[0].said, oldest.series[0].said) == ("40 in total", "4 in total", "9.0 s")
     page = admin.get(f"/admin/?period={period}&by=queue").text
     assert "Default: 30" in page or "Default: 40" in page, "the words for a bar"
     assert 'aria-label="Done, jobs in' in page
@@ -178,7 +178,7 @@ def test_pausing_and_resuming_by_the_form_with_a_banner_on_all_pages(alice: Call
     page = admin.get("/admin/pauses").text
     assert "Moving house" in page and "with no end time" in page
     for one in (admin, caller("viewer@example.org", is_viewer=True)):
-        assert "Paused: the job type Analyze" in one.get("/documents").text
+        assert "Paused: job type Analyze" in one.get("/documents").text
     assert "Moving house" not in alice.get("/documents").text
     job_id = submitted(alice)[0]
     for path in ("/admin/", "/admin/jobs", f"/jobs/{job_id}"):

@@ -132,7 +132,7 @@ def test_what_runs_for_real_has_its_cause_and_loses_it_when_it_succeeds(admin: C
     assert claim and lifecycle.succeed(claim, outcomes.Outcome({}))
     assert admin.get("/api/v1/queues/failures").json["data"][0]["count"] == 1
     with read_session() as session:
-        assert session.scalar(select(Job.cause).where(Job.id == jobs[0].id)) is None
+        assert session.scalar(select(Job.error_group).where(Job.id == jobs[0].id)) is None
 
 
 def start(admin: Caller, per_minute: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ MAIL = {"SMTP_URL": "smtp://127.0.0.1:1", "MAIL_FROM": "i@example.org"}
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"ALERT_EMAIL": "ops@example.org"}, "set SMTP_URL and MAIL_FROM too"),
+        ({"ALERT_EMAIL": "ops@example.org"}, "Set SMTP_URL and MAIL_FROM too"),
         ({"SMTP_URL": "smtp://127.0.0.1:1"}, "MAIL_FROM is not"),
         ({**MAIL, "ALERT_EMAIL": "nobody"}, "ALERT_EMAIL is not valid: .* Correct or unset it"),
         (
@@ -32,13 +32,13 @@ def test_alerts_that_nobody_would_hear_of_are_trouble(intray_settings, settings,
 
 
 def test_it_says_who_would_hear_of_an_alert(intray_settings):
-    assert doctor.CHECKS["alerts"]() == "told in the log"
+    assert doctor.CHECKS["alerts"]() == "sent to the log"
     intray_settings(**MAIL)
-    assert doctor.CHECKS["alerts"]() == "told in the log, by e-mail to all admins"
+    assert doctor.CHECKS["alerts"]() == "sent to the log, e-mail to all admins"
 
 
 def test_it_tries_the_sandbox(intray_settings):
     said = doctor.CHECKS["sandbox"]()
-    assert said.startswith("works, was tried just now; a project may use 512 MB, 300 s") or said.startswith(
-        "none: Projects run in a sandbox"
+    assert said.startswith("works (tested just now); each project may use 512 MB, 300 s") or said.startswith(
+        "not available: Projects run in a sandbox"
     )

@@ -1,4 +1,4 @@
-"""The API does what its document says, for everything schemathesis thinks of: the short form of tests/contract.py."""
+"""The API does what its document says, for everything schemathesis thinks of: the short form of tests/support/contract.py."""
 
 from __future__ import annotations
 

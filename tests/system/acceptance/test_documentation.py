@@ -117,7 +117,7 @@ def test_a_project_is_uploaded_and_documented_from_its_docstrings(api: Api) -> N
     assert (document["kind"], document["media_type"]) == ("project", "application/zip")
 
 
-@pytest.mark.parametrize(("path", "words"), [("/gone", "has no page"), ("/private", "robots.txt asks")])
+@pytest.mark.parametrize(("path", "words"), [("/gone", "has no page"), ("/private", "robots.txt does not allow")])
 def test_a_page_that_cannot_be_read_fails_at_once_with_what_to_do(api: Api, site: Site, path: str, words: str) -> None:
     job = documented(api, json={"url": f"{site.url}{path}", "jobs": ["generate_docs"]})
     assert (job["status"], job["attempt"], job["error"]["type"]) == ("failed", 1, "permanent")

@@ -135,7 +135,7 @@ def test_a_model_that_asks_for_a_pause_is_left_alone_by_all_workers_and_then_ask
 def let_the_pause_be_over(running: Intray) -> None:
     with sqlite3.connect(running.home / "intray.sqlite3", timeout=20) as database:
         database.execute("UPDATE breakers SET open_until = 0")
-        database.execute("UPDATE jobs SET run_at = 0 WHERE status = 'scheduled' AND parked_reason LIKE 'The LLM server%'")
+        database.execute("UPDATE jobs SET run_at = 0 WHERE status = 'scheduled' AND snooze_reason LIKE 'The LLM server%'")
     database.close()
 
 

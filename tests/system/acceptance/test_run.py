@@ -186,7 +186,7 @@ def test_doctor_finds_a_redis_that_evicts(new_intray: NewIntray, redis_server: s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("user", "create", "--email", "nobody", "--password", "x"), "is no e-mail address"),
+        (("user", "create", "--email", "nobody", "--password", "x"), "is not an e-mail address"),
         (("user", "create", "--email", "taken@example.org", "--password", "three brown ducks in Ghent"), "taken@example.org already"),
         (("token", "create", "--email", "unknown@example.org"), "User unknown@example.org does not exist"),
         (("worker",), "make run"),

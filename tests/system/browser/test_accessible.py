@@ -65,7 +65,7 @@ def test_nor_on_what_comes_of_acts(page: Page, submitted: dict[str, str]) -> Non
     page.get_by_role("button", name="Stop…").click()
     expect(page.get_by_role("heading", name=re.compile("^Stop"))).to_be_visible()
     assert findings_in_each_look(page) == []
-    page.get_by_role("button", name="Keys").click()
+    page.get_by_role("button", name="Keyboard shortcuts").click()
     assert findings_in_each_look(page) == []
 
 

@@ -41,7 +41,7 @@ def test_pausing_a_type_under_load_holds_it_and_resuming_lets_all_of_it_go_on(pa
     page.get_by_label("What").select_option("type:analyze")
     page.get_by_label("Why").fill("The model is being changed")
     page.get_by_role("button", name="Pause", exact=True).click()
-    expect(page.get_by_role("complementary", name="Paused")).to_contain_text("Paused: the job type Analyze. The model is being changed")
+    expect(page.get_by_role("complementary", name="Paused")).to_contain_text("Paused: job type Analyze. The model is being changed")
     until(lambda: of_analyze(call)["started"] == 0, 60)
     before = of_analyze(call)["finished"]
     held = call("POST", "/jobs", type="analyze", params={"description": "A tool that sorts mail."})["id"]
@@ -52,7 +52,7 @@ def test_pausing_a_type_under_load_holds_it_and_resuming_lets_all_of_it_go_on(pa
     expect(row.get_by_role("link", name="Paused")).to_be_visible()
     assert of_analyze(call)["finished"] == before
     page.get_by_role("complementary", name="Paused").get_by_role("link", name="Manage").click()
-    page.get_by_role("button", name="Resume the job type Analyze").click()
+    page.get_by_role("button", name="Resume job type Analyze").click()
     expect(page.get_by_role("complementary", name="Paused")).to_have_count(0)
     page.goto("/admin/")
     until(lambda: of_analyze(call)["queued"] == of_analyze(call)["started"] == 0, 120)
@@ -136,13 +136,13 @@ def test_pausing_and_resuming_with_the_keyboard_alone(page: Page, call: Call) ->
     page.keyboard.press("Enter")
     page.wait_for_url("**/admin/pauses")
     tab_to(page, "scope")
-    page.keyboard.type("the job type Report")
+    page.keyboard.type("job type Report")
     tab_to(page, "reason")
     page.keyboard.type("By keyboard")
     page.keyboard.press("Enter")
     expect(page.locator(".pause-reason")).to_have_text("By keyboard")
     assert [one["scope"] for one in call("GET", "/pauses")["data"]] == ["type:report"]
-    tab_to(page, "Resume the job type Report")
+    tab_to(page, "Resume job type Report")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Nothing is paused")).to_be_visible()
 

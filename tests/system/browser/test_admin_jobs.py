@@ -64,7 +64,7 @@ def test_a_job_shows_its_trace_to_admins_only(page: Page, new_page: NewPage, coo
     expect(section.locator(".events")).to_contain_text("submitted")
     other = new_page(storage_state=cookies)
     other.goto(page.url)
-    expect(other.get_by_role("heading", name="Nothing here")).to_be_visible()
+    expect(other.get_by_role("heading", name="Not found")).to_be_visible()
 
 
 def test_what_is_cleaned_after_a_look_goes_to_the_bin_and_comes_back(page: Page, call: Call, failed: str) -> None:

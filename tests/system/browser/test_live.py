@@ -89,14 +89,14 @@ def test_a_job_that_fails_at_first_is_told_in_words_until_it_is_done(page: Page,
     main, steps, timeline = page.locator("#job-main"), page.locator(".steps li"), page.locator(".timeline")
     expect(steps.first).to_have_text("Fetching the page")
     expect(page.locator("progress")).not_to_have_attribute("value", re.compile(".*"))  # nobody knows how far it is
-    expect(main).to_contain_text("Will try again")
-    expect(main).to_contain_text(re.compile(r"Tried once\. Next try at [\d:]+( [AP]M)?, because the site answered 503\."))
-    expect(main).to_contain_text("This is the second try of 3. The one before failed, because the site answered 503.")
+    expect(main).to_contain_text("Will retry")
+    expect(main).to_contain_text(re.compile(r"Attempt 1 of 3 failed: The site answered 503\. Next attempt at [\d:]+( [AP]M)?\."))
+    expect(main).to_contain_text("Attempt 2 of 3. Attempt 1 failed: The site answered 503.")
     expect(page.locator("#job-result")).to_be_visible()
     expect(page).to_have_title(re.compile("^Done"))
     expect(page.locator("#announced")).to_have_text("Done")
-    expect(timeline).to_contain_text("The first try failed")
-    expect(timeline).to_contain_text("The second try began")
+    expect(timeline).to_contain_text("Attempt 1 failed")
+    expect(timeline).to_contain_text("Attempt 2 started")
     expect(timeline).to_contain_text("Reading part 3")
     assert page.evaluate("window.isSamePage")
     assert sum(page.evaluate("shifts")) < 0.01
@@ -122,7 +122,7 @@ def test_a_page_that_is_refused_its_stream_asks_every_second_instead(new_page: N
         with page.expect_response(lambda answer: answer.url.endswith("/events")) as refused:
             page.goto(desk.submit("trial_busy_site"))
         assert refused.value.status == 503
-        expect(page.locator("#job-main")).to_contain_text("Will try again")
+        expect(page.locator("#job-main")).to_contain_text("Will retry")
         expect(page.locator("#job-result")).to_be_visible()
         assert not page.evaluate("live.isConnected()")
 
@@ -135,7 +135,7 @@ def test_a_server_that_is_started_again_finds_the_page_listening(new_page: NewPa
     for pid in [pid for pid, line in intray.processes().items() if "manage.py web" in line]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    expect(page.locator("#said")).to_contain_text("The server cannot be reached just now")
+    expect(page.locator("#said")).to_contain_text("Can’t reach the server")
     until(intray.is_ready, 60)
     desk.post(f"/jobs/{path.rsplit('/', 1)[1]}/cancel")
     expect(page.locator("#job-main")).to_contain_text("Cancelled")
@@ -153,7 +153,7 @@ def test_two_tabs_tell_the_same(page: Page, desk: Desk) -> None:
     page.goto(desk.submit("trial_echo", delay=3600))
     other.goto(page.url)
     page.get_by_role("button", name="Cancel").click()
-    expect(other.get_by_role("button", name="Start again")).to_be_visible()
+    expect(other.get_by_role("button", name="Retry")).to_be_visible()
 
 
 def test_a_tab_that_nobody_sees_holds_no_connection_and_is_right_when_it_is_seen_again(page: Page, desk: Desk) -> None:
@@ -164,7 +164,7 @@ def test_a_tab_that_nobody_sees_holds_no_connection_and_is_right_when_it_is_seen
     assert not page.evaluate("live.isConnected()")
     desk.post(f"/jobs/{path.rsplit('/', 1)[1]}/cancel")
     page.evaluate(HIDE, "visible")
-    expect(page.get_by_role("button", name="Start again")).to_be_visible()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
 def test_who_asks_for_it_is_notified_and_nobody_is_asked_before(page: Page, desk: Desk) -> None:
@@ -172,8 +172,8 @@ def test_who_asks_for_it_is_notified_and_nobody_is_asked_before(page: Page, desk
     page.goto(desk.submit("trial_busy_site"))
     is_listening(page)
     assert page.evaluate("asked") == 0
-    page.get_by_role("button", name="Tell me when it is over").click()
-    expect(page.get_by_role("button", name="You will be told")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Notify me when it’s done").click()
+    expect(page.get_by_role("button", name="You’ll be notified")).to_have_attribute("aria-pressed", "true")
     assert page.evaluate("asked") == 1
     page.evaluate(HIDE, "hidden")
     until(lambda: bool(page.evaluate("told.length")))
@@ -183,10 +183,10 @@ def test_who_asks_for_it_is_notified_and_nobody_is_asked_before(page: Page, desk
 def test_without_javascript_the_page_loads_itself_until_the_job_is_over(new_page: NewPage, desk: Desk) -> None:
     page = sign_in(new_page(java_script_enabled=False))
     page.goto(desk.submit("trial_busy_site"))
-    expect(page.locator("#job-main")).to_contain_text(re.compile("Working|Will try again"))
+    expect(page.locator("#job-main")).to_contain_text(re.compile("Running|Will retry"))
     assert not page.locator("#tell-me").is_visible()
     expect(page.locator("#job-result")).to_be_visible()
-    expect(page.locator(".timeline")).to_contain_text("The first try failed")
+    expect(page.locator(".timeline")).to_contain_text("Attempt 1 failed")
 
 
 def test_a_redis_that_is_killed_under_an_open_page_loses_nothing(page: Page, desk: Desk, intray: Intray) -> None:
@@ -207,7 +207,7 @@ def test_lists_move_with_the_jobs_and_show_those_that_come(page: Page, desk: Des
     is_listening(page)
     path = desk.submit("trial_busy_site")
     row = page.locator(".row", has=page.locator(f"[href='{path}']"))
-    expect(row).to_contain_text("Will try again")
+    expect(row).to_contain_text("Will retry")
     expect(row).to_contain_text("Done")
     assert page.evaluate("window.isSamePage")
 
@@ -220,12 +220,12 @@ def test_a_list_in_which_nothing_moves_asks_for_nothing(page: Page) -> None:
 
 FINDINGS = {"pyproject.toml": "[project]\nname = 'x'\nversion = '1'\n", "a.py": "import os\nprint(undefined)\n"}
 STATES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "working": ("trial_sleep", {"params": {"seconds": 40}}, "Working"),
+    "working": ("trial_sleep", {"params": {"seconds": 40}}, "Running"),
     "waiting": ("trial_sleep", {"delay": 3600}, "Scheduled"),
-    "on hold": ("trial_later", {}, "On hold"),
-    "failed": ("trial_raise", {}, "Could not be done"),
-    "done": ("trial_echo", {"params": {"value": {"cases": [{"name": "a", "ok": True}], "log": "one\ntwo"}}}, "Take it along"),
-    "linted": ("lint", {"params": {"files": FINDINGS}}, "Findings|Could not be done"),
+    "on hold": ("trial_later", {}, "Snoozed"),
+    "failed": ("trial_raise", {}, "Failed"),
+    "done": ("trial_echo", {"params": {"value": {"cases": [{"name": "a", "ok": True}], "log": "one\ntwo"}}}, "Download"),
+    "linted": ("lint", {"params": {"files": FINDINGS}}, "Findings|Failed"),
 }
 
 
@@ -243,8 +243,8 @@ def test_findings_that_are_ticked_stay_so_in_this_browser(page: Page, intray: In
     page.goto(f"/jobs/{answer.json()['jobs'][0]['id']}")
     expect(page.locator("#ticked")).to_contain_text("0 of")
     assert findings(page) == []
-    page.get_by_label("Mended").first.check()
+    page.get_by_label("Fixed").first.check()
     expect(page.locator("#ticked")).to_contain_text("1 of")
     page.reload()
-    expect(page.get_by_label("Mended").first).to_be_checked()
+    expect(page.get_by_label("Fixed").first).to_be_checked()
     expect(page.locator("#ticked")).to_contain_text("1 of")

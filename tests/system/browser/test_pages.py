@@ -49,9 +49,9 @@ def test_a_dropped_pdf_is_read_while_one_watches_and_comes_back_byte_for_byte(pa
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()
     expect(page.locator(".timeline")).to_contain_text("Done")
     assert page.evaluate("window.isSamePage")
-    expect(page.locator(".result")).to_contain_text("Made on this server without a language model")
+    expect(page.locator(".result")).to_contain_text("Built-in engine, no AI")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download the original").click()
+        page.get_by_role("link", name="Download original").click()
     assert Path(download.value.path()).read_bytes() == report
     assert download.value.suggested_filename == "library.pdf"
 
@@ -69,7 +69,7 @@ def test_what_is_wrong_with_the_text_keeps_the_files_chosen(page: Page) -> None:
     page.locator("#file").set_input_files([note("one.txt"), note("two.txt")])
     page.get_by_label("Text").fill("gopher://example.org/")
     submit(page)
-    expect(page.locator(".error-line")).to_contain_text("not the address of a page")
+    expect(page.locator(".error-line")).to_contain_text("not a valid web address")
     expect(page.get_by_role("alert")).to_contain_text("Nothing was submitted yet")
     page.get_by_role("button", name="Remove two.txt").click()
     expect(page.locator(".files li")).to_have_count(1)
@@ -87,11 +87,11 @@ def test_what_failed_of_a_batch_is_retried_on_its_page(page: Page) -> None:
     expect(page.locator(".headline")).to_contain_text("1 of 2 jobs done")
     expect(page.locator(".parts > li", has_text="scan.pdf")).to_contain_text("no text")
     assert page.locator("[hx-trigger]").count() == 0
-    page.get_by_role("button", name="Retry what failed").click()
-    expect(page.locator(".flashes")).to_contain_text("1 job was started again")
+    page.get_by_role("button", name="Retry failed jobs").click()
+    expect(page.locator(".flashes")).to_contain_text("1 job was retried")
     expect(page.locator(".headline")).to_contain_text("1 of 2 jobs done")
     page.get_by_role("link", name="scan.pdf").click()
-    page.get_by_role("link", name="Its batch").click()
+    page.get_by_role("link", name="View batch").click()
     page.get_by_role("link", name="Batches").click()
     expect(page.locator(".row").first).to_contain_text("Some failed")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -120,7 +120,7 @@ def test_choosing_again_adds_to_the_files_chosen_before(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("label", "value", "said"),
-    [("Text", "ftp://example.org", "not the address of a page"), ("Text", "   ", "nothing to submit yet")],
+    [("Text", "ftp://example.org", "not a valid web address"), ("Text", "   ", "nothing to submit yet")],
 )
 def test_what_is_wrong_is_said_at_its_field(page: Page, label: str, value: str, said: str) -> None:
     page.goto("/")
@@ -141,7 +141,7 @@ def test_a_job_that_cannot_be_done_says_what_to_do(page: Page) -> None:
     page.goto("/")
     page.locator("#file").set_input_files([{"name": "scan.pdf", "mimeType": "application/pdf", "buffer": scan()}])
     submit(page)
-    expect(page.locator(".headline")).to_contain_text("Could not be done")
+    expect(page.locator(".headline")).to_contain_text("Failed")
     expect(page.locator(".note.bad")).to_contain_text("no text")
 
 
@@ -158,7 +158,7 @@ def test_everything_works_without_javascript(new_page: NewPage, tmp_path: Path) 
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()  # the page loads itself anew until it is over
     page.get_by_role("link", name="Document", exact=True).click()
     page.get_by_text("Analyze", exact=True).last.click()
-    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Run").click()
     page.wait_for_url(ON_A_JOB)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
@@ -182,8 +182,8 @@ def test_jobs_are_filtered_by_the_address(page: Page) -> None:
     submit(page)
     expect(page.locator(".result")).to_be_visible()
     page.goto("/jobs")
-    page.get_by_label("State").select_option("canceled")
-    expect(page.get_by_text("Nothing found")).to_be_visible()
+    page.get_by_label("Status").select_option("canceled")
+    expect(page.get_by_text("No jobs found")).to_be_visible()
     expect(page).to_have_url(re.compile("status=canceled"))
     page.goto("/jobs?status=finished&type=analyze")
     expect(page.get_by_role("link", name="A note to find.")).to_be_visible()
@@ -219,6 +219,6 @@ def test_a_waiting_job_is_cancelled_and_started_again(page: Page, intray: Intray
     job = requests.post(f"{intray.base_url}/api/v1/jobs", json=body, headers=headers, timeout=10).json()
     page.goto(f"/jobs/{job['id']}")
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Start again")).to_be_visible()
-    page.get_by_role("button", name="Start again").click()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+    page.get_by_role("button", name="Retry").click()
     expect(page.get_by_role("heading", name="Summary")).to_be_visible()

@@ -48,7 +48,7 @@ def test_from_the_first_sign_in_to_the_first_result(new_page: NewPage, intray: I
     page.get_by_label("E-mail").fill("new@example.org")
     page.get_by_label("Password").fill("a long password of hers")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_text("Nothing handed in yet")).to_be_visible()
+    expect(page.get_by_text("No documents yet")).to_be_visible()
     page.get_by_role("link", name="Submit your first document").click()
     page.wait_for_url(re.compile("/$"))  # wholly loaded: only then it listens for what is dropped
     drop(page, "notes.md", TEXT.encode())  # the first of two acts
@@ -64,15 +64,15 @@ def test_of_ten_files_two_are_bad(new_page: NewPage, has_script: bool) -> None:
     page.locator("#file").set_input_files([*TEN, SONG])
     if has_script:
         expect(page.locator(".files li.refused")).to_have_count(1)
-        expect(page.locator(".files li", has_text="song.mp3")).to_contain_text("cannot be read")
+        expect(page.locator(".files li", has_text="song.mp3")).to_contain_text("supported")
     submit(page)
     expect(page.get_by_role("heading", name="Batch of 8 documents")).to_be_visible()
     expect(page.locator(".headline")).to_contain_text("All 8 jobs done", timeout=30_000)  # without a script it looks every 5 s
-    expect(page.get_by_role("heading", name="Not taken: 2")).to_be_visible()
+    expect(page.get_by_role("heading", name="2 documents rejected")).to_be_visible()
     reasons = page.locator(".reasons li")
     expect(reasons).to_have_count(2)
-    expect(reasons.nth(0)).to_contain_text(re.compile("holiday.txt.*It is not text.*Choose the text file", re.DOTALL))
-    expect(reasons.nth(1)).to_contain_text(re.compile("song.mp3.*cannot be read.*Choose one of", re.DOTALL))
+    expect(reasons.nth(0)).to_contain_text(re.compile("holiday.txt.*This is not text.*Choose a text file", re.DOTALL))
+    expect(reasons.nth(1)).to_contain_text(re.compile("song.mp3.*not supported.*Use one of", re.DOTALL))
 
 
 def test_when_all_files_are_bad_each_reason_is_said_and_nothing_is_submitted(page: Page) -> None:
@@ -81,7 +81,7 @@ def test_when_all_files_are_bad_each_reason_is_said_and_nothing_is_submitted(pag
     submit(page)
     expect(page.get_by_role("alert")).to_contain_text("Nothing was submitted yet")
     expect(page.locator(".error-line")).to_have_count(2)
-    expect(page.locator(".error-line").nth(1)).to_contain_text("song.mp3: Files that end in .mp3 cannot be read")
+    expect(page.locator(".error-line").nth(1)).to_contain_text("song.mp3: Files that end in .mp3 are not supported")
     page.get_by_role("button", name="Remove song.mp3").click()
     page.get_by_role("button", name="Remove holiday.txt").click()
     drop(page, "good.txt", TEXT.encode())
@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large_is_not_sent(page: Page) -> None:
     submit(page)
     expect(page.get_by_role("heading", name="Batch of 1 document")).to_be_visible()
     expect(page.locator(".reasons li", has_text="huge.txt")).to_contain_text("empty")
-    expect(page.locator(".reasons li", has_text="large.txt")).to_contain_text("Submit it by itself")
+    expect(page.locator(".reasons li", has_text="large.txt")).to_contain_text("Submit it separately")
     assert max(sent) < 2000 + 2500
 
 
@@ -136,7 +136,7 @@ def test_each_file_shows_how_far_it_is_sent(page: Page) -> None:
 def test_an_address_is_recognised(page: Page, typed: str, kind: str, titles: list[str]) -> None:
     page.goto("/")
     page.get_by_label("Text").fill(typed)
-    expect(page.locator("#recognised")).to_have_text("The page at this address will be fetched." if kind == "page" else "")
+    expect(page.locator("#recognised")).to_have_text("We’ll fetch this page." if kind == "page" else "")
     submit(page)
     page.wait_for_url(ON_A_JOB)
     page.goto(f"/documents?kind={kind}")
@@ -155,7 +155,7 @@ def test_what_is_pasted_anywhere_is_taken(page: Page) -> None:
             document.querySelector("h1").dispatchEvent(new ClipboardEvent("paste", {clipboardData: file, bubbles: true, cancelable: true}));
         }"""
     )
-    expect(page.locator("#recognised")).to_contain_text("The 2 pages at these addresses")
+    expect(page.locator("#recognised")).to_contain_text("these 2 pages")
     expect(page.locator(".files li")).to_contain_text("clip.txt")
     submit(page)
     expect(page.get_by_role("heading", name="Batch of 3 documents")).to_be_visible()
@@ -169,8 +169,8 @@ def test_the_same_content_is_recognised_before_and_after_it_is_submitted(page: P
     expect(page.locator(".files li.known")).to_contain_text("The first of the two")
     submit(page)
     page.wait_for_url(ON_A_JOB)
-    expect(page.locator(".flashes")).to_contain_text("the same content before")
-    page.get_by_role("link", name="the same content").click()
+    expect(page.locator(".flashes")).to_contain_text("You already submitted this document")
+    page.get_by_role("link", name="this document").click()
     expect(page).to_have_url(re.compile(first["id"]))
     page.goto("/documents")
     row(page, "again.txt").get_by_role("link", name="Duplicate").click()
@@ -215,7 +215,7 @@ def test_a_search_finds_by_title_and_text_and_stands_in_the_address(page: Page, 
     page.get_by_label("Search documents").fill("zeebrugge")
     expect(row(page, "Port of Zeebrugge")).to_be_visible()
     page.get_by_label("Search documents").fill("zeebrugge NOT (")
-    expect(page.get_by_text("Nothing found")).to_be_visible()
+    expect(page.get_by_text("No documents found")).to_be_visible()
     searched: list[str] = []
     page.on("request", lambda asked: searched.append(asked.url) if "hx-request" in asked.headers else None)
     page.get_by_role("link", name="Show all documents").click()
@@ -229,8 +229,8 @@ def test_a_search_finds_by_title_and_text_and_stands_in_the_address(page: Page, 
     row(page, "Animals").get_by_role("link", name="island").click()
     expect(page).to_have_url(re.compile(r"\?tag=island$"))
     page.goto("/documents?type=trial&tag=island")
-    expect(page.get_by_text("Nothing found")).to_be_visible()
-    page.get_by_role("link", name="No matter the job type").click()
+    expect(page.get_by_text("No documents found")).to_be_visible()
+    page.get_by_role("link", name="Remove filter: job type").click()
     expect(page.locator(".row")).to_have_count(1)
     expect(page).to_have_url(re.compile(r"\?tag=island$"))
 
@@ -279,16 +279,16 @@ def test_selected_jobs_are_cancelled_and_started_again(page: Page, api: Any) -> 
     page.get_by_label("Select all").check()
     page.get_by_role("button", name="Cancel…").click()
     expect(page.get_by_role("heading", name="Cancel 3 jobs?")).to_be_visible()
-    page.get_by_role("link", name="Keep them as they are").click()
+    page.get_by_role("link", name="Go back").click()
     tick(page, "Steered 0", "Steered 1")
     page.get_by_role("button", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel them").click()
+    page.get_by_role("button", name="Cancel jobs").click()
     expect(page.locator(".flashes")).to_contain_text("2 jobs were cancelled")
     page.get_by_label("Select all").check()
-    page.get_by_role("button", name="Start again…").click()
-    page.get_by_role("button", name="Start again").click()
-    expect(page.locator(".flashes")).to_contain_text("2 jobs were started again")
-    expect(page.locator(".flashes")).to_contain_text("Left as it is: The job is scheduled")
+    page.get_by_role("button", name="Retry…").click()
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".flashes")).to_contain_text("2 jobs were retried")
+    expect(page.locator(".flashes")).to_contain_text("Not changed: The job is scheduled")
     expect(page.locator(".badge.finished")).to_have_count(2)
     page.get_by_label("Select all").check()
     with page.expect_download() as download:
@@ -311,7 +311,7 @@ def test_everything_is_reached_by_keyboard(page: Page, api: Any) -> None:
     api("By keyboard found: an axolotl.", title="Keyboard")
     page.goto("/jobs")
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     page.keyboard.press("n")  # does nothing while the dialog is open
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -344,8 +344,8 @@ def test_everything_is_reached_by_keyboard(page: Page, api: Any) -> None:
 
 def test_the_keys_can_be_turned_off(page: Page) -> None:
     page.goto("/jobs")
-    page.get_by_role("button", name="Keys").click()
-    page.get_by_label("Use the single-letter keys").uncheck()
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    page.get_by_label("Use single-key shortcuts").uncheck()
     page.get_by_role("button", name="Close").click()
     page.reload()
     page.keyboard.press("?")

@@ -1,4 +1,4 @@
-"""The Dockerfile's steps and compose.yaml, proved without a Docker engine; tests/hosts/image.py says what is left out here."""
+"""The Dockerfile's steps and compose.yaml, proved without a Docker engine; tests/support/hosts/image.py says what is left out here."""
 
 from __future__ import annotations
 

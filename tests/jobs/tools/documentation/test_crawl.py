@@ -68,14 +68,14 @@ def test_a_link_trap_costs_ten_pages_and_real_pages_go_before_it(site: Site) -> 
     assert len(found.pages) == 11
     assert site.paths[2:4] == ["/calendar?day=0", "/guide"]
     assert not any("day=1000" in path for path in site.paths)
-    assert "491 more pages of the site are linked and were not read; at most 10 are." in found.left_out
+    assert "Linked pages of the site that were not read: 491 (limit: 10)." in found.left_out
 
 
 def test_a_site_of_dead_links_is_not_asked_for_all_of_them(site: Site) -> None:
     site.page("/", links(*(f"/gone/{number}" for number in range(100))))
     found = crawl(f"{site.url}/", 3)
     assert len([path for path in site.paths if path.startswith("/gone")]) == 6
-    assert found.left_out[-1].startswith("94 more pages")
+    assert found.left_out[-1].endswith("not read: 94 (limit: 3).")
 
 
 def test_pages_with_the_same_text_are_read_once(site: Site) -> None:
@@ -84,7 +84,7 @@ def test_pages_with_the_same_text_are_read_once(site: Site) -> None:
         site.page(path, "<p>Always the same.</p>")
     found = crawl(f"{site.url}/")
     assert [page.url for page in found.pages] == [f"{site.url}/", f"{site.url}/a"]
-    assert found.left_out == [f"{site.url}/b: it has the same text as another page."]
+    assert found.left_out == [f"{site.url}/b: same text as another page."]
 
 
 @pytest.mark.parametrize(("code", "words"), [(404, "has no page"), (403, "does not show this page")])
@@ -125,12 +125,12 @@ def test_what_robots_txt_disallows_is_not_asked_for(site: Site) -> None:
     site.page("/secret/but-open", "<p>Open to all.</p>")
     found = crawl(f"{site.url}/")
     assert site.paths == ["/robots.txt", "/", "/secret/but-open"]
-    assert found.left_out == ["robots.txt keeps programs from 2 of the 3 linked pages."]
+    assert found.left_out == ["robots.txt blocks 2 of the 3 linked pages."]
 
 
 def test_a_first_page_that_robots_txt_disallows_is_refused_before_it_is_asked_for(site: Site) -> None:
     robots(site, "User-agent: Intray\nDisallow: /\n\nUser-agent: *\nAllow: /")
-    with pytest.raises(Permanent, match="robots.txt asks"):
+    with pytest.raises(Permanent, match="robots.txt does not allow"):
         crawl(f"{site.url}/")
     assert site.paths == ["/robots.txt"]
 
@@ -171,7 +171,7 @@ def test_a_redirect_to_another_site_leaves_a_linked_page_out(site: Site) -> None
         site.answers["/out"] = (302, {"Location": f"{other.url}/"}, b"")
         found = crawl(f"{site.url}/")
     assert len(found.pages) == 1
-    assert found.left_out == [f"{site.url}/out: It leads to another site."]
+    assert found.left_out == [f"{site.url}/out: It redirects to another site."]
 
 
 def test_a_first_page_that_has_moved_is_read_by_the_rules_of_where_it_is(site: Site) -> None:
@@ -181,7 +181,7 @@ def test_a_first_page_that_has_moved_is_read_by_the_rules_of_where_it_is(site: S
         other.page("/a", "<p>All about a.</p>")
         assert [page.url for page in crawl(f"{site.url}/").pages] == [f"{other.url}/new", f"{other.url}/a"]
         robots(other, "User-agent: *\nDisallow: /new")
-        with pytest.raises(Permanent, match="robots.txt asks"):
+        with pytest.raises(Permanent, match="robots.txt does not allow"):
             crawl(f"{site.url}/")
 
 

@@ -185,7 +185,7 @@ def test_a_server_that_is_not_there_is_tried_again_by_the_runner(server: OpenAIS
 @pytest.mark.parametrize("reply", [answer(None, refusal="I will not."), answer("", finish_reason="content_filter")])
 def test_a_refusal_fails_for_good(server: OpenAIServer, reply: Reply) -> None:
     server.will(reply)
-    with pytest.raises(Permanent, match="will not work on this document"):
+    with pytest.raises(Permanent, match="refused to process this document"):
         ask()
 
 

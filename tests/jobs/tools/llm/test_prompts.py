@@ -32,7 +32,7 @@ def test_no_instructions_stand_in_the_code() -> None:
         assert [ast.unparse(one.value) for one in calls if one.arg == "instructions" and "prompt(" not in ast.unparse(one.value)] == []
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), (b"\xff\xfe", "cannot be read"), (b" \n", "are empty")])
+@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), (b"\xff\xfe", "cannot be read"), (b" \n", "is empty")])
 def test_instructions_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, why: str) -> None:
     monkeypatch.setattr(client, "PROMPTS", tmp_path)
     prompt.cache_clear()

@@ -94,7 +94,7 @@ def test_later_parks_the_job_and_spends_no_attempt(submit):
     job = submit("trial_later")
     execute.run(job.id)
     row = stored(job.id)
-    assert (row.status, row.attempt, row.parked_reason) == ("scheduled", 0, "OpenAI asked for a pause")
+    assert (row.status, row.attempt, row.snooze_reason) == ("scheduled", 0, "OpenAI asked for a pause")
     with read_session() as session:
         assert 590 < session.scalar(select(row.run_at - now())) <= 600
 

@@ -80,7 +80,7 @@ def test_a_model_without_a_price_costs_nothing_and_says_so(model: OpenAIServer, 
     with capture_logs() as logs:
         job, _ = analyse(alice), analyse(alice, "Another.")
     assert job["cost"] == {"input_tokens": 100, "output_tokens": 20, "usd": 0}
-    assert "No price is known for unheard-of (LLM_PRICES)" in job["result"]["basis"]
+    assert "No price is set for unheard-of (LLM_PRICES)" in job["result"]["basis"]
     assert [line["log_level"] for line in logs if line["event"] == "price_unknown"] == ["warning"]
 
 
@@ -125,7 +125,7 @@ def test_over_their_budget_a_users_jobs_are_parked_until_midnight_and_spend_no_a
     why = "Your budget for the language model, 0.000065 USD a day, is used up until midnight UTC."
     with read_session() as session:
         row = session.get_one(Job, job["id"])
-    assert row.parked_reason == why
+    assert row.snooze_reason == why
     assert row.run_at is not None and (row.run_at + 60) % DAY_S < 120
     assert why in alice.get(f"/jobs/{job['id']}").text
     assert analyse(bob, "A third.")["status"] == "finished"

@@ -263,7 +263,7 @@ def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submi
         judge()
         (letter,) = server.received
     assert letter.recipients == ["admin@example.org"]
-    assert letter.message["Subject"] == "Intray: [critical] No worker is running for default.normal (1 job waiting)."
+    assert letter.message["Subject"].strip() == "Intray: [critical] No worker is running for default.normal (1 job waiting)."
     assert "manage.py worker" in letter.message.get_body(("plain",)).get_content()
     assert statuses("email") == ["finished"]
 

@@ -50,30 +50,30 @@ def change(job_id: str, **values: object) -> None:
 
 def test_its_place_in_line_comes_with_an_estimate_from_the_last_hour(ticking, listening, alice):
     first, *_, last = (submit_job(alice)["id"] for _ in range(6))
-    assert reason(alice, last) == "It is number 6 in line."
+    assert reason(alice, last) == "It is number 6 in the queue."
     with write_session() as session:  # two minutes with something done in the last hour: three jobs a minute
         row = {"queue": "default", "type": "trial_echo"}
         session.execute(insert(Sample), [{**row, "at": 0.0, "finished": 500}, {**row, "at": 1.0, "finished": 4}])
         session.execute(update(Sample).where(Sample.at == 1).values(at=now() - 600))
         session.execute(insert(Sample).values(**row, at=now() - 1200, finished=1, failed=1))
-    assert reason(alice, first) == "It is next in line, under a minute by what was done in the last hour."
-    assert reason(alice, last) == "It is number 6 in line, about 2 minutes by what was done in the last hour."
+    assert reason(alice, first) == "It is next in the queue; it should start in less than a minute, judging by the last hour."
+    assert reason(alice, last) == "It is number 6 in the queue; it should start in about 2 minutes, judging by the last hour."
     new = alice.post("/api/v1/jobs", json={"type": "trial_echo"}).json
-    assert new["waiting_reason"] == "It is number 7 in line, about 3 minutes by what was done in the last hour."
-    assert "It is number 6 in line, and its turn should come in about 2 min." in on_page(alice, last)
+    assert new["waiting_reason"] == "It is number 7 in the queue; it should start in about 3 minutes, judging by the last hour."
+    assert "Number 6 in the queue; it should start in about 2 minutes." in on_page(alice, last)
 
 
 def test_nobody_listens(ticking, alice):
     job_id = submit_job(alice)["id"]
     assert reason(alice, job_id) == "No worker is running for default.normal. The job starts automatically when one is."
-    assert "Nobody is at work on such jobs just now" in on_page(alice, job_id)
+    assert "No worker is running right now" in on_page(alice, job_id)
 
 
 def test_redis_is_away(ticking, alice, intray_settings):
     job_id = submit_job(alice)["id"]
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     assert reason(alice, job_id) == "The queue server (Redis) is not responding. The job is saved and starts when Redis is back."
-    assert "It is kept safely" in on_page(alice, job_id)
+    assert "when the queue server is back" in on_page(alice, job_id)
 
 
 def test_no_clock_runs(listening, alice):
@@ -107,7 +107,7 @@ def test_its_worker_has_fallen_silent(listening, alice):
     with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
     assert "After 30 s the job is given back to its queue" in reason(alice, job_id)
-    assert "has not been heard of for a while" in on_page(alice, job_id)
+    assert "is not responding" in on_page(alice, job_id)
 
 
 def test_its_worker_was_lost_and_it_starts_again(ticking, listening, alice):
@@ -115,7 +115,7 @@ def test_its_worker_was_lost_and_it_starts_again(ticking, listening, alice):
     claim = lifecycle.claim(job_id, "w")
     assert claim and lifecycle.interrupt(job_id, claim.number, "its worker died")
     assert reason(alice, job_id) == "A worker ended while running it, so it starts again. It is next in line."
-    assert "It was interrupted, and starts again." in on_page(alice, job_id)
+    assert "Interrupted; it will start again." in on_page(alice, job_id)
 
 
 def test_an_attempt_failed_and_another_one_follows(ticking, listening, alice):

@@ -18,7 +18,7 @@ from tests.support.worker.trial import Trial
 pytestmark = pytest.mark.slow
 
 QUEUES = ("high", "low")
-ROUNDS = range(20)
+ROUNDS = range(10)
 
 
 @pytest.mark.parametrize("seed", ROUNDS)

@@ -71,7 +71,7 @@ def test_what_is_not_due_waits_and_what_is_due_becomes_a_job_that_says_who_and_w
     assert after.next_at == cron_schedules.following("0 0 * * *", after.last_at or 0)
     with read_session() as session:
         [note] = session.scalars(select(JobEvent.note).where(JobEvent.job_id == job.id, JobEvent.name == "mark.by_schedule"))
-    assert note == "By the schedule 'Every day' of admin@example.org: At 00:00 every day."
+    assert note == "Schedule “Every day” of admin@example.org: At 00:00 every day."
 
 
 def test_many_missed_times_are_made_up_for_by_one_job(admin: Caller) -> None:
