@@ -1,4 +1,4 @@
-"""Analyse a document or a tool: what it is, what speaks for it, what against, what it is for, how mature it is."""
+"""The job type `analyze`: summary, strengths, limitations, use cases and maturity of a document or tool."""
 
 from __future__ import annotations
 
@@ -43,16 +43,14 @@ class Params(Schema):
 
     @pre_load
     def without_blanks(self, data: Any, **_: Any) -> Any:
-        """A field of a form that was left blank was not given."""
-        return {key: value for key, value in data.items() if not _is_blank(value)} if isinstance(data, dict) else data
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or isinstance(value, str) and not value.strip()
+        """Treats blank form fields as not given."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None and not (isinstance(value, str) and not value.strip())}
 
 
 class Verdict(Schema):
-    """What the LLM answers."""
+    """The answer of the language model."""
 
     summary = fields.String(
         required=True, validate=validate.Length(1, 3000), metadata={"description": "What it is, in two to five sentences."}
@@ -83,13 +81,13 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(5, "reading")
     source = _read(job, params)
     job.progress(40, "analysing")
-    found = text_stats.read(source.text)
+    found = text_stats.analyse(source.text)
     kind = maturity_signs.kind_of(found)
-    shown = maturity_signs.signs_of(found, kind)
+    signs = maturity_signs.signs_of(found, kind)
     try:
-        verdict = _ask(job, source, params) if client.configured() else _judge(found, kind, shown)
+        verdict = _ask(job, source, params) if client.configured() else _judge(found, kind, signs)
     except client.UseLocal as why:
-        verdict = _judge(found, kind, shown, why=str(why))
+        verdict = _judge(found, kind, signs, why=str(why))
     job.progress(90, "writing")
     return {
         **verdict,
@@ -99,8 +97,8 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "key_terms": text_stats.key_terms(found),
         "sections": list(dict.fromkeys(found.sections))[:100],
         "readability": text_stats.reading_ease(found),
-        "signs": [{"name": sign["name"], "found": sign["found"]} for sign in shown],
-        "missing": [sign["lacking"] for sign in shown if not sign["found"]],
+        "signs": [{"name": sign["name"], "found": sign["found"]} for sign in signs],
+        "missing": [sign["missing"] for sign in signs if not sign["found"]],
         "source": {**source.facts, "characters": len(source.text), "words": len(found.words)},
     }
 
@@ -112,7 +110,7 @@ class _Source:
 
 
 def _read(job: Job, params: dict[str, Any]) -> _Source:
-    """What was given, as one text: the description first, then the document, or else the page, or else the text."""
+    """The input as one text: the description, then the document, or else the page, or else the text."""
     main = _main_source(job, params)
     text = "\n\n".join(part for part in (params.get("description"), main.text) if part)
     if not text.strip():
@@ -124,7 +122,7 @@ def _read(job: Job, params: dict[str, Any]) -> _Source:
 def _main_source(job: Job, params: dict[str, Any]) -> _Source:
     document = job.document
     if document is not None:
-        text = document.text  # first: a page gets its title and media type when it is fetched
+        text = document.text  # first: reading it fetches a page, which sets its title and media type
         return _Source(text, _facts(document.title, document.source_url, document.id, document.media_type))
     if url := params.get("url"):
         page = fetch(url)
@@ -138,14 +136,14 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
 
 
 def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
-    named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = client.ask(job, instructions=client.prompt("analyze"), document_text=named + source.text, schema=Verdict)
+    heading = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
+    verdict = client.ask(job, instructions=client.prompt("analyze"), document_text=heading + source.text, schema=Verdict)
     return {**verdict, **client.credit(source.text)}
 
 
-def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
-    has = sum(bool(sign["found"]) for sign in shown)
-    basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
+def _judge(found: text_stats.TextAnalysis, kind: str, signs: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
+    has = sum(bool(sign["found"]) for sign in signs)
+    basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(signs)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":
         basis += " The cue words are English and the document does not seem to be, so results may be incomplete."
     return {
@@ -153,7 +151,7 @@ def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | boo
         "strengths": verdict.strengths(found),
         "limitations": verdict.limitations(found),
         "use_cases": verdict.use_cases(found),
-        "maturity_score": round(has / len(shown), 2),
+        "maturity_score": round(has / len(signs), 2),
         "engine": "local",
         "basis": f"{why} {basis}".strip(),
     }

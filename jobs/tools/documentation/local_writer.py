@@ -57,7 +57,7 @@ def write(material: SourceSet, why: str = "") -> Documentation:
 def overview(material: SourceSet) -> Passage:
     """Returns the most important sentences of the main sources, with the sources they come from."""
     text = "\n\n".join(f"# {source.title}\n\n{source.text}" if source.kind == "section" else source.text for source in material.main)
-    summary = verdict.summary(text_stats.read(text[:MAX_READ]))
+    summary = verdict.summary(text_stats.analyse(text[:MAX_READ]))
     if not summary or material.about and len(summary) < 40:
         return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
     used = material.main
@@ -73,7 +73,7 @@ def reference_of(material: SourceSet) -> Passage | None:
 
 def _is_quoted_in(summary: str, source: Source) -> bool:
     """Whether the summary contains a sentence of the source."""
-    return any(len(one.text) > 10 and one.text in summary for one in text_stats.read(source.text).sentences)
+    return any(len(one.text) > 10 and one.text in summary for one in text_stats.analyse(source.text).sentences)
 
 
 def _quote(source: Source, number: int) -> Passage:

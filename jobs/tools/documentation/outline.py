@@ -99,7 +99,7 @@ def _between(text: str, marks: list[tuple[int, int, int, str]]) -> list[Section]
 
 def _by_sentences(text: str) -> list[Section]:
     """The sections of a text that is not Markdown, by the headings that `text_stats` recognises."""
-    found = text_stats.read(text)
+    found = text_stats.analyse(text)
     grouped = groupby(found.sentences, key=lambda one: one.section)
     return [
         Section(heading, 1, "".join(f"\n- {one.text}" if one.listed else f" {one.text}" for one in group)) for heading, group in grouped

@@ -13,7 +13,7 @@ TODAY = date(2026, 11, 25)
 LONG = "The manager of the farm reads " + "the record of each of the fields and " * 5 + "writes it down. "
 
 
-def test_a_good_application_has_nothing_to_mend() -> None:
+def test_a_good_application_has_nothing_to_fix() -> None:
     checked = checks.check(GOOD, "application", TODAY)
     assert checked.findings == []
     assert (rules.score_of([]), rules.decision_of(100, [])) == (100, "approve")
@@ -103,7 +103,7 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
         return
     hits = [one for one in found if one.severity == severity and one.where.startswith(where) and message in one.message]
     assert hits, told
-    assert hits[0].mend
+    assert hits[0].fix
     assert len(found) == 1 or severity in ("major", "blocking"), told
 
 
@@ -121,7 +121,7 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
     ],
 )
 def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
-    found = [rules.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
+    found = [rules.Finding(severity, f"line {number}", "wrong", "fix it") for number, severity in enumerate(severities.split())]
     assert rules.decision_of(rules.score_of(found), found) == decision
 
 
@@ -159,4 +159,4 @@ def test_odd_texts_are_checked_like_any_other(text: str) -> None:
 
 def test_a_rule_with_an_unknown_severity_is_refused() -> None:
     with pytest.raises(ValueError, match="severity is one of"):
-        rules._field(name="x", labels=["x"], severity="awful", mend="")
+        rules._field(name="x", labels=["x"], severity="awful", fix="")
