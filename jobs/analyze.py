@@ -8,7 +8,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
 from monolith.content.extract_text import text_of, title_of
-from monolith.content.fetch import fetch, why_unfit
+from monolith.content.fetch import fetch, url_problem
 from monolith.job_types.registry import Job, Permanent, exponential, job_type
 
 from .tools.analysis import maturity_signs, text_stats, verdict
@@ -16,7 +16,7 @@ from .tools.llm import client
 
 
 def _check_url(url: str) -> None:
-    if reason := why_unfit(url):
+    if reason := url_problem(url):
         raise ValidationError(reason)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
-from monolith.content.fetch import Fetched, why_unfit
+from monolith.content.fetch import Fetched, url_problem
 from monolith.job_types.registry import Document, Job, exponential, job_type
 
 from .tools.documentation import document, llm_writer, local_writer
@@ -18,7 +18,7 @@ from .tools.project.source_index import project_sources
 
 
 def _check_url(url: str) -> None:
-    if reason := why_unfit(url):
+    if reason := url_problem(url):
         raise ValidationError(reason)
 
 

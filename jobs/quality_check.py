@@ -9,6 +9,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from monolith.content.markdown_html import one_line
 from monolith.job_types.registry import Automatic, FailedJob, Job, exponential, job_type
 
 from .tools.analysis import text_stats
@@ -120,7 +121,7 @@ def _verdict(by_rules: list[Finding], rules_score: int, assessment: dict[str, An
 
 def _plain(text: str) -> str:
     """The model's text on one line without links: it goes into an e-mail, and a document may have dictated it."""
-    return _ADDRESS.sub("(address removed)", " ".join("".join(one if one.isprintable() else " " for one in text).split()))
+    return _ADDRESS.sub("(address removed)", one_line(text))
 
 
 def _engine(rules_score: int, assessment: dict[str, Any] | None, text: str, why: str) -> dict[str, Any]:

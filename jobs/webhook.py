@@ -10,7 +10,7 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from monolith.content.http_post import Answer, post
+from monolith.content.http_post import PostResult, post
 from monolith.job_types import registry
 from monolith.job_types.registry import Delivery, Job, job_type
 
@@ -35,12 +35,12 @@ def webhook(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     delivery = job.delivery(params["delivery"])
     if delivery is None:
         return {"outcome": "no longer to be sent"}
-    answer = post(delivery.url, delivery.body.encode(), {"Content-Type": "application/json", **signed_headers(delivery)})
-    outcome = {"response_status": answer.status, "response_text": answer.text, "error": answer.error, "duration": answer.seconds}
-    reason = _disable_reason(delivery, answer)
-    if delivery.record(is_delivered=answer.error is None, again_in=_retry_delay(delivery, answer), disable=reason, **outcome):
+    result = post(delivery.url, delivery.body.encode(), {"Content-Type": "application/json", **signed_headers(delivery)})
+    outcome = {"response_status": result.status, "response_text": result.text, "error": result.error, "duration": result.seconds}
+    reason = _disable_reason(delivery, result)
+    if delivery.record(is_delivered=result.error is None, again_in=_retry_delay(delivery, result), disable=reason, **outcome):
         _notify_owner(job, delivery, str(reason))
-    return {"status": answer.status, "error": answer.error}
+    return {"status": result.status, "error": result.error}
 
 
 def signed_headers(delivery: Delivery) -> dict[str, str]:
@@ -60,18 +60,18 @@ def _signature(secret: str, content: bytes) -> str:
     return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
-def _retry_delay(delivery: Delivery, answer: Answer) -> float | None:
+def _retry_delay(delivery: Delivery, result: PostResult) -> float | None:
     """Seconds until the next attempt; None if there is none."""
-    if answer.error is None or answer.status == 410 or delivery.type == "job.progress" or delivery.attempts >= len(RETRY_DELAYS_S):
+    if result.error is None or result.status == 410 or delivery.type == "job.progress" or delivery.attempts >= len(RETRY_DELAYS_S):
         return None
-    return max(RETRY_DELAYS_S[delivery.attempts], answer.retry_after or 0) * random.uniform(1, 1 + JITTER)
+    return max(RETRY_DELAYS_S[delivery.attempts], result.retry_after or 0) * random.uniform(1, 1 + JITTER)
 
 
-def _disable_reason(delivery: Delivery, answer: Answer) -> str | None:
-    if answer.status == 410:
+def _disable_reason(delivery: Delivery, result: PostResult) -> str | None:
+    if result.status == 410:
         return "The endpoint answered 410 (gone)."
-    if answer.error and delivery.failing_s > DISABLE_AFTER_S:
-        return f"Every delivery has failed for five days. Last error: {answer.error}"
+    if result.error and delivery.failing_s > DISABLE_AFTER_S:
+        return f"Every delivery has failed for five days. Last error: {result.error}"
     return None
 
 

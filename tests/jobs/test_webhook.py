@@ -423,8 +423,8 @@ def test_a_name_that_cannot_be_looked_up_now_may_be_saved(monkeypatch: pytest.Mo
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(socket, "getaddrinfo", later)
-    assert http_post.why_refused("https://example.org/") is None
-    assert fetch.why_unfit("ftp://example.org") is not None
+    assert http_post.target_problem("https://example.org/") is None
+    assert fetch.url_problem("ftp://example.org") is not None
 
 
 # ---- a single job's webhook_url

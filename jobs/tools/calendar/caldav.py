@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from monolith.config import settings
-from monolith.content.fetch import seconds_asked
+from monolith.content.fetch import retry_after_s
 from monolith.errors import BadSetting
 from monolith.job_types.registry import Permanent, Snooze
 
@@ -117,7 +117,7 @@ def _check(answer: Response, expected: tuple[int, ...]) -> None:
     status = answer.status_code
     if status in expected:
         return
-    wait = seconds_asked(answer.headers) if status in (429, 503) else None
+    wait = retry_after_s(answer.headers) if status in (429, 503) else None
     if wait is not None:
         raise Snooze(wait, f"The calendar server asked us to wait {wait:g} s.")
     if status in (408, 423, 425, 429) or status >= 500 or status < 300:

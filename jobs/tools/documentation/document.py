@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monolith.content.markdown_html import anchors_of, document_of, escaped, html_of, link, one_line
+from monolith.content.markdown_html import anchors_of, escaped, html_of, html_page, link, one_line
 
 from .sources import Source
 
@@ -62,7 +62,7 @@ class Documentation:
 
 def html(doc: Documentation) -> str:
     """Returns the documentation as an HTML page."""
-    return document_of(doc.title, html_of(markdown(doc), anchors=True))
+    return html_page(doc.title, html_of(markdown(doc), anchors=True))
 
 
 def markdown(doc: Documentation) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from monolith.content.extract_text import tree_of
-from monolith.content.fetch import READABLE, Fetched, why_unfit
+from monolith.content.fetch import READABLE, Fetched, url_problem
 
 MAX_LINKS = 5_000  # of one page; no page for people has more
 
@@ -55,7 +55,7 @@ def _joined(base: str, href: str) -> str:
         url = urldefrag(urljoin(base, href.strip())).url
     except ValueError:
         return ""
-    return "" if why_unfit(url) else url
+    return "" if url_problem(url) else url
 
 
 def _is_text_type(url: str) -> bool:

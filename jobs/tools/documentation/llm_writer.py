@@ -9,7 +9,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from monolith.config import settings
-from monolith.content.markdown_html import harmless, one_line
+from monolith.content.markdown_html import one_line, sanitise
 from monolith.job_types.registry import Job
 
 from ..llm import client
@@ -113,7 +113,7 @@ def _checked(draft: dict[str, Any], material: SourceSet, basis: str) -> Document
 
 def _passage(draft: dict[str, Any], material: SourceSet) -> Passage | None:
     """The passage with sanitised text; None if it has text but cites no known source."""
-    text, sources = harmless(draft["text"]), _cited(draft, material.sources)
+    text, sources = sanitise(draft["text"]), _cited(draft, material.sources)
     if text and not sources:
         return None
     return Passage(text, sources, one_line(draft.get("heading", "")))

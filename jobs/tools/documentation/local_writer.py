@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from monolith.content.markdown_html import harmless
+from monolith.content.markdown_html import sanitise
 
 from ..analysis import text_stats, verdict
 from .document import Documentation, Passage
@@ -59,16 +59,16 @@ def overview(material: SourceSet) -> Passage:
     text = "\n\n".join(f"# {source.title}\n\n{source.text}" if source.kind == "section" else source.text for source in material.main)
     summary = verdict.summary(text_stats.analyse(text[:MAX_READ]))
     if not summary or material.about and len(summary) < 40:
-        return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
+        return Passage(sanitise(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
     used = material.main
     if len(used) > 1:
         used = [source for source in used if _is_quoted_in(summary, source)]
-    return Passage(harmless(summary), tuple(used or material.main[:1]), is_quoted=True)
+    return Passage(sanitise(summary), tuple(used or material.main[:1]), is_quoted=True)
 
 
 def reference_of(material: SourceSet) -> Passage | None:
     """Returns the reference that was derived from the code, if there is one."""
-    return Passage(harmless(material.reference), material.reference_sources) if material.reference else None
+    return Passage(sanitise(material.reference), material.reference_sources) if material.reference else None
 
 
 def _is_quoted_in(summary: str, source: Source) -> bool:
@@ -79,11 +79,11 @@ def _is_quoted_in(summary: str, source: Source) -> bool:
 def _quote(source: Source, number: int) -> Passage:
     section = source.sections[number]
     level = section.level if len(source.sections) == 1 else 1 if number == 0 else 3
-    return Passage(harmless(excerpt(section.text), source.url), (source,), section.heading or source.title, level, is_quoted=True)
+    return Passage(sanitise(excerpt(section.text), source.url), (source,), section.heading or source.title, level, is_quoted=True)
 
 
 def _joined(pieces: list[Passage]) -> Passage:
     """Several quotes as one passage, each under its heading unless it is the only one."""
     sources = tuple(dict.fromkeys(source for piece in pieces for source in piece.sources))
-    texts = [piece.text if len(pieces) == 1 else f"{harmless(f'# {piece.heading}')}\n\n{piece.text}" for piece in pieces]
+    texts = [piece.text if len(pieces) == 1 else f"{sanitise(f'# {piece.heading}')}\n\n{piece.text}" for piece in pieces]
     return Passage("\n\n".join(texts), sources, is_quoted=bool(pieces))

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from monolith.content.markdown_html import words_of
+from monolith.content.markdown_html import plain_text
 
 from ..analysis import text_stats
 
@@ -41,7 +41,7 @@ def sections(text: str, most: int) -> tuple[list[Section], int]:
         fitting = [depth for depth in range(6, 0, -1) if sum(mark[2] <= depth for mark in marks) <= most]
         found = _between(text, [mark for mark in marks if mark[2] <= (fitting[0] if fitting else 1)])
     found = [section for section in found if section.text.strip()]
-    kept = [replace(one, heading=words_of(one.heading[:MAX_HEADING])) for one in found[:most]] if marks else found[:most]
+    kept = [replace(one, heading=plain_text(one.heading[:MAX_HEADING])) for one in found[:most]] if marks else found[:most]
     return kept, len(found) - len(kept)
 
 

@@ -15,7 +15,7 @@ import structlog
 from marshmallow import EXCLUDE, Schema, ValidationError
 
 from monolith.config import ROOT, settings
-from monolith.content.fetch import seconds_asked
+from monolith.content.fetch import retry_after_s
 from monolith.job_types.registry import Job, Permanent, Snooze
 
 from .prices import missing_price_note, usage_of
@@ -171,7 +171,7 @@ def _connection_error(error: APIConnectionError) -> AIUnavailable:
 def _status_error(error: APIStatusError) -> Exception:
     """The exception for an error status. 401, 403 and 404 do not quote the server, whose message may contain the key."""
     status = error.status_code
-    wait = seconds_asked(error.response.headers) if status in (429, 503) else None
+    wait = retry_after_s(error.response.headers) if status in (429, 503) else None
     if status == 429 or wait is not None:
         why = "has no credit left" if error.code == "insufficient_quota" else "is busy and asked us to wait"
         return Snooze(wait or BUSY_S, f"The LLM server {why}.")

@@ -13,6 +13,8 @@ from fpdf import FPDF
 from fpdf.enums import Align, TableBordersLayout
 from fpdf.fonts import FontFace
 
+from monolith.content.markdown_html import one_line
+
 FONTS = Path(__file__).parent / "fonts"
 FONT = "DejaVu"
 TEXT, MUTED, LINE, BACKGROUND = (27, 27, 26), (91, 90, 85), (228, 227, 222), (248, 248, 246)
@@ -143,11 +145,6 @@ class ReportPdf(FPDF):
         top = self.get_y()
         yield self.l_margin, top, self.epw, height
         self.set_xy(self.l_margin, top + height)
-
-
-def one_line(text: str) -> str:
-    """Returns the text without control characters and marks that change the writing direction."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _shortened(text: str) -> str:
