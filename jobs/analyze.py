@@ -5,24 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate
+from marshmallow import Schema, fields, validate
 
 from monolith.content.extract_text import text_of, title_of
-from monolith.content.fetch import fetch, url_problem
+from monolith.content.fetch import fetch
 from monolith.job_types.registry import Job, Permanent, exponential, job_type
 
 from .tools.analysis import maturity_signs, text_stats, verdict
 from .tools.llm import client
+from .tools.params import FormParams, check_url
 
 
-def _check_url(url: str) -> None:
-    if reason := url_problem(url):
-        raise ValidationError(reason)
-
-
-class Params(Schema):
+class Params(FormParams):
     url = fields.String(
-        validate=_check_url,
+        validate=check_url,
         metadata={"title": "Address", "description": "The page to analyse, if no document is given. Starts with http:// or https://."},
     )
     text = fields.String(
@@ -40,13 +36,6 @@ class Params(Schema):
         validate=validate.Length(max=10_000),
         metadata={"title": "Description", "description": "What you know about it. Used together with the document, or on its own."},
     )
-
-    @pre_load
-    def without_blanks(self, data: Any, **_: Any) -> Any:
-        """Treats blank form fields as not given."""
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None and not (isinstance(value, str) and not value.strip())}
 
 
 class Verdict(Schema):
@@ -84,13 +73,11 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     found = text_stats.analyse(source.text)
     kind = maturity_signs.kind_of(found)
     signs = maturity_signs.signs_of(found, kind)
-    try:
-        verdict = _ask(job, source, params) if client.configured() else _judge(found, kind, signs)
-    except client.UseLocal as why:
-        verdict = _judge(found, kind, signs, why=str(why))
+    answer, why = _ask(job, source, params)
+    assessment = answer or _quote(found, kind, signs, why)
     job.progress(90, "writing")
     return {
-        **verdict,
+        **assessment,
         "document_type": kind,
         "language": found.language,
         "key_sentences": [one.text for one in text_stats.key_sentences(found)],
@@ -135,13 +122,14 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
     return {"title": title, "url": url, "document_id": document_id, "media_type": media_type.partition(";")[0]}
 
 
-def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
+def _ask(job: Job, source: _Source, params: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The model's assessment. None without a model; if the budget is used up, also why."""
     heading = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = client.ask(job, instructions=client.prompt("analyze"), document_text=heading + source.text, schema=Verdict)
-    return {**verdict, **client.credit(source.text)}
+    answer, why = client.ask_if_possible(job, prompt_name="analyze", document_text=heading + source.text, schema=Verdict)
+    return {**answer, **client.credit(source.text)} if answer else None, why
 
 
-def _judge(found: text_stats.TextAnalysis, kind: str, signs: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
+def _quote(found: text_stats.TextAnalysis, kind: str, signs: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
     has = sum(bool(sign["found"]) for sign in signs)
     basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(signs)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":

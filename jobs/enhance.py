@@ -108,15 +108,11 @@ def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) ->
 
 def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
     """The model's scores. None without a model; if the budget is used up, also why."""
-    if not client.configured():
-        return None, ""
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
     head = "\n".join(f"{name}: {value}" for name, value in facts.items() if value)
-    try:
-        answer = client.ask(job, instructions=client.prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
-    except client.UseLocal as over:
-        return None, str(over)
-    return {**answer, "engine": client.credit(story.content)["engine"]}, ""
+    text = f"{head}\n\n{story.content}".strip()
+    answer, why = client.ask_if_possible(job, prompt_name="enhance", document_text=text, schema=Refined)
+    return {**answer, "engine": client.credit(story.content)["engine"]} if answer else None, why
 
 
 def _basis(story: Story, refined: dict[str, Any] | None) -> str:

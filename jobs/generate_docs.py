@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate
+from marshmallow import fields, validate
 
-from monolith.content.fetch import Fetched, url_problem
+from monolith.content.fetch import Fetched
 from monolith.job_types.registry import Document, Job, exponential, job_type
 
 from .tools.documentation import document, llm_writer, local_writer
 from .tools.documentation.crawl import MAX_LINKED, crawl
 from .tools.documentation.sources import SourceSet, document_sources, site_sources
 from .tools.llm import client
+from .tools.params import FormParams, check_url
 from .tools.project.archive import is_archive
 from .tools.project.source_index import project_sources
 
 
-def _check_url(url: str) -> None:
-    if reason := url_problem(url):
-        raise ValidationError(reason)
-
-
-class Params(Schema):
+class Params(FormParams):
     url = fields.String(
-        validate=_check_url,
+        validate=check_url,
         metadata={"title": "Address", "description": "The page to start from, if no document is given. Starts with http:// or https://."},
     )
     title = fields.String(
@@ -36,11 +32,6 @@ class Params(Schema):
         validate=validate.Range(0, MAX_LINKED),
         metadata={"title": "Linked pages", "description": "Maximum number of linked pages of the same site to read as well."},
     )
-
-    @pre_load
-    def without_blanks(self, data: Any, **_: Any) -> Any:
-        """Treats blank form fields as not given."""
-        return {key: value for key, value in data.items() if value not in (None, "")} if isinstance(data, dict) else data
 
 
 @job_type(

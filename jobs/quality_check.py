@@ -77,7 +77,7 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     checked = checks.check(text, document.kind, datetime.now(UTC).date())
     by_rules = rules.score_of(checked.findings)
     job.progress(50, "assessing")
-    assessment, why = _assess(job, text)
+    assessment, why = client.ask_if_possible(job, prompt_name="quality_check", document_text=text, schema=Assessment)
     verdict = _verdict(checked.findings, by_rules, assessment)
     job.progress(90, "writing")
     job.decide(route=verdict["route"], decision=verdict["decision"], score=verdict["score"])
@@ -92,16 +92,6 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         "notified": is_notified,
         **_engine(by_rules, assessment, text, why),
     }
-
-
-def _assess(job: Job, text: str) -> tuple[dict[str, Any] | None, str]:
-    """The model's assessment. None without a model; if the budget is used up, also why."""
-    if not client.configured():
-        return None, ""
-    try:
-        return client.ask(job, instructions=client.prompt("quality_check"), document_text=text, schema=Assessment), ""
-    except client.UseLocal as over:
-        return None, str(over)
 
 
 def _verdict(by_rules: list[Finding], rules_score: int, assessment: dict[str, Any] | None) -> dict[str, Any]:

@@ -92,6 +92,19 @@ def ask(job: Job, *, instructions: str, document_text: str, schema: type[Schema]
     return job.cached(key, CACHED_S, config.openai_timeout, lambda: _ask_within_budget(job, instructions, document_text, schema))
 
 
+def ask_if_possible(job: Job, *, prompt_name: str, document_text: str, schema: type[Schema]) -> tuple[dict[str, Any] | None, str]:
+    """Asks like `ask` with the instructions of `prompt(prompt_name)`, for job types with a local engine.
+
+    Returns the answer and an empty string; None if no model is set up or the local engine is to be used for now, and then why.
+    """
+    if not configured():
+        return None, ""
+    try:
+        return ask(job, instructions=prompt(prompt_name), document_text=document_text, schema=schema), ""
+    except UseLocal as over_budget:
+        return None, str(over_budget)
+
+
 def credit(document_text: str) -> dict[str, str]:
     """Returns `engine` and `basis` of a result: the model, and how much of the document it read."""
     model, total = settings().openai_model, len(document_text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,8 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 def score_of(findings: Iterable[Finding]) -> int:
     """Returns 100 less the points of each finding, at least 0."""
-    return max(0, 100 - sum(getattr(scoring(), one.severity) for one in findings))
+    points = asdict(scoring())
+    return max(0, 100 - sum(points[one.severity] for one in findings))
 
 
 def decision_of(score: int, findings: Iterable[Finding]) -> str:
