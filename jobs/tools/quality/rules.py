@@ -159,7 +159,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 def score_of(findings: Iterable[Finding]) -> int:
     """Returns 100 less the points of each finding, at least 0."""
-    points = asdict(scoring())
+    points: dict[str, int] = asdict(scoring())
     return max(0, 100 - sum(points[one.severity] for one in findings))
 
 
