@@ -110,31 +110,23 @@ def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def _apply(job: Job, collection: caldav.Collection, uid: str, params: dict[str, Any]) -> dict[str, Any]:
     """Applies the action unless an earlier attempt did. The event records its writers, so a crash leaves no doubt."""
     found = collection.read(uid)
-    if found and _has_written(job, uid, found.calendar):
+    # The writers in the event tell; a server that drops that property still has the UID that only this job creates.
+    if found and (job.id in ical_event.writers_of(found.calendar) or uid == _own_uid(job)):
         return _result(collection, uid, params, found.calendar, "An earlier attempt had already done it; nothing was changed.")
     if found is None and params["action"] == "cancel":
         return {"written": False, "uid": uid, "action": "cancel", "note": "No event has this UID, so there was nothing to cancel."}
-    _check_there(found, uid, params)
+    if found and params["action"] == "create":
+        raise Permanent(f"An event with the UID {uid} already exists. Use the action update, or another UID.")
+    if found is None and params["action"] == "update":
+        raise Permanent(f"No event has the UID {uid}. Use the action create, or correct the UID.")
     calendar_data = found.calendar if found else ical_event.new(uid)
     _change(calendar_data, params, ical_event.sequence_of(calendar_data) + 1 if found else 0, job.id)
     collection.write(uid, calendar_data, over=found)
     return _result(collection, uid, params, calendar_data, "The calendar was updated.")
 
 
-def _has_written(job: Job, uid: str, found: Any) -> bool:
-    """Whether this job wrote the event, by the writers in it or by a UID that only this job creates: servers may drop properties."""
-    return job.id in ical_event.writers_of(found) or uid == _own_uid(job)
-
-
 def _own_uid(job: Job) -> str:
     return f"{job.id}@intray"
-
-
-def _check_there(found: caldav.StoredEvent | None, uid: str, params: dict[str, Any]) -> None:
-    if found and params["action"] == "create":
-        raise Permanent(f"An event with the UID {uid} already exists. Use the action update, or another UID.")
-    if found is None and params["action"] == "update":
-        raise Permanent(f"No event has the UID {uid}. Use the action create, or correct the UID.")
 
 
 def _change(calendar_data: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:

@@ -46,18 +46,14 @@ def webhook(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def signed_headers(delivery: Delivery) -> dict[str, str]:
     """Returns the headers of this attempt. There is a signature for each secret, so that a secret can be rotated."""
     signed_content = f"{delivery.id}.{delivery.timestamp}.{delivery.body}".encode()
-    signatures = [f"v1,{_signature(secret, signed_content)}" for secret in delivery.secrets]
+    keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in delivery.secrets]
+    signatures = [f"v1,{base64.b64encode(hmac.digest(key, signed_content, hashlib.sha256)).decode()}" for key in keys]
     return {
         "User-Agent": "Intray/1.0 (webhooks)",
         "webhook-id": delivery.id,
         "webhook-timestamp": str(delivery.timestamp),
         "webhook-signature": " ".join(signatures),
     }
-
-
-def _signature(secret: str, content: bytes) -> str:
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
 def _retry_delay(delivery: Delivery, result: PostResult) -> float | None:

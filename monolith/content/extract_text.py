@@ -114,7 +114,9 @@ def _decoded(content: bytes, declared: str | None) -> str:
     UTF-8 comes before the declaration because text is hardly ever valid UTF-8 by chance, while declarations are often wrong.
     """
     bom_encoding = next((encoding for mark, encoding in BOMS.items() if content.startswith(mark)), None)
-    if bom_encoding is None and _is_binary(content):
+    start = content[: 64 * 1024]
+    controls = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start))
+    if bom_encoding is None and (b"\x00" in start or controls * 100 > len(start)):
         raise Permanent("This is not text: it contains binary data. Submit a text file, a PDF or a Word document (.docx).")
     for encoding in filter(None, (bom_encoding, "utf-8", declared)):
         try:
@@ -127,12 +129,6 @@ def _decoded(content: bytes, declared: str | None) -> str:
     if best is None:
         raise Permanent("The character encoding is not recognised. Save it as UTF-8 text and submit it again.")
     return content.decode(best.encoding, "replace")
-
-
-def _is_binary(content: bytes) -> bool:
-    start = content[: 64 * 1024]
-    controls = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start))
-    return b"\x00" in start or controls * 100 > len(start)
 
 
 def _charset_in(parameters: str) -> str | None:

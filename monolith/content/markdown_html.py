@@ -51,7 +51,13 @@ def html_of(markdown: str, *, anchors: bool = False) -> str:
         for (heading, _), anchor in zip(headings, anchors_of([_inline_text(inline) for _, inline in headings]), strict=True):
             heading.attrSet("id", anchor)
     made = parser.renderer.render(tokens, parser.options, {})
-    return nh3.clean(made, tags=set(TAGS), attributes=ATTRIBUTES, attribute_filter=_kept_attribute, link_rel="noopener noreferrer nofollow")
+    return nh3.clean(
+        made,
+        tags=set(TAGS),
+        attributes=ATTRIBUTES,
+        attribute_filter=lambda tag, name, value: value if name != "href" or LINK.match(value) else None,
+        link_rel="noopener noreferrer nofollow",
+    )
 
 
 def anchors_of(headings: list[str]) -> list[str]:
@@ -126,7 +132,7 @@ def _embolden(tokens: list[Token]) -> None:
 def _blocks(token: Token, base_url: str | None) -> Iterator[Token]:
     """The tokens that replace this one."""
     if token.type == "html_block":
-        yield from _paragraph(_text_of_html(token.content))
+        yield from _paragraph_of_html(token.content)
     elif token.type == "hr":
         return
     else:
@@ -199,9 +205,12 @@ def _without_empty(tokens: list[Token]) -> list[Token]:
     return kept
 
 
-def _paragraph(text: str) -> list[Token]:
+def _paragraph_of_html(markup: str) -> list[Token]:
+    """A paragraph with the text of a block of HTML."""
+    import nh3
     from markdown_it.token import Token
 
+    text = " ".join(html.unescape(nh3.clean(markup, tags=set())).split())
     inline = Token("inline", "", 0, content=text, children=[_text(text.replace("<", LESS_THAN))], block=True)
     return [Token("paragraph_open", "p", 1, block=True), inline, Token("paragraph_close", "p", -1, block=True)]
 
@@ -212,20 +221,8 @@ def _text(text: str) -> Token:
     return Token("text", "", 0, content=text)
 
 
-def _text_of_html(markup: str) -> str:
-    import nh3
-
-    return " ".join(html.unescape(nh3.clean(markup, tags=set())).split())
-
-
 def _inline_text(inline: Token) -> str:
     return "".join(child.content for child in inline.children or [] if child.type in ("text", "text_special", "code_inline"))
-
-
-def _kept_attribute(tag: str, name: str, value: str) -> str | None:
-    if name == "href":
-        return value if LINK.match(value) else None
-    return value
 
 
 def html_page(title: str, body: str) -> str:

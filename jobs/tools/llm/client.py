@@ -89,7 +89,13 @@ def ask(job: Job, *, instructions: str, document_text: str, schema: type[Schema]
     config = settings()
     question = [config.openai_model, config.openai_base_url, instructions + FENCE, json_schema(schema()), document_text[:MAX_DOCUMENT]]
     key = hashlib.sha256(json.dumps(question).encode()).hexdigest()
-    return job.cached(key, CACHED_S, config.openai_timeout, lambda: _ask_within_budget(job, instructions, document_text, schema))
+
+    def ask_within_budget() -> dict[str, Any]:
+        if over := job.over_budget():
+            raise UseLocal(over.seconds, over.reason) if settings().llm_over_budget == "local" else over
+        return ask_now(job, instructions, document_text, schema)
+
+    return job.cached(key, CACHED_S, config.openai_timeout, ask_within_budget)
 
 
 def ask_if_possible(job: Job, *, prompt_name: str, document_text: str, schema: type[Schema]) -> tuple[dict[str, Any] | None, str]:
@@ -112,12 +118,6 @@ def credit(document_text: str) -> dict[str, str]:
     part = "the whole document" if read == total else f"the first {read:,} of its {total:,} characters"
     basis = [f"Assessed by {model}, which read {part}.", missing_price_note()]
     return {"engine": f"openai:{model}", "basis": " ".join(one for one in basis if one)}
-
-
-def _ask_within_budget(job: Job, instructions: str, document_text: str, schema: type[Schema]) -> dict[str, Any]:
-    if over := job.over_budget():
-        raise UseLocal(over.seconds, over.reason) if settings().llm_over_budget == "local" else over
-    return ask_now(job, instructions, document_text, schema)
 
 
 def ask_now(job: Job, instructions: str, document_text: str, schema: type[Schema]) -> dict[str, Any]:

@@ -60,15 +60,12 @@ class Amount:
 
 def entries(text: str) -> list[Entry]:
     """Returns the entries of the text in order. A label without a value takes the next line, unless that is an entry too."""
-    lines = text.split("\n")
-    return [found for number, (line, after) in enumerate(pairwise([*lines, ""]), start=1) if (found := _entry(line, after, number))]
-
-
-def _entry(line: str, after: str, number: int) -> Entry | None:
-    label, value = _parts(line)
-    if not label:
-        return None
-    return Entry(label, value or ("" if _parts(after)[0] else _bare(after)), number)
+    found = []
+    for number, (line, after) in enumerate(pairwise([*text.split("\n"), ""]), start=1):
+        label, value = _parts(line)
+        if label:
+            found.append(Entry(label, value or ("" if _parts(after)[0] else _bare(after)), number))
+    return found
 
 
 def _parts(line: str) -> tuple[str, str]:
