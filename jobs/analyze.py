@@ -1,29 +1,24 @@
-"""Analyse a document or a tool: what it is, what speaks for it, what against, what it is for, how mature it is."""
+"""The job type `analyze`: summary, strengths, limitations, use cases and maturity of a document or tool."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validate
+from marshmallow import Schema, fields, validate
 
 from monolith.content.extract_text import text_of, title_of
-from monolith.content.fetch import fetch, why_unfit
+from monolith.content.fetch import fetch
 from monolith.job_types.registry import Job, Permanent, exponential, job_type
 
 from .tools.analysis import maturity_signs, text_stats, verdict
 from .tools.llm import client
-from .tools.llm.prompts import prompt
+from .tools.params import FormParams, check_url
 
 
-def _check_url(url: str) -> None:
-    if reason := why_unfit(url):
-        raise ValidationError(reason)
-
-
-class Params(Schema):
+class Params(FormParams):
     url = fields.String(
-        validate=_check_url,
+        validate=check_url,
         metadata={"title": "Address", "description": "The page to analyse, if no document is given. Starts with http:// or https://."},
     )
     text = fields.String(
@@ -42,18 +37,9 @@ class Params(Schema):
         metadata={"title": "Description", "description": "What you know about it. Used together with the document, or on its own."},
     )
 
-    @pre_load
-    def without_blanks(self, data: Any, **_: Any) -> Any:
-        """A field of a form that was left blank was not given."""
-        return {key: value for key, value in data.items() if not _is_blank(value)} if isinstance(data, dict) else data
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or isinstance(value, str) and not value.strip()
-
 
 class Verdict(Schema):
-    """What the LLM answers."""
+    """The answer of the language model."""
 
     summary = fields.String(
         required=True, validate=validate.Length(1, 3000), metadata={"description": "What it is, in two to five sentences."}
@@ -84,24 +70,22 @@ def analyze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     job.progress(5, "reading")
     source = _read(job, params)
     job.progress(40, "analysing")
-    found = text_stats.read(source.text)
+    found = text_stats.analyse(source.text)
     kind = maturity_signs.kind_of(found)
-    shown = maturity_signs.signs_of(found, kind)
-    try:
-        verdict = _ask(job, source, params) if client.configured() else _judge(found, kind, shown)
-    except client.UseLocal as why:
-        verdict = _judge(found, kind, shown, why=str(why))
+    signs = maturity_signs.signs_of(found, kind)
+    answer, why = _ask(job, source, params)
+    assessment = answer or _quote(found, kind, signs, why)
     job.progress(90, "writing")
     return {
-        **verdict,
+        **assessment,
         "document_type": kind,
         "language": found.language,
         "key_sentences": [one.text for one in text_stats.key_sentences(found)],
         "key_terms": text_stats.key_terms(found),
         "sections": list(dict.fromkeys(found.sections))[:100],
         "readability": text_stats.reading_ease(found),
-        "signs": [{"name": sign["name"], "found": sign["found"]} for sign in shown],
-        "missing": [sign["lacking"] for sign in shown if not sign["found"]],
+        "signs": [{"name": sign["name"], "found": sign["found"]} for sign in signs],
+        "missing": [sign["missing"] for sign in signs if not sign["found"]],
         "source": {**source.facts, "characters": len(source.text), "words": len(found.words)},
     }
 
@@ -113,7 +97,7 @@ class _Source:
 
 
 def _read(job: Job, params: dict[str, Any]) -> _Source:
-    """What was given, as one text: the description first, then the document, or else the page, or else the text."""
+    """The input as one text: the description, then the document, or else the page, or else the text."""
     main = _main_source(job, params)
     text = "\n\n".join(part for part in (params.get("description"), main.text) if part)
     if not text.strip():
@@ -125,7 +109,7 @@ def _read(job: Job, params: dict[str, Any]) -> _Source:
 def _main_source(job: Job, params: dict[str, Any]) -> _Source:
     document = job.document
     if document is not None:
-        text = document.text  # first: a page gets its title and media type when it is fetched
+        text = document.text  # first: reading it fetches a page, which sets its title and media type
         return _Source(text, _facts(document.title, document.source_url, document.id, document.media_type))
     if url := params.get("url"):
         page = fetch(url)
@@ -138,15 +122,16 @@ def _facts(title: str | None, url: str | None, document_id: str | None, media_ty
     return {"title": title, "url": url, "document_id": document_id, "media_type": media_type.partition(";")[0]}
 
 
-def _ask(job: Job, source: _Source, params: dict[str, Any]) -> dict[str, Any]:
-    named = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
-    verdict = client.ask(job, instructions=prompt("analyze"), document_text=named + source.text, schema=Verdict)
-    return {**verdict, **client.credit(source.text)}
+def _ask(job: Job, source: _Source, params: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The model's assessment. None without a model; if the budget is used up, also why."""
+    heading = f"The subject is called: {params['name']}\n\n" if params.get("name") else ""
+    answer, why = client.ask_if_possible(job, prompt_name="analyze", document_text=heading + source.text, schema=Verdict)
+    return {**answer, **client.credit(source.text)} if answer else None, why
 
 
-def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
-    has = sum(bool(sign["found"]) for sign in shown)
-    basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(shown)} signs of a good {_NOUNS[kind]}."
+def _quote(found: text_stats.TextAnalysis, kind: str, signs: list[dict[str, str | bool]], why: str = "") -> dict[str, Any]:
+    has = sum(bool(sign["found"]) for sign in signs)
+    basis = f"Quoted from the document using cue words. The maturity score is {has} of {len(signs)} signs of a good {_NOUNS[kind]}."
     if found.language != "en":
         basis += " The cue words are English and the document does not seem to be, so results may be incomplete."
     return {
@@ -154,7 +139,7 @@ def _judge(found: text_stats.Reading, kind: str, shown: list[dict[str, str | boo
         "strengths": verdict.strengths(found),
         "limitations": verdict.limitations(found),
         "use_cases": verdict.use_cases(found),
-        "maturity_score": round(has / len(shown), 2),
+        "maturity_score": round(has / len(signs), 2),
         "engine": "local",
         "basis": f"{why} {basis}".strip(),
     }

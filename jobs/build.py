@@ -1,4 +1,4 @@
-"""Build a project: run its build in a sandbox, and keep what it makes."""
+"""The job type `build`: runs the build of a project in a sandbox and keeps the built files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from monolith.job_types.registry import Job, fixed, job_type
 
 from .tools.project import commands
 from .tools.project.commands import ProjectParams
-from .tools.project.terminal_text import readable
 from .tools.sandbox import launch, run
+from .tools.sandbox.bwrap_command import SandboxSpec
 
-MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
+MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes in total
 
 
 @job_type(
@@ -23,7 +23,7 @@ MAX_ARTIFACTS = 20 * 1024 * 1024  # bytes, in all
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=launch.why_off,
+    available=launch.unavailable_reason,
 )
 def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Build a software project (zip or tar.gz).
@@ -31,18 +31,19 @@ def build(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     Runs the build in a sandbox without network access: the commands in `intray.toml`, or else the standard build for Python, Node
     or make. Returns the exit code, the log and the built files, up to 20 MB. A failed build is a result, not a failed job.
     """
-    with commands.unpacked(job, params) as project:
+    with commands.unpacked_project(job, params) as project:
         plan = commands.plan("build", project)
-        outcome = run.run(job, project, plan, MAX_ARTIFACTS, "building")
+        spec = SandboxSpec(plan.steps, plan.collect, MAX_ARTIFACTS, project.links)
+        outcome = run.run(job, project.folder, spec, "building")
     job.progress(95, "saving the build output")
     return {"kind": plan.kind, **outcome.report(job), "artifacts": _attach(job, outcome.files), "left_out": outcome.left_out}
 
 
 def _attach(job: Job, files: dict[str, bytes]) -> list[dict[str, Any]]:
-    """Keep each file under its own name, or under its path where two have the same."""
+    """Attaches each file under its own name, or under its path where two have the same name."""
     kept: list[dict[str, Any]] = []
     for path, content in files.items():
-        inner = readable(path.partition("/")[2])
+        inner = run.readable(path.partition("/")[2])
         name = PurePosixPath(inner).name[-150:]
         if any(name == one["name"] for one in kept) or name == run.LOG:
             name = f"{len(kept)}-{inner.replace('/', '-')[-150:]}"

@@ -1,4 +1,4 @@
-"""Put an event into a calendar, move it, cancel it: once, however often the job runs."""
+"""The job type `calendar`: creates, updates or cancels an event; running the same job again changes nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from monolith.job_types.registry import Job, Permanent, fixed, job_type
 from .tools.calendar import caldav, ical_event
 
 HOUR_S = 3600.0
-TRIES = 3  # how often somebody else may be faster
+MAX_CONFLICTS = 3  # edit conflicts before the attempt fails
 TEXTS = {"title": "summary", "location": "location", "description": "description"}
 TIMES = {"start": "dtstart", "end": "dtend"}
-KEPT = "No calendar is set up (CALDAV_URL), so the event was saved as a file instead."
+SAVED_AS_FILE = "No calendar is set up (CALDAV_URL), so the event was saved as a file instead."
 
 
 def _zone(name: str) -> None:
@@ -56,17 +56,17 @@ class Params(Schema):
 
     @validates_schema
     def check(self, data: dict[str, Any], **_: Any) -> None:
-        """What the action needs is there, and each time is one moment."""
+        """Checks that the parameters of the action are given and the times are valid."""
         needed = ("title", "start") if data["action"] == "create" else ("uid",)
-        lacking = {name: [f"Required to {data['action']} an event."] for name in needed if not data[name]}
-        if lacking:
-            raise ValidationError(lacking)
-        start, end = (_checked(name, data) for name in TIMES)
+        missing = {name: [f"Required to {data['action']} an event."] for name in needed if not data[name]}
+        if missing:
+            raise ValidationError(missing)
+        start, end = (_parsed_time(name, data) for name in TIMES)
         if start and end and end <= start:
             raise ValidationError("The end is before the start. Give a later time.", "end")
 
 
-def _checked(name: str, data: dict[str, Any]) -> datetime | None:
+def _parsed_time(name: str, data: dict[str, Any]) -> datetime | None:
     try:
         return ical_event.moment(data[name], data["timezone"]) if data[name] else None
     except ical_event.BadTime as error:
@@ -80,7 +80,7 @@ def _checked(name: str, data: dict[str, Any]) -> datetime | None:
     max_attempts=3,
     backoff=fixed(5),
     timeout=60,
-    available=caldav.why_off,
+    available=caldav.unavailable_reason,
     io_bound=True,
     submittable_by="admin",
 )
@@ -97,63 +97,55 @@ def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         raise Permanent(str(error)) from None
     uid = params["uid"] or _own_uid(job)
     if collection is None:
-        return _keep(job, uid, params)
+        return _save_as_file(job, uid, params)
     job.progress(None, {"create": "creating", "update": "updating", "cancel": "cancelling"}[params["action"]])
-    for _ in range(TRIES):
+    for _ in range(MAX_CONFLICTS):
         try:
             return _apply(job, collection, uid, params)
-        except caldav.Changed:  # read again: it may have been this job, in a run that was lost
+        except caldav.EditConflict:  # read again: the other writer may be an earlier attempt of this job
             continue
     raise caldav.CalendarUnavailable("Someone else changed the event at each attempt to write it.")
 
 
 def _apply(job: Job, collection: caldav.Collection, uid: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Do it, unless this job has. The event itself says who wrote it, so no crash can leave that open."""
+    """Applies the action unless an earlier attempt did. The event records its writers, so a crash leaves no doubt."""
     found = collection.read(uid)
-    if found and _has_written(job, uid, found.calendar):
+    # The writers in the event tell; a server that drops that property still has the UID that only this job creates.
+    if found and (job.id in ical_event.writers_of(found.calendar) or uid == _own_uid(job)):
         return _result(collection, uid, params, found.calendar, "An earlier attempt had already done it; nothing was changed.")
     if found is None and params["action"] == "cancel":
         return {"written": False, "uid": uid, "action": "cancel", "note": "No event has this UID, so there was nothing to cancel."}
-    _check_there(found, uid, params)
-    wanted = found.calendar if found else ical_event.new(uid)
-    _change(wanted, params, ical_event.sequence_of(wanted) + 1 if found else 0, job.id)
-    collection.write(uid, wanted, over=found)
-    return _result(collection, uid, params, wanted, "The calendar was updated.")
-
-
-def _has_written(job: Job, uid: str, found: Any) -> bool:
-    """By the list in the event; a server that keeps no such properties keeps the UID that only this job can have made."""
-    return job.id in ical_event.writers_of(found) or uid == _own_uid(job)
+    if found and params["action"] == "create":
+        raise Permanent(f"An event with the UID {uid} already exists. Use the action update, or another UID.")
+    if found is None and params["action"] == "update":
+        raise Permanent(f"No event has the UID {uid}. Use the action create, or correct the UID.")
+    calendar_data = found.calendar if found else ical_event.new(uid)
+    _change(calendar_data, params, ical_event.sequence_of(calendar_data) + 1 if found else 0, job.id)
+    collection.write(uid, calendar_data, over=found)
+    return _result(collection, uid, params, calendar_data, "The calendar was updated.")
 
 
 def _own_uid(job: Job) -> str:
     return f"{job.id}@intray"
 
 
-def _check_there(found: caldav.Stored | None, uid: str, params: dict[str, Any]) -> None:
-    if found and params["action"] == "create":
-        raise Permanent(f"An event with the UID {uid} already exists. Use the action update, or another UID.")
-    if found is None and params["action"] == "update":
-        raise Permanent(f"No event has the UID {uid}. Use the action create, or correct the UID.")
-
-
-def _change(wanted: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:
+def _change(calendar_data: Any, params: dict[str, Any], sequence: int, job_id: str) -> None:
     if params["action"] == "cancel":
-        ical_event.change(wanted, {}, "CANCELLED", sequence, job_id)
+        ical_event.change(calendar_data, {}, "CANCELLED", sequence, job_id)
         return
-    said: dict[str, Any] = {TEXTS[name]: params[name] for name in TEXTS if params[name] is not None}
-    ical_event.change(wanted, {**said, **_times(wanted, params)}, "CONFIRMED", sequence, job_id)
+    properties: dict[str, Any] = {TEXTS[name]: params[name] for name in TEXTS if params[name] is not None}
+    ical_event.change(calendar_data, {**properties, **_times(calendar_data, params)}, "CONFIRMED", sequence, job_id)
 
 
-def _times(wanted: Any, params: dict[str, Any]) -> dict[str, datetime]:
-    """The times that are given; an event that is moved without a new end stays as long as it was."""
-    start, end = (_checked(name, params) for name in TIMES)
-    begun, ended = ical_event.times_of(wanted)
+def _times(calendar_data: Any, params: dict[str, Any]) -> dict[str, datetime]:
+    """The given times. If only the start is given, the event keeps its duration."""
+    start, end = (_parsed_time(name, params) for name in TIMES)
+    old_start, old_end = ical_event.times_of(calendar_data)
     if start and not end:
-        length = ended.timestamp() - begun.timestamp() if begun and ended else HOUR_S
+        length = old_end.timestamp() - old_start.timestamp() if old_start and old_end else HOUR_S
         end = datetime.fromtimestamp(start.timestamp() + length, start.tzinfo)
-    if end and not start and begun and end <= begun:
-        raise Permanent(f"The event would end before its start at {begun.isoformat()}. Give `start` too.")
+    if end and not start and old_start and end <= old_start:
+        raise Permanent(f"The event would end before its start at {old_start.isoformat()}. Give `start` too.")
     return {TIMES[name]: value for name, value in (("start", start), ("end", end)) if value}
 
 
@@ -170,13 +162,13 @@ def _result(collection: caldav.Collection, uid: str, params: dict[str, Any], wri
         "sequence": ical_event.sequence_of(written),
         "start": start.isoformat() if start else None,
         "end": end.isoformat() if end else None,
-        "url": collection.address(uid),
+        "url": collection.event_url(uid),
     }
 
 
-def _keep(job: Job, uid: str, params: dict[str, Any]) -> dict[str, Any]:
-    """A file that calendar programs open: it adds the event, or cancels it."""
+def _save_as_file(job: Job, uid: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Attaches the event as a file that calendar programs open to add or cancel it."""
     file = ical_event.new(uid, "CANCEL" if params["action"] == "cancel" else "PUBLISH")
     _change(file, params, 0 if params["action"] == "create" else 1, job.id)
     job.attach("event.ics", file.to_ical(), "text/calendar")
-    return {"written": False, "uid": uid, "action": params["action"], "note": KEPT}
+    return {"written": False, "uid": uid, "action": params["action"], "note": SAVED_AS_FILE}

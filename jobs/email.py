@@ -1,4 +1,4 @@
-"""Send an e-mail, once: what is known of it outlives the attempt that sent it."""
+"""The job type `email`: sends an e-mail once; its outcome is recorded so that a later attempt does not repeat it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from monolith.job_types.registry import Job, Permanent, exponential, job_type
 from .tools.mail import smtp, templates
 
 MAX_RECIPIENTS = 20
-MAX_ADDRESSES = 1500  # characters of all recipients: they stand in one note of the timeline
+MAX_ADDRESSES = 1500  # characters of all recipients, which go into one note of the timeline
 MAX_VALUES = 100_000  # characters of JSON
-NOBODY = "Intray <intray@localhost>"  # who writes where nothing is sent
-KEPT = "No mail server is set up (SMTP_URL), so the message was saved as a file instead."
+LOCAL_SENDER = "Intray <intray@localhost>"  # without a mail server
+SAVED_AS_FILE = "No mail server is set up (SMTP_URL), so the message was saved as a file instead."
 
 
 class Address(fields.String):
-    """One e-mail address, as it goes over the wire."""
+    """An e-mail address, normalised to ASCII."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         try:
@@ -62,7 +62,7 @@ class Params(Schema):
 
     @validates_schema
     def check(self, data: dict[str, Any], **_: Any) -> None:
-        """The recipients are not too many, and the template has all it needs."""
+        """Checks the number of recipients and the values of the template."""
         everybody = [*data["to"], *data["cc"], *data["bcc"]]
         if len(everybody) > MAX_RECIPIENTS or len(", ".join(everybody)) > MAX_ADDRESSES:
             raise ValidationError(
@@ -72,12 +72,12 @@ class Params(Schema):
             if data[name] is None:
                 raise ValidationError("Required by the template message. Give it, or use another template.", name)
         try:
-            _letter(data)
+            _render(data)
         except templates.BadTemplate as error:
             raise ValidationError(str(error), "values") from None
 
 
-def _letter(params: dict[str, Any]) -> templates.EmailTemplate:
+def _render(params: dict[str, Any]) -> templates.EmailContent:
     given = {name: params[name] for name in ("subject", "text") if params[name] is not None}
     return templates.render(params["template"], {**params["values"], **given})
 
@@ -89,7 +89,7 @@ def _letter(params: dict[str, Any]) -> templates.EmailTemplate:
     max_attempts=5,
     backoff=exponential(2),
     timeout=60,
-    available=smtp.why_off,
+    available=smtp.unavailable_reason,
     io_bound=True,
     submittable_by="admin",
 )
@@ -105,16 +105,16 @@ def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     except BadSetting as error:
         raise Permanent(str(error)) from None
     envelope = _envelope(params)
-    content = templates.compose(_letter(params), envelope, job.id)
-    known = {"message_id": templates.message_id(job.id, envelope.sender), "recipients": envelope.recipients}
+    content = templates.compose(_render(params), envelope, job.id)
+    details = {"message_id": templates.message_id(job.id, envelope.sender), "recipients": envelope.recipients}
     if server is None:
         job.attach("message.eml", content, "message/rfc822")
-        return {"sent": False, "note": KEPT, **known}
-    return {**_send(job, server, envelope, content), **known}
+        return {"sent": False, "note": SAVED_AS_FILE, **details}
+    return {**_send(job, server, envelope, content), **details}
 
 
 def _envelope(params: dict[str, Any]) -> templates.Envelope:
-    sender = settings().mail_from or ("" if settings().smtp_url else NOBODY)
+    sender = settings().mail_from or ("" if settings().smtp_url else LOCAL_SENDER)
     try:
         templates.address(parseaddr(sender)[1])
     except ValueError:
@@ -123,25 +123,25 @@ def _envelope(params: dict[str, Any]) -> templates.Envelope:
 
 
 def _send(job: Job, server: smtp.Server, envelope: templates.Envelope, content: bytes) -> dict[str, Any]:
-    record = smtp.Record(job)
-    todo = record.open(envelope.recipients)
-    repeated = sorted(record.unknown.intersection(todo))
-    if todo:
+    log = smtp.DeliveryLog(job)
+    pending = log.pending(envelope.recipients)
+    repeated = sorted(log.unknown.intersection(pending))
+    if pending:
         job.progress(None, "sending again" if repeated else "sending")
-        smtp.send(server, parseaddr(envelope.sender)[1], todo, content, record)
+        smtp.send(server, parseaddr(envelope.sender)[1], pending, content, log)
     return {
-        "sent": bool(record.accepted),
-        "note": _note(todo, repeated),
-        "accepted": [{"address": one, "reply": reply} for one, reply in record.accepted.items()],
-        "refused": [{"address": one, "reply": reply} for one, reply in record.refused.items()],
+        "sent": bool(log.accepted),
+        "note": _note(pending, repeated),
+        "accepted": [{"address": one, "reply": reply} for one, reply in log.accepted.items()],
+        "refused": [{"address": one, "reply": reply} for one, reply in log.refused.items()],
         "repeated": repeated,
     }
 
 
-def _note(todo: list[str], repeated: list[str]) -> str:
+def _note(pending: list[str], repeated: list[str]) -> str:
     if repeated:
         return (
             f"An earlier attempt ended before the server confirmed the message, so it was sent again: {', '.join(repeated)} "
             "may receive it twice, with the same Message-ID."
         )
-    return "The mail server accepted it." if todo else "An earlier attempt had already sent it; it was not sent again."
+    return "The mail server accepted it." if pending else "An earlier attempt had already sent it; it was not sent again."

@@ -1,4 +1,4 @@
-"""Score a story: how much hype, how ethical, what to believe, and what it says in easy words. At once by words, then by a model."""
+"""The job type `enhance`: scores a story for hype and ethics; first by counting words, then by the language model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from monolith.job_types.registry import Handed, Job, Permanent, exponential, job
 from .tools.analysis import story_scores
 from .tools.analysis.story_scores import Story
 from .tools.llm import client
-from .tools.llm.prompts import prompt
 
 MAX_CONTENT = 100_000
-READABLE = ("text/plain", "text/markdown", "text/x-rst")  # media types that are their own text
+PLAIN_TEXT_TYPES = ("text/plain", "text/markdown", "text/x-rst")  # need no extraction
 SCORES = ("hype_score", "ethics_score", "reality_check", "eli5_summary")
 
 
@@ -39,7 +38,7 @@ class Params(Schema):
 
 
 class Refined(Schema):
-    """What the LLM answers."""
+    """The answer of the language model."""
 
     hype_score = fields.Float(required=True, validate=validate.Range(0, 10))
     ethics_score = fields.Float(required=True, validate=validate.Range(0, 10))
@@ -48,16 +47,16 @@ class Refined(Schema):
 
 
 def first_scores(params: dict[str, Any], document: Handed | None) -> dict[str, Any] | None:
-    """What words alone say; None for a file that a worker has to read first."""
+    """Returns the scores by word counts; None for a file whose text a worker has to extract first."""
     if document is None:
         return story_scores.scores(_story(params, "", params["content"], []))
-    if document.media_type.partition(";")[0] not in READABLE or not document.head:
+    if document.media_type.partition(";")[0] not in PLAIN_TEXT_TYPES or not document.head:
         return None
     return story_scores.scores(_story(params, document.title, document.head.decode(errors="ignore"), document.tags))
 
 
-def story_of(params: dict[str, Any]) -> list[Any]:
-    """What makes it the same story: any change of its words or tags makes another."""
+def story_identity(params: dict[str, Any]) -> list[Any]:
+    """Returns what identifies the story: a different text, sector or tag makes another one."""
     return [params["title"].strip(), params["content"].strip(), params["sector"].strip().lower(), sorted(set(params["impact_tags"]))]
 
 
@@ -71,7 +70,7 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     timeout=120,
     io_bound=client.configured,
     preview=first_scores,
-    identity=story_of,
+    identity=story_identity,
 )
 def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Rate a news story for hype and ethics.
@@ -81,7 +80,7 @@ def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     them. The result keeps both, as `original` and `refined`. Submitting the same story again returns the same job.
     """
     job.progress(10, "reading")
-    story = _told(job, params)
+    story = _read(job, params)
     original = job.preview or story_scores.scores(story)
     job.progress(40, "refining")
     refined, why = _refine(job, story)
@@ -95,7 +94,7 @@ def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _told(job: Job, params: dict[str, Any]) -> Story:
+def _read(job: Job, params: dict[str, Any]) -> Story:
     document = job.document
     text = document.text if document else params["content"]
     if not text.strip():
@@ -108,16 +107,12 @@ def _story(params: dict[str, Any], title: str, content: str, tags: list[str]) ->
 
 
 def _refine(job: Job, story: Story) -> tuple[dict[str, Any] | None, str]:
-    """What the model says; None where there is none to ask, and why where that is for today only."""
-    if not client.configured():
-        return None, ""
+    """The model's scores. None without a model; if the budget is used up, also why."""
     facts = {"Title": story.title, "Sector": story.sector, "Impact": ", ".join(story.impact_tags)}
-    head = "\n".join(f"{name}: {said}" for name, said in facts.items() if said)
-    try:
-        answer = client.ask(job, instructions=prompt("enhance"), document_text=f"{head}\n\n{story.content}".strip(), schema=Refined)
-    except client.UseLocal as over:
-        return None, str(over)
-    return {**answer, "engine": client.credit(story.content)["engine"]}, ""
+    head = "\n".join(f"{name}: {value}" for name, value in facts.items() if value)
+    text = f"{head}\n\n{story.content}".strip()
+    answer, why = client.ask_if_possible(job, prompt_name="enhance", document_text=text, schema=Refined)
+    return {**answer, "engine": client.credit(story.content)["engine"]} if answer else None, why
 
 
 def _basis(story: Story, refined: dict[str, Any] | None) -> str:

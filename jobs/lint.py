@@ -1,4 +1,4 @@
-"""Lint a project: run its linter in a sandbox, and tell what it finds."""
+"""The job type `lint`: runs the linter of a project in a sandbox and reports its diagnostics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from monolith.config import settings
 from monolith.job_types.registry import Job, fixed, job_type
 
-from .tools.project import commands, lint_report
+from .tools.project import commands, tool_reports
 from .tools.project.commands import ProjectParams
-from .tools.project.terminal_text import fitting
 from .tools.sandbox import launch, run
+from .tools.sandbox.bwrap_command import SandboxSpec
 
 NO_REPORT = "The linter wrote no ruff or eslint JSON, so its findings are only in the log."
 
@@ -21,7 +21,7 @@ NO_REPORT = "The linter wrote no ruff or eslint JSON, so its findings are only i
     max_attempts=2,
     backoff=fixed(5),
     timeout=settings().sandbox_seconds + 60,
-    available=launch.why_off,
+    available=launch.unavailable_reason,
 )
 def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Check the code of a software project (zip or tar.gz).
@@ -30,12 +30,13 @@ def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     eslint, `npm run lint` or `make lint`. Returns the exit code, the log and each ruff or eslint finding with its location and source
     line. Findings are a result, not a failed job.
     """
-    with commands.unpacked(job, params) as project:
+    with commands.unpacked_project(job, params) as project:
         plan = commands.plan("lint", project)
-        outcome = run.run(job, project, plan, lint_report.MAX_JSON, "linting")
+        spec = SandboxSpec(plan.steps, plan.collect, tool_reports.MAX_REPORT, project.links)
+        outcome = run.run(job, project.folder, spec, "linting")
         job.progress(95, "reading the findings")
         found, note = _diagnostics(outcome.files)
-        shown = fitting(lint_report.beside_source(found, project.given))
+        shown = tool_reports.fit_rows(tool_reports.with_source_lines(found, project.given))
     report = outcome.report(job)
     totals = {severity: sum(one["severity"] == severity for one in found) for severity in ("error", "warning")}
     return {
@@ -49,10 +50,10 @@ def lint(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _diagnostics(files: dict[str, bytes]) -> tuple[list[dict[str, Any]], str | None]:
-    """What the linter found, and what is to be said of that."""
+    """The diagnostics, and a note if there are none or they cannot be read."""
     if not files:
         return [], NO_REPORT
     try:
-        return lint_report.diagnostics(next(iter(files.values()))), None
-    except lint_report.BadReport as error:
+        return tool_reports.lint_diagnostics(next(iter(files.values()))), None
+    except tool_reports.BadReport as error:
         return [], f"The linter's report cannot be read: {error}."

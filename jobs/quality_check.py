@@ -1,4 +1,4 @@
-"""Check an application: by the rules of its kind, and by a language model where there is one. Decide, and route the inspection."""
+"""The job type `quality_check`: checks an application by rules and a language model, decides, and routes the inspection."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from monolith.content.markdown_html import one_line
 from monolith.job_types.registry import Automatic, FailedJob, Job, exponential, job_type
 
 from .tools.analysis import text_stats
 from .tools.llm import client
-from .tools.llm.prompts import prompt
 from .tools.mail import templates
-from .tools.quality import checks, decision
-from .tools.quality.decision import Finding
+from .tools.quality import checks, rules
+from .tools.quality.rules import Finding
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
-MAX_TOLD = 20  # findings that an e-mail lists
+MAX_MAILED = 20  # findings in an e-mail
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
@@ -31,21 +31,21 @@ class ModelFinding(Schema):
     severity = fields.String(required=True, validate=validate.OneOf(("major", "minor")))
     where = fields.String(required=True, validate=validate.Length(max=200))
     message = fields.String(required=True, validate=validate.Length(1, 400))
-    mend = fields.String(required=True, validate=validate.Length(max=400))
+    fix = fields.String(required=True, validate=validate.Length(max=400))
 
 
-class Judgement(Schema):
-    """What the LLM answers. It can find nothing blocking: a model alone rejects nobody."""
+class Assessment(Schema):
+    """The answer of the language model. Its findings are never blocking: the model alone rejects nobody."""
 
     summary = fields.String(required=True, validate=validate.Length(1, 2000))
     score = fields.Integer(required=True, validate=validate.Range(0, 100))
     findings = fields.List(fields.Nested(ModelFinding), required=True, validate=validate.Length(max=20))
 
 
-def take_the_safe_route(job: FailedJob) -> None:
-    """No check, no doubt in the applicant's favour: somebody goes there and looks."""
+def apply_default_route(job: FailedJob) -> None:
+    """Routes the document of a failed check to an on-site inspection."""
     job.decide(route=ONSITE, decision="review")
-    _tell(job, job.document_title or "", {"decision": "review", "route": ONSITE, "score": None, "findings": [], "defaulted": True})
+    _notify_owner(job, job.document_title or "", {"decision": "review", "route": ONSITE, "score": None, "findings": [], "defaulted": True})
 
 
 @job_type(
@@ -57,12 +57,12 @@ def take_the_safe_route(job: FailedJob) -> None:
     timeout=120,
     io_bound=client.configured,
     automatic=Automatic(kinds=("application",), priority="high", delay=5),
-    on_failure=take_the_safe_route,
+    on_failure=apply_default_route,
 )
 def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Check the quality of an application.
 
-    Checks a document against the rules for its kind (`jobs/tools/quality_rules.toml`): required fields and sections are filled in,
+    Checks a document against the rules for its kind (`jobs/tools/quality/quality_rules.toml`): required fields and sections are filled in,
     dates, amounts and identifiers agree, and the text is readable. A language model, if configured, also assesses it. Returns
     findings with fixes, a score from 0 to 100, a decision (`approve`, `review` or `reject`) and the type of inspection: `ONLINE`
     if approved, else `ONSITE`. The model can make the decision stricter, never more lenient. If every attempt fails, the document
@@ -75,72 +75,64 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     text = document.text
     job.progress(30, "checking the rules")
     checked = checks.check(text, document.kind, datetime.now(UTC).date())
-    by_rules = decision.score_of(checked.findings)
+    by_rules = rules.score_of(checked.findings)
     job.progress(50, "assessing")
-    judgement, why = _judge(job, text)
-    verdict = _verdict(checked.findings, by_rules, judgement)
+    assessment, why = client.ask_if_possible(job, prompt_name="quality_check", document_text=text, schema=Assessment)
+    verdict = _verdict(checked.findings, by_rules, assessment)
     job.progress(90, "writing")
     job.decide(route=verdict["route"], decision=verdict["decision"], score=verdict["score"])
-    told = _tell(job, document.title, {**verdict, "defaulted": False})
+    is_notified = _notify_owner(job, document.title, {**verdict, "defaulted": False})
     return {
         **verdict,
         "defaulted": False,
         "document_kind": document.kind,
         "known": checked.known,
-        "words": len(checked.reading.words),
-        "readability": text_stats.reading_ease(checked.reading),
-        "notified": told,
-        **_engine(by_rules, judgement, text, why),
+        "words": len(checked.analysis.words),
+        "readability": text_stats.reading_ease(checked.analysis),
+        "notified": is_notified,
+        **_engine(by_rules, assessment, text, why),
     }
 
 
-def _judge(job: Job, text: str) -> tuple[dict[str, Any] | None, str]:
-    """What the model says; None where there is none to ask, and why where that is for today only."""
-    if not client.configured():
-        return None, ""
-    try:
-        return client.ask(job, instructions=prompt("quality_check"), document_text=text, schema=Judgement), ""
-    except client.UseLocal as over:
-        return None, str(over)
+def _verdict(by_rules: list[Finding], rules_score: int, assessment: dict[str, Any] | None) -> dict[str, Any]:
+    """Combines rules and model. The model can only lower the score and the decision.
 
-
-def _verdict(by_rules: list[Finding], rules_score: int, judgement: dict[str, Any] | None) -> dict[str, Any]:
-    """Rules and model together. Both the score and the decision are at most what the rules alone allow.
-
-    So nothing that a document may talk the model into does it any good.
+    So a document gains nothing by manipulating the model.
     """
-    of_model = [Finding(**{name: _plain(said) for name, said in one.items()}) for one in judgement["findings"]] if judgement else []
-    score = min(rules_score, round((rules_score + judgement["score"]) / 2)) if judgement else rules_score
-    everything = decision.in_order([*by_rules, *of_model])
-    outcome = decision.decision_of(score, everything)
-    if outcome == "reject" and decision.decision_of(rules_score, by_rules) != "reject":
-        outcome = "review"  # a model alone rejects nobody
+    of_model = [Finding(**{name: _plain(value) for name, value in one.items()}) for one in assessment["findings"]] if assessment else []
+    score = min(rules_score, round((rules_score + assessment["score"]) / 2)) if assessment else rules_score
+    everything = rules.in_order([*by_rules, *of_model])
+    outcome = rules.decision_of(score, everything)
+    if outcome == "reject" and rules.decision_of(rules_score, by_rules) != "reject":
+        outcome = "review"  # the model alone rejects nobody
     listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
     return {"score": score, "decision": outcome, "route": ONLINE if outcome == "approve" else ONSITE, "findings": listed}
 
 
-def _plain(said: str) -> str:
-    """Words of the model as one line without addresses: they end in an e-mail, and a document may have dictated them."""
-    return _ADDRESS.sub("(address removed)", " ".join("".join(one if one.isprintable() else " " for one in said).split()))
+def _plain(text: str) -> str:
+    """The model's text on one line without links: it goes into an e-mail, and a document may have dictated it."""
+    return _ADDRESS.sub("(address removed)", one_line(text))
 
 
-def _engine(rules_score: int, judgement: dict[str, Any] | None, text: str, why: str) -> dict[str, Any]:
-    """Who judged, and on what."""
-    if judgement is None:
+def _engine(rules_score: int, assessment: dict[str, Any] | None, text: str, why: str) -> dict[str, Any]:
+    """The `engine`, `summary` and `basis` of the result."""
+    if assessment is None:
         basis = f"{why} Based on fixed rules: {rules_score} of 100."
         return {"engine": "local", "summary": None, "basis": basis.strip()}
     credit = client.credit(text)
-    basis = f"Fixed rules: {rules_score} of 100; language model: {judgement['score']}. The model can only lower the score."
-    return {"engine": credit["engine"], "summary": _plain(judgement["summary"]), "basis": f"{credit['basis']} {basis}"}
+    basis = f"Fixed rules: {rules_score} of 100; language model: {assessment['score']}. The model can only lower the score."
+    return {"engine": credit["engine"], "summary": _plain(assessment["summary"]), "basis": f"{credit['basis']} {basis}"}
 
 
-def _tell(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> bool:
-    """Have an e-mail follow to the document's owner. False where their address cannot be written to, such as that of a first admin."""
+def _notify_owner(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> bool:
+    """Submits an e-mail to the owner. Returns False if their address is not valid, such as that of the first admin."""
     try:
         templates.address(job.owner_email)
     except ValueError:
         return False
-    named = {name: verdict[name] for name in ("decision", "route", "score", "defaulted")}
-    told = [{name: one[name] for name in ("severity", "where", "message", "mend")} for one in verdict["findings"][:MAX_TOLD]]
-    job.follow_up("email", {"to": [job.owner_email], "template": "quality_check", "values": {**named, "title": title, "findings": told}})
+    values = {name: verdict[name] for name in ("decision", "route", "score", "defaulted")}
+    findings = [{name: one[name] for name in ("severity", "where", "message", "fix")} for one in verdict["findings"][:MAX_MAILED]]
+    job.follow_up(
+        "email", {"to": [job.owner_email], "template": "quality_check", "values": {**values, "title": title, "findings": findings}}
+    )
     return True

@@ -1,4 +1,4 @@
-"""Report what ran in a period: figures, charts and tables as PDF, every job as CSV."""
+"""The job type `report`: figures on the jobs of a period, with charts and tables as PDF and every job as CSV."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .tools.report import figures
 from .tools.report.figures import ReportPeriod
 
 MAX_DAYS = 366
-USUAL_DAYS = 30
+DEFAULT_DAYS = 30
 MAX_TYPES = 50
 
 
 class Day(fields.String):
-    """A date, kept as it is written."""
+    """A date as a string in ISO 8601."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
@@ -29,7 +29,7 @@ class Day(fields.String):
             raise ValidationError(f"{text[:40]!r} is not a date. Use a date such as 2026-11-24.") from None
 
 
-def _known(name: str) -> None:
+def _check_type(name: str) -> None:
     known = registry.discover()
     if name not in known:
         listed = ", ".join(one.name for one in known.values() if not one.is_internal)
@@ -42,7 +42,7 @@ def _day(description: str) -> Day:
 
 class Params(Schema):
     class Meta:
-        include = {  # "from" cannot be the name of an attribute
+        include = {  # "from" is a keyword
             "from": _day("The first day (UTC), such as 2026-11-01"),
             "to": _day("The last day (UTC); defaults to today if only the first is given"),
         }
@@ -52,10 +52,10 @@ class Params(Schema):
         load_default=None,
         allow_none=True,
         validate=validate.Range(1, MAX_DAYS),
-        metadata={"description": f"Number of days up to today, instead of dates; defaults to {USUAL_DAYS}"},
+        metadata={"description": f"Number of days up to today, instead of dates; defaults to {DEFAULT_DAYS}"},
     )
     types = fields.List(
-        fields.String(validate=_known),
+        fields.String(validate=_check_type),
         load_default=list,
         validate=validate.Length(max=MAX_TYPES),
         metadata={"description": "Only jobs of these types"},
@@ -69,7 +69,7 @@ class Params(Schema):
 
     @validates_schema
     def check(self, data: dict[str, Any], **_: Any) -> None:
-        """The period is said in one way, and is not too long."""
+        """Checks that the period is given in one way and is not too long."""
         first, last = data["from"], data["to"]
         if data["days"] and (first or last):
             raise ValidationError("Give either days, or from and to.", "days")
@@ -98,7 +98,7 @@ def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     period = _period(params, datetime.fromtimestamp(job.clock(), UTC))
     ledger = job.ledger(period.start, period.end, params["types"], params["owner"])
     job.progress(5, "counting the jobs")
-    found = {**_about(period, params, ledger), **figures.gather(ledger, period)}
+    found = {**_request_fields(period, params, ledger), **figures.gather(ledger, period)}
     job.progress(30, "writing the table")
     table = csv_export.write(ledger.rows(), lambda done: job.progress(30 + 50 * min(done / max(found["jobs"], 1), 1), "writing the table"))
     job.attach("report.csv", table.content, "text/csv")
@@ -109,19 +109,19 @@ def report(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _period(params: dict[str, Any], moment: datetime) -> ReportPeriod:
-    """From the beginning of the first day to the end of the last one. Raises `Permanent` for one that is too long."""
+    """The period, with both days included. Raises `Permanent` if it is too long."""
     today = moment.date()
     if params["from"]:
         first = date.fromisoformat(params["from"])
         last = date.fromisoformat(params["to"]) if params["to"] else max(today, first)
     else:
-        first, last = today - timedelta(days=(params["days"] or USUAL_DAYS) - 1), today
+        first, last = today - timedelta(days=(params["days"] or DEFAULT_DAYS) - 1), today
     if _length(first, last) > MAX_DAYS:
         raise Permanent(f"{first} to {last} is more than {MAX_DAYS} days. Give a later first day, or an earlier last one.")
     return ReportPeriod(first, last, moment)
 
 
-def _about(period: ReportPeriod, params: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+def _request_fields(period: ReportPeriod, params: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
     return {
         "from": period.first.isoformat(),
         "to": period.last.isoformat(),

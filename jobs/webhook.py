@@ -1,4 +1,4 @@
-"""Deliver a webhook: tell an endpoint of a user what happened to a job, signed as Standard Webhooks 1.0 has it."""
+"""The job type `webhook`: delivers an event to an endpoint, signed according to Standard Webhooks 1.0."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
-from monolith.content.http_post import Answer, post
+from monolith.content.http_post import PostResult, post
 from monolith.job_types import registry
 from monolith.job_types.registry import Delivery, Job, job_type
 
-# Before the second attempt, the third ... the tenth: three days in all. Jitter comes on top, or a fleet would come back as one.
-PAUSES_S = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 18 * 3600, 22 * 3600)
+# Before attempts 2 to 10, three days in total. Jitter is added, so that deliveries do not all come back at once.
+RETRY_DELAYS_S = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 18 * 3600, 22 * 3600)
 JITTER = 0.1
-GIVE_UP_ON_S = 5 * 24 * 3600  # an endpoint that has only failed for so long is disabled
+DISABLE_AFTER_S = 5 * 24 * 3600  # of failures only
 
 
 class Params(Schema):
@@ -35,18 +35,19 @@ def webhook(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     delivery = job.delivery(params["delivery"])
     if delivery is None:
         return {"outcome": "no longer to be sent"}
-    answer = post(delivery.url, delivery.body.encode(), {"Content-Type": "application/json", **signed(delivery)})
-    told = {"response_status": answer.status, "response_text": answer.text, "error": answer.error, "duration": answer.seconds}
-    reason = _why_disable(delivery, answer)
-    if delivery.record(is_delivered=answer.error is None, again_in=_pause(delivery, answer), disable=reason, **told):
-        _tell_owner(job, delivery, str(reason))
-    return {"status": answer.status, "error": answer.error}
+    result = post(delivery.url, delivery.body.encode(), {"Content-Type": "application/json", **signed_headers(delivery)})
+    outcome = {"response_status": result.status, "response_text": result.text, "error": result.error, "duration": result.seconds}
+    reason = _disable_reason(delivery, result)
+    if delivery.record(is_delivered=result.error is None, again_in=_retry_delay(delivery, result), disable=reason, **outcome):
+        _notify_owner(job, delivery, str(reason))
+    return {"status": result.status, "error": result.error}
 
 
-def signed(delivery: Delivery) -> dict[str, str]:
-    """The headers of this attempt; one signature for each secret, so that one can be replaced without missing anything."""
-    said = f"{delivery.id}.{delivery.timestamp}.{delivery.body}".encode()
-    signatures = [f"v1,{_signature(secret, said)}" for secret in delivery.secrets]
+def signed_headers(delivery: Delivery) -> dict[str, str]:
+    """Returns the headers of this attempt. There is a signature for each secret, so that a secret can be rotated."""
+    signed_content = f"{delivery.id}.{delivery.timestamp}.{delivery.body}".encode()
+    keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in delivery.secrets]
+    signatures = [f"v1,{base64.b64encode(hmac.digest(key, signed_content, hashlib.sha256)).decode()}" for key in keys]
     return {
         "User-Agent": "Intray/1.0 (webhooks)",
         "webhook-id": delivery.id,
@@ -55,27 +56,22 @@ def signed(delivery: Delivery) -> dict[str, str]:
     }
 
 
-def _signature(secret: str, said: bytes) -> str:
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    return base64.b64encode(hmac.digest(key, said, hashlib.sha256)).decode()
-
-
-def _pause(delivery: Delivery, answer: Answer) -> float | None:
-    """Seconds to the next attempt; None when there is none."""
-    if answer.error is None or answer.status == 410 or delivery.type == "job.progress" or delivery.attempts >= len(PAUSES_S):
+def _retry_delay(delivery: Delivery, result: PostResult) -> float | None:
+    """Seconds until the next attempt; None if there is none."""
+    if result.error is None or result.status == 410 or delivery.type == "job.progress" or delivery.attempts >= len(RETRY_DELAYS_S):
         return None
-    return max(PAUSES_S[delivery.attempts], answer.retry_after or 0) * random.uniform(1, 1 + JITTER)
+    return max(RETRY_DELAYS_S[delivery.attempts], result.retry_after or 0) * random.uniform(1, 1 + JITTER)
 
 
-def _why_disable(delivery: Delivery, answer: Answer) -> str | None:
-    if answer.status == 410:
+def _disable_reason(delivery: Delivery, result: PostResult) -> str | None:
+    if result.status == 410:
         return "The endpoint answered 410 (gone)."
-    if answer.error and delivery.failing_s > GIVE_UP_ON_S:
-        return f"Every delivery has failed for five days. Last error: {answer.error}"
+    if result.error and delivery.failing_s > DISABLE_AFTER_S:
+        return f"Every delivery has failed for five days. Last error: {result.error}"
     return None
 
 
-def _tell_owner(job: Job, delivery: Delivery, reason: str) -> None:
+def _notify_owner(job: Job, delivery: Delivery, reason: str) -> None:
     if "email" in registry.discover():
         text = f"Your webhook {delivery.url} was disabled and gets no more events. {reason}\n\nFix the endpoint, then enable it again."
         job.follow_up("email", {"to": [delivery.owner_email], "subject": "Your webhook was disabled", "text": text})

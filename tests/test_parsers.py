@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
-from jobs.tools.report import csv_export
 from monolith.auth.pages import own_path
 from monolith.content import markdown_html
-from monolith.content.fetch import seconds_asked, why_unfit
+from monolith.content.fetch import retry_after_s, url_problem
+from monolith.content.formatting import csv_text
 from monolith.documents import job_spec, uploads
 from monolith.errors import Problem
 from monolith.job_types.registry import Permanent
@@ -85,14 +85,14 @@ def test_a_priority_and_a_delay_are_one_of_ours_or_refused(value: Any) -> None:
 @profile
 @given(texts)
 def test_a_server_that_asks_to_wait_asks_for_a_bounded_time(value: str) -> None:
-    waited = seconds_asked({"Retry-After": value})
+    waited = retry_after_s({"Retry-After": value})
     assert waited is None or (math.isfinite(waited) and 0 < waited <= 3600)
 
 
 @profile
 @given(texts)
 def test_markdown_of_strangers_holds_nothing_that_acts(markdown: str) -> None:
-    for html in (markdown_html.html_of(markdown), markdown_html.html_of(markdown_html.harmless(markdown))):
+    for html in (markdown_html.html_of(markdown), markdown_html.html_of(markdown_html.sanitise(markdown))):
         assert (
             re.search(r"<(?:script|img|iframe|object|embed|style|form|svg|base|meta)|\son\w+\s*=[^<>]*>|javascript:[^<]*\">", html, re.I)
             is None
@@ -103,7 +103,7 @@ def test_markdown_of_strangers_holds_nothing_that_acts(markdown: str) -> None:
 @profile
 @given(texts)
 def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
-    assert not csv_export.harmless(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert not csv_text(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
 
 
 @profile
@@ -114,7 +114,7 @@ def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
 )
 def test_an_archive_is_read_or_refused(content: bytes) -> None:
     try:
-        files = archive.files_of(content)
+        files = archive.read_files(content)
     except Permanent as refused:
         assert str(refused)
     else:
@@ -132,8 +132,8 @@ def test_an_application_of_any_text_is_read(text: str) -> None:
 @given(texts)
 def test_an_address_is_refused_in_words_or_has_a_host(url: str) -> None:
     for one in (url, f"http://{url}"):
-        assert why_unfit(one) is None or why_unfit(one)
-        if why_unfit(one) is None:
+        assert url_problem(one) is None or url_problem(one)
+        if url_problem(one) is None:
             assert one.startswith(("http://", "https://")) and "@" not in one.split("/")[2]
 
 

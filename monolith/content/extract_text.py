@@ -1,6 +1,7 @@
-"""The readable text of a document: plain text, Markdown, HTML, PDF and Word. Every failure is `Permanent` and says what to do.
+"""Extracts the text of a document: plain text, Markdown, HTML, PDF and Word. Every failure is `Permanent` and says what to do.
 
-Nothing is cut silently: a document over a limit is refused with the limit named.
+Nothing is cut silently: a document that exceeds a limit is refused, and the message names the limit. PDF and Word are parsed in a
+subprocess with limits on memory and CPU time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from monolith.config import ROOT
 from monolith.content.fetch import DOCX, fetch
-from monolith.job_types.registry import Document, Permanent
+from monolith.errors import Permanent
+from monolith.job_types.interface import Document
 
 if TYPE_CHECKING:
     from docx.table import Table
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 MEMORY = 1024 * 1024 * 1024  # bytes of address space
 CPU_S = 60
-WALL_S = 240  # on a machine with much else to do
-REFUSED, TOO_LARGE = 3, 4  # exit codes: what is printed is why; it does not fit into MEMORY
+WALL_S = 240  # elapsed, on a busy machine
+REFUSED, TOO_LARGE = 3, 4  # exit codes of the subprocess: the reason is on stdout; it needs more than MEMORY
 
 MAX_TEXT = 2_000_000  # characters
 MAX_PDF_PAGES = 200
@@ -45,12 +47,12 @@ BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_
 }
 BLOCKS = "//p | //div | //br | //li | //tr | //h1 | //h2 | //h3 | //h4 | //h5 | //h6 | //section | //pre | //dt | //dd"
 MARKS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)} | {"li": "- "}
-UNSEEN = ("script", "style", "noscript", "template", "title")
+HIDDEN_TAGS = ("script", "style", "noscript", "template", "title")
 LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "\u00ad": "", "\u00a0": " "})
 
 
 def read_document(document: Document) -> str:
-    """The text of a document, which is fetched first when only its URL is known. Raises `Permanent` if there is none."""
+    """Returns the text of a document, which is fetched first if only its URL is known. Raises `Permanent` if there is none."""
     if document.content is None:
         if not document.source_url:
             raise Permanent("The document has no content. Submit it again.")
@@ -60,14 +62,14 @@ def read_document(document: Document) -> str:
 
 
 def text_of(content: bytes, media_type: str) -> str:
-    """The text of these bytes. The media type may carry a charset. Raises `Permanent`."""
+    """Returns the text of the content. The media type may have a charset. Raises `Permanent`."""
     kind, _, parameters = media_type.partition(";")
     if kind in ARCHIVE_TYPES:
         raise Permanent("This is an archive, which has no text of its own. Run a different job on it, or submit one of its files.")
     if content.lstrip()[:5] == b"%PDF-" or kind == "application/pdf":
-        text = text_apart("pdf", content)
+        text = _text_in_subprocess("pdf", content)
     elif content[:4] == b"PK\x03\x04" or kind == DOCX:
-        text = text_apart("docx", content)
+        text = _text_in_subprocess("docx", content)
     elif kind in HTML_TYPES:
         text = _text_of_html(_decoded_html(content, parameters))
     else:
@@ -76,14 +78,14 @@ def text_of(content: bytes, media_type: str) -> str:
 
 
 def title_of(content: bytes, media_type: str) -> str | None:
-    """The title that an HTML page gives itself, on one line; None for anything else."""
+    """Returns the title of an HTML page on one line; None for anything else."""
     tree = tree_of(content, media_type)
     found = "" if tree is None else tree.xpath("string((//head/title | //title)[1])")
     return " ".join(str(found).split())[:300] or None
 
 
 def tree_of(content: bytes, media_type: str) -> Any | None:
-    """An HTML page as lxml's tree; None for anything else, and for a page that cannot be taken apart."""
+    """Parses an HTML page with lxml; None for anything else and for a page that cannot be parsed."""
     kind, _, parameters = media_type.partition(";")
     if kind not in HTML_TYPES:
         return None
@@ -96,7 +98,7 @@ def tree_of(content: bytes, media_type: str) -> Any | None:
 
 
 def _checked(text: str) -> str:
-    """The text without what JSON, SQL or a person cannot use. Raises `Permanent` when nothing is left, or too much."""
+    """Removes characters that JSON or SQL cannot store. Raises `Permanent` if the text is empty or too long."""
     text = re.sub(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = text.encode("utf-8", "replace").decode().translate(LIGATURES).strip()
     if not text:
@@ -107,28 +109,20 @@ def _checked(text: str) -> str:
 
 
 def _decoded(content: bytes, declared: str | None) -> str:
-    """The bytes as text: by byte order mark, as UTF-8, as declared, or by the looks of it, whichever fits first.
+    """Decodes by byte order mark, as UTF-8, as declared, or by detection, whichever succeeds first.
 
-    UTF-8 stands before the declaration because text that is valid UTF-8 by chance hardly exists, and wrong declarations do.
+    UTF-8 comes before the declaration because text is hardly ever valid UTF-8 by chance, while declarations are often wrong.
     """
-    marked = next((encoding for mark, encoding in BOMS.items() if content.startswith(mark)), None)
-    if marked is None and _looks_binary(content):
+    bom_encoding = next((encoding for mark, encoding in BOMS.items() if content.startswith(mark)), None)
+    start = content[: 64 * 1024]
+    controls = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start))
+    if bom_encoding is None and (b"\x00" in start or controls * 100 > len(start)):
         raise Permanent("This is not text: it contains binary data. Submit a text file, a PDF or a Word document (.docx).")
-    for encoding in filter(None, (marked, "utf-8", declared)):
+    for encoding in filter(None, (bom_encoding, "utf-8", declared)):
         try:
             return content.decode(encoding)
         except (UnicodeError, LookupError):
             continue
-    return _guessed(content)
-
-
-def _looks_binary(content: bytes) -> bool:
-    start = content[: 64 * 1024]
-    controls = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", start))
-    return b"\x00" in start or controls * 100 > len(start)
-
-
-def _guessed(content: bytes) -> str:
     from charset_normalizer import from_bytes
 
     best = from_bytes(content[: 256 * 1024]).best()
@@ -138,7 +132,7 @@ def _guessed(content: bytes) -> str:
 
 
 def _charset_in(parameters: str) -> str | None:
-    """The charset that is declared, by the name browsers give it: Latin-1 has always meant Windows-1252 on the web."""
+    """The declared charset as browsers interpret it: on the web, Latin-1 means Windows-1252."""
     declared = re.search(r"(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", parameters, re.IGNORECASE)
     try:
         name = codecs.lookup(declared[1]).name if declared else None
@@ -148,12 +142,12 @@ def _charset_in(parameters: str) -> str | None:
 
 
 def _decoded_html(content: bytes, parameters: str) -> str:
-    inside = content[:4096].decode("latin-1")
-    return _decoded(content, _charset_in(parameters) or _charset_in(inside))
+    head = content[:4096].decode("latin-1")  # where a <meta charset> would be
+    return _decoded(content, _charset_in(parameters) or _charset_in(head))
 
 
 def _text_of_html(page: str) -> str:
-    """The main content as Markdown; where none stands out, all the visible text."""
+    """The main content as Markdown, or all visible text if no main content is found."""
     import trafilatura
 
     try:
@@ -174,8 +168,8 @@ def _visible_text(page: str) -> str:
         cell.tail = f" {cell.tail or ''}"
     for block in tree.xpath(BLOCKS):
         block.text, block.tail = f"\n\n{MARKS.get(block.tag, '')}{block.text or ''}", f"\n\n{block.tail or ''}"
-    seen = "".join(tree.xpath(f"//body//text()[not({' or '.join(f'ancestor::{tag}' for tag in UNSEEN)})]"))
-    return "\n\n".join(line for line in (" ".join(part.split()) for part in seen.split("\n\n")) if line)
+    visible = "".join(tree.xpath(f"//body//text()[not({' or '.join(f'ancestor::{tag}' for tag in HIDDEN_TAGS)})]"))
+    return "\n\n".join(line for line in (" ".join(part.split()) for part in visible.split("\n\n")) if line)
 
 
 def _tree(page: str) -> Any:
@@ -193,7 +187,7 @@ def _text_of_pdf(content: bytes) -> str:
         pages = 0 if locked else len(reader.pages)
     except MemoryError:
         raise
-    except Exception:  # pypdf: "broken PDF files might cause other Exceptions"
+    except Exception:  # the pypdf documentation: "broken PDF files might cause other Exceptions"
         raise Permanent("The PDF is damaged and cannot be opened. Export it again and submit the new file.") from None
     if locked:
         raise Permanent("The PDF is password-protected. Remove the password and submit it again.")
@@ -203,29 +197,31 @@ def _text_of_pdf(content: bytes) -> str:
 
 
 def _page_texts(reader: PdfReader) -> Iterator[str]:
-    """The text of each page; a page that cannot be read says so in its place. Raises `Permanent` when there is none at all."""
-    total, broken, said = 0, 0, 0
+    """Yields the text of each page, or a note for a page that cannot be read. Raises `Permanent` if no page has text."""
+    total, broken, with_text = 0, 0, 0
     for number, page in enumerate(reader.pages, start=1):
         try:
             text = page.extract_text()
         except MemoryError:
             raise
-        except Exception:  # one bad page must not cost the others
+        except Exception:  # one bad page must not fail the others
             broken, text = broken + 1, f"[Page {number} of the PDF could not be read.]"
         else:
-            said += bool(text.strip())
+            with_text += bool(text.strip())
         if (total := total + len(text)) > 2 * MAX_TEXT:
             raise Permanent(f"The PDF has more than {MAX_TEXT:,} characters of text. Split it and submit the parts.")
         yield text
-    if not said and broken:
+    if not with_text and broken:
         raise Permanent("The pages of the PDF are damaged and cannot be read. Export it again and submit the new file.")
-    if not said:
+    if not with_text:
         raise Permanent("The PDF has no text: it is probably a scan. Run text recognition (OCR) on it and submit it again.")
 
 
 def _joined(pages: list[str]) -> str:
-    """The pages as one text, broken words mended, without headers and footers: what is first or last on most pages, or on some
-    with a page number."""
+    """Joins the pages, rejoins hyphenated words, and removes headers and footers.
+
+    A header or footer is a first or last line that is repeated on most pages, or on some pages with a page number.
+    """
     rows = [[line.rstrip() for line in page.strip().split("\n")] for page in pages]
     edges = [edge for lines in rows if len(lines) > 2 for edge in {lines[0].strip(), lines[-1].strip()}]
     times = Counter(_unnumbered(edge) for edge in edges)
@@ -254,19 +250,19 @@ def _text_of_docx(content: bytes) -> str:
         return _checked("\n\n".join(_blocks(docx.Document(io.BytesIO(content)))))
     except (MemoryError, Permanent):
         raise
-    except Exception:  # python-docx lets whatever zipfile, lxml and its own reading raise come through
+    except Exception:  # python-docx lets exceptions of zipfile and lxml through
         raise Permanent("The Word document (.docx) cannot be opened. Save it as .docx again and submit the new file.") from None
 
 
 def _check_zip(content: bytes) -> None:
-    """Refuse a zip that would swell. The sizes it declares bind: zipfile reads no more of a member than that."""
+    """Refuses a zip bomb. The declared sizes can be relied on: zipfile reads no more than that of a member."""
     try:
         members = zipfile.ZipFile(io.BytesIO(content)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         raise Permanent("This is not a Word document (.docx), although it claims to be. Save it as .docx again.") from None
     size = sum(member.file_size for member in members)
-    swells = size > 1024 * 1024 and size > MAX_ZIP_RATIO * len(content)
-    if size > MAX_UNZIPPED or len(members) > MAX_ZIP_MEMBERS or swells:
+    is_bomb = size > 1024 * 1024 and size > MAX_ZIP_RATIO * len(content)
+    if size > MAX_UNZIPPED or len(members) > MAX_ZIP_MEMBERS or is_bomb:
         raise Permanent("The Word document unpacks to far more data than it should, so it was not opened. Save it as .docx again.")
 
 
@@ -275,7 +271,7 @@ def _blocks(document: Any) -> Iterator[str]:
 
     names = {style.style_id: style.name or "" for style in document.styles}
     for block in document.iter_inner_content():
-        # By the id and not by `block.style`, which looks through all styles for each paragraph: 1.2 ms each.
+        # `block.style` would search all styles for each paragraph, which takes 1.2 ms.
         text = _table_text(block) if isinstance(block, Table) else _paragraph_text(block, names.get(block._p.style, ""))
         if text:
             yield text
@@ -293,29 +289,25 @@ def _table_text(table: Table) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows if any(cells))
 
 
-READERS = {"pdf": _text_of_pdf, "docx": _text_of_docx}  # run apart
+READERS = {"pdf": _text_of_pdf, "docx": _text_of_docx}  # run in the subprocess
 
 
-def text_apart(kind: str, content: bytes) -> str:
-    """The text of a `pdf` or `docx`. Raises `Permanent` where it has none, or takes more than the limits."""
+def _text_in_subprocess(kind: str, content: bytes) -> str:
+    """The text of a `pdf` or `docx`. Raises `Permanent` if it has none or exceeds a limit of the subprocess."""
     command = [sys.executable, "-m", "monolith.content.extract_text", kind, str(MEMORY), str(CPU_S)]
-    env = {"PYTHONPATH": str(ROOT), "RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")}  # the latter as for a sandbox
+    env = {"PYTHONPATH": str(ROOT), "RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")}  # workers find abandoned processes by the id
     try:
         done = subprocess.run(command, input=content, capture_output=True, env=env, cwd=ROOT, timeout=WALL_S)  # noqa: S603 - our own
     except subprocess.TimeoutExpired:
         raise _too_long() from None
-    return _said(done)
-
-
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    said = done.stdout.decode("utf-8", "replace")
+    output = done.stdout.decode("utf-8", "replace")
     if done.returncode == 0:
-        return said
+        return output
     if done.returncode == REFUSED:
-        raise Permanent(said)
+        raise Permanent(output)
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise _too_long()
-    if done.returncode == TOO_LARGE or done.returncode < 0:  # C code that gets no memory ends its process
+    if done.returncode == TOO_LARGE or done.returncode < 0:  # C code that cannot allocate memory crashes
         megabytes = MEMORY // 1024 // 1024
         raise Permanent(
             f"The document needs more than {megabytes:,} MB of memory to read. Export it again, or split it and submit the parts."
@@ -328,12 +320,12 @@ def _too_long() -> Permanent:
 
 
 def main() -> None:
-    """In the process of its own: read what comes, print its text."""
+    """Runs in the subprocess: reads the content from stdin and writes its text to stdout."""
     kind, memory, cpu_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    for nothing in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(nothing, (0, 0))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
     try:
         text = READERS[kind](sys.stdin.buffer.read())
     except Permanent as refused:

@@ -1,8 +1,8 @@
-"""Fetch a page that a person named, without being led anywhere else.
+"""Fetches pages from user-supplied URLs, protected against server-side request forgery (SSRF).
 
-The only place that opens connections to addresses people give; `post` uses it too. requests-hardened refuses private
-addresses and pins the one it checked; around it stand the checks that it lacks (every address of a name, ports, a few
-networks, getting through redirects by hand) and the limits: one deadline for everything, and a cap on the body after decompression.
+All connections to user-supplied addresses are opened here; `http_post` uses it too. requests-hardened refuses private addresses and
+pins the address it has checked. This module adds what it lacks: checks of every address of a name, of ports and of further networks,
+redirects followed one by one, one deadline for the whole exchange, and a limit on the decompressed body.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from monolith.config import settings
-from monolith.job_types.registry import Permanent, Snooze
+from monolith.errors import Permanent, Snooze
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
 LONGEST_WAIT_S = 3600.0
-
 MAX_URL = 2048
 MAX_BODY = 10 * 1024 * 1024  # bytes, after decompression
 MAX_REDIRECTS = 3
@@ -44,7 +43,7 @@ HEADERS = {
 }
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 READABLE = frozenset({"application/xhtml+xml", "application/xml", "application/json", "application/pdf", DOCX})
-UNSAID = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+GENERIC_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 BY_EXTENSION = {
     ".txt": "text/plain",
     ".md": "text/markdown",
@@ -56,33 +55,33 @@ BY_EXTENSION = {
     ".docx": DOCX,
 }
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
-# `is_global` lets these through on some Python versions, or they lead to an IPv4 address of the sender's choice.
-_REFUSED = ["100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "2001::/23", "2002::/16", "3fff::/20"]
-REFUSED = [ipaddress.ip_network(network) for network in _REFUSED]
+# `is_global` allows these on some Python versions, or they embed an IPv4 address.
+_BLOCKED = ["100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "2001::/23", "2002::/16", "3fff::/20"]
+BLOCKED_NETWORKS = [ipaddress.ip_network(network) for network in _BLOCKED]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Got = TypeVar("Got")
+Result = TypeVar("Result")
 
 
 class FetchFailed(Exception):
-    """The page could not be had this time; another attempt may succeed. The message is fit for the submitter."""
+    """The page could not be fetched this time; another attempt may succeed. The message is shown to the submitter."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A page as it came. `url` is where it was found in the end; `media_type` has a charset when the server named one."""
+    """A fetched page. `url` is the final URL after redirects; `media_type` has a charset if the server declared one."""
 
     url: str
     content: bytes
     media_type: str
 
 
-def why_unfit(url: str) -> str | None:
-    """Why this cannot be the address of a page, in words for the submitter, or None. Nothing is looked up."""
+def url_problem(url: str) -> str | None:
+    """Returns why this is not the URL of a page, as a message for the submitter, or None. Makes no DNS query."""
     if len(url) > MAX_URL:
         return f"The web address has {len(url)} characters; the limit is {MAX_URL}."
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # `port` raises ValueError for one that is none
+        host, _ = parts.hostname, parts.port  # `port` raises ValueError if it is not a number
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x20\x7f-\x9f]", url) or "%" in host:
@@ -93,64 +92,68 @@ def why_unfit(url: str) -> str | None:
 
 
 def fetch(url: str, within: float = DEADLINE_S) -> Fetched:
-    """Fetch a page, by at most MAX_REDIRECTS redirects.
+    """Fetches a page and follows at most MAX_REDIRECTS redirects.
 
-    within: seconds for all of it: names, connections, headers, bodies. Raises `Permanent` for an address or an answer
-    that will not do, `Later` when the server asks to wait, and `FetchFailed` for what may go better another time.
+    within: seconds for the whole exchange: DNS, connections, headers and bodies. Raises `Permanent` for an address or a response
+    that cannot be used, `Snooze` if the server asks to wait, and `FetchFailed` if another attempt may succeed.
     """
     try:
-        return in_time(lambda wire: _follow(url, wire), within)
+        return run_within(lambda connections: _follow(url, connections), within)
     except TimeoutError:
         raise FetchFailed(f"{host_of(url)} took longer than {within:g} s to send the page.") from None
 
 
-def in_time(exchange: Callable[[WatchedConnection], Got], within: float) -> Got:
-    """What `exchange` gives. Raises `TimeoutError` after `within` seconds, and cuts its connections."""
-    wire = WatchedConnection()
-    outcome: Future[Got] = Future()
-    # A thread, because nothing else bounds a slow name server, or headers that drip in a byte at a time.
-    threading.Thread(target=_settle, args=(outcome, exchange, wire), daemon=True).start()
+def run_within(exchange: Callable[[Connections], Result], within: float) -> Result:
+    """Runs `exchange` in a thread and returns its result. Raises `TimeoutError` after `within` seconds; closes all connections.
+
+    A thread is used because nothing else limits a slow name server, or headers that arrive one byte at a time.
+    """
+    connections = Connections()
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(exchange(connections))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        return outcome.result(within)
+        return future.result(within)
     finally:
-        wire.cut()
+        connections.close()
 
 
-class WatchedConnection:
-    """The connections of one exchange, which can all be cut at once, from outside, whatever they are doing."""
+class Connections:
+    """The open connections of one exchange. Another thread can close them all, whatever they are doing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
-        self._is_cut = False
+        self._is_closed = False
 
     def add(self, connected: socket.socket) -> None:
+        """Registers a connection."""
         with self._lock:
             self._sockets.append(connected)
-            is_late = self._is_cut
-        if is_late:
-            self.cut()
+            is_closed = self._is_closed
+        if is_closed:
+            self.close()
 
-    def cut(self) -> None:
+    def close(self) -> None:
+        """Shuts all connections down, including those that are added later."""
         with self._lock:
-            self._is_cut = True
+            self._is_closed = True
             for connected in self._sockets:
                 try:
-                    socket.socket.shutdown(connected, socket.SHUT_RDWR)  # not SSLSocket's: it would pull the rug from its reader
+                    socket.socket.shutdown(connected, socket.SHUT_RDWR)  # not SSLSocket's, which breaks a read in progress
                 except OSError:
                     continue  # closed already
 
 
-def _settle(outcome: Future[Got], exchange: Callable[[WatchedConnection], Got], wire: WatchedConnection) -> None:
-    try:
-        outcome.set_result(exchange(wire))
-    except BaseException as error:
-        outcome.set_exception(error)
-
-
-def _follow(url: str, wire: WatchedConnection) -> Fetched:
+def _follow(url: str, connections: Connections) -> Fetched:
     for _ in range(MAX_REDIRECTS + 1):
-        with answer(prepared("GET", url, headers=HEADERS), wire) as response:
+        with open_response(prepare_request("GET", url, headers=HEADERS), connections) as response:
             if not response.is_redirect:
                 _check_status(response, host_of(url))
                 return Fetched(url, _body(response), _media_type(response, url))
@@ -159,14 +162,14 @@ def _follow(url: str, wire: WatchedConnection) -> Fetched:
 
 
 @contextmanager
-def answer(request: PreparedRequest, wire: WatchedConnection) -> Iterator[Response]:
-    """The answer to one request, its body not yet read. No session: so no cookies, no proxies, no passwords of ours."""
+def open_response(request: PreparedRequest, connections: Connections) -> Iterator[Response]:
+    """Sends one request and yields the response, its body unread. Without a session: no cookies, proxies or netrc passwords."""
     import requests
     from requests_hardened.ip_filter import InvalidIPAddress
 
     url = str(request.url)
     check_target(url)
-    adapter = _adapter(url, wire)
+    adapter = _adapter(url, connections)
     try:
         with adapter.send(request, stream=True, timeout=(CONNECT_S, IDLE_S), verify=True) as response:
             yield response
@@ -182,33 +185,33 @@ def answer(request: PreparedRequest, wire: WatchedConnection) -> Iterator[Respon
         adapter.close()
 
 
-def prepared(method: str, url: str, **said: Any) -> PreparedRequest:
-    """The request as it will be sent: what is checked from here on is what is connected to. Raises `Permanent`."""
+def prepare_request(method: str, url: str, **options: Any) -> PreparedRequest:
+    """Returns the request with the normalised URL that is checked and connected to. Raises `Permanent` for an invalid URL."""
     import requests
 
-    if reason := why_unfit(url):
+    if reason := url_problem(url):
         raise Permanent(reason)
     try:
-        return requests.Request(method, url, **said).prepare()
+        return requests.Request(method, url, **options).prepare()
     except (requests.RequestException, UnicodeError):
         raise Permanent("This is not a valid web address. Check it and submit it again.") from None
 
 
 def check_target(url: str) -> None:
-    """Refuse a target unless every address of its name is public and its port one of the web's. Raises `Permanent`, `FetchFailed`."""
+    """Checks that every address of the host is public and the port allowed. Raises `Permanent`, or `FetchFailed` for a DNS failure."""
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
-    addresses = [_address(text) for text in _lookup(host, port)]
+    addresses = [_address(text) for text in _resolve(host, port)]
     if not all(_is_allowed(address) for address in addresses):
         raise _not_public(host)
     if port not in PORTS and not all(address.is_loopback for address in addresses):
         raise Permanent(f"Port {port} is not allowed. Use an address on port 80, 443, 8080 or 8443.")
 
 
-def _lookup(host: str, port: int) -> list[str]:
+def _resolve(host: str, port: int) -> list[str]:
     last = host.rstrip(".").rpartition(".")[2]
     if re.fullmatch(r"0x[0-9a-f]*|\d+", last) and not re.fullmatch(r"\d+(\.\d+){3}", host):
-        raise _not_public(host)  # 2130706433, 0x7f.1, 127.1: other spellings of 127.0.0.1
+        raise _not_public(host)  # such as 2130706433, 0x7f.1 or 127.1 for 127.0.0.1
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except socket.gaierror as error:
@@ -229,16 +232,16 @@ def _is_allowed(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_IPV6:
         return False
     is_special = address.is_multicast or address.is_reserved or address.is_link_local or address.is_unspecified
-    return address.is_global and not is_special and not any(address in network for network in REFUSED)
+    return address.is_global and not is_special and not any(address in network for network in BLOCKED_NETWORKS)
 
 
 def _not_public(host: str) -> Permanent:
-    """One message for a name that is not there and one that is private: it must not tell what our network has."""
+    """The same error for an unknown and a private host, so that it does not reveal which names the network has."""
     return Permanent(f"{host} is not a public site that can be reached from here. Check the address, or submit the text itself.")
 
 
-def _adapter(url: str, wire: WatchedConnection) -> Any:
-    """requests-hardened's adapter, with its pinned address checked by our rules and its connections on our wire."""
+def _adapter(url: str, connections: Connections) -> Any:
+    """An adapter of requests-hardened that checks the pinned address by the rules here and registers its connections."""
     from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
     class Guarded(IPFilterAdapter):
@@ -246,24 +249,24 @@ def _adapter(url: str, wire: WatchedConnection) -> Any:
             pool = super().get_connection_with_tls_context(*args, **kwargs)
             if not _is_allowed(_address(pool.host)):
                 raise _not_public(host_of(url))
-            pool.ConnectionCls = _watched(pool.ConnectionCls, wire)
+            pool.ConnectionCls = _registering(pool.ConnectionCls, connections)
             return pool
 
     return Guarded(is_https_proto=url.startswith("https:"), allow_loopback=settings().fetch_allow_loopback)
 
 
-def _watched(connection: Any, wire: WatchedConnection) -> Any:
-    class Watched(connection):
+def _registering(connection: Any, connections: Connections) -> Any:
+    class RegisteringConnection(connection):
         def connect(self) -> None:
             super().connect()
-            wire.add(self.sock)
+            connections.add(self.sock)
 
-    return Watched
+    return RegisteringConnection
 
 
 def _check_status(response: Response, host: str) -> None:
     status = response.status_code
-    wait = seconds_asked(response.headers) if status in (429, 503) else None
+    wait = retry_after_s(response.headers) if status in (429, 503) else None
     if wait is not None:
         raise Snooze(wait, f"{host} asked us to wait {wait:g} s.")
     if status in (408, 429) or status >= 500:
@@ -290,7 +293,7 @@ def _body(response: Response) -> bytes:
 def _media_type(response: Response, url: str) -> str:
     declared = response.headers.get("Content-Type", "").lower()
     kind = declared.partition(";")[0].strip()
-    if kind in UNSAID:
+    if kind in GENERIC_TYPES:
         kind = BY_EXTENSION.get(PurePosixPath(urlsplit(url).path).suffix.lower(), kind or "text/html")
     if not re.fullmatch(r"text/[\w.+-]{1,60}", kind) and kind not in READABLE:
         raise Permanent(
@@ -301,24 +304,24 @@ def _media_type(response: Response, url: str) -> str:
 
 
 def host_of(url: str) -> str:
+    """Returns the host of a URL for messages, or the start of the URL if it has none."""
     return urlsplit(url).hostname or url[:80]
 
 
-def seconds_asked(headers: Mapping[str, str], longest: float = LONGEST_WAIT_S) -> float | None:
-    """The seconds of a `Retry-After` header, from 1 to `longest`; None when it is missing or says nothing.
+def retry_after_s(headers: Mapping[str, str], longest: float = LONGEST_WAIT_S) -> float | None:
+    """Returns the seconds of a `Retry-After` header, limited to 1 to `longest`; None if it is missing or invalid.
 
-    The header is a number of seconds or a date (RFC 9110, 10.2.3).
+    The header has a number of seconds or a date (RFC 9110, section 10.2.3).
     """
     given = headers.get("Retry-After", "").strip()
     if not given:
         return None
     try:
-        seconds = float(given) if given[0].isdigit() else _until(given)
+        if given[0].isdigit():
+            seconds = float(given)
+        else:
+            date = parsedate_to_datetime(given)
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
     return min(max(seconds, 1.0), longest)
-
-
-def _until(date: str) -> float:
-    when = parsedate_to_datetime(date)
-    return (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

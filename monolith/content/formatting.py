@@ -1,4 +1,4 @@
-"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a template filter."""
+"""Formats values for people: statuses, events, times and sizes as template filters (FILTERS), and text for CSV files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ EVENT_WORDS = {
 MOMENTS = {"time": "%H:%M:%S UTC", "clock": "%H:%M UTC", "datetime": "%-d %b %Y, %H:%M UTC"}
 BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "Mac"), ("Linux", "Linux"))
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the start of a formula
 MATURITY = ((0.25, "Early"), (0.5, "Developing"), (0.75, "Established"), (1.01, "Mature"))
 
 
 def subject(job: Job) -> str:
-    """The title of a job: its document's title, else the `title` param, else the job type."""
+    """Returns the title of a job: its document's title, else the `title` param, else the job type."""
     if job.document:
         return job.document.title
     title = job.params.get("title")
@@ -49,7 +50,7 @@ def subject(job: Job) -> str:
 
 
 def status_words(job: Job) -> str:
-    """The status of a job, in words."""
+    """Returns the status of a job in words."""
     if job.status == "scheduled" and job.snooze_reason:
         return "Snoozed"
     if job.status == "scheduled" and job.error_message:
@@ -58,19 +59,19 @@ def status_words(job: Job) -> str:
 
 
 def status_kind(job: Job) -> str:
-    """The name of the badge's colour and icon: as the status, but a retry looks different from a plain delay."""
+    """Returns the name of the badge's colour and icon: the status, but `retrying` for a job that waits for a retry."""
     return "retrying" if job.status == "scheduled" and job.error_message and not job.snooze_reason else job.status
 
 
 def event_words(event: JobEvent) -> str:
-    """What happened, in words."""
+    """Returns what happened, in words."""
     if event.name == "started" and event.attempt > 1:
         return f"Attempt {event.attempt} started"
     return EVENT_WORDS.get(event.name, humanise(event.name.removeprefix(MARK))).format(attempt=event.attempt)
 
 
 def humanise(name: str) -> str:
-    """`use_cases` as `Use cases`."""
+    """Returns a name such as `use_cases` as `Use cases`."""
     words = name.replace("_", " ").replace(".", " ").strip()
     return words[:1].upper() + words[1:]
 
@@ -85,7 +86,7 @@ def moment(seconds: float | None, style: str = "datetime") -> Markup:
 
 
 def ago(seconds: float | None, now: float) -> Markup:
-    """How long ago, with the exact time as a tooltip."""
+    """Returns how long ago it was, with the exact time as a tooltip."""
     if seconds is None:
         return Markup("")
     at = datetime.fromtimestamp(seconds, UTC)
@@ -129,34 +130,39 @@ def size(count: int | None) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people write it: 12,345 or 0.734."""
+    """Formats a number: 12,345 or 0.734; a bool as Yes or No."""
     if isinstance(value, bool):
         return "Yes" if value else "No"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
 
 
 def money(usd: float) -> str:
-    """Dollars as people write them; a call of a language model may cost a fraction of a cent."""
+    """Formats USD with 2 to 6 decimals: a call of a language model may cost a fraction of a cent."""
     return f"{usd:.2f} USD" if usd >= 1 else f"{usd:.4f} USD" if usd >= 0.01 else f"{usd:.6f} USD"
 
 
 def maturity_words(score: float) -> str:
-    """A maturity of 0..1 in one word."""
+    """Returns a maturity score from 0 to 1 as one word."""
     return next(word for limit, word in MATURITY if score < limit)
 
 
 def browser_words(user_agent: str) -> str:
-    """`Firefox on Linux`; what it calls itself, where that is none of the usual ones."""
+    """Returns a user agent as `Firefox on Linux`, or its own name if the browser is not known."""
     browser = next((name for mark, name in BROWSERS if mark in user_agent), user_agent[:60] or "Unknown program")
     system = next((name for mark, name in SYSTEMS if mark in user_agent), "")
     return f"{browser} on {system}" if system else browser
 
 
 def prose(markdown: str) -> Markup:
-    """Markdown of a job or a model as HTML that can do nothing: no script, no picture, no link but to pages."""
-    from monolith.content import markdown_html  # heavy: only pages with results need it
+    """Renders the Markdown of a job or a language model as sanitised HTML."""
+    from monolith.content import markdown_html  # slow to import, and only needed for results
 
-    return Markup(markdown_html.html_of(str(markdown)))  # noqa: S704 - it is sanitised there
+    return Markup(markdown_html.html_of(str(markdown)))  # noqa: S704 - sanitised by html_of
+
+
+def csv_text(text: str) -> str:
+    """Text for a CSV cell that no spreadsheet takes for a formula: a `'` goes before =, +, -, @, tab and line breaks."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 FILTERS = (

@@ -1,33 +1,33 @@
-"""Send something to an address that a person named: through the same door as `fetch`, by its rules, and never further."""
+"""Posts to user-supplied URLs, with the protection of `fetch` against server-side request forgery."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from monolith.content.fetch import (
+    Connections,
     FetchFailed,
-    WatchedConnection,
-    answer,
     check_target,
     host_of,
-    in_time,
-    prepared,
-    seconds_asked,
-    why_unfit,
+    open_response,
+    prepare_request,
+    retry_after_s,
+    run_within,
+    url_problem,
 )
-from monolith.job_types.registry import Permanent
+from monolith.errors import Permanent
 
 WITHIN_S = 15.0
-LOOKED_UP_WITHIN_S = 2.0  # while somebody waits who saves an address
-EXCERPT = 1024  # bytes of the answer that are read; the rest is not
+DNS_S = 2.0  # while a person waits for the form to be saved
+EXCERPT = 1024  # bytes of the response that are read
 LONGEST_WAIT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of it. `error` says in words why it is no success; `retry_after` is in seconds, where the receiver asks to wait."""
+class PostResult:
+    """The outcome of a request. `error` says why it failed; `retry_after` is in seconds; `text` is the start of the response."""
 
     status: int | None
     text: str
@@ -36,41 +36,38 @@ class Answer:
     seconds: float = 0.0
 
 
-def post(url: str, body: bytes, headers: dict[str, str], within: float = WITHIN_S) -> Answer:
-    """Send the body once, as it is. Only a status of 2xx is a success; a redirect is not followed. Raises nothing."""
+def post(url: str, body: bytes, headers: dict[str, str], within: float = WITHIN_S) -> PostResult:
+    """Sends the body once. Only 2xx is a success; redirects are not followed. Returns errors instead of raising them."""
     began = time.monotonic()
     try:
-        got = in_time(lambda wire: _exchange(url, body, headers, wire), within)
+        result = run_within(lambda connections: _exchange(url, body, headers, connections), within)
     except TimeoutError:
-        got = Answer(None, "", f"{host_of(url)} did not answer within {within:g} s.")
+        result = PostResult(None, "", f"{host_of(url)} did not answer within {within:g} s.")
     except (FetchFailed, Permanent) as error:
-        got = Answer(None, "", str(error))
-    return Answer(got.status, got.text, got.error, got.retry_after, time.monotonic() - began)
+        result = PostResult(None, "", str(error))
+    return replace(result, seconds=time.monotonic() - began)
 
 
-def _exchange(url: str, body: bytes, headers: dict[str, str], wire: WatchedConnection) -> Answer:
+def _exchange(url: str, body: bytes, headers: dict[str, str], connections: Connections) -> PostResult:
     import requests
 
     text = b""
-    request = prepared("POST", url, data=body, headers={**headers, "Connection": "close", "Accept-Encoding": "identity"})
-    with answer(request, wire) as response:
-        with suppress(requests.RequestException):  # the status counts, even where the text breaks off
+    request = prepare_request("POST", url, data=body, headers={**headers, "Connection": "close", "Accept-Encoding": "identity"})
+    with open_response(request, connections) as response:
+        with suppress(requests.RequestException):  # the status counts, even if the body breaks off
             text = next(response.iter_content(EXCERPT), b"")
-        status, wait = response.status_code, seconds_asked(response.headers, LONGEST_WAIT_S)
-    return Answer(status, text.decode(errors="replace"), None if 200 <= status < 300 else _why(status), wait)
-
-
-def _why(status: int) -> str:
+        status, wait = response.status_code, retry_after_s(response.headers, LONGEST_WAIT_S)
     redirect = " Redirects are not followed: use the final URL." if 300 <= status < 400 else ""
-    return f"The endpoint answered {status}; only 2xx counts as success.{redirect}"
+    error = None if 200 <= status < 300 else f"The endpoint answered {status}; only 2xx counts as success.{redirect}"
+    return PostResult(status, text.decode(errors="replace"), error, wait)
 
 
-def why_refused(url: str) -> str | None:
-    """Why nothing is ever sent to this address, in words for its owner, or None. A name that cannot be looked up now may be fine."""
-    if reason := why_unfit(url):
+def target_problem(url: str) -> str | None:
+    """Returns why nothing may be sent to this URL, as a message for its owner, or None. A DNS failure is not a problem: it may pass."""
+    if reason := url_problem(url):
         return reason
     try:
-        in_time(lambda wire: check_target(str(prepared("POST", url).url)), LOOKED_UP_WITHIN_S)
+        run_within(lambda _: check_target(str(prepare_request("POST", url).url)), DNS_S)
     except Permanent as error:
         return str(error).replace(", or submit the text itself", "")
     except (FetchFailed, TimeoutError):

@@ -1,4 +1,4 @@
-"""Markdown of strangers, made harmless: as Markdown again, and as HTML. Documents, pages and models may write anything."""
+"""Sanitises untrusted Markdown from documents, pages and language models, as Markdown or as HTML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
-from monolith.content.fetch import why_unfit
+from monolith.content.fetch import url_problem
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -24,95 +24,101 @@ ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "ol": {"start"}, "
     f"h{level}": {"id"} for level in range(1, 7)
 }
 LINK = re.compile(r"https?://|#", re.IGNORECASE)
-LESS = "\ue000"  # stands for < in text until the Markdown is written: some programs take `\<` for the beginning of a tag
-GONE = frozenset({"image", "html_inline"})
+LESS_THAN = "\ue000"  # stands for < in text until the Markdown is rendered: some programs read `\<` as the start of a tag
+REMOVED = frozenset({"image", "html_inline"})
 
 
-def harmless(markdown: str, base_url: str | None = None) -> str:
-    """The same Markdown without HTML, pictures, headings (they become bold) and links to anything but pages.
+def sanitise(markdown: str, base_url: str | None = None) -> str:
+    """Returns the Markdown without HTML, images and links other than http(s); headings become bold.
 
-    A relative link leads to where it leads on the page at `base_url`; without one, its words alone stay.
+    Relative links are resolved against `base_url`; without it, only their text remains.
     """
-    parser = _writer()
-    tokens = parser.parse(markdown.replace(LESS, ""))
+    parser = _markdown_parser()
+    tokens = parser.parse(markdown.replace(LESS_THAN, ""))
     _embolden(tokens)
     kept = [one for token in tokens for one in _blocks(token, base_url)]
-    return str(parser.renderer.render(_without_empty(kept), parser.options, {})).strip().replace(LESS, "&lt;")
+    return str(parser.renderer.render(_without_empty(kept), parser.options, {})).strip().replace(LESS_THAN, "&lt;")
 
 
 def html_of(markdown: str, *, anchors: bool = False) -> str:
-    """Markdown as HTML that holds no script, no picture, and no link but to pages; with `anchors`, headings can be linked."""
+    """Renders Markdown as HTML without scripts, images and links other than http(s) and #; `anchors` adds ids to headings."""
     import nh3
 
-    parser = _reader()
+    parser = _html_parser()
     tokens = parser.parse(markdown)
     if anchors:
         headings = [(token, after) for token, after in pairwise(tokens) if token.type == "heading_open"]
-        for (heading, _), anchor in zip(headings, anchors_of([_words(inline) for _, inline in headings]), strict=True):
+        for (heading, _), anchor in zip(headings, anchors_of([_inline_text(inline) for _, inline in headings]), strict=True):
             heading.attrSet("id", anchor)
     made = parser.renderer.render(tokens, parser.options, {})
-    return nh3.clean(made, tags=set(TAGS), attributes=ATTRIBUTES, attribute_filter=_kept_attribute, link_rel="noopener noreferrer nofollow")
+    return nh3.clean(
+        made,
+        tags=set(TAGS),
+        attributes=ATTRIBUTES,
+        attribute_filter=lambda tag, name, value: value if name != "href" or LINK.match(value) else None,
+        link_rel="noopener noreferrer nofollow",
+    )
 
 
 def anchors_of(headings: list[str]) -> list[str]:
-    """The anchor of each heading of a page, as GitHub and others make them: so the Markdown's own links work there too."""
-    given: dict[str, int] = {}
+    """Returns the anchor of each heading of a page, as GitHub and others generate them."""
+    used: dict[str, int] = {}
     anchors = []
     for heading in headings:
         anchor = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") or "section"
-        times = given[anchor] = given.get(anchor, -1) + 1
+        times = used[anchor] = used.get(anchor, -1) + 1
         anchors.append(f"{anchor}-{times}" if times else anchor)
     return anchors
 
 
 def escaped(text: str) -> str:
-    """Plain text on one line, which means nothing in Markdown."""
+    """Escapes plain text for Markdown, on one line."""
     line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"[\\`*\[\]>#|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 
 
-def words_of(line: str) -> str:
-    """The plain words of one line of Markdown."""
-    return one_line("".join(_words(inline) for inline in _writer().parseInline(line)))
+def plain_text(line: str) -> str:
+    """Returns the plain text of one line of Markdown."""
+    return one_line("".join(_inline_text(inline) for inline in _markdown_parser().parseInline(line)))
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without what a person cannot see."""
+    """Returns the text on one line, without invisible characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def link(text: str, url: str | None) -> str:
-    """A link in Markdown; only the words where there is no address, or one that leads to no page."""
-    if not url or not (url.startswith("#") or why_unfit(url) is None):
+    """Returns a Markdown link; only the text if there is no URL or it is neither http(s) nor an anchor."""
+    if not url or not (url.startswith("#") or url_problem(url) is None):
         return escaped(text)
     return f"[{escaped(text)}]({quote(url, safe='/:?#@!$&+,;=%~-._')})"
 
 
 @cache
-def _reader() -> MarkdownIt:
+def _html_parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 @cache
-def _writer() -> MarkdownIt:
-    """Reads HTML as such, so that it can be left out, and writes Markdown."""
+def _markdown_parser() -> MarkdownIt:
+    """A parser that recognises HTML, so that it can be removed, and renders Markdown."""
     from markdown_it import MarkdownIt
     from mdformat.plugins import PARSER_EXTENSIONS
     from mdformat.renderer import MDRenderer
 
-    parser = MarkdownIt("commonmark", {"html": True}, renderer_cls=MDRenderer)  # type: ignore[arg-type]  # mdformat says it fits
+    parser = MarkdownIt("commonmark", {"html": True}, renderer_cls=MDRenderer)  # type: ignore[arg-type]  # documented by mdformat
     tables = PARSER_EXTENSIONS["tables"]
     parser.options["mdformat"] = {"number": True}
     parser.options["parser_extension"] = [tables]
     tables.update_mdit(parser)
-    parser.validateLink = lambda url: True  # type: ignore[method-assign]  # seen as links, so that `_inside` can take them off their words
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]  # parsed as links, so that `_inline` can remove them
     return parser
 
 
 def _embolden(tokens: list[Token]) -> None:
-    """Headings of strangers would tear the outline that they are quoted in: they become bold paragraphs."""
+    """Turns headings into bold paragraphs: they would break the outline of the text that quotes them."""
     from markdown_it.token import Token
 
     for token, inline in pairwise(tokens):
@@ -124,22 +130,22 @@ def _embolden(tokens: list[Token]) -> None:
 
 
 def _blocks(token: Token, base_url: str | None) -> Iterator[Token]:
-    """The tokens that stand for this one."""
+    """The tokens that replace this one."""
     if token.type == "html_block":
-        yield from _paragraph(_text_of_html(token.content))
+        yield from _paragraph_of_html(token.content)
     elif token.type == "hr":
         return
     else:
         if token.type == "fence":
             token.info = re.sub(r"[^\w+#.-].*", "", token.info)
-            token.content = token.content.rstrip("\n") + "\n"  # else a fence that was not closed swallows what follows
+            token.content = token.content.rstrip("\n") + "\n"  # an unclosed fence would include what follows
         if token.type == "inline":
-            token.children = _inside(token, base_url)
+            token.children = _inline(token, base_url)
         yield token
 
 
-def _inside(token: Token, base_url: str | None) -> list[Token]:
-    """What stands in a line, with links that lead somewhere else, or are empty, taken off their words."""
+def _inline(token: Token, base_url: str | None) -> list[Token]:
+    """The inline content, without links that are empty or not http(s)."""
     kept: list[Token] = []
     is_open: list[bool] = []
     for child in token.children or []:
@@ -151,11 +157,11 @@ def _inside(token: Token, base_url: str | None) -> list[Token]:
             child.attrs, child.meta = {"href": url}, {}
         if child.type == "link_close" and not is_open.pop():
             continue
-        if child.type in GONE:
+        if child.type in REMOVED:
             child = _text("\n" if child.content.lower().startswith("<br") else "")
         if child.type in ("text", "text_special"):
-            child.content = child.content.replace("<", LESS)
-        if child.type == "link_close" and _is_bare(kept):
+            child.content = child.content.replace("<", LESS_THAN)
+        if child.type == "link_close" and _is_empty_link(kept):
             while kept.pop().type != "link_open":
                 continue
         else:
@@ -165,8 +171,8 @@ def _inside(token: Token, base_url: str | None) -> list[Token]:
     return kept
 
 
-def _is_bare(kept: list[Token]) -> bool:
-    """Whether the link that is about to end has no words: it was a picture."""
+def _is_empty_link(kept: list[Token]) -> bool:
+    """Whether the link that is about to close has no text, such as that of an image."""
     for token in reversed(kept):
         if token.type == "link_open":
             return True
@@ -176,16 +182,16 @@ def _is_bare(kept: list[Token]) -> bool:
 
 
 def _target(href: str, base_url: str | None) -> str:
-    """The http(s) address that a link leads to, or nothing."""
+    """The http(s) URL that a link leads to, or an empty string."""
     try:
         url = urljoin(base_url or "", href.strip())
     except ValueError:
         return ""
-    return "" if why_unfit(url) else url
+    return "" if url_problem(url) else url
 
 
 def _without_empty(tokens: list[Token]) -> list[Token]:
-    """Without paragraphs that have lost all their words."""
+    """Removes paragraphs without text."""
     kept: list[Token] = []
     for token in tokens:
         if (
@@ -199,10 +205,13 @@ def _without_empty(tokens: list[Token]) -> list[Token]:
     return kept
 
 
-def _paragraph(text: str) -> list[Token]:
+def _paragraph_of_html(markup: str) -> list[Token]:
+    """A paragraph with the text of a block of HTML."""
+    import nh3
     from markdown_it.token import Token
 
-    inline = Token("inline", "", 0, content=text, children=[_text(text.replace("<", LESS))], block=True)
+    text = " ".join(html.unescape(nh3.clean(markup, tags=set())).split())
+    inline = Token("inline", "", 0, content=text, children=[_text(text.replace("<", LESS_THAN))], block=True)
     return [Token("paragraph_open", "p", 1, block=True), inline, Token("paragraph_close", "p", -1, block=True)]
 
 
@@ -212,24 +221,12 @@ def _text(text: str) -> Token:
     return Token("text", "", 0, content=text)
 
 
-def _text_of_html(markup: str) -> str:
-    import nh3
-
-    return " ".join(html.unescape(nh3.clean(markup, tags=set())).split())
-
-
-def _words(inline: Token) -> str:
+def _inline_text(inline: Token) -> str:
     return "".join(child.content for child in inline.children or [] if child.type in ("text", "text_special", "code_inline"))
 
 
-def _kept_attribute(tag: str, name: str, value: str) -> str | None:
-    if name == "href":
-        return value if LINK.match(value) else None
-    return value
-
-
-def document_of(title: str, body: str) -> str:
-    """A page of HTML by itself. It forbids itself everything but its own looks, wherever it is opened."""
+def html_page(title: str, body: str) -> str:
+    """Returns a complete HTML page. Its Content-Security-Policy forbids everything but its own styles."""
     return _PAGE.format(title=html.escape(one_line(title)), body=body)
 
 

@@ -93,8 +93,8 @@ def test_what_speaks_against_it_is_no_strength() -> None:
 
 
 def test_a_line_that_was_wrapped_before_a_number_is_no_heading() -> None:
-    assert text_stats.read("The work was done in\n12 Stages that took a year\nand then it was over.").sections == []
-    assert text_stats.read("It was over.\n2 Results\nThey were good.").sections == ["2 Results"]
+    assert text_stats.analyse("The work was done in\n12 Stages that took a year\nand then it was over.").sections == []
+    assert text_stats.analyse("It was over.\n2 Results\nThey were good.").sections == ["2 Results"]
 
 
 def test_a_report_of_twenty_pages_is_read_from_its_pdf() -> None:
@@ -139,9 +139,9 @@ def test_other_languages_are_read_and_the_result_says_what_that_means(text: str,
 
 
 def test_readability_is_the_flesch_reading_ease() -> None:
-    easy = text_stats.reading_ease(text_stats.read("The cat sat on the mat. The dog ran to the tree. We saw it and it was good. " * 3))
+    easy = text_stats.reading_ease(text_stats.analyse("The cat sat on the mat. The dog ran to the tree. We saw it and it was good. " * 3))
     hard = text_stats.reading_ease(
-        text_stats.read(
+        text_stats.analyse(
             "The institutional implementation of organisational accountability necessitates interdisciplinary collaboration. " * 5
         )
     )

@@ -83,7 +83,7 @@ def test_somebody_who_is_faster_is_not_overwritten_blindly(write: Write, monkeyp
     created = write(**PARAMS)
     read, others = caldav.Collection.read, iter(["by another"])
 
-    def read_late(self: caldav.Collection, uid: str) -> caldav.Stored | None:
+    def read_late(self: caldav.Collection, uid: str) -> caldav.StoredEvent | None:
         found = read(self, uid)
         if title := next(others, None):
             theirs = read(self, uid)

@@ -150,7 +150,7 @@ def test_a_server_that_does_not_answer_is_tried_again(send: Send, server: MailSe
 
 def test_an_acceptance_that_was_not_heard_is_unknown(send: Send, server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smtp, "DEADLINE_S", 0.5)
-    monkeypatch.setattr(smtp, "LEAST_S", 0.0)
+    monkeypatch.setattr(smtp, "MIN_DATA_S", 0.0)
     server.will(HANG)
     row = send()
     assert (row.status, marks(row)) == ("scheduled", ["sending"])
@@ -256,7 +256,7 @@ def test_an_international_domain_is_written_as_the_wire_wants_it() -> None:
 
 
 def test_a_template_is_filled_in_and_a_line_break_in_a_value_makes_no_header(send: Send, server: MailServer) -> None:
-    finding = {"where": "Section 2", "mend": "Give the date", "severity": "high"}
+    finding = {"where": "Section 2", "fix": "Give the date", "severity": "high"}
     values = {"title": f"Form <7>\r\nBcc: {B}", "decision": "review", "route": "ONSITE", "score": 61, "findings": [finding, finding]}
     row = send(template="quality_check", values=values, subject=None, text=None)
     assert row.status == "finished", row.error_message

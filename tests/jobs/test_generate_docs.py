@@ -243,7 +243,7 @@ def test_a_project_that_says_nothing_fails_with_what_is_missing(files: dict[str,
 
 @pytest.mark.parametrize("source", ["(" * 5000, "x = '\x00'", "def f(:\n", "-" * 100_000 + "1", "\\", "class A:\n" * 200])
 def test_python_that_cannot_be_read_is_no_failure(source: str) -> None:
-    assert read_python(source).fault
+    assert read_python(source).error
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_a_budget_that_is_used_up_leaves_the_local_outline_where_that_is_wanted(
     monkeypatch.setattr(Desk, "over_budget", lambda job: Snooze(3600, "The budget of the day is used up."))
     settings.cache_clear()
     found, _ = run(Paper(README.encode(), "text/markdown"))
-    assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Generated without")
+    assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Created without")
     assert model.requests == []
 
 

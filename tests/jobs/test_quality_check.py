@@ -112,20 +112,20 @@ def test_a_good_application_goes_online_and_its_owner_is_told(alice: Caller) -> 
     assert "Online" in page and "Safe default" not in page
 
 
-def test_a_poor_application_goes_on_site_with_what_to_mend(alice: Caller) -> None:
+def test_a_poor_application_goes_on_site_with_what_to_fix(alice: Caller) -> None:
     job, document = checked(alice, POOR)
     assert ruling(document) == ("ONSITE", "review", 58, False)
     assert [(one["severity"], one["where"], one["by"]) for one in job["result"]["findings"]] == [
         ("blocking", "the document", "rules"),
         ("major", "the document", "rules"),
     ]
-    assert all(one["message"] and one["mend"] for one in job["result"]["findings"])
+    assert all(one["message"] and one["fix"] for one in job["result"]["findings"])
     values = mails_of(job["id"])[0].params["values"]
-    assert "Applicant: Example Ltd" in values["findings"][0]["mend"] and values["route"] == "ONSITE"
+    assert "Applicant: Example Ltd" in values["findings"][0]["fix"] and values["route"] == "ONSITE"
 
 
 def test_rules_and_model_judge_together_and_the_model_can_only_be_stricter(alice: Caller, model: OpenAIServer) -> None:
-    finding = {"severity": "major", "where": "Scope", "message": "Which mills?\nSee https://evil.example/x", "mend": "Name them."}
+    finding = {"severity": "major", "where": "Scope", "message": "Which mills?\nSee https://evil.example/x", "fix": "Name them."}
     model.will(answer({"summary": "Vague.", "score": 30, "findings": [finding]}))
     job, document = checked(alice)
     assert ruling(document) == ("ONSITE", "review", 65, False)

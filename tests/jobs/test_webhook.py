@@ -337,7 +337,7 @@ def test_a_sender_that_ended_without_a_word_has_spent_an_attempt(alice: Caller, 
     assert (delivery["status"], delivery["attempts"]) == ("waiting", 1)
     deliver()
     assert deliveries(alice, webhook)[0]["status"] == "delivered"
-    assert len(webhook_type.PAUSES_S) + 1 == dispatch.MOST_ATTEMPTS
+    assert len(webhook_type.RETRY_DELAYS_S) + 1 == dispatch.MOST_ATTEMPTS
 
 
 def test_two_senders_of_one_delivery_record_it_once(alice: Caller, receiver: Receiver) -> None:
@@ -423,8 +423,8 @@ def test_a_name_that_cannot_be_looked_up_now_may_be_saved(monkeypatch: pytest.Mo
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(socket, "getaddrinfo", later)
-    assert http_post.why_refused("https://example.org/") is None
-    assert fetch.why_unfit("ftp://example.org") is not None
+    assert http_post.target_problem("https://example.org/") is None
+    assert fetch.url_problem("ftp://example.org") is not None
 
 
 # ---- a single job's webhook_url

@@ -1,35 +1,35 @@
-"""Signs that a document, and what it is about, is mature: what a good document of its kind has, and this one has or lacks."""
+"""Signs of maturity: what a good document of its kind has, and whether a text has it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from ...tools.analysis.text_stats import Reading
+from .text_stats import TextAnalysis
 
 
 @dataclass(frozen=True)
 class Sign:
-    """One thing that a good document of its kind has: what it is called, what shows it, what to say when it is not there."""
+    """One sign: its name, the pattern that shows it, and the message if it is missing."""
 
     name: str
-    shown_by: re.Pattern[str]
-    lacking: str
+    pattern: re.Pattern[str]
+    missing: str
 
 
-def kind_of(reading: Reading) -> str:
-    """What sort of document it is: "software", "report" or "text", by the words and sections it has."""
-    of_software = len(set(_SOFTWARE.findall(reading.text[:200_000].lower()))) + min(3, reading.code_blocks)
-    of_report = len({section.lower().strip("0123456789. ") for section in reading.sections} & _REPORT_SECTIONS)
+def kind_of(analysis: TextAnalysis) -> str:
+    """Returns the kind of document, by its words and sections: "software", "report" or "text"."""
+    of_software = len(set(_SOFTWARE.findall(analysis.text[:200_000].lower()))) + min(3, analysis.code_blocks)
+    of_report = len({section.lower().strip("0123456789. ") for section in analysis.sections} & _REPORT_SECTIONS)
     if of_software >= 4 and of_software > of_report:
         return "software"
     return "report" if of_report >= 2 else "text"
 
 
-def signs_of(reading: Reading, kind: str) -> list[dict[str, str | bool]]:
-    """Each sign of maturity for this kind of document, and whether the text has it: {name, found, lacking}."""
-    text = reading.text.lower()
-    return [{"name": sign.name, "found": bool(sign.shown_by.search(text)), "lacking": sign.lacking} for sign in _SIGNS[kind]]
+def signs_of(analysis: TextAnalysis, kind: str) -> list[dict[str, str | bool]]:
+    """Returns the signs for this kind of document as `{name, found, missing}`; `missing` is the message if not found."""
+    text = analysis.text.lower()
+    return [{"name": sign.name, "found": bool(sign.pattern.search(text)), "missing": sign.missing} for sign in _SIGNS[kind]]
 
 
 _SOFTWARE = re.compile(
@@ -42,8 +42,8 @@ _REPORT_SECTIONS = frozenset(
 )
 
 
-def _sign(name: str, shown_by: str, lacking: str) -> Sign:
-    return Sign(name, re.compile(shown_by, re.MULTILINE), lacking)
+def _sign(name: str, pattern: str, missing: str) -> Sign:
+    return Sign(name, re.compile(pattern, re.MULTILINE), missing)
 
 
 _SIGNS = {

@@ -1,4 +1,4 @@
-"""First scores of a story, by counting words: in milliseconds, always the same for the same story, and open about how they came."""
+"""Scores a story by counting words: takes milliseconds and is deterministic."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ...tools.analysis import text_stats
-from ...tools.analysis.text_stats import Reading, Sentence
+from . import text_stats
+from .text_stats import Sentence, TextAnalysis
 
-MAX_READ = 6_000  # characters, a thousand words: the submitter waits for these scores. The model reads on.
-SHORT = 22  # words of a sentence that a child can follow
+MAX_READ = 6_000  # characters: the submitter waits for these scores; the language model reads all
+SHORT_SENTENCE = 22  # words that a child can follow
 LONG_WORD = 9  # letters
 
 
 @dataclass(frozen=True)
 class Story:
+    """A story with its sector, such as "health", and the tags of what it may affect."""
+
     title: str
     content: str
     sector: str = ""
@@ -27,38 +29,34 @@ class Story:
 
 
 def scores(story: Story) -> dict[str, Any]:
-    """Hype and ethics from 0 to 10, a reality check, and the story in easy words."""
+    """Returns `hype_score` and `ethics_score` (0 to 10), `reality_check`, `eli5_summary` and `engine`."""
     text = story.text[:MAX_READ]
-    promises, evidence = _found(_PROMISES, text), _found(_EVIDENCE, text)
-    concerns, safeguards = _named(_CONCERNS, story, text), _named(_SAFEGUARDS, story, text)
+    promises, evidence = ([match[0] for match in cues.finditer(text)] for cues in (_PROMISES, _EVIDENCE))
+    concerns, safeguards = (_matching_topics(topics, story, text) for topics in (_CONCERNS, _SAFEGUARDS))
     return {
         "hype_score": _hype(promises, evidence),
         "ethics_score": _ethics(story.sector, concerns, safeguards),
-        "reality_check": " ".join([_claims(promises, evidence), _people(concerns, safeguards), _question(promises, evidence)]),
-        "eli5_summary": _simple(story, text),
+        "reality_check": " ".join([_claims(promises, evidence), _harm(concerns, safeguards), _question(promises, evidence)]),
+        "eli5_summary": _simple_summary(story, text),
         "engine": "local",
     }
 
 
 def _hype(promises: list[str], evidence: list[str]) -> float:
-    """The share of promises among promises and evidence, from 0 to 10. One of either alone proves little: hence the 1."""
+    """The share of promises among promises and evidence, times 10. The 1 keeps a single match from deciding."""
     return round(10 * len(promises) / (len(promises) + len(evidence) + 1), 1)
 
 
 def _ethics(sector: str, concerns: list[str], safeguards: list[str]) -> float:
-    """7 for a story that says nothing of harm, less 1.5 for each concern, more for each safeguard; less where much is at stake."""
-    stake = 1.5 if _AT_STAKE.search(sector) else 0.0
+    """7 without concerns, 1.5 less for each concern, 1 more for each safeguard, and 1.5 less in a high-stakes sector."""
+    stake = 1.5 if _HIGH_STAKES_SECTORS.search(sector) else 0.0
     return round(min(10.0, max(0.0, 7 - stake - 1.5 * len(concerns) + 1.0 * len(safeguards))), 1)
 
 
-def _found(cues: re.Pattern[str], text: str) -> list[str]:
-    return [match[0] for match in cues.finditer(text)]
-
-
-def _named(cues: dict[str, re.Pattern[str]], story: Story, text: str) -> list[str]:
-    """The names of those that the story's tags or text tell of."""
-    said = "\n".join([*story.impact_tags, text])
-    return [name for name, pattern in cues.items() if pattern.search(said)]
+def _matching_topics(topics: dict[str, re.Pattern[str]], story: Story, text: str) -> list[str]:
+    """The names of the topics that the story's tags or text mention."""
+    tags_and_text = "\n".join([*story.impact_tags, text])
+    return [name for name, pattern in topics.items() if pattern.search(tags_and_text)]
 
 
 # ---- the reality check
@@ -74,7 +72,7 @@ def _claims(promises: list[str], evidence: list[str]) -> str:
     return f"The story has {big} and {shown}."
 
 
-def _people(concerns: list[str], safeguards: list[str]) -> str:
+def _harm(concerns: list[str], safeguards: list[str]) -> str:
     if not concerns:
         return f"It mentions {_listed(safeguards)} and no harm." if safeguards else "It does not say who it could harm."
     answered = f"and answers with {_listed(safeguards)}" if safeguards else "but mentions no safeguards"
@@ -102,28 +100,28 @@ def _listed(names: list[str]) -> str:
 # ---- the story in easy words
 
 
-def _simple(story: Story, text: str) -> str:
-    """The two sentences that carry most and are easiest, in the order of the text, hard words explained."""
-    found = text_stats.read(text)
+def _simple_summary(story: Story, text: str) -> str:
+    """The two most important and easiest sentences, in the order of the text, with hard words explained."""
+    found = text_stats.analyse(text)
     prose = [one for one in found.sentences if one.is_prose] or found.sentences[:1]
-    best = sorted(prose, key=lambda one: (-_worth(one, found), one.place))[:2]
-    said = " ".join(one.text for one in sorted(best, key=lambda one: one.place)) or story.title
-    for hard, easy in _EASY.items():
-        said = re.sub(rf"\b{hard}\b", easy, said, count=1, flags=re.IGNORECASE)
-    return said
+    best = sorted(prose, key=lambda one: (-_simplicity_score(one, found), one.place))[:2]
+    summary = " ".join(one.text for one in sorted(best, key=lambda one: one.place)) or story.title
+    for hard, easy in _SIMPLER_WORDS.items():
+        summary = re.sub(rf"\b{hard}\b", easy, summary, count=1, flags=re.IGNORECASE)
+    return summary
 
 
-def _worth(one: Sentence, found: Reading) -> float:
-    telling = sum(found.weights.get(word, 0.0) for word in set(one.words))
-    hard = sum(len(word) >= LONG_WORD for word in one.words) + max(0, len(one.words) - SHORT)
-    return telling / (len(one.words) + 10) / (1 + 0.5 * hard)
+def _simplicity_score(one: Sentence, found: TextAnalysis) -> float:
+    weight = sum(found.weights.get(word, 0.0) for word in set(one.words))
+    hard = sum(len(word) >= LONG_WORD for word in one.words) + max(0, len(one.words) - SHORT_SENTENCE)
+    return weight / (len(one.words) + 10) / (1 + 0.5 * hard)
 
 
 # ---- the words
 
 
 def _any(*phrases: str) -> re.Pattern[str]:
-    """Any of the phrases, as whole words; a `*` stands for the rest of a word."""
+    """Matches any of the phrases as whole words; `*` matches the rest of a word."""
     return re.compile(rf"\b(?:{'|'.join(phrase.replace('*', '[a-z]*') for phrase in phrases)})\b", re.IGNORECASE)
 
 
@@ -184,11 +182,11 @@ _SAFEGUARDS = {
     "care for the environment": _any("renewable*", "sustainab*", "recycl*", "energy[- ]efficient", "cuts? emissions"),
     "tests of safety": _any("safety (?:test\\w*|trial\\w*|review)", "clinical trial*", "red[- ]team*"),
 }
-_AT_STAKE = _any(
+_HIGH_STAKES_SECTORS = _any(
     *("military", "defen[cs]e", "weapon*", "surveillance", "policing", "police", "biometric*", "border*", "gambling", "health*", "medical"),
     *("medicine", "child*", "education", "justice", "credit", "insurance", "hiring", "elections?", "politics"),
 )
-_EASY = {
+_SIMPLER_WORDS = {
     "artificial intelligence": "artificial intelligence (a computer that learns from examples)",
     "AI": "AI (a computer that learns from examples)",
     "algorithms?": "a list of steps for a computer",

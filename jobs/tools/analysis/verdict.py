@@ -1,6 +1,6 @@
-"""Find what a text says of its subject: what it is, its strengths, its limits, what it is for.
+"""Finds the sentences of a text about its subject: summary, strengths, limitations and use cases.
 
-Nothing is made up: every entry is a sentence of the text, found by the heading it stands under or by cue words (English ones).
+Every entry is quoted from the text, found by its section heading or by (English) cue words.
 """
 
 from __future__ import annotations
@@ -9,41 +9,41 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...tools.analysis.text_stats import Reading, Sentence, alike, key_sentences
+from .text_stats import Sentence, TextAnalysis, alike, key_sentences
 
 MAX_QUOTES = 6
 
 
-def strengths(reading: Reading) -> list[str]:
-    """What the text says in favour of its subject, in its own words."""
-    return _quotes(reading, _FOR, but_not=_AGAINST)
+def strengths(analysis: TextAnalysis) -> list[str]:
+    """Returns up to MAX_QUOTES sentences in favour of the subject."""
+    return _quotes(analysis, _FOR, but_not=_AGAINST)
 
 
-def limitations(reading: Reading) -> list[str]:
-    """What the text says its subject cannot do, needs, or risks, in its own words."""
-    return _quotes(reading, _AGAINST)
+def limitations(analysis: TextAnalysis) -> list[str]:
+    """Returns up to MAX_QUOTES sentences on what the subject cannot do, requires or risks."""
+    return _quotes(analysis, _AGAINST)
 
 
-def use_cases(reading: Reading) -> list[str]:
-    """What the text says its subject is for, in its own words."""
-    return _quotes(reading, _USE, but_not=_AGAINST)
+def use_cases(analysis: TextAnalysis) -> list[str]:
+    """Returns up to MAX_QUOTES sentences on what the subject is for."""
+    return _quotes(analysis, _USE, but_not=_AGAINST)
 
 
-def summary(reading: Reading, limit: int = 900) -> str:
-    """What the subject is, when the text says so near its start, and then its key sentences: at most `limit` characters."""
-    definition = next((one for one in reading.sentences[:15] if one.is_prose and not one.listed and _DEFINES.search(one.text)), None)
+def summary(analysis: TextAnalysis, limit: int = 900) -> str:
+    """Returns a definition of the subject, if there is one near the start, and key sentences: at most `limit` characters."""
+    definition = next((one for one in analysis.sentences[:15] if one.is_prose and not one.listed and _DEFINES.search(one.text)), None)
     chosen = [definition] if definition else []
-    chosen += [one for one in key_sentences(reading) if not definition or not alike(one, definition)]
+    chosen += [one for one in key_sentences(analysis) if not definition or not alike(one, definition)]
     kept: list[Sentence] = []
-    for one in chosen or reading.sentences[:3]:
+    for one in chosen or analysis.sentences[:3]:
         if not kept or sum(len(other.text) + 1 for other in kept) + len(one.text) <= limit:
             kept.append(one)
     return " ".join(one.text for one in sorted(kept, key=lambda one: one.place))
 
 
-def _quotes(reading: Reading, cues: _Cues, but_not: _Cues | None = None) -> list[str]:
-    """The best sentences for these cues, those under a fitting heading first, none saying what another has said."""
-    found = sorted(_scored(reading, cues, but_not), key=lambda entry: (-entry[0], entry[1].place))
+def _quotes(analysis: TextAnalysis, cues: _Cues, but_not: _Cues | None = None) -> list[str]:
+    """The best sentences for these cues without near duplicates, those under a matching heading first."""
+    found = sorted(_scored(analysis, cues, but_not), key=lambda entry: (-entry[0], entry[1].place))
     chosen: list[Sentence] = []
     for _, one in found[: MAX_QUOTES * 10]:
         if len(chosen) < MAX_QUOTES and not any(alike(one, other) for other in chosen):
@@ -51,27 +51,27 @@ def _quotes(reading: Reading, cues: _Cues, but_not: _Cues | None = None) -> list
     return [one.text for one in sorted(chosen, key=lambda one: one.place)]
 
 
-def _scored(reading: Reading, cues: _Cues, but_not: _Cues | None) -> Iterator[tuple[int, Sentence]]:
-    for one in reading.sentences:
+def _scored(analysis: TextAnalysis, cues: _Cues, but_not: _Cues | None) -> Iterator[tuple[int, Sentence]]:
+    for one in analysis.sentences:
         if not one.is_prose:
             continue
         belongs = bool(cues.heading.search(one.section.lower()))
-        said = one.text.lower()
-        score = 3 * belongs + len(cues.words.findall(said))
-        if score and (belongs or but_not is None or not but_not.words.search(said)):
+        text = one.text.lower()
+        score = 3 * belongs + len(cues.words.findall(text))
+        if score and (belongs or but_not is None or not but_not.words.search(text)):
             yield score, one
 
 
 @dataclass(frozen=True)
 class _Cues:
-    """Words that give a kind of sentence away, and the headings under which such sentences stand."""
+    """Words that indicate a kind of sentence, and the headings of sections with such sentences."""
 
     heading: re.Pattern[str]
     words: re.Pattern[str]
 
 
 def _any(*phrases: str) -> re.Pattern[str]:
-    """Any of the phrases, as whole words. Phrases stand between bars; a `*` stands for the rest of a word."""
+    """Matches any of the phrases as whole words. Phrases are separated by ` | `; `*` matches the rest of a word."""
     choices = [re.sub(r"\*", "[a-z]*", phrase) for line in phrases for phrase in line.split(" | ")]
     return re.compile(rf"\b(?:{'|'.join(choices)})\b")
 

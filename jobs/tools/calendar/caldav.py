@@ -1,4 +1,4 @@
-"""One calendar on a CalDAV server (`CALDAV_URL`): read an event with its ETag, write it only if nobody else has meanwhile."""
+"""Reads and writes events of the calendar at CALDAV_URL. An ETag ensures that no other change is overwritten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from monolith.config import settings
-from monolith.content.fetch import seconds_asked
+from monolith.content.fetch import retry_after_s
 from monolith.errors import BadSetting
 from monolith.job_types.registry import Permanent, Snooze
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from icalendar import Calendar
     from requests import Response
 
-TIMEOUT = (5, 15)  # seconds: to connect, and for the answer
+TIMEOUT = (5, 15)  # seconds: to connect, to read
 MAX_EVENT = 1024 * 1024  # bytes
-MEND = "An admin must fix CALDAV_URL."
+FIX = "An admin must fix CALDAV_URL."
 EXAMPLE = "Write https://user:password@host/path/to/calendar/, with special characters in the password percent-encoded"
 
 
 class CalendarUnavailable(Exception):
-    """The calendar could not be read or written this time; another attempt may succeed. The message is fit for the submitter."""
+    """The calendar could not be read or written this time; another attempt may succeed. The text is shown to the submitter."""
 
 
-class Changed(Exception):
-    """Somebody else wrote the event, or made one of the same UID, since it was read."""
+class EditConflict(Exception):
+    """Someone else changed the event, or created one with the same UID, since it was read."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An event as the server has it."""
+class StoredEvent:
+    """An event on the server with its ETag."""
 
     calendar: Calendar
     etag: str | None
@@ -41,7 +41,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Collection:
-    """The calendar of `CALDAV_URL`. `url` is without user and password, and ends with a slash."""
+    """A calendar. `url` has no user and password and ends with a slash; `login` is (user, password)."""
 
     url: str
     login: tuple[str, str] | None
@@ -49,24 +49,25 @@ class Collection:
     def __repr__(self) -> str:
         return f"Collection({self.url!r})"
 
-    def address(self, uid: str) -> str:
+    def event_url(self, uid: str) -> str:
+        """Returns the URL of the event with this UID."""
         return f"{self.url}{quote(uid, safe='')}.ics"
 
-    def read(self, uid: str) -> Stored | None:
-        """The event of this UID; None when there is none. Raises `CalendarUnavailable` for what is no calendar."""
+    def read(self, uid: str) -> StoredEvent | None:
+        """Returns the event with this UID; None if there is none. Raises `CalendarUnavailable` if the answer is not an event."""
         with self._answer("GET", uid) as answer:
             if answer.status_code in (404, 410):
                 return None
             _check(answer, (200,))
-            return Stored(_parsed(answer), answer.headers.get("ETag"))
+            return StoredEvent(_parsed(answer), answer.headers.get("ETag"))
 
-    def write(self, uid: str, calendar: Calendar, over: Stored | None) -> None:
-        """Store the event, new or in place of the one that was read. Raises `Changed` when that is not there as it was."""
-        guard = {"If-None-Match": "*"} if over is None else {"If-Match": over.etag or "*"}
-        headers = {"Content-Type": "text/calendar; charset=utf-8", **guard}
+    def write(self, uid: str, calendar: Calendar, over: StoredEvent | None) -> None:
+        """Creates the event, or replaces `over` as it was read. Raises `EditConflict` if it was changed meanwhile."""
+        condition = {"If-None-Match": "*"} if over is None else {"If-Match": over.etag or "*"}
+        headers = {"Content-Type": "text/calendar; charset=utf-8", **condition}
         with self._answer("PUT", uid, headers=headers, data=calendar.to_ical()) as answer:
             if answer.status_code == 412:
-                raise Changed
+                raise EditConflict
             _check(answer, (200, 201, 204))
 
     @contextmanager
@@ -75,11 +76,11 @@ class Collection:
 
         try:
             with requests.request(
-                method, self.address(uid), auth=self.login, timeout=TIMEOUT, allow_redirects=False, stream=True, **options
+                method, self.event_url(uid), auth=self.login, timeout=TIMEOUT, allow_redirects=False, stream=True, **options
             ) as answer:
                 yield answer
         except requests.exceptions.SSLError:
-            raise Permanent(f"The certificate of the calendar server is not valid. {MEND}") from None
+            raise Permanent(f"The certificate of the calendar server is not valid. {FIX}") from None
         except requests.Timeout:
             raise CalendarUnavailable("The calendar server did not answer in time.") from None
         except requests.RequestException:
@@ -87,13 +88,13 @@ class Collection:
 
 
 def collection() -> Collection | None:
-    """The calendar of `CALDAV_URL`; None when it is not set. Raises `BadSetting`, without the password."""
+    """Returns the calendar at CALDAV_URL; None if it is not set. Raises `BadSetting`, whose message omits the password."""
     url = settings().caldav_url
     if url is None:
         return None
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # `port` raises ValueError for one that is none
+        host, _ = parts.hostname, parts.port  # `port` raises ValueError if it is not a number
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
@@ -103,8 +104,8 @@ def collection() -> Collection | None:
     return Collection(f"{parts.scheme}://{place}{parts.path.rstrip('/')}/", login)
 
 
-def why_off() -> str | None:
-    """Why nothing can be written although a calendar is set, or None."""
+def unavailable_reason() -> str | None:
+    """Returns why nothing can be written although CALDAV_URL is set, or None."""
     try:
         collection()
     except BadSetting as error:
@@ -116,21 +117,21 @@ def _check(answer: Response, expected: tuple[int, ...]) -> None:
     status = answer.status_code
     if status in expected:
         return
-    wait = seconds_asked(answer.headers) if status in (429, 503) else None
+    wait = retry_after_s(answer.headers) if status in (429, 503) else None
     if wait is not None:
         raise Snooze(wait, f"The calendar server asked us to wait {wait:g} s.")
     if status in (408, 423, 425, 429) or status >= 500 or status < 300:
         why = "is full" if status == 507 else "is temporarily unavailable"
         raise CalendarUnavailable(f"The calendar server {why} (status {status}).")
     if status < 400:
-        raise Permanent(f"The calendar server redirects elsewhere (status {status}). {MEND} Use the final URL.")
-    mend = {
-        401: f"The calendar server rejected the user and password. {MEND}",
-        403: f"The calendar server does not allow this user to write there. {MEND}",
-        404: f"There is no calendar at this URL. {MEND}",
-        409: f"The calendar server has no calendar at this URL, or has the event elsewhere (status 409). {MEND}",
+        raise Permanent(f"The calendar server redirects elsewhere (status {status}). {FIX} Use the final URL.")
+    fixes = {
+        401: f"The calendar server rejected the user and password. {FIX}",
+        403: f"The calendar server does not allow this user to write there. {FIX}",
+        404: f"There is no calendar at this URL. {FIX}",
+        409: f"The calendar server has no calendar at this URL, or has the event elsewhere (status 409). {FIX}",
     }
-    raise Permanent(mend.get(status) or f"The calendar server refused the event (status {status}).")
+    raise Permanent(fixes.get(status) or f"The calendar server refused the event (status {status}).")
 
 
 def _parsed(answer: Response) -> Calendar:

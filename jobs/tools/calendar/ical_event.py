@@ -1,4 +1,4 @@
-"""An event of a calendar: made, changed, cancelled, and whose jobs wrote it. Times of people as moments, or a plain refusal."""
+"""Builds and changes iCalendar events, records which jobs wrote them, and parses the times of a submission."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from zoneinfo import ZoneInfo, available_timezones
 if TYPE_CHECKING:
     from icalendar import Calendar
 
-WRITERS = "X-INTRAY-JOB"
+WRITERS = "X-INTRAY-JOB"  # the property with the ids of the jobs that wrote the event
 MAX_WRITERS = 20
 
 
 class BadTime(ValueError):
-    """A time that is none, or that means nothing or two things. The message says what to do."""
+    """A time that is invalid, does not exist or is ambiguous. The message says what to do."""
 
 
 @cache
 def zones() -> frozenset[str]:
+    """Returns the names of all time zones, read once."""
     return frozenset(available_timezones())
 
 
 def moment(text: str, timezone: str | None) -> datetime:
-    """The moment a person means: with an offset, or as the clocks of a time zone show it. Raises `BadTime`."""
+    """Parses a time with an offset, or in a time zone. Returns it in that zone, else in UTC. Raises `BadTime`."""
     try:
         given = datetime.fromisoformat(text)
     except ValueError:
@@ -45,7 +46,7 @@ def _in_zone(given: datetime, zone: ZoneInfo) -> datetime:
             raise BadTime(
                 f"The offset does not match {zone.key} at this time, which is {shown:%Y-%m-%dT%H:%M%z} there. Give only one of them."
             )
-        return given.astimezone(UTC) if shown.fold else shown  # a calendar takes an hour that comes twice for the first one
+        return given.astimezone(UTC) if shown.fold else shown  # calendars read a repeated hour as the first one
     early, late = given.replace(tzinfo=zone, fold=0), given.replace(tzinfo=zone, fold=1)
     if early.utcoffset() == late.utcoffset():
         return early
@@ -55,7 +56,7 @@ def _in_zone(given: datetime, zone: ZoneInfo) -> datetime:
 
 
 def new(uid: str, method: str | None = None) -> Calendar:
-    """A calendar with one empty event. `method`: for a file that people open, what it is to do."""
+    """Returns a calendar with one empty event. `method`: PUBLISH or CANCEL, for a file that people open."""
     from icalendar import Calendar, Event
 
     calendar, event = Calendar(), Event()
@@ -69,18 +70,18 @@ def new(uid: str, method: str | None = None) -> Calendar:
 
 
 def event_of(calendar: Calendar) -> Any:
-    """The event, and of a repeated one the first."""
+    """Returns the event; of a recurring one the first."""
     return calendar.walk("VEVENT")[0]
 
 
-def change(calendar: Calendar, said: dict[str, Any], status: str, sequence: int, job_id: str) -> None:
-    """Write into the event what is said of it, by `icalendar`'s names; what is not said of stays as it is."""
+def change(calendar: Calendar, properties: dict[str, Any], status: str, sequence: int, job_id: str) -> None:
+    """Sets the given properties (by iCalendar name) and adds the job to the writers; other properties stay."""
     event = event_of(calendar)
     own = {"status": status, "sequence": sequence, "dtstamp": datetime.now(UTC), "last-modified": datetime.now(UTC)}
-    for name, value in {**said, **own}.items():
+    for name, value in {**properties, **own}.items():
         event.pop(name, None)
         event.add(name, value)
-    if "dtstart" in said:
+    if "dtstart" in properties:
         event.pop("duration", None)
     writers = [*writers_of(calendar), job_id][-MAX_WRITERS:]
     event.pop(WRITERS, None)
@@ -90,17 +91,18 @@ def change(calendar: Calendar, said: dict[str, Any], status: str, sequence: int,
 
 
 def writers_of(calendar: Calendar) -> list[str]:
-    """The ids of the last jobs that wrote the event, in order."""
+    """Returns the ids of the last MAX_WRITERS jobs that wrote the event, in order."""
     found = event_of(calendar).get(WRITERS, [])
     return [str(one) for one in (found if isinstance(found, list) else [found])]
 
 
 def sequence_of(calendar: Calendar) -> int:
+    """Returns the revision number of the event."""
     return int(event_of(calendar).get("sequence", 0))
 
 
 def times_of(calendar: Calendar) -> tuple[datetime | None, datetime | None]:
-    """When it begins and ends; None for what is not said, or is a whole day."""
+    """Returns start and end; None for one that is missing or a whole day."""
     event = event_of(calendar)
     start, end = event.get("dtstart"), event.get("dtend")
     begins = start.dt if start is not None else None

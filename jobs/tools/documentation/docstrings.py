@@ -1,6 +1,6 @@
-"""What code says of itself: of Python the docstrings and signatures, of anything else the comment that it begins with.
+"""Reads the documentation in source code: docstrings and signatures of Python, the first comment of anything else.
 
-Nothing of it is run: Python is read as a syntax tree.
+No code is executed: Python is parsed into a syntax tree.
 """
 
 from __future__ import annotations
@@ -12,70 +12,70 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Lock
 
-MAX_ENTRIES = 200  # of one file
+MAX_DEFINITIONS = 200  # of one file
 MAX_SIGNATURE = 160  # characters
 COMMENT = re.compile(
     r"\s*+(?:/\*(?P<block>.*?)\*/|<!--(?P<markup>.*?)-->|\"\"\"(?P<quoted>.*?)\"\"\"|(?P<lines>(?:[ \t]*(?://+|\#+|--+|;;+|%+)[^\n]*\n?)+))",
     re.DOTALL,
 )
-NOTICE = re.compile(r"copyright|\(c\)|spdx-|licen[sc]ed?\b", re.IGNORECASE)
+LICENCE_NOTICE = re.compile(r"copyright|\(c\)|spdx-|licen[sc]ed?\b", re.IGNORECASE)
 MARGIN = re.compile(r"^[ \t]*(?://+[!/]?|#+|--+|;;+|%+|\*+)?[ \t]?", re.MULTILINE)
-_QUIET = Lock()  # what is warned of is the process's, and jobs may run in threads
+_WARNINGS_LOCK = Lock()  # warning filters are global to the process, and jobs may run in threads
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A class or function: its signature, the line it stands in, what it says of itself, and whether it belongs to a class."""
+class Definition:
+    """A public class or function: its signature, its line, the summary of its docstring, and whether it is a method."""
 
     signature: str
     line: int
-    says: str
-    is_inner: bool = False
+    summary: str
+    is_method: bool = False
 
 
 @dataclass(frozen=True)
-class Code:
-    """What a file of code says: of the whole, and of each public thing in it. `fault` says why it could not be read as code."""
+class SourceDoc:
+    """The documentation of a source file: of the whole, and of each public definition. `error` says why it could not be parsed."""
 
-    says: str
-    entries: list[Entry] = field(default_factory=list)
-    fault: str | None = None
+    summary: str
+    definitions: list[Definition] = field(default_factory=list)
+    error: str | None = None
 
 
-def read_python(source: str) -> Code:
-    """A Python file. One that is broken, or for another Python, gives its first comment and the fault."""
+def read_python(source: str) -> SourceDoc:
+    """Reads a Python file. If it cannot be parsed, returns its first comment and the error."""
     try:
-        with _QUIET, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the file's own, such as odd escapes
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as invalid escapes in the file
             tree = ast.parse(source)
     except SyntaxError as error:
-        return Code(first_comment(source), fault=f"line {error.lineno}: {error.msg}")
+        return SourceDoc(first_comment(source), error=f"line {error.lineno}: {error.msg}")
     except (ValueError, RecursionError, MemoryError):
-        return Code(first_comment(source), fault="it is nested too deeply, or holds what no Python file can")
-    entries = [entry for node in tree.body for entry in _entries(node)]
-    return Code(ast.get_docstring(tree) or first_comment(source), entries[:MAX_ENTRIES])
+        return SourceDoc(first_comment(source), error="it is nested too deeply, or holds what no Python file can")
+    definitions = [definition for node in tree.body for definition in _definitions(node)]
+    return SourceDoc(ast.get_docstring(tree) or first_comment(source), definitions[:MAX_DEFINITIONS])
 
 
 def first_comment(source: str) -> str:
-    """The comment that a file begins with, without its marks; nothing where it begins with none, or with a notice of its licence."""
+    """Returns the text of the comment at the start of a file; empty if there is none, or if it is a licence notice."""
     start = re.sub(r"\A\ufeff?(?:#!.*\n|<\?(?:php|xml)[^\n]*\n|[ \t]*\n)*", "", source[:8000])
     found = COMMENT.match(start)
     if not found:
         return ""
-    says = MARGIN.sub("", next(part for part in found.groups() if part is not None)).strip()
-    return "" if NOTICE.search(says[:400]) else says
+    comment = MARGIN.sub("", next(part for part in found.groups() if part is not None)).strip()
+    return "" if LICENCE_NOTICE.search(comment[:400]) else comment
 
 
-def _entries(node: ast.stmt, owner: str = "") -> Iterator[Entry]:
-    """The public thing that this statement defines, and a class's public methods."""
+def _definitions(node: ast.stmt, owner: str = "") -> Iterator[Definition]:
+    """The public class or function that the statement defines, and the public methods of a class."""
     if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
         return
-    says = (ast.get_docstring(node) or "").partition("\n\n")[0]
-    yield Entry(_signature(node, owner), node.lineno, " ".join(says.split()), bool(owner))
+    summary = (ast.get_docstring(node) or "").partition("\n\n")[0]
+    yield Definition(_signature(node, owner), node.lineno, " ".join(summary.split()), bool(owner))
     if isinstance(node, ast.ClassDef) and not owner:
         for inner in node.body:
-            yield from _entries(inner, node.name) if isinstance(inner, Function) else ()
+            yield from _definitions(inner, node.name) if isinstance(inner, Function) else ()
 
 
 def _signature(node: Function | ast.ClassDef, owner: str) -> str:
@@ -83,7 +83,7 @@ def _signature(node: Function | ast.ClassDef, owner: str) -> str:
         bases = ", ".join(ast.unparse(base) for base in node.bases)
         text = f"class {node.name}({bases})" if bases else f"class {node.name}"
     else:
-        gives = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        text = f"{owner}{'.' if owner else ''}{node.name}({ast.unparse(node.args)}){gives}"
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        text = f"{owner}{'.' if owner else ''}{node.name}({ast.unparse(node.args)}){returns}"
     text = " ".join(text.split())
     return text if len(text) <= MAX_SIGNATURE else f"{text[: MAX_SIGNATURE - 1]}…"

@@ -1,19 +1,19 @@
-"""A documentation without a language model: an ordered outline of the sources, with excerpts in their own words."""
+"""Writes documentation without a language model: an outline of the sources with quoted excerpts."""
 
 from __future__ import annotations
 
 import re
 
-from monolith.content.markdown_html import harmless
+from monolith.content.markdown_html import sanitise
 
-from ...tools.analysis import text_stats, verdict
-from ...tools.documentation.document import Documentation, Passage
-from ...tools.documentation.outline import excerpt
-from ...tools.documentation.sources import Material, Source
+from ..analysis import text_stats, verdict
+from .document import Documentation, Passage
+from .outline import excerpt
+from .sources import Source, SourceSet
 
 MAX_SECTIONS = 60
-MAX_START, MAX_REFERENCE = 3, 8  # sections that are quoted under these headings
-MAX_READ = 200_000  # characters that the overview is chosen from
+MAX_START, MAX_REFERENCE = 3, 8  # sections under "Getting started" and "Reference"
+MAX_READ = 200_000  # characters from which the overview is chosen
 STARTING = re.compile(
     r"getting.started|quick.?start|\binstall|\bset.?up\b|first steps|\busage\b|\btutorial|how to (?:use|start|run|begin)", re.IGNORECASE
 )
@@ -28,10 +28,10 @@ BASIS = (
 )
 
 
-def quoted(material: Material, why: str = "") -> Documentation:
-    """The outline of what was read. How to start and what is a reference are known by their headings (English ones).
+def write(material: SourceSet, why: str = "") -> Documentation:
+    """Returns the outline of the sources. First steps and the reference are recognised by their (English) headings.
 
-    why: why no model wrote it, where one should have.
+    why: why the language model did not write it, if one is configured; it goes into `basis`.
     """
     pieces = [_quote(source, number) for source in material.sources for number in range(len(source.sections))]
     pieces = [piece for piece in pieces if piece.text]
@@ -54,33 +54,36 @@ def quoted(material: Material, why: str = "") -> Documentation:
     )
 
 
-def overview(material: Material) -> Passage:
-    """The sentences of the main sources that carry most, and which sources they stand in."""
+def overview(material: SourceSet) -> Passage:
+    """Returns the most important sentences of the main sources, with the sources they come from."""
     text = "\n\n".join(f"# {source.title}\n\n{source.text}" if source.kind == "section" else source.text for source in material.main)
-    summary = verdict.summary(text_stats.read(text[:MAX_READ]))
+    summary = verdict.summary(text_stats.analyse(text[:MAX_READ]))
     if not summary or material.about and len(summary) < 40:
-        return Passage(harmless(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
-    resting = [source for source in material.main if _shares(source, summary)] if len(material.main) > 1 else material.main
-    return Passage(harmless(summary), tuple(resting or material.main[:1]), is_quoted=True)
+        return Passage(sanitise(material.about or summary or material.title), tuple(material.main[:1] or material.sources[:MAX_START]))
+    used = material.main
+    if len(used) > 1:
+        used = [source for source in used if _is_quoted_in(summary, source)]
+    return Passage(sanitise(summary), tuple(used or material.main[:1]), is_quoted=True)
 
 
-def reference_of(material: Material) -> Passage | None:
-    """The reference that was made from the source itself, if there is one."""
-    return Passage(harmless(material.reference), material.reference_sources) if material.reference else None
+def reference_of(material: SourceSet) -> Passage | None:
+    """Returns the reference that was derived from the code, if there is one."""
+    return Passage(sanitise(material.reference), material.reference_sources) if material.reference else None
 
 
-def _shares(source: Source, summary: str) -> bool:
-    return any(len(one.text) > 10 and one.text in summary for one in text_stats.read(source.text).sentences)
+def _is_quoted_in(summary: str, source: Source) -> bool:
+    """Whether the summary contains a sentence of the source."""
+    return any(len(one.text) > 10 and one.text in summary for one in text_stats.analyse(source.text).sentences)
 
 
 def _quote(source: Source, number: int) -> Passage:
     section = source.sections[number]
     level = section.level if len(source.sections) == 1 else 1 if number == 0 else 3
-    return Passage(harmless(excerpt(section.text), source.url), (source,), section.heading or source.title, level, is_quoted=True)
+    return Passage(sanitise(excerpt(section.text), source.url), (source,), section.heading or source.title, level, is_quoted=True)
 
 
 def _joined(pieces: list[Passage]) -> Passage:
-    """Several quotes as one passage, each under its heading; one by itself needs none."""
+    """Several quotes as one passage, each under its heading unless it is the only one."""
     sources = tuple(dict.fromkeys(source for piece in pieces for source in piece.sources))
-    texts = [piece.text if len(pieces) == 1 else f"{harmless(f'# {piece.heading}')}\n\n{piece.text}" for piece in pieces]
+    texts = [piece.text if len(pieces) == 1 else f"{sanitise(f'# {piece.heading}')}\n\n{piece.text}" for piece in pieces]
     return Passage("\n\n".join(texts), sources, is_quoted=bool(pieces))

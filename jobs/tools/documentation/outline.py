@@ -1,4 +1,4 @@
-"""The structure of a text: its headed sections, in order, and excerpts of them that end where a thought does."""
+"""Splits a text into its sections, and shortens sections to excerpts at block and sentence boundaries."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from functools import cache
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from monolith.content.markdown_html import words_of
+from monolith.content.markdown_html import plain_text
 
-from ...tools.analysis import text_stats
+from ..analysis import text_stats
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
-    from markdown_it.token import Token
 
 EXCERPT = 1200  # characters
 MAX_HEADING = 300  # characters
@@ -23,7 +22,7 @@ FENCES = ("```", "~~~")
 
 @dataclass(frozen=True)
 class Section:
-    """A heading (none for what stands before the first), its level from 1 to 6, and the Markdown under it."""
+    """A heading (empty for the text before the first), its level from 1 to 6, and the Markdown below it."""
 
     heading: str
     level: int
@@ -31,7 +30,10 @@ class Section:
 
 
 def sections(text: str, most: int) -> tuple[list[Section], int]:
-    """At most so many sections that have text, and how many more there are. Where there are too many, deep ones stay in those above."""
+    """Returns at most `most` sections that have text, and the number of further ones.
+
+    If there are too many headings, the deepest levels are merged into the sections above them.
+    """
     marks = _headings(text)
     if not marks:
         found = _by_sentences(text)
@@ -39,17 +41,17 @@ def sections(text: str, most: int) -> tuple[list[Section], int]:
         fitting = [depth for depth in range(6, 0, -1) if sum(mark[2] <= depth for mark in marks) <= most]
         found = _between(text, [mark for mark in marks if mark[2] <= (fitting[0] if fitting else 1)])
     found = [section for section in found if section.text.strip()]
-    kept = [replace(one, heading=words_of(one.heading[:MAX_HEADING])) for one in found[:most]] if marks else found[:most]
+    kept = [replace(one, heading=plain_text(one.heading[:MAX_HEADING])) for one in found[:most]] if marks else found[:most]
     return kept, len(found) - len(kept)
 
 
 def excerpt(text: str, limit: int = EXCERPT) -> str:
-    """The beginning of a Markdown text: whole blocks while they fit. What is left out is marked."""
+    """Returns the beginning of a Markdown text, up to `limit` characters in whole blocks. A cut is marked with CUT."""
     text = text.strip()
     if len(text) <= limit:
         return text
     lines, kept = text.split("\n"), ""
-    for block in _blocks(text):
+    for block in (token for token in _parser().parse(text) if token.level == 0 and token.nesting != -1):
         piece = "\n".join(lines[: block.map[1]]) if block.map else ""
         if len(piece) > limit:
             break
@@ -58,7 +60,7 @@ def excerpt(text: str, limit: int = EXCERPT) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The beginning of one long block: up to the end of a sentence, a word, or a line of code, whose fence is closed."""
+    """The beginning of one long block, up to the end of a sentence, a word or a line of code (whose fence is closed)."""
     start = text[:limit]
     if text.startswith(FENCES):
         return f"{start.rpartition(chr(10))[0]}\n{text[:3]}"
@@ -69,7 +71,7 @@ def _cut(text: str, limit: int) -> str:
 
 @cache
 def _parser() -> MarkdownIt:
-    """Blocks alone: nothing inside them is needed here."""
+    """A parser of blocks only: their inline content is not needed here."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
@@ -77,12 +79,8 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-def _blocks(text: str) -> list[Token]:
-    return [token for token in _parser().parse(text) if token.level == 0 and token.nesting != -1]
-
-
 def _headings(text: str) -> list[tuple[int, int, int, str]]:
-    """Where each heading begins and ends, its level, and its words as Markdown."""
+    """The first line, the line after, the level and the Markdown of each heading."""
     tokens = _parser().parse(text)
     return [
         (token.map[0], token.map[1], int(token.tag[1]), inline.content)
@@ -100,8 +98,8 @@ def _between(text: str, marks: list[tuple[int, int, int, str]]) -> list[Section]
 
 
 def _by_sentences(text: str) -> list[Section]:
-    """The sections of a text that is no Markdown, as a reader sees them: by short lines that stand alone, numbers, capitals."""
-    found = text_stats.read(text)
+    """The sections of a text that is not Markdown, by the headings that `text_stats` recognises."""
+    found = text_stats.analyse(text)
     grouped = groupby(found.sentences, key=lambda one: one.section)
     return [
         Section(heading, 1, "".join(f"\n- {one.text}" if one.listed else f" {one.text}" for one in group)) for heading, group in grouped

@@ -1,4 +1,4 @@
-"""What a site asks of those who read it by machine: its robots.txt (RFC 9309), read before any of its pages."""
+"""Reads and applies a site's robots.txt (RFC 9309)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from monolith.job_types.registry import Permanent
 if TYPE_CHECKING:
     from protego import Protego
 
-NAME = "Intray"  # the product token, as `fetch` has it in its User-Agent
-MAX_ROBOTS = 500 * 1024  # bytes: RFC 9309 asks for at least as many
+USER_AGENT_NAME = "Intray"  # as in the User-Agent of `fetch`
+MAX_ROBOTS = 500 * 1024  # bytes: the least that RFC 9309 requires
 
 
 class Robots:
-    """The rules of one site: which of its pages we may read, and how long to pause between two."""
+    """The rules of one site: which pages Intray may read, and the pause between two requests."""
 
     def __init__(self, site: str, rules: Protego) -> None:
         self.site = site
         self._rules = rules
 
     def allows(self, url: str) -> bool:
-        return bool(self._rules.can_fetch(url, NAME))
+        return bool(self._rules.can_fetch(url, USER_AGENT_NAME))
 
     @property
     def delay(self) -> float:
-        """Seconds between two requests; 0 where the site does not say."""
-        return float(self._rules.crawl_delay(NAME) or 0)
+        """The Crawl-delay in seconds; 0 if the site sets none."""
+        return float(self._rules.crawl_delay(USER_AGENT_NAME) or 0)
 
 
 def robots_of(url: str) -> Robots:
-    """The rules for the site of this page. A site without a robots.txt allows everything.
+    """Fetches the rules of the site of this page. A site without a robots.txt allows everything.
 
-    Raises `FetchFailed` or `Later` when the site cannot say just now: then nothing of it may be read.
+    Raises `FetchFailed` or `Snooze` if robots.txt is temporarily unavailable: then no page of the site may be read.
     """
     from protego import Protego
 
@@ -43,12 +43,12 @@ def robots_of(url: str) -> Robots:
     try:
         found = fetch(f"{site}/robots.txt")
         text = text_of(found.content[:MAX_ROBOTS], "text/plain")
-    except Permanent:  # not there, empty, or no text
+    except Permanent:  # missing, empty or not text
         text = ""
     return Robots(site, Protego.parse(text))
 
 
 def site_of(url: str) -> str:
-    """Scheme, host and port of an address."""
+    """Returns the scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}".lower()

@@ -1,4 +1,4 @@
-"""One tiny question to the LLM, for an admin who wants to know whether it works. It is no job: no budget, no breaker, no cache."""
+"""Tests the connection to the language model with one small question, without budget, circuit breaker or cache."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from marshmallow import Schema, fields
 from monolith.config import settings
 from monolith.job_types.registry import Job, Permanent, Snooze
 
-from ...tools.llm import client
-from ...tools.llm.prices import what_is_unknown
+from . import client
+from .prices import missing_price_note
 
 OFF = "No language model is set up (OPENAI_API_KEY): the built-in engine is used."
 
 
-class Sum(Schema):
+class SumAnswer(Schema):
     sum = fields.Integer(required=True)
 
 
 @dataclass
-class _Trial:
-    """As much of a job as asking needs."""
+class _UsageCounter:
+    """Stands in for a job: counts what the question cost."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -42,29 +42,29 @@ class _Trial:
 
 
 def run_connection_test() -> dict[str, Any]:
-    """Ask, as jobs do; how it went. `message` says it in plain words, and what to mend."""
+    """Asks one question and returns how it went; `message` says what is wrong and how to fix it."""
     if client.configured():
-        importlib.import_module("openai.resources.chat.completions")  # which takes longer than many a model
-    trial, began = _Trial(), time.monotonic()
-    message = _ask(cast(Job, trial)) if client.configured() else OFF
+        importlib.import_module("openai.resources.chat.completions")  # the import is slow and must not count as response time
+    usage, began = _UsageCounter(), time.monotonic()
+    message = _ask(cast(Job, usage)) if client.configured() else OFF
     return {
         "configured": client.configured(),
         "ok": message is None,
         "model": settings().openai_model if client.configured() else None,
-        "message": message or " ".join(["The model answered.", what_is_unknown() or ""]).strip(),
+        "message": message or " ".join(["The model answered.", missing_price_note() or ""]).strip(),
         "duration_ms": round((time.monotonic() - began) * 1000),
-        "input_tokens": trial.input_tokens,
-        "output_tokens": trial.output_tokens,
-        "usd": float(round(trial.usd, 9)),
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usd": float(round(usage.usd, 9)),
     }
 
 
-def _ask(trial: Job) -> str | None:
-    """What went wrong, or None."""
+def _ask(job: Job) -> str | None:
+    """Returns what went wrong, or None."""
     try:
-        client.ask_now(trial, "Add the two numbers of the document.", "2 and 2", Sum)
-    except Snooze as later:
-        return f"{later} It asked us to wait {later.seconds:.0f} s."
+        client.ask_now(job, "Add the two numbers of the document.", "2 and 2", SumAnswer)
+    except Snooze as snooze:
+        return f"{snooze} It asked us to wait {snooze.seconds:.0f} s."
     except (Permanent, client.AIUnavailable, client.BadAnswer) as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""A marshmallow schema as JSON Schema, in the strict form that OpenAI's structured outputs want."""
+"""Converts marshmallow schemas to JSON Schema in the strict form of OpenAI's structured outputs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from marshmallow import Schema, fields, validate
 
 
 def json_schema(schema: Schema) -> dict[str, Any]:
-    """The schema as OpenAI's strict mode wants it: every field required, no others. Raises TypeError for a field it cannot say."""
+    """Returns the schema in strict form: every field required, no others. Raises TypeError for an unsupported field type."""
     properties = {name: _property(field) for name, field in schema.fields.items()}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _property(field: fields.Field[Any]) -> dict[str, Any]:
-    """One field. Lengths go into the description: strict mode has no keyword for them."""
-    said: dict[str, Any] = {**_type(field)}
+    """One field. Maximum lengths go into the description: strict mode has no keyword for them."""
+    schema: dict[str, Any] = {**_type(field)}
     words = [field.metadata.get("description", "")]
     for check in field.validators:
         if isinstance(check, validate.Range):
-            said |= {key: value for key, value in (("minimum", check.min), ("maximum", check.max)) if value is not None}
+            schema |= {key: value for key, value in (("minimum", check.min), ("maximum", check.max)) if value is not None}
         elif isinstance(check, validate.OneOf):
-            said["enum"] = list(check.choices)
+            schema["enum"] = list(check.choices)
         elif isinstance(check, validate.Length) and check.max is not None:
             words.append(f"At most {check.max} {'entries' if isinstance(field, fields.List) else 'characters'}.")
     if description := " ".join(word for word in words if word):
-        said["description"] = description
-    return said
+        schema["description"] = description
+    return schema
 
 
 def _type(field: fields.Field[Any]) -> dict[str, Any]:

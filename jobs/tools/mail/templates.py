@@ -1,4 +1,4 @@
-"""Letters from templates: `jobs/mail_templates/<name>.txt`, whose first line is the subject, and `<name>.html` beside it."""
+"""Renders e-mails from `jobs/mail_templates`: `<name>.txt`, whose first line is the subject, and `<name>.html`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ MAX_ADDRESS = 254
 _ADDRESS = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 )
-_PLAIN = SMTP.clone(cte_type="7bit")  # so that every server can take it
+_PLAIN = SMTP.clone(cte_type="7bit")  # every server accepts it
 
 
 class BadTemplate(ValueError):
-    """The template lacks a value, or cannot do anything with it. The message says which."""
+    """A value of the template is missing or cannot be used. The message says which."""
 
 
 @dataclass(frozen=True)
-class EmailTemplate:
+class EmailContent:
+    """The rendered subject, text and HTML of an e-mail."""
+
     subject: str
     text: str
     html: str
@@ -38,26 +40,26 @@ class EmailTemplate:
 
 @dataclass(frozen=True)
 class Envelope:
-    """Who writes to whom. `hidden` get the letter and do not stand in it."""
+    """Sender and recipients. `bcc` are not in the headers."""
 
     sender: str
     to: list[str]
     cc: list[str]
-    hidden: list[str]
+    bcc: list[str]
     reply_to: str | None = None
 
     @property
     def recipients(self) -> list[str]:
-        return list(dict.fromkeys([*self.to, *self.cc, *self.hidden]))
+        return list(dict.fromkeys([*self.to, *self.cc, *self.bcc]))
 
 
 def templates() -> list[str]:
-    """The names of the templates there are."""
+    """Returns the names of the templates."""
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
 
 def address(text: str) -> str:
-    """The address as it goes over the wire: ASCII, its domain in lower case and IDNA. Raises ValueError when it is none."""
+    """Returns the address in ASCII, with the domain in lower case and IDNA. Raises ValueError if it is not an address."""
     local, _, domain = text.rpartition("@")
     try:
         found = f"{local}@{domain.encode('idna').decode().lower()}"
@@ -68,8 +70,8 @@ def address(text: str) -> str:
     return found
 
 
-def render(template: str, values: dict[str, Any]) -> EmailTemplate:
-    """The letter of a template; in HTML every value is escaped. Raises `BadLetter`."""
+def render(template: str, values: dict[str, Any]) -> EmailContent:
+    """Renders a template; values are escaped in HTML. Raises `BadTemplate`."""
     from jinja2 import TemplateError
 
     try:
@@ -78,8 +80,8 @@ def render(template: str, values: dict[str, Any]) -> EmailTemplate:
         html = _environment().get_template(f"{template}.html").render(values)
     except (TemplateError, TypeError, ValueError, AttributeError) as error:
         raise BadTemplate(f"The template {template} cannot be filled in: {error}.") from None
-    one_line = " ".join(subject.split())  # a title with a line break in it must not begin another header
-    return EmailTemplate(one_line[:MAX_SUBJECT], f"{text.strip()}\n", html)
+    one_line = " ".join(subject.split())  # a line break in a title must not start another header
+    return EmailContent(one_line[:MAX_SUBJECT], f"{text.strip()}\n", html)
 
 
 @cache
@@ -96,27 +98,27 @@ def _environment() -> Environment:
 
 
 def message_id(job_id: str, sender: str) -> str:
-    """The same in every attempt and every run of a job, so that a repeat is recognised as one."""
+    """Returns the Message-ID, which is the same in every attempt of a job, so that mail programs recognise a repeat."""
     return f"<{job_id}@{parseaddr(sender)[1].rpartition('@')[2]}>"
 
 
-def compose(letter: EmailTemplate, envelope: Envelope, job_id: str) -> bytes:
-    """The message as it goes over the wire. Raises ValueError for a header with a line break in it."""
+def compose(content: EmailContent, envelope: Envelope, job_id: str) -> bytes:
+    """Returns the MIME message. Raises ValueError for a header with a line break."""
     message = EmailMessage(policy=_PLAIN)
     headers = {
         "From": envelope.sender,
         "To": ", ".join(envelope.to),
         "Cc": ", ".join(envelope.cc),
         "Reply-To": envelope.reply_to,
-        "Subject": letter.subject,
+        "Subject": content.subject,
         "Date": format_datetime(datetime.now(UTC)),
         "Message-ID": message_id(job_id, envelope.sender),
         "X-Intray-Job": job_id,
-        "Auto-Submitted": "auto-generated",  # RFC 3834: no out-of-office note answers it
+        "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
     }
     for name, value in headers.items():
         if value:
             message[name] = value
-    message.set_content(letter.text)
-    message.add_alternative(letter.html, subtype="html")
+    message.set_content(content.text)
+    message.add_alternative(content.html, subtype="html")
     return message.as_bytes()

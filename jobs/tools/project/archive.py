@@ -1,6 +1,6 @@
-"""The files of a zip or tar, one after the other, as they come out of it: nothing swells past a limit, and nothing is written.
+"""Reads the files of an untrusted zip, tar or tar.gz one by one, within limits and without writing to disk.
 
-What an archive says of itself is not believed: names are checked one by one, and bytes are counted as they come out.
+Sizes and names that an archive declares are not trusted: every name is checked, and bytes are counted as they are unpacked.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import IO
 from monolith.content.fetch import DOCX
 from monolith.job_types.registry import Permanent
 
-MAX_FILES = 10_000  # and folders
+MAX_FILES = 10_000  # files and folders
 MAX_BYTES = 100 * 1024 * 1024
-MAX_TAR = MAX_BYTES + MAX_FILES * 2048  # with what tar adds to each file
+MAX_TAR = MAX_BYTES + MAX_FILES * 2048  # with the headers and padding of each file
 MAX_HEADERS = 1024 * 1024  # of one file in a tar
 MAX_NAME = 1000  # characters of a path
-LEFT_OUT = re.compile(r"(^|/)(__MACOSX|node_modules/\.bin)/")  # what macOS adds; links that npm makes again
+LEFT_OUT = re.compile(r"(^|/)(__MACOSX|node_modules/\.bin)/")  # added by macOS; links that npm creates again
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 NO_ARCHIVE = "The archive cannot be opened as zip, tar or tar.gz. Pack the project again and submit the new file."
@@ -38,7 +38,7 @@ TOO_LARGE = f"The archive unpacks to more than {MAX_BYTES // 1024 // 1024} MB. S
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file of an archive; a symbolic link, whose content is where it leads; or anything else, which has no content."""
+    """A regular file, a symbolic link (its content is the target), or anything else (its content is None)."""
 
     name: str
     content: IO[bytes] | None
@@ -47,27 +47,30 @@ class Member:
 
 
 def is_archive(content: bytes, media_type: str = "") -> bool:
-    """Whether these are the bytes of an archive. A Word document is a zip as well, and is none."""
+    """Whether the content is a zip, tar or gzip. A Word document, although a zip, is not an archive."""
     return content.startswith(GZIP) or content[257:262] == b"ustar" or content.startswith(ZIP) and media_type != DOCX
 
 
 @contextmanager
-def opened(archive: bytes) -> Iterator[Iterator[Member]]:
-    """All but the folders, in order; each is read before the next is asked for. Raises `Permanent` when it is broken or swells."""
+def open_archive(archive: bytes) -> Iterator[Iterator[Member]]:
+    """Yields an iterator over the members, without folders. Read each member before the next.
+
+    Raises `Permanent` if the archive is damaged or exceeds a limit.
+    """
     try:
-        yield _counted(_of_zip(archive) if archive.startswith(b"PK") else _of_tar(archive))
+        yield _limited(_of_zip(archive) if archive.startswith(b"PK") else _of_tar(archive))
     except BROKEN:
         raise Permanent(NO_ARCHIVE) from None
 
 
-def files_of(archive: bytes) -> dict[str, bytes]:
-    """Every regular file by its path, in the order of the archive. Raises `Permanent` when it is broken or swells.
+def read_files(archive: bytes) -> dict[str, bytes]:
+    """Returns the regular files by path, in the order of the archive. Raises `Permanent` if it is damaged or exceeds a limit.
 
-    What leads out of the archive, links and devices are left out; of two files with one path the first counts.
+    Links, devices and paths that lead outside are skipped; of two files with the same path the first counts.
     """
     found: dict[str, bytes] = {}
     left = MAX_BYTES
-    with opened(archive) as members:
+    with open_archive(archive) as members:
         for member in members:
             if member.content and not member.is_link and (path := _path(member.name)):
                 content = member.content.read(left + 1)
@@ -80,34 +83,34 @@ def files_of(archive: bytes) -> dict[str, bytes]:
     return found
 
 
-def steps(name: str) -> list[str]:
-    """The steps of a path that stays where it is. Raises `Permanent` for any other."""
+def path_parts(name: str) -> list[str]:
+    """Returns the parts of a member's path. Raises `Permanent` for a path that leads outside or is not valid."""
     parts = [part for part in PurePosixPath(name).parts if part != "."]
     if not parts or name.startswith("/") or ".." in parts:
-        raise refused(name, "its path is outside the project")
+        raise member_refused(name, "its path is outside the project")
     if "\0" in name or "\\" in name or len(name) > MAX_NAME or any(len(part.encode(errors="replace")) > 255 for part in parts):
-        raise refused(name, "its path is not valid here")
+        raise member_refused(name, "its path is not valid here")
     return parts
 
 
-def refused(name: str, why: str) -> Permanent:
-    """Why an archive with this member is not taken."""
+def member_refused(name: str, why: str) -> Permanent:
+    """The error for an archive with a member that is not allowed."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in name)[:200]
     return Permanent(f"The project cannot be unpacked because of {shown!r}: {why}. Remove it and pack the project again.")
 
 
 def _path(name: str) -> str | None:
-    """The path without detours, or None for one that leads out or cannot be shown."""
+    """The normalised path, or None for one that leads outside or cannot be displayed."""
     try:
-        return "/".join(steps(name)) if name.isprintable() else None
+        return "/".join(path_parts(name)) if name.isprintable() else None
     except Permanent:
         return None
 
 
-def _counted(members: Iterator[Member | None]) -> Iterator[Member]:
-    """Without a tar's folders, which count, and without what is left out, which does not: macOS adds a file for each."""
-    wanted = (member for member in members if not (member and LEFT_OUT.search(member.name)))
-    for count, member in enumerate(wanted, 1):
+def _limited(members: Iterator[Member | None]) -> Iterator[Member]:
+    """Enforces MAX_FILES and drops folders and what LEFT_OUT matches. Folders count; LEFT_OUT does not: macOS adds a file for each."""
+    kept = (member for member in members if not (member and LEFT_OUT.search(member.name)))
+    for count, member in enumerate(kept, 1):
         if count > MAX_FILES:
             raise Permanent(TOO_MANY)
         if member:
@@ -121,29 +124,29 @@ def _of_zip(archive: bytes) -> Iterator[Member]:
             if one.is_dir():
                 continue
             if one.flag_bits & 1 or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise refused(one.filename, "it is password-protected or uses an unsupported format")
+                raise member_refused(one.filename, "it is password-protected or uses an unsupported format")
             is_special = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK)
             with file.open(one) as content:
                 yield Member(one.filename, None if is_special else content, bool(mode & stat.S_IXUSR), stat.S_ISLNK(mode))
 
 
 def _of_tar(archive: bytes) -> Iterator[Member | None]:
-    counted = _Counted(archive)
-    with tarfile.open(fileobj=counted, mode="r|") as file:
+    limited = _LimitedTar(archive)
+    with tarfile.open(fileobj=limited, mode="r|") as file:
         for one in file:
-            counted.expect(one.size)
-            file.members = []  # type: ignore[attr-defined] # a stream keeps what it has seen, and nobody asks for it again
+            limited.expect(one.size)
+            file.members = []  # type: ignore[attr-defined] # tarfile keeps every member it has read, and none is needed again
             if one.isdir():
                 yield None
             elif one.issym():
                 yield Member(one.name, io.BytesIO(os.fsencode(one.linkname)), is_link=True)
-            else:  # a sparse file may claim any size and have none
+            else:  # a sparse file may declare any size
                 is_special = not one.isreg() or one.issparse()
                 yield Member(one.name, None if is_special else file.extractfile(one), bool(one.mode & stat.S_IXUSR))
 
 
-class _Counted(io.RawIOBase):
-    """A tar as it comes out of its gzip, within limits: in all, and between files, where it may swell unseen."""
+class _LimitedTar(io.RawIOBase):
+    """The decompressed tar with limits on the total size and on the bytes between files, which would otherwise go unnoticed."""
 
     def __init__(self, archive: bytes) -> None:
         packed = io.BytesIO(archive)
@@ -151,7 +154,7 @@ class _Counted(io.RawIOBase):
         self._left, self._expected = MAX_TAR, MAX_HEADERS
 
     def expect(self, size: int) -> None:
-        """A file of this size comes next, and then the headers of another."""
+        """Announces a file of this size, followed by the headers of the next one."""
         self._expected = size + MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:

@@ -1,6 +1,6 @@
-"""Projects that people hand in: their files in a folder, and the commands by which one is built, tested or linted.
+"""Unpacks submitted projects, and plans the commands that build, test or lint them.
 
-The commands are the project's own, declared in its `intray.toml`, or the usual ones of the first kind in KINDS that it is.
+The commands are those of the project's `intray.toml`, or the standard ones of the first kind of project in PLANNERS that matches.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from monolith.job_types.registry import Job, Permanent
 
-from ...tools.project import unpacking
-from ...tools.project.archive import MAX_NAME
-from ...tools.sandbox import init_process
-from ...tools.sandbox.workdir import workplace
+from ..sandbox import init_process
+from ..sandbox.workdir import work_dir
+from . import unpacking
+from .archive import MAX_NAME
 
-MAX_FILES = 500  # in params; more come as an archive
+MAX_FILES = 500  # in params; larger projects are submitted as an archive
 MAX_CHARACTERS = 1_000_000
-MAX_MANIFEST = 1024 * 1024  # bytes of a file that says what the project is
-TESTED, FOUND = "out/junit.xml", "out/findings.json"  # below the sandbox's space
-OUT, JUNIT, FINDINGS = f"{init_process.SPACE}/out", f"{init_process.SPACE}/{TESTED}", f"{init_process.SPACE}/{FOUND}"
+MAX_MANIFEST = 1024 * 1024  # bytes of intray.toml, package.json and the like
+JUNIT_FILE, FINDINGS_FILE = "out/junit.xml", "out/findings.json"  # relative to the workspace
+OUT, JUNIT, FINDINGS = (
+    f"{init_process.WORKSPACE}/out",
+    f"{init_process.WORKSPACE}/{JUNIT_FILE}",
+    f"{init_process.WORKSPACE}/{FINDINGS_FILE}",
+)
 BACKEND = re.compile(r"^\[(build-system|project)\]", re.MULTILINE)
 INSTALL = (
-    f"python3 -m pip install --quiet --no-deps --no-build-isolation --target {init_process.SPACE}/home/installed . "
+    f"python3 -m pip install --quiet --no-deps --no-build-isolation --target {init_process.WORKSPACE}/home/installed . "
     "|| echo 'Installation failed; running the tests anyway.'"
 )
 RUFF = "ruff check --no-cache"
 NODE_REPORT = f"--test-reporter=junit --test-reporter-destination={JUNIT} --test-reporter=spec --test-reporter-destination=stdout"
-NO_TESTS = "no test specified"  # npm's own placeholder
+NO_TESTS = "no test specified"  # npm's placeholder
 ESLINT = "node_modules/eslint/bin/eslint.js"
 
 
@@ -45,7 +49,7 @@ def _small(files: dict[str, str]) -> None:
 
 
 class ProjectParams(Schema):
-    """What `build`, `test` and `lint` are asked with."""
+    """The parameters of `build`, `test` and `lint`."""
 
     files = fields.Dict(
         keys=fields.String(validate=validate.Length(1, MAX_NAME)),
@@ -57,7 +61,7 @@ class ProjectParams(Schema):
 
 @dataclass(frozen=True)
 class Project:
-    """A project that was handed in: a folder of this machine with its files in `given`, and the links to make among them."""
+    """A submitted project: a work directory with its files in `given`, and the symbolic links (path to target) to make in it."""
 
     folder: Path
     links: dict[str, str]
@@ -69,7 +73,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to do it: the kind of project, the commands in order, and patterns of the files to take, below the sandbox's space."""
+    """The kind of project, the commands in order, and the patterns of files to collect, relative to the workspace."""
 
     kind: str
     steps: list[str]
@@ -77,10 +81,10 @@ class Plan:
 
 
 @contextmanager
-def unpacked(job: Job, params: dict[str, Any]) -> Iterator[Project]:
-    """The project, unpacked into a folder that is removed afterwards. Raises `Permanent` for what is none."""
+def unpacked_project(job: Job, params: dict[str, Any]) -> Iterator[Project]:
+    """Unpacks the project into a work directory that is removed on exit. Raises `Permanent` if it is not a project."""
     job.progress(5, "unpacking")
-    with workplace() as folder:
+    with work_dir() as folder:
         place = folder / "unpacked" / "all"
         place.mkdir(parents=True)
         place.chmod(0o755)
@@ -100,14 +104,14 @@ def _unpack(job: Job, params: dict[str, Any], place: Path) -> dict[str, str]:
     return unpacking.unpack(job.document.content, place)
 
 
-def plan(act: str, project: Project) -> Plan:
-    """How this project is built, tested or linted. Raises `Permanent` when nothing says how."""
-    for kind in KINDS:
-        if found := kind(act, project.given):
+def plan(action: str, project: Project) -> Plan:
+    """Returns the plan for an action (`build`, `test` or `lint`). Raises `Permanent` if no kind of project matches."""
+    for planner in PLANNERS:
+        if found := planner(action, project.given):
             return found
     raise Permanent(
-        f"Nothing in the project says how to {act} it: there is no intray.toml, and no matching Python, Node or make setup. "
-        f'Add intray.toml with [{act}] and commands = ["..."].'
+        f"Nothing in the project says how to {action} it: there is no intray.toml, and no matching Python, Node or make setup. "
+        f'Add intray.toml with [{action}] and commands = ["..."].'
     )
 
 
@@ -126,65 +130,67 @@ class _Manifest(Schema):
     lint = fields.Nested(_Declared)
 
 
-def declared(act: str, project: Path) -> Plan | None:
-    """The commands of `intray.toml`."""
+def declared(action: str, project: Path) -> Plan | None:
+    """Plans with the commands of `intray.toml`."""
     path = project / "intray.toml"
     if not path.is_file():
         return None
     try:
-        said = _Manifest().load(tomllib.loads(_text(path))).get(act)
+        table = _Manifest().load(tomllib.loads(_text(path))).get(action)
     except (tomllib.TOMLDecodeError, ValidationError, RecursionError) as error:
         raise Permanent(f"intray.toml cannot be used: {str(error)[:500]}. See docs/projects.md for its format.") from None
-    if said is None:
+    if table is None:
         return None
-    wanted = [*said["artifacts"], *(said[name] for name in ("junit", "findings") if said[name])]
-    for pattern in wanted:
+    patterns = [*table["artifacts"], *(table[name] for name in ("junit", "findings") if table[name])]
+    for pattern in patterns:
         if pattern.startswith("/") or ".." in Path(pattern).parts:
             raise Permanent(f"intray.toml: {pattern!r} is outside the project. Use a path inside it.")
-    return Plan("declared", said["commands"], [f"project/{pattern}" for pattern in wanted])
+    return Plan("declared", table["commands"], [f"project/{pattern}" for pattern in patterns])
 
 
-def python(act: str, project: Path) -> Plan | None:
-    """A Python project that says so."""
+def python(action: str, project: Path) -> Plan | None:
+    """Plans a project with a Python manifest."""
     is_named = any((project / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt"))
-    return plain_python(act, project) if is_named else None
+    return plain_python(action, project) if is_named else None
 
 
-def plain_python(act: str, project: Path) -> Plan | None:
-    """Python, of any kind: a package that has a build backend, or files alone."""
+def plain_python(action: str, project: Path) -> Plan | None:
+    """Plans any Python: a package with a build backend, or plain `*.py` files."""
     is_package = (project / "setup.py").is_file() or bool(BACKEND.search(_read(project, "pyproject.toml")))
     if not is_package and not any(project.rglob("*.py")):
         return None
-    if act == "lint":
+    if action == "lint":
         return Plan(
-            "python", [f"{RUFF} --exit-zero --output-format json --output-file {FINDINGS} .", f"{RUFF} --output-format concise ."], [FOUND]
+            "python",
+            [f"{RUFF} --exit-zero --output-format json --output-file {FINDINGS} .", f"{RUFF} --output-format concise ."],
+            [FINDINGS_FILE],
         )
-    if act == "test":
+    if action == "test":
         return Plan(
             "python",
             [*([INSTALL] if is_package else []), f"python3 -m pytest --continue-on-collection-errors --junitxml={JUNIT}"],
-            [TESTED],
+            [JUNIT_FILE],
         )
     if is_package:
         return Plan("python", [f"python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir {OUT} ."], ["out/*.whl"])
     return Plan("python", ["python3 -m compileall -q ."])
 
 
-def node(act: str, project: Path) -> Plan | None:
-    """A Node project with what it needs in `node_modules`: nothing is fetched."""
+def node(action: str, project: Path) -> Plan | None:
+    """Plans a Node project. Its dependencies must be in `node_modules`: nothing is downloaded."""
     if not (project / "package.json").is_file():
         return None
     scripts = _scripts(project)
     linked = ["npm rebuild --silent --ignore-scripts"] if (project / "node_modules").is_dir() else []
-    if act == "build" and "build" in scripts:
+    if action == "build" and "build" in scripts:
         return Plan("node", [*linked, "npm run build"], ["project/dist/**/*", "project/build/**/*"])
-    if act == "build":
+    if action == "build":
         return Plan("node", [f"npm pack --pack-destination {OUT}"], ["out/*.tgz"])
-    if act == "test":
+    if action == "test":
         tests = "node --test" if NO_TESTS in str(scripts.get("test", NO_TESTS)) else "npm test"
-        return Plan("node", [*linked, f"NODE_OPTIONS='{NODE_REPORT}' {tests}"], [TESTED])
+        return Plan("node", [*linked, f"NODE_OPTIONS='{NODE_REPORT}' {tests}"], [JUNIT_FILE])
     if (project / ESLINT).is_file():
-        return Plan("node", [f"node {ESLINT} --format json --output-file {FINDINGS} . || true", f"node {ESLINT} ."], [FOUND])
+        return Plan("node", [f"node {ESLINT} --format json --output-file {FINDINGS} . || true", f"node {ESLINT} ."], [FINDINGS_FILE])
     return Plan("node", [*linked, "npm run lint"]) if "lint" in scripts else None
 
 
@@ -197,18 +203,18 @@ def _scripts(project: Path) -> dict[str, Any]:
     return scripts if isinstance(scripts, dict) else {}
 
 
-def make(act: str, project: Path) -> Plan | None:
-    """A project with a Makefile that has a target for it; to build, its first one will do."""
+def make(action: str, project: Path) -> Plan | None:
+    """Plans a project with a Makefile that has a matching target; `build` also takes the first target."""
     text = next((text for name in ("GNUmakefile", "makefile", "Makefile") if (text := _read(project, name))), "")
     targets = re.findall(r"^([\w.-]+)[ \t]*:(?!=)", text, re.MULTILINE)
-    wanted = {"build": ("build", "all"), "test": ("test", "check"), "lint": ("lint",)}[act]
-    target = next((name for name in wanted if name in targets), None)
-    if target is None and not (act == "build" and targets):
+    names = {"build": ("build", "all"), "test": ("test", "check"), "lint": ("lint",)}[action]
+    target = next((name for name in names if name in targets), None)
+    if target is None and not (action == "build" and targets):
         return None
-    return Plan("make", [f"make {target or ''}".strip()], ["project/**/*"] if act == "build" else [])
+    return Plan("make", [f"make {target or ''}".strip()], ["project/**/*"] if action == "build" else [])
 
 
-KINDS: tuple[Callable[[str, Path], Plan | None], ...] = (declared, python, node, make, plain_python)
+PLANNERS: tuple[Callable[[str, Path], Plan | None], ...] = (declared, python, node, make, plain_python)
 
 
 def _read(project: Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the files of a project say of it: its texts, the docstrings and signatures of its Python, the first comments of the rest."""
+"""Indexes a project archive for documentation: its texts, the docstrings and signatures of Python, first comments of other code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from monolith.content.markdown_html import escaped
 from monolith.job_types.registry import Permanent
 
-from ...tools.documentation import outline
-from ...tools.documentation.docstrings import Code, first_comment, read_python
-from ...tools.documentation.outline import Section
-from ...tools.documentation.sources import Material, Source, numbered, readable
-from ...tools.project.archive import files_of
+from ..documentation import outline
+from ..documentation.docstrings import SourceDoc, first_comment, read_python
+from ..documentation.outline import Section
+from ..documentation.sources import Source, SourceSet, decode_text, id_sequence
+from .archive import read_files
 
 MAX_TEXTS, MAX_CODE = 20, 150  # files
 MAX_FILE = 512 * 1024  # bytes
@@ -50,54 +50,58 @@ LANGUAGES = {
     ".css": "CSS",
     ".html": "HTML",
 }
-NOT_OURS = frozenset(
+FOREIGN_FOLDERS = frozenset(
     {"node_modules", "__pycache__", "venv", "site-packages", "vendor", "dist", "build", "__MACOSX", "target", "third_party"}
 )
 TESTS = re.compile(r"(?:^|/)(?:tests?|testing)/|(?:^|/)(?:test_[^/]*|[^/]*[._]test|conftest)\.\w+$")
 TITLES = re.compile(r"(?:readme|about|index|introduction|overview|getting.?started|install\w*|usage|quick.?start)", re.IGNORECASE)
 
 
-def of_project(title: str, archive: bytes) -> Material:
-    """The project in this archive; each file that says something is a source. Raises `Permanent` when none does."""
-    files, root = _without_root(files_of(archive))
+def project_sources(title: str, archive: bytes) -> SourceSet:
+    """Makes a source of each documented file of the archive. Raises `Permanent` if there is none."""
+    files, root = _without_root(read_files(archive))
     ours = {path: content for path, content in files.items() if _is_ours(path)}
-    facts, left_out, name = _declared(ours), _left_out(files, ours), numbered()
-    texts = [Source(name(), "file", path, None, text, _sections(text)) for path, text in _texts(ours, left_out)]
-    code = {path: _code(path, text) for path, text in _sources_of_code(ours, left_out)}
-    told = {path: one for path, one in code.items() if one.says or one.entries}
-    files_of_code = {path: Source(name(), "file", path, None, _told(one), _says(path, one)) for path, one in told.items()}
-    left_out += [f"{path} is not read as Python: {one.fault}." for path, one in code.items() if one.fault][:20]
-    sources = [*texts, *files_of_code.values()]
+    declared, left_out, next_id = _declared(ours), list[str](), id_sequence()
+    if others := len(files) - len(ours):
+        left_out.append(f"{others:,} of {len(files):,} files are tests, hidden, installed or built, and were not read.")
+    texts = [
+        Source(next_id(), "file", path, None, text, tuple(outline.sections(text, MAX_SECTIONS_OF_FILE)[0]))
+        for path, text in _texts(ours, left_out)
+    ]
+    code = {
+        path: read_python(text) if path.endswith(".py") else SourceDoc(first_comment(text)) for path, text in _code_files(ours, left_out)
+    }
+    documented = {path: one for path, one in code.items() if one.summary or one.definitions}
+    code_sources = {path: _code_source(next_id(), path, one) for path, one in documented.items()}
+    left_out += [f"{path} is not read as Python: {one.error}." for path, one in code.items() if one.error][:20]
+    sources = [*texts, *code_sources.values()]
     if not sources:
         raise Permanent("The project has no README, docstring or comment that says what it is for.")
-    described = [(files_of_code[path], one) for path, one in told.items() if one.entries]
-    return Material(
-        facts.get("name") or root or title,
+    described = [(code_sources[path], one) for path, one in documented.items() if one.definitions]
+    return SourceSet(
+        declared.get("name") or root or title,
         sources,
-        [one for one in texts if TITLES.match(one.title)][:1],  # at the root: one in a folder speaks of that folder
+        [one for one in texts if TITLES.match(one.title)][:1],  # only at the root: one in a folder describes that folder
         left_out,
-        about=" ".join(part for part in (facts.get("description", ""), _counted(ours)) if part),
+        about=" ".join(part for part in (declared.get("description", ""), _counted(ours)) if part),
         reference=_reference(described, left_out),
         reference_sources=tuple(source for source, _ in described),
     )
 
 
 def _without_root(files: dict[str, bytes]) -> tuple[dict[str, bytes], str]:
-    """The files as seen from the one folder that holds them all, and its name."""
+    """The files relative to the only folder at the top, and its name; unchanged if there are several."""
     roots = {path.partition("/")[0] for path in files}
     root = roots.pop() if len(roots) == 1 and all("/" in path for path in files) else ""
     return ({path.removeprefix(f"{root}/"): content for path, content in files.items()} if root else files), root
 
 
 def _is_ours(path: str) -> bool:
-    """Whether people of the project wrote it: not installed, not built, not hidden, no test."""
+    """Whether the file is the project's own source: not installed, built or hidden, and not a test."""
     parts = path.split("/")
-    return not any(part in NOT_OURS or part.startswith(".") or part.endswith(".egg-info") for part in parts) and not TESTS.search(path)
-
-
-def _left_out(files: dict[str, bytes], ours: dict[str, bytes]) -> list[str]:
-    others = len(files) - len(ours)
-    return [f"{others:,} of {len(files):,} files are tests, hidden, installed or built, and were not read."] if others else []
+    return not any(part in FOREIGN_FOLDERS or part.startswith(".") or part.endswith(".egg-info") for part in parts) and not TESTS.search(
+        path
+    )
 
 
 def _declared(files: dict[str, bytes]) -> dict[str, str]:
@@ -108,12 +112,12 @@ def _declared(files: dict[str, bytes]) -> dict[str, str]:
             found = data[key] if key else data
             return {name: " ".join(found[name].split())[:500] for name in ("name", "description") if isinstance(found.get(name), str)}
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-            continue  # not there, or nothing that declares a name
+            continue  # missing, invalid, or without a name
     return {}
 
 
 def _texts(files: dict[str, bytes], left_out: list[str]) -> list[tuple[str, str]]:
-    """The READMEs and pages of documentation: those nearest to the root first, and what says what it is before the rest."""
+    """The READMEs and documentation pages, those nearest to the root first, and introductions before others."""
     paths = [path for path in files if PurePosixPath(path).suffix.lower() in TEXTS and _is_text(path)]
     ranked = sorted(paths, key=lambda path: (path.count("/"), not TITLES.match(PurePosixPath(path).name), path))
     return list(_read(files, ranked, MAX_TEXTS, "texts", left_out))
@@ -128,7 +132,7 @@ def _is_text(path: str) -> bool:
     return is_named or name.suffix.lower() in (".rst", ".txt") and "doc" in path.lower()
 
 
-def _sources_of_code(files: dict[str, bytes], left_out: list[str]) -> list[tuple[str, str]]:
+def _code_files(files: dict[str, bytes], left_out: list[str]) -> list[tuple[str, str]]:
     paths = [path for path in files if PurePosixPath(path).suffix.lower() in LANGUAGES and files[path].strip()]
     return list(_read(files, sorted(paths, key=lambda path: (path.count("/"), path)), MAX_CODE, "code files", left_out))
 
@@ -141,30 +145,22 @@ def _read(files: dict[str, bytes], paths: list[str], most: int, what: str, left_
             left_out.append(f"{path} is larger than {MAX_FILE // 1024} kB.")
             continue
         try:
-            yield path, readable(files[path])
+            yield path, decode_text(files[path])
         except Permanent as error:
             left_out.append(f"{path}: {error}")
 
 
-def _code(path: str, text: str) -> Code:
-    return read_python(text) if path.endswith(".py") else Code(first_comment(text))
+def _code_source(id: str, path: str, code: SourceDoc) -> Source:
+    text = "\n\n".join(part for part in (code.summary, _definition_list(code)) if part)
+    return Source(id, "file", path, None, text, (Section(path, 2, code.summary),) if code.summary else ())
 
 
-def _sections(text: str) -> tuple[Section, ...]:
-    return tuple(outline.sections(text, MAX_SECTIONS_OF_FILE)[0])
-
-
-def _says(path: str, code: Code) -> tuple[Section, ...]:
-    return (Section(path, 2, code.says),) if code.says else ()
-
-
-def _told(code: Code) -> str:
-    return "\n\n".join(part for part in (code.says, _listed(code)) if part)
-
-
-def _listed(code: Code) -> str:
-    """The public things of a file as a list, those of a class under it."""
-    lines = [f"{'  ' if one.is_inner else ''}- {_as_code(one.signature)} (line {one.line})" + _colon(one.says) for one in code.entries]
+def _definition_list(code: SourceDoc) -> str:
+    """The public definitions of a file as a Markdown list, methods below their class."""
+    lines = []
+    for one in code.definitions:
+        summary = f": {escaped(one.summary[:300])}" if one.summary else ""
+        lines.append(f"{'  ' if one.is_method else ''}- {_as_code(one.signature)} (line {one.line}){summary}")
     return "\n".join(lines)
 
 
@@ -172,15 +168,11 @@ def _as_code(text: str) -> str:
     return f"`{text.replace('`', chr(39))}`"
 
 
-def _colon(says: str) -> str:
-    return f": {escaped(says[:300])}" if says else ""
-
-
-def _reference(described: list[tuple[Source, Code]], left_out: list[str]) -> str:
-    """Every public class and function, file by file, while there is room."""
+def _reference(described: list[tuple[Source, SourceDoc]], left_out: list[str]) -> str:
+    """The public classes and functions, file by file, up to MAX_REFERENCE characters."""
     parts: list[str] = []
     for source, code in described:
-        part = f"**{_as_code(source.title)}**\n\n{_listed(code)}"
+        part = f"**{_as_code(source.title)}**\n\n{_definition_list(code)}"
         if sum(map(len, parts)) + len(part) > MAX_REFERENCE:
             left_out.append(f"The reference covers {len(parts)} of {len(described)} files; there is no room for more.")
             break

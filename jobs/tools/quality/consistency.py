@@ -1,4 +1,4 @@
-"""Do the dates, amounts and identifiers of a document agree with each other and with the calendar?"""
+"""Checks that the dates, amounts and identifiers of a document are valid and consistent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from datetime import date, timedelta
 from decimal import Decimal
 from itertools import islice
 
-from ...tools.quality.decision import Finding
-from ...tools.quality.form_fields import Amount, Dated, Entry, amount_of, amounts, dates
-from ...tools.quality.rules import DatePeriod, FieldRule, Rules
+from .form_fields import DateMention, Entry, amount_of, amounts, dates
+from .rules import DatePeriod, FieldRule, Finding, Rules
 
 MAX_OF_A_KIND = 3
-OLD = timedelta(days=365)
-NEXT_TO = 2  # lines: entries no farther apart than this belong to one list
+MAX_AGE = timedelta(days=365)
+MAX_GAP = 2  # lines between entries of one list
 _SPAN = re.compile(r"\s*(?:to|until|till|through|and|-|–|—)\s*", re.IGNORECASE)
 _TOTAL = re.compile(r"(?:grand |overall )?(?:total|sum)\b(?!.*sub)", re.IGNORECASE)
 _SUBTOTAL = re.compile(r"sub-?\s?total", re.IGNORECASE)
@@ -22,14 +21,14 @@ _IBAN = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}")
 
 
 def check(rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: list[Entry], text: str, today: date) -> Iterator[Finding]:
-    """Everything that does not fit together."""
+    """Yields a finding for each invalid or inconsistent date, value, amount and identifier."""
     yield from _impossible_dates(text)
     yield from _ambiguous_dates(text)
     yield from _spans(text)
     for period in rules.periods:
         yield from _period(period, given)
     for rule, own in by_rule.items():
-        yield from _repeated(rule, own)
+        yield from _contradictions(rule, own)
         if rule.past:
             yield from _past(rule, own, today)
     yield from _totals(given)
@@ -49,12 +48,12 @@ def _impossible_dates(text: str) -> Iterator[Finding]:
 def _ambiguous_dates(text: str) -> Iterator[Finding]:
     unclear = next((one.text for one in dates(text) if one.is_ambiguous), None)
     if unclear:
-        mend = "Write dates as 2026-05-03 or 3 May 2026."
-        yield Finding("minor", _line_of(unclear, text), f"{unclear} can be read as two different days.", mend)
+        fix = "Write dates as 2026-05-03 or 3 May 2026."
+        yield Finding("minor", _line_of(unclear, text), f"{unclear} can be read as two different days.", fix)
 
 
 def _spans(text: str) -> Iterator[Finding]:
-    """Two dates with nothing but "to" or a dash between them."""
+    """Finds date ranges: two dates with only "to" or a dash between them."""
     for number, line in enumerate(text.split("\n"), start=1):
         found = dates(line)
         for first, last in zip(found, found[1:], strict=False):
@@ -69,7 +68,7 @@ def _period(period: DatePeriod, given: list[Entry]) -> Iterator[Finding]:
         yield from _backwards(begins[0], ends[0], f"{first[0].where} and {last[0].where}")
 
 
-def _backwards(first: Dated, last: Dated, where: str) -> Iterator[Finding]:
+def _backwards(first: DateMention, last: DateMention, where: str) -> Iterator[Finding]:
     if first.day and last.day and last.day < first.day:
         yield Finding("major", where, f"The end date {last.text} is before the start date {first.text}.", "Correct one of the two dates.")
 
@@ -77,19 +76,19 @@ def _backwards(first: Dated, last: Dated, where: str) -> Iterator[Finding]:
 def _past(rule: FieldRule, own: list[Entry], today: date) -> Iterator[Finding]:
     for entry in own:
         day = next((one.day for one in dates(entry.value)), None)
-        if day and day > today + timedelta(days=1):  # it may be tomorrow already where it was written
+        if day and day > today + timedelta(days=1):  # it may already be tomorrow in the writer's time zone
             yield Finding("major", entry.where, f"The {rule.name}, {entry.value[:40]}, is in the future.", "Correct the date.")
-        elif day and day < today - OLD:
+        elif day and day < today - MAX_AGE:
             yield Finding("minor", entry.where, f"The {rule.name}, {entry.value[:40]}, is more than a year ago.", "Correct or renew it.")
 
 
-# ---- what is said twice
+# ---- contradicting values
 
 
-def _repeated(rule: FieldRule, own: list[Entry]) -> Iterator[Finding]:
-    said = {_canonical(entry.value): entry for entry in reversed(own) if entry.value}
-    if rule.once and len(said) > 1:
-        one, other, *_ = sorted(said.values(), key=lambda entry: entry.line)
+def _contradictions(rule: FieldRule, own: list[Entry]) -> Iterator[Finding]:
+    values = {_canonical(entry.value): entry for entry in reversed(own) if entry.value}
+    if rule.once and len(values) > 1:
+        one, other, *_ = sorted(values.values(), key=lambda entry: entry.line)
         message = f"Two different values are given for {rule.name}: “{one.value[:60]}” and “{other.value[:60]}”."
         yield Finding("major", f"{one.where} and {other.where}", message, "Use the same value in both places, or remove one.")
 
@@ -103,27 +102,23 @@ def _canonical(value: str) -> str:
 
 
 def _totals(given: list[Entry]) -> Iterator[Finding]:
-    """A total that stands below a list of amounts is their sum. A subtotal begins the list anew."""
+    """Checks that a total below a list of amounts is their sum. A subtotal starts a new list."""
     listed: list[Decimal] = []
     before, currency = 0, None
     for entry in given:
         amount = amount_of(entry.value)
         if amount is None:
             continue
-        if entry.line - before > NEXT_TO or amount.currency != currency or _SUBTOTAL.match(entry.label):
+        if entry.line - before > MAX_GAP or amount.currency != currency or _SUBTOTAL.match(entry.label):
             listed = []
         before, currency = entry.line, amount.currency
         if _TOTAL.match(entry.label):
-            yield from _wrong_total(entry, amount, listed)
+            if len(listed) > 1 and abs(sum(listed) - amount.number) > Decimal("0.01"):
+                message = f"The total is given as {entry.value[:40]}, but the amounts above it add up to {sum(listed):,}."
+                yield Finding("major", entry.where, message, "Correct the total, or the amounts above it.")
             listed = []
         else:
             listed.append(amount.number)
-
-
-def _wrong_total(entry: Entry, amount: Amount, listed: list[Decimal]) -> Iterator[Finding]:
-    if len(listed) > 1 and abs(sum(listed) - amount.number) > Decimal("0.01"):
-        message = f"The total is given as {entry.value[:40]}, but the amounts above it add up to {sum(listed):,}."
-        yield Finding("major", entry.where, message, "Correct the total, or the amounts above it.")
 
 
 def _currencies(text: str) -> Iterator[Finding]:
@@ -149,7 +144,7 @@ def _ibans(given: list[Entry]) -> Iterator[Finding]:
 
 
 def _is_iban(number: str) -> bool:
-    """ISO 13616: the first four characters moved to the end, letters as 10..35, modulo 97 is 1."""
+    """ISO 13616: with the first four characters at the end and letters as 10 to 35, the number modulo 97 is 1."""
     return _IBAN.fullmatch(number) is not None and int("".join(str(int(one, 36)) for one in number[4:] + number[:4])) % 97 == 1
 
 

@@ -1,4 +1,4 @@
-"""Charts, drawn into a box of a page: bars over time, times from half to nearly all, lines over time."""
+"""Draws charts into a box of a PDF page: stacked bars, lines over time, and ranges from median to 95th percentile."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from fpdf.enums import Align
 
-from ...tools.report.pdf import INK, LINE, SOFT, Paper
+from .pdf import LINE, MUTED, TEXT, ReportPdf
 
 Box = tuple[float, float, float, float]  # left, top, width, height in millimetres
 Colour = tuple[int, int, int]
-AXIS = 13.0  # millimetres left of a chart, for its numbers
-FOOT = 6.0  # below it, for its labels
+AXIS_WIDTH = 13.0  # millimetres left of a chart, for the numbers
+LABEL_HEIGHT = 6.0  # millimetres below a chart
 LABEL_WIDTH = 17.0
 BLUE, GREEN, RED, GREY = (45, 91, 215), (46, 139, 87), (193, 52, 43), (160, 158, 150)
-MARKS = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)  # of an axis of seconds
+SECOND_MARKS = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)  # of a logarithmic axis of seconds
 
 
 @dataclass(frozen=True)
 class Series:
-    """One kind of number over time; None where there is none."""
+    """A named series of values over time; None where nothing was measured."""
 
     name: str
     colour: Colour
@@ -29,7 +29,7 @@ class Series:
 
 
 def seconds(value: float | None) -> str:
-    """A time as people write it."""
+    """Formats seconds with one unit: `3 min`, `2.5 s`, `14 ms`; a dash for None."""
     if value is None:
         return "–"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -42,8 +42,8 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value >= 0.001 else "< 1 ms"
 
 
-def bars(page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series]) -> None:
-    """A bar for each label, of the series on top of each other."""
+def bars(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[Series]) -> None:
+    """Draws a stacked bar for each label."""
     sums = [sum(one.values[place] or 0 for one in series) for place in range(len(labels))]
     left, top, width, height = _frame(page, box, labels, series, ticks := _ticks(max(sums, default=0)))
     step = width / len(labels)
@@ -58,8 +58,8 @@ def bars(page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series])
             foot -= tall
 
 
-def lines(page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series]) -> None:
-    """A line for each series of seconds; it is broken where nothing was measured."""
+def lines(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[Series]) -> None:
+    """Draws a line for each series of seconds, interrupted where a value is None."""
     most = max((value for one in series for value in one.values if value is not None), default=0)
     left, top, width, height = _frame(page, box, labels, series, ticks := _ticks(most, whole=False), in_seconds=True)
     step = width / len(labels)
@@ -78,29 +78,29 @@ def lines(page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series]
     page.set_line_width(0.2)
 
 
-def spans(page: Paper, box: Box, rows: Sequence[tuple[str, float, float]]) -> None:
-    """Of each name the time that half took at most, and 95 of 100, on an axis where each mark is about ten times the one before."""
+def ranges(page: ReportPdf, box: Box, rows: Sequence[tuple[str, float, float]]) -> None:
+    """Draws a range for each row (name, median, 95th percentile) on a logarithmic axis of seconds."""
     left, top, width, height = box
     names = min(58.0, width / 3)
-    start, room, tall = left + names, width - names - 30, (height - FOOT) / len(rows)
-    marks = _marks(min(row[1] for row in rows), max(row[2] for row in rows))
+    start, room, tall = left + names, width - names - 30, (height - LABEL_HEIGHT) / len(rows)
+    marks = _axis_marks(min(row[1] for row in rows), max(row[2] for row in rows))
 
     def place(value: float) -> float:
         return start + math.log(min(max(value, marks[0]), marks[-1]) / marks[0]) / math.log(marks[-1] / marks[0]) * room
 
     page.set_draw_color(*LINE)
-    page.write_in(SOFT, 7)
+    page.write_in(MUTED, 7)
     for mark in marks:
-        page.line(place(mark), top, place(mark), top + height - FOOT)
-        page.text_at(place(mark) - 10, top + height - FOOT + 1, 20, seconds(mark), align=Align.C)
+        page.line(place(mark), top, place(mark), top + height - LABEL_HEIGHT)
+        page.text_at(place(mark) - 10, top + height - LABEL_HEIGHT + 1, 20, seconds(mark), align=Align.C)
     for number, (name, half, most) in enumerate(rows):
-        _span(page, (left, top + number * tall, width, tall), name, (place(half), place(most)), f"{seconds(half)} – {seconds(most)}")
+        _range(page, (left, top + number * tall, width, tall), name, (place(half), place(most)), f"{seconds(half)} – {seconds(most)}")
 
 
-def _span(page: Paper, box: Box, name: str, ends: tuple[float, float], words: str) -> None:
+def _range(page: ReportPdf, box: Box, name: str, ends: tuple[float, float], words: str) -> None:
     left, top, width, height = box
     middle = top + height / 2
-    page.write_in(INK, 8)
+    page.write_in(TEXT, 8)
     page.text_at(left, middle - 2, min(58.0, width / 3) - 3, name)
     page.set_draw_color(*BLUE)
     page.set_fill_color(*BLUE)
@@ -110,31 +110,31 @@ def _span(page: Paper, box: Box, name: str, ends: tuple[float, float], words: st
     page.circle(ends[0], middle, radius=1.3, style="F")
     page.set_fill_color(255, 255, 255)
     page.circle(ends[1], middle, radius=1.1, style="FD")
-    page.write_in(SOFT, 7.5)
+    page.write_in(MUTED, 7.5)
     page.text_at(left + width - 28, middle - 2, 28, words, align=Align.R)
 
 
-def _marks(least: float, most: float) -> list[float]:
-    """Those of MARKS from the last before `least` to the first after `most`; two at least."""
-    first = max((place for place, mark in enumerate(MARKS) if mark <= least), default=0)
-    last = next((place for place, mark in enumerate(MARKS) if mark >= most), len(MARKS) - 1)
-    first = min(first, len(MARKS) - 2)
-    return list(MARKS[first : max(last, first + 1) + 1])
+def _axis_marks(least: float, most: float) -> list[float]:
+    """The SECOND_MARKS that enclose `least` and `most`; at least two."""
+    first = max((place for place, mark in enumerate(SECOND_MARKS) if mark <= least), default=0)
+    last = next((place for place, mark in enumerate(SECOND_MARKS) if mark >= most), len(SECOND_MARKS) - 1)
+    first = min(first, len(SECOND_MARKS) - 2)
+    return list(SECOND_MARKS[first : max(last, first + 1) + 1])
 
 
 def _frame(
-    page: Paper, box: Box, labels: Sequence[str], series: Sequence[Series], ticks: Sequence[float], *, in_seconds: bool = False
+    page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[Series], ticks: Sequence[float], *, in_seconds: bool = False
 ) -> Box:
-    """The names of the series, the axes with their numbers and labels; where the chart itself goes."""
+    """Draws the legend and the axes; returns the box that is left for the chart."""
     _legend(page, box, series)
-    left, top, width, height = box[0] + AXIS, box[1] + 8, box[2] - AXIS, box[3] - 8 - FOOT
+    left, top, width, height = box[0] + AXIS_WIDTH, box[1] + 8, box[2] - AXIS_WIDTH, box[3] - 8 - LABEL_HEIGHT
     page.set_draw_color(*LINE)
     page.set_line_width(0.2)
-    page.write_in(SOFT, 7)
+    page.write_in(MUTED, 7)
     for tick in ticks:
         y = top + height - tick / ticks[-1] * height
         page.line(left, y, left + width, y)
-        page.text_at(box[0], y - 2, AXIS - 2, seconds(tick) if in_seconds else f"{tick:,.0f}", align=Align.R)
+        page.text_at(box[0], y - 2, AXIS_WIDTH - 2, seconds(tick) if in_seconds else f"{tick:,.0f}", align=Align.R)
     step = width / len(labels)
     every = math.ceil(LABEL_WIDTH / step)
     for place in range(0, len(labels), every):
@@ -144,19 +144,19 @@ def _frame(
     return left, top, width, height
 
 
-def _legend(page: Paper, box: Box, series: Sequence[Series]) -> None:
-    x = box[0] + AXIS
+def _legend(page: ReportPdf, box: Box, series: Sequence[Series]) -> None:
+    x = box[0] + AXIS_WIDTH
     for one in series:
         page.set_fill_color(*one.colour)
         page.rect(x, box[1] + 1.5, 2.6, 2.6, style="F")
-        page.write_in(SOFT, 8)
+        page.write_in(MUTED, 8)
         wide = page.get_string_width(one.name) + 2
         page.text_at(x + 3.6, box[1] + 0.8, wide, one.name)
         x += wide + 8
 
 
 def _ticks(most: float, *, whole: bool = True) -> list[float]:
-    """Round numbers from 0 to at least `most`: four to six of them."""
+    """Four to six round numbers from 0 to at least `most`."""
     rough = most / 4 or 0.25
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * one for one in (1, 2, 2.5, 5, 10) if power * one >= rough)

@@ -1,4 +1,4 @@
-"""The figures of a report, from what the ledger counts and measures."""
+"""Computes the figures of a report from the ledger."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from monolith.job_types.registry import Ledger
 
-MOST_OWNERS = 50
-MOST_CAUSES = 20
-DAILY_UP_TO = 62  # days that are shown one by one; longer periods by the week
-OUTCOMES = {"finished": "finished", "failed": "failed", "stopped": "stopped", "canceled": "stopped"}  # of all others it is not known yet
+MAX_OWNERS = 50
+MAX_ERRORS = 20
+MAX_DAILY = 62  # days; longer periods are shown by week
+OUTCOMES = {"finished": "finished", "failed": "failed", "stopped": "stopped", "canceled": "stopped"}  # all other statuses are open
 CHECK = "quality_check"
 
 
 @dataclass(frozen=True)
 class ReportPeriod:
-    """Whole days in UTC, the last one included."""
+    """A period of whole days in UTC, including the last one, and when the report was created."""
 
     first: date
     last: date
@@ -38,8 +38,8 @@ class ReportPeriod:
 
     @property
     def step(self) -> int:
-        """How many days go together in the charts."""
-        return 1 if self.days <= DAILY_UP_TO else 7
+        """Days per bar in the charts."""
+        return 1 if self.days <= MAX_DAILY else 7
 
     def steps(self) -> list[str]:
         """The first day of each step."""
@@ -47,14 +47,14 @@ class ReportPeriod:
 
 
 def gather(ledger: Ledger, period: ReportPeriod) -> dict[str, Any]:
-    """Everything but the rows."""
+    """Returns all figures of the report as the fields of the result."""
     types = _types(ledger)
     return {
         "jobs": sum(one["jobs"] for one in types),
         **{name: sum(one[name] for one in types) for name in ("finished", "failed", "stopped", "open")},
         "failure_rate": _rate(sum(one["failed"] for one in types), sum(one["finished"] for one in types)),
-        "ran": _all(ledger, "ran"),
-        "waited": _all(ledger, "waited"),
+        "ran": _percentiles(ledger, "ran"),
+        "waited": _percentiles(ledger, "waited"),
         "cost": {name: round(sum(one[name] for one in types), 6) for name in ("input_tokens", "output_tokens", "usd")},
         "by_type": types,
         "by_owner": _owners(ledger),
@@ -66,16 +66,16 @@ def gather(ledger: Ledger, period: ReportPeriod) -> dict[str, Any]:
 
 
 def _rate(failed: int, finished: int) -> float | None:
-    """The share of those that are over by themselves."""
+    """The failure rate among jobs that finished or failed; None if there are none."""
     return round(failed / (failed + finished), 4) if failed + finished else None
 
 
-def _all(ledger: Ledger, what: str) -> dict[str, float] | None:
+def _percentiles(ledger: Ledger, what: str) -> dict[str, float] | None:
     return next(({"p50_s": round(one.p50, 3), "p95_s": round(one.p95, 3)} for one in ledger.spread(what)), None)
 
 
 def _grouped(ledger: Ledger, name: str) -> dict[str, dict[str, Any]]:
-    """Jobs by outcome and what they spent, of each value of this name."""
+    """Jobs by outcome, tokens and cost for each value of this column."""
     found: dict[str, dict[str, Any]] = {}
     for (value, status), jobs, input_tokens, output_tokens, usd in ledger.count(name, "status"):
         empty = {"jobs": 0, "finished": 0, "failed": 0, "stopped": 0, "open": 0, "input_tokens": 0, "output_tokens": 0, "usd": 0.0}
@@ -100,7 +100,7 @@ def _types(ledger: Ledger) -> list[dict[str, Any]]:
         for one in found.values():
             one[what] = None
         for spread in ledger.spread(what, "type"):
-            if spread.by in found:  # a job may have come in between two questions
+            if spread.by in found:  # a job may have been added between two queries
                 found[spread.by][what] = {"p50_s": round(spread.p50, 3), "p95_s": round(spread.p95, 3)}
     return sorted(found.values(), key=lambda one: (-one["jobs"], one["type"]))
 
@@ -108,11 +108,11 @@ def _types(ledger: Ledger) -> list[dict[str, Any]]:
 def _owners(ledger: Ledger) -> list[dict[str, Any]]:
     """The owners who spent the most, then those with the most jobs."""
     found = sorted(_grouped(ledger, "owner").values(), key=lambda one: (-one["usd"], -one["jobs"], one["owner"]))
-    return found[:MOST_OWNERS]
+    return found[:MAX_OWNERS]
 
 
 def _times(ledger: Ledger, period: ReportPeriod) -> list[dict[str, Any]]:
-    """Step by step: jobs by outcome, and how long they waited."""
+    """Jobs by outcome and wait times for each step of the period."""
     steps = [{"from": day, "finished": 0, "failed": 0, "stopped": 0, "open": 0, "waited": None} for day in period.steps()]
     for (step, status), jobs, *_ in ledger.count("day", "status", every=period.step):
         steps[step][OUTCOMES.get(status, "open")] += jobs
@@ -122,13 +122,13 @@ def _times(ledger: Ledger, period: ReportPeriod) -> list[dict[str, Any]]:
 
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
-    """What failed, by type of job and kind of error."""
+    """The most frequent errors by job type."""
     counted = [(by, jobs) for by, jobs, *_ in ledger.count("type", "error_type", "status") if by[2] == "failed"]
-    return [{"type": by[0], "error": by[1] or "", "jobs": jobs} for by, jobs in counted[:MOST_CAUSES]]
+    return [{"type": by[0], "error": by[1] or "", "jobs": jobs} for by, jobs in counted[:MAX_ERRORS]]
 
 
 def _checks(ledger: Ledger) -> dict[str, int]:
-    """What quality checks decided, where they sent people, and how often the safe default had to do: for each that failed."""
+    """Decisions and routes of quality checks. A failed check counts as `defaulted`: it was routed to the safe default."""
     found: dict[str, int] = defaultdict(int, dict.fromkeys(("checked", "approve", "review", "reject", "online", "onsite", "defaulted"), 0))
     for decision, route, jobs in ledger.results(CHECK, "decision", "route"):
         found["checked"] += jobs

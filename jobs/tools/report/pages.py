@@ -1,4 +1,4 @@
-"""The pages of a report: what the figures say, in charts and tables."""
+"""Lays out the report as a PDF with charts and tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from monolith.job_types.registry import LedgerRow
 
-from ...tools.report.charts import BLUE, GREEN, GREY, RED, Series, bars, lines, seconds, spans
-from ...tools.report.pdf import Column, Paper
+from .charts import BLUE, GREEN, GREY, RED, Series, bars, lines, ranges, seconds
+from .pdf import Column, ReportPdf
 
-MOST_SPANS = 20
+MAX_RANGES = 20
 OUTCOMES = (
     ("finished", "Finished", GREEN),
     ("failed", "Failed", RED),
@@ -21,12 +21,12 @@ OUTCOMES = (
 
 
 def draw(found: dict[str, Any], longest: Sequence[LedgerRow]) -> bytes:
-    """The report as a PDF."""
-    page = Paper(f"Intray report, {found['from']} to {found['to']}")
-    page.title_line("Job report", _below(found))
+    """Returns the report as a PDF."""
+    page = ReportPdf(f"Intray report, {found['from']} to {found['to']}")
+    page.title_line("Job report", _subtitle(found))
     if not found["jobs"]:
         page.heading("No jobs in this period")
-        page.say("No matching jobs were submitted in this period. Pruned jobs are not included.")
+        page.paragraph("No matching jobs were submitted in this period. Pruned jobs are not included.")
         return bytes(page.output())
     page.tiles(_tiles(found))
     _over_time(page, found)
@@ -39,7 +39,7 @@ def draw(found: dict[str, Any], longest: Sequence[LedgerRow]) -> bytes:
     return bytes(page.output())
 
 
-def _below(found: dict[str, Any]) -> list[str]:
+def _subtitle(found: dict[str, Any]) -> list[str]:
     days = "1 day" if found["days"] == 1 else f"{found['days']} days"
     whose = f"Jobs of {found['owner']}" if found["owner"] else "Jobs of all users"
     of_types = f". Job types: {', '.join(found['types'])}" if found["types"] else ""
@@ -64,17 +64,17 @@ def _tiles(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("Jobs", f"{found['jobs']:,}", f"{found['open']:,} unfinished"),
         ("Failure rate", percent(found["failure_rate"]), f"{found['failed']:,} of {over:,}"),
-        *(_tile(words, found[name]) for words, name in (("Median run time", "ran"), ("Median wait time", "waited"))),
+        *(_time_tile(words, found[name]) for words, name in (("Median run time", "ran"), ("Median wait time", "waited"))),
         ("Language model", f"{cost['usd']:,.2f} USD", f"{cost['input_tokens'] + cost['output_tokens']:,} tokens"),
     ]
 
 
-def _tile(words: str, spread: dict[str, float] | None) -> tuple[str, str, str]:
+def _time_tile(words: str, spread: dict[str, float] | None) -> tuple[str, str, str]:
     return (words, seconds(spread["p50_s"]), f"95th percentile: {seconds(spread['p95_s'])}") if spread else (words, "–", "")
 
 
 def percent(share: float | None) -> str:
-    """A share as people write it; a dash when there is none."""
+    """Formats a share as a percentage; a dash for None."""
     return "–" if share is None else f"{share * 100:.1f} %"
 
 
@@ -86,16 +86,16 @@ def _labels(found: dict[str, Any]) -> list[str]:
     return [f"{date.fromisoformat(one['from']):%-d %b}" for one in found["by_time"]]
 
 
-def _over_time(page: Paper, found: dict[str, Any]) -> None:
+def _over_time(page: ReportPdf, found: dict[str, Any]) -> None:
     page.heading("Jobs per day" if found["step_days"] == 1 else "Jobs per week", room=70)
     series = [Series(words, colour, [one[name] for one in found["by_time"]]) for name, words, colour in OUTCOMES]
     with page.box(62) as box:
         bars(page, box, _labels(found), [one for one in series if any(one.values)])
 
 
-def _types(page: Paper, found: dict[str, Any]) -> None:
+def _types(page: ReportPdf, found: dict[str, Any]) -> None:
     page.heading("By job type")
-    page.say("Run and wait times are those of the last attempt: median, 95th percentile.")
+    page.paragraph("Run and wait times are those of the last attempt: median, 95th percentile.")
     names = (("Jobs", 10), ("Finished", 11), ("Failed", 10), ("Failure rate", 14), ("Run time", 18), ("Wait time", 17))
     columns = [Column("Job type", 27, is_number=False), *(Column(name, share) for name, share in names)]
     rows = [
@@ -106,14 +106,14 @@ def _types(page: Paper, found: dict[str, Any]) -> None:
     page.rows(columns, rows)
 
 
-def _times(page: Paper, found: dict[str, Any]) -> None:
-    ran = [(one["type"], one["ran"]["p50_s"], one["ran"]["p95_s"]) for one in found["by_type"] if one["ran"]][:MOST_SPANS]
+def _times(page: ReportPdf, found: dict[str, Any]) -> None:
+    ran = [(one["type"], one["ran"]["p50_s"], one["ran"]["p95_s"]) for one in found["by_type"] if one["ran"]][:MAX_RANGES]
     if ran:
         page.heading("Run times", room=22 + 6 * len(ran))
-        page.say("Filled dot: median. Empty dot: 95th percentile. The axis is logarithmic.")
+        page.paragraph("Filled dot: median. Empty dot: 95th percentile. The axis is logarithmic.")
         page.ln(2)
         with page.box(8 + 6 * len(ran)) as box:
-            spans(page, box, ran)
+            ranges(page, box, ran)
     waited = [one["waited"] for one in found["by_time"]]
     if any(waited):
         page.heading("Wait times", room=62)
@@ -125,7 +125,7 @@ def _times(page: Paper, found: dict[str, Any]) -> None:
             lines(page, box, _labels(found), series)
 
 
-def _checks(page: Paper, checks: dict[str, int]) -> None:
+def _checks(page: ReportPdf, checks: dict[str, int]) -> None:
     if not checks["checked"]:
         return
     page.heading("Quality checks", room=58)
@@ -137,23 +137,25 @@ def _checks(page: Paper, checks: dict[str, int]) -> None:
     page.rows(columns, [[words, f"{checks[name]:,}", percent(checks[name] / checks["checked"])] for name, words in names])
 
 
-def _cost(page: Paper, found: dict[str, Any]) -> None:
+def _cost(page: ReportPdf, found: dict[str, Any]) -> None:
     spent = [one for one in found["by_type"] if one["input_tokens"] or one["output_tokens"] or one["usd"]]
     page.heading("Cost of the language model")
     if not spent:
-        page.say("None of these jobs used a language model.")
+        page.paragraph("None of these jobs used a language model.")
     for title, name, rows in (("Job type", "type", spent), ("Owner", "owner", found["by_owner"])):
         if spent:
             columns = [Column(title, 44, is_number=False), *(Column(one, 16) for one in ("Jobs", "Input tokens", "Output tokens", "USD"))]
-            page.rows(columns, [[one[name], f"{one['jobs']:,}", *_spent(one)] for one in rows])
+            page.rows(
+                columns,
+                [
+                    [one[name], *(f"{one[key]:,}" for key in ("jobs", "input_tokens", "output_tokens")), f"{one['usd']:,.4f}"]
+                    for one in rows
+                ],
+            )
             page.ln(4)
 
 
-def _spent(one: dict[str, Any]) -> list[str]:
-    return [f"{one['input_tokens']:,}", f"{one['output_tokens']:,}", f"{one['usd']:,.4f}"]
-
-
-def _failures(page: Paper, failures: list[dict[str, Any]]) -> None:
+def _failures(page: ReportPdf, failures: list[dict[str, Any]]) -> None:
     if not failures:
         return
     page.heading("Failures")
@@ -161,7 +163,7 @@ def _failures(page: Paper, failures: list[dict[str, Any]]) -> None:
     page.rows(columns, [[one["type"], one["error"], f"{one['jobs']:,}"] for one in failures])
 
 
-def _longest(page: Paper, rows: Sequence[LedgerRow]) -> None:
+def _longest(page: ReportPdf, rows: Sequence[LedgerRow]) -> None:
     if not rows:
         return
     page.heading("Longest jobs")

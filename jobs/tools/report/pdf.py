@@ -1,4 +1,4 @@
-"""Pages of a PDF in one look: headings, figures, tables, page numbers. Every script the fonts know; a box for what they do not."""
+"""The PDF of a report: headings, tiles, tables and page numbers in one style. Characters missing in the fonts become boxes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from fpdf import FPDF
 from fpdf.enums import Align, TableBordersLayout
 from fpdf.fonts import FontFace
 
+from monolith.content.markdown_html import one_line
+
 FONTS = Path(__file__).parent / "fonts"
 FONT = "DejaVu"
-INK, SOFT, LINE, WASH = (27, 27, 26), (91, 90, 85), (228, 227, 222), (248, 248, 246)
+TEXT, MUTED, LINE, BACKGROUND = (27, 27, 26), (91, 90, 85), (228, 227, 222), (248, 248, 246)
 MARGIN = 16.0
 LINE_HEIGHT = 5.0
 UNKNOWN = "\u25a1"
-LONGEST_TEXT = 90  # characters in a cell of a table
+MAX_CELL = 90  # characters in a table cell
 
-logging.getLogger("fpdf").setLevel(logging.ERROR)  # it warns of every character that a font lacks
+logging.getLogger("fpdf").setLevel(logging.ERROR)  # it warns about every character that a font lacks
 logging.getLogger("fontTools").setLevel(logging.ERROR)
 
 
@@ -34,8 +36,8 @@ class Column:
     is_number: bool = True
 
 
-class Paper(FPDF):
-    """A4 pages with a page number and the name of what they are."""
+class ReportPdf(FPDF):
+    """A4 pages with the title and a page number in the footer."""
 
     def __init__(self, title: str) -> None:
         super().__init__(format="A4")
@@ -45,67 +47,67 @@ class Paper(FPDF):
         self.set_auto_page_break(True, margin=18)
         self.add_font(FONT, "", FONTS / "DejaVuSans.ttf")
         self.add_font(FONT, "B", FONTS / "DejaVuSans-Bold.ttf")
-        self._known = set(getattr(self.fonts[FONT.lower()], "cmap", ()))
-        self.set_text_shaping(True)  # joins Arabic letters and writes from right to left where that is the way
+        self._available = set(getattr(self.fonts[FONT.lower()], "cmap", ()))
+        self.set_text_shaping(True)  # joins Arabic letters and handles right-to-left scripts
         self.add_page()
 
     def footer(self) -> None:
-        """Called by fpdf2 at the end of each page."""
+        """Draws the footer; fpdf2 calls it at the end of each page."""
         self.set_y(-13)
-        self.write_in(SOFT, 7.5)
+        self.write_in(MUTED, 7.5)
         self.cell(self.epw / 2, 4, self.name)
         self.cell(self.epw / 2, 4, f"Page {self.page_no()} of {{nb}}", align=Align.R)
 
     def write_in(self, colour: tuple[int, int, int], size: float, *, is_bold: bool = False) -> None:
-        """From now on, write in this colour and size."""
+        """Sets the colour (RGB) and size (points) of the following text."""
         self.set_font(FONT, "B" if is_bold else "", size)
         self.set_text_color(*colour)
 
-    def title_line(self, text: str, below: Sequence[str]) -> None:
-        """The title of the whole, and what there is to say of it."""
-        self.write_in(INK, 20, is_bold=True)
+    def title_line(self, text: str, subtitle: Sequence[str]) -> None:
+        """Writes the title of the report with the lines of its subtitle."""
+        self.write_in(TEXT, 20, is_bold=True)
         self.cell(0, 11, text, new_x="LMARGIN", new_y="NEXT")
-        self.write_in(SOFT, 9)
-        for line in below:
+        self.write_in(MUTED, 9)
+        for line in subtitle:
             self.multi_cell(0, LINE_HEIGHT, self.writable(line), new_x="LMARGIN", new_y="NEXT", align=Align.L)
 
     def heading(self, text: str, room: float = 40) -> None:
-        """A heading, on a new page when less than so many millimetres are left for what follows."""
+        """Writes a heading, on a new page if less than `room` millimetres are left on this one."""
         self.ln(7)
         if self.will_page_break(room):
             self.add_page()
-        self.write_in(INK, 12, is_bold=True)
+        self.write_in(TEXT, 12, is_bold=True)
         self.cell(0, 8, text, new_x="LMARGIN", new_y="NEXT")
 
-    def say(self, text: str) -> None:
-        """A paragraph."""
-        self.write_in(SOFT, 9)
+    def paragraph(self, text: str) -> None:
+        """Writes a paragraph."""
+        self.write_in(MUTED, 9)
         self.multi_cell(0, LINE_HEIGHT, text, new_x="LMARGIN", new_y="NEXT", align=Align.L)
 
     def tiles(self, figures: Sequence[tuple[str, str, str]]) -> None:
-        """Some figures side by side: what each is, how much, and what more there is to say."""
+        """Draws figures side by side; each is (name, value, note)."""
         gap, height = 3.0, 23.0
         width = (self.epw - gap * (len(figures) - 1)) / len(figures)
         top = self.get_y() + 4
         for place, (words, figure, below) in enumerate(figures):
             left = self.l_margin + place * (width + gap)
-            self.set_fill_color(*WASH)
+            self.set_fill_color(*BACKGROUND)
             self.rect(left, top, width, height, style="F", round_corners=True, corner_radius=2)
-            self.write_in(SOFT, 8)
+            self.write_in(MUTED, 8)
             self.text_at(left + 3, top + 2.5, width - 5, words)
-            self.write_in(INK, 13, is_bold=True)
+            self.write_in(TEXT, 13, is_bold=True)
             self.text_at(left + 3, top + 7.5, width - 5, figure, height=8)
-            self.write_in(SOFT, 7)
+            self.write_in(MUTED, 7)
             self.text_at(left + 3, top + 16.5, width - 5, below)
         self.set_xy(self.l_margin, top + height)
 
     def text_at(self, x: float, y: float, width: float, text: str, *, height: float = 4, align: Align = Align.L) -> None:
-        """One line in this place, cut where it would be wider."""
+        """Writes one line at a position in millimetres, cut to `width`."""
         self.set_xy(x, y)
-        self.cell(width, height, self.fitting(text, width), align=align)
+        self.cell(width, height, self._cut(text, width), align=align)
 
-    def fitting(self, text: str, width: float) -> str:
-        """The text, or as much of it as is at most so wide."""
+    def _cut(self, text: str, width: float) -> str:
+        """The text, shortened to at most `width` millimetres."""
         text = self.writable(text)
         if self.get_string_width(text) <= width:
             return text
@@ -114,30 +116,30 @@ class Paper(FPDF):
         return f"{text.rstrip()}…"
 
     def rows(self, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        """A table; its headings stand on every page it reaches."""
+        """Draws a table; its headings are repeated on every page."""
         self.ln(1)
-        self.write_in(INK, 8)
+        self.write_in(TEXT, 8)
         self.set_draw_color(*LINE)
         self.set_fill_color(255, 255, 255)
         with self.table(
             col_widths=tuple(column.share for column in columns),
             text_align=tuple(Align.R if column.is_number else Align.L for column in columns),
             borders_layout=TableBordersLayout.HORIZONTAL_LINES,
-            headings_style=FontFace(emphasis="BOLD", color=SOFT),
+            headings_style=FontFace(emphasis="BOLD", color=MUTED),
             line_height=4.2,
             padding=(1.1, 1.2),
             width=self.epw,
         ) as table:
             for row in [[column.name for column in columns], *rows]:
-                table.row([self.writable(_short(str(cell))) for cell in row])
+                table.row([self.writable(_shortened(str(cell))) for cell in row])
 
     def writable(self, text: str) -> str:
-        """The text on one line, with a box for each character that the fonts do not have."""
-        return "".join(char if ord(char) in self._known else UNKNOWN for char in one_line(text))
+        """Returns the text on one line, with a box for each character that the fonts lack."""
+        return "".join(char if ord(char) in self._available else UNKNOWN for char in one_line(text))
 
     @contextmanager
     def box(self, height: float) -> Iterator[tuple[float, float, float, float]]:
-        """A place for a drawing, whole on one page: left, top, width, height."""
+        """Reserves room for a drawing on one page and yields it as (left, top, width, height) in millimetres."""
         if self.will_page_break(height):
             self.add_page()
         top = self.get_y()
@@ -145,10 +147,5 @@ class Paper(FPDF):
         self.set_xy(self.l_margin, top + height)
 
 
-def one_line(text: str) -> str:
-    """Without what would break or bend a line: controls, and marks that turn the direction of writing."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1].rstrip()}…"
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1].rstrip()}…"

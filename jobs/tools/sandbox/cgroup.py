@@ -1,6 +1,6 @@
-"""A control group for each sandbox, where an admin has set aside a group to make them in: the kernel's own limits on all of it.
+"""A control group (v2) for each sandbox, if an admin has delegated one in SANDBOX_CGROUP: limits enforced by the kernel.
 
-They hold what measuring from outside cannot: memory that no process shows, and what is taken between two looks.
+They cover what measuring from outside cannot: memory that belongs to no process, and peaks between two measurements.
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ from pathlib import Path
 
 from monolith.config import settings
 
-MEGABYTE = 1024 * 1024
-MAX_TASKS = 256 + 32  # as many as each sandbox may have before `watch.py` ends it, and bubblewrap's own
+from .bwrap_command import MAX_TASKS, MEGABYTE, SPARE_TASKS
+
 ENDING_S = 5.0
 ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 
 
-class NoGroup(Exception):
+class CgroupUnavailable(Exception):
     """`SANDBOX_CGROUP` cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """The group of one sandbox."""
+class Cgroup:
+    """The control group of one sandbox."""
 
     path: Path
 
-    def entering(self, command: list[str]) -> list[str]:
-        """The command that enters the group before it does anything."""
+    def wrap(self, command: list[str]) -> list[str]:
+        """Returns a command that enters the group and then runs `command`."""
         return ["/bin/sh", "-c", ENTER, str(self.path), *command]
 
-    def was_too_large(self) -> bool:
-        """Whether the kernel ended it for want of memory."""
+    def was_oom_killed(self) -> bool:
+        """Whether the kernel killed it because it exceeded its memory limit."""
         path = self.path / "memory.events"
         return path.exists() and "oom_kill 0" not in path.read_text()
 
 
 def limits() -> dict[str, str]:
-    """What is written into a group. Its memory holds the sandbox's disk too."""
+    """Returns the limits of a group by file name. The memory limit includes the sandbox's disk, which is in memory."""
     config = settings()
     return {
         "memory.max": str((config.sandbox_memory_mb + config.sandbox_disk_mb) * MEGABYTE),
         "memory.oom.group": "1",
-        "pids.max": str(MAX_TASKS),
-        "cpu.max": "100000 100000",  # of each 100,000 us so many: one CPU
+        "pids.max": str(SPARE_TASKS + MAX_TASKS),
+        "cpu.max": "100000 100000",  # 100,000 of each 100,000 us: one CPU
     }
 
 
 @contextmanager
-def group() -> Iterator[Group | None]:
-    """A group for one sandbox, removed when all in it has ended; None where no group is set aside. Raises `NoGroup`."""
+def new_cgroup() -> Iterator[Cgroup | None]:
+    """Creates a group for one sandbox and removes it on exit; yields None without SANDBOX_CGROUP. Raises `CgroupUnavailable`."""
     parent = settings().sandbox_cgroup
     if parent is None:
         yield None
         return
     if not Path(parent, "cgroup.subtree_control").exists():
-        raise NoGroup(f"SANDBOX_CGROUP: {parent} is not a control group (v2). Fix or unset it")
-    made = Group(Path(parent, f"intray-{os.getpid()}-{secrets.token_hex(4)}"))
+        raise CgroupUnavailable(f"SANDBOX_CGROUP: {parent} is not a control group (v2). Fix or unset it")
+    cgroup = Cgroup(Path(parent, f"intray-{os.getpid()}-{secrets.token_hex(4)}"))
     try:
-        made.path.mkdir()
+        cgroup.path.mkdir()
     except OSError as error:
-        raise NoGroup(f"SANDBOX_CGROUP: cannot create a group in {parent} ({error.strerror}). Fix or unset it") from None
+        raise CgroupUnavailable(f"SANDBOX_CGROUP: cannot create a group in {parent} ({error.strerror}). Fix or unset it") from None
     try:
-        _write_limits(made.path)
-        yield made
+        _write_limits(cgroup.path)
+        yield cgroup
     finally:
-        _remove(made.path)
+        _remove(cgroup.path)
 
 
 def _write_limits(path: Path) -> None:
@@ -79,11 +79,11 @@ def _write_limits(path: Path) -> None:
             (path / name).write_text(value)
         except OSError as error:
             why = f"{name} cannot be set ({error.strerror}): its cgroup.subtree_control must have memory, pids and cpu"
-            raise NoGroup(f"SANDBOX_CGROUP: in {path.parent} {why}. Fix or unset it") from None
+            raise CgroupUnavailable(f"SANDBOX_CGROUP: in {path.parent} {why}. Fix or unset it") from None
 
 
 def _remove(path: Path) -> None:
-    """The kernel lets a group go when the last process in it has been reaped, which takes a moment."""
+    """Removes the group. The kernel allows this only once its last process has been reaped, which takes a moment."""
     give_up_at = time.monotonic() + ENDING_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Open a sandbox and close it again; and find out whether one can be opened here at all."""
+"""Opens and closes a sandbox, and finds out whether this machine can open one."""
 
 from __future__ import annotations
 
@@ -16,86 +16,95 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from ...tools.sandbox import bwrap_command, cgroup, seccomp_filter
-from ...tools.sandbox.bwrap_command import SandboxSpec
-from ...tools.sandbox.cgroup import Group, NoGroup
-from ...tools.sandbox.workdir import workplace
+from . import bwrap_command, seccomp_filter
+from .bwrap_command import SandboxSpec
+from .cgroup import Cgroup, CgroupUnavailable, new_cgroup
+from .workdir import work_dir
 
 ENDING_S = 10
-MAX_SAID = 200  # characters of bubblewrap's own words
+MAX_ERROR = 200  # characters of bubblewrap's own message
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An open sandbox: its first process as seen from here (0 if there is none), what it prints, and what it hands out."""
+class OpenSandbox:
+    """An open sandbox: the outer pid of its first process (0 if there is none), its output and the tar of its results."""
 
     pid: int
     output: IO[bytes]
     results: IO[bytes]
-    group: Group | None
+    cgroup: Cgroup | None
 
 
-class NoSandbox(Exception):
+class SandboxUnavailable(Exception):
     """No sandbox can be opened here; the message says why."""
 
 
-def why_off() -> str | None:
-    """Why no sandbox can be opened here, or None. Found out by running something in one."""
+def unavailable_reason() -> str | None:
+    """Returns why no sandbox can be opened here, or None. Runs a command in one to find out."""
     try:
-        _prove()
-    except NoSandbox as reason:
+        _check_available()
+    except SandboxUnavailable as reason:
         return str(reason)
     return None
 
 
 @cache
-def _prove() -> None:
-    """Proven once for all; a failure may pass (a machine short of memory), and so is looked at again. Raises `NoSandbox`."""
+def _check_available() -> None:
+    """Raises `SandboxUnavailable`. A success is cached; a failure is not, since it may be temporary (short of memory)."""
     if sys.platform != "linux":
-        raise NoSandbox("Projects run in a sandbox that is only available on Linux.")
-    if reason := seccomp_filter.why_unknown():
-        raise NoSandbox(reason)
+        raise SandboxUnavailable("Projects run in a sandbox that is only available on Linux.")
+    if reason := seccomp_filter.unsupported_reason():
+        raise SandboxUnavailable(reason)
     if shutil.which("bwrap") is None:
-        raise NoSandbox("Projects run in a sandbox that needs bubblewrap, which is not installed (Debian: apt-get install bubblewrap).")
-    with workplace() as folder:
+        raise SandboxUnavailable(
+            "Projects run in a sandbox that needs bubblewrap, which is not installed (Debian: apt-get install bubblewrap)."
+        )
+    with work_dir() as folder:
         (folder / "given").mkdir()
         (folder / "given").chmod(0o755)
-        if said := _probe(folder):
-            raise NoSandbox(f"Projects run in a sandbox that needs bubblewrap 0.8, which does not work here: {said}. See docs/projects.md.")
+        if error := _probe(folder):
+            raise SandboxUnavailable(
+                f"Projects run in a sandbox that needs bubblewrap 0.8, which does not work here: {error}. See docs/projects.md."
+            )
 
 
 def _probe(folder: Path) -> str | None:
-    """What a sandbox said in which nothing could be run, or None."""
+    """The error of a sandbox that cannot run `true`, or None."""
     try:
-        with opened(folder, SandboxSpec(["true"])) as probe:
-            said, results = probe.output.read(), probe.results.read()
-    except NoGroup as error:
+        with open_sandbox(folder, SandboxSpec(["true"])) as probe:
+            output, results = probe.output.read(), probe.results.read()
+    except CgroupUnavailable as error:
         return str(error)
     except OSError as error:
         return error.strerror or "it cannot be started"
-    return None if b'"exit_code": 0' in results else " ".join(said.decode(errors="replace").split())[-MAX_SAID:] or "no output"
+    return None if b'"exit_code": 0' in results else " ".join(output.decode(errors="replace").split())[-MAX_ERROR:] or "no output"
 
 
 @contextmanager
-def opened(folder: Path, order: SandboxSpec) -> Iterator[Opened]:
-    """Open a sandbox for the project in `folder/given`. All that is in it has ended when this is left."""
-    denied_path = folder / "denied"
-    denied_path.write_bytes(seccomp_filter.denying_filter())
-    with cgroup.group() as group, _pipe() as (info, told), _pipe() as (results, handed), denied_path.open("rb") as denied:
-        descriptors = [told.fileno(), handed.fileno(), denied.fileno()]
-        command = bwrap_command.command(folder, order, *descriptors)
-        process = subprocess.Popen(  # noqa: S603 - it starts bubblewrap
-            group.entering(command) if group else command,
+def open_sandbox(folder: Path, spec: SandboxSpec) -> Iterator[OpenSandbox]:
+    """Opens a sandbox for the project in `folder/given`. On exit, every process in it has ended."""
+    filter_path = folder / "seccomp"
+    filter_path.write_bytes(seccomp_filter.build_filter())
+    with (
+        new_cgroup() as cgroup,
+        _pipe() as (info, info_writer),
+        _pipe() as (results, results_writer),
+        filter_path.open("rb") as seccomp,
+    ):
+        descriptors = [info_writer.fileno(), results_writer.fileno(), seccomp.fileno()]
+        command = bwrap_command.command(folder, spec, *descriptors)
+        process = subprocess.Popen(  # noqa: S603 - starts bubblewrap
+            cgroup.wrap(command) if cgroup else command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=descriptors,
-            env={"RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")},  # by which a worker finds what an earlier run has left
+            env={"RQ_JOB_ID": os.environ.get("RQ_JOB_ID", "")},  # a worker finds processes left by an earlier run by it
         )
-        told.close()
-        handed.close()
-        with process, _ending(process, info) as pid:
-            yield Opened(pid, process.stdout or results, results, group)
+        info_writer.close()
+        results_writer.close()
+        with process, _killed_at_exit(process, info) as pid:
+            yield OpenSandbox(pid, process.stdout or results, results, cgroup)
 
 
 @contextmanager
@@ -106,15 +115,15 @@ def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 @contextmanager
-def _ending(process: subprocess.Popen[bytes], info: IO[bytes]) -> Iterator[int]:
-    """The first process of the sandbox; in the end it is killed, with which the kernel ends all others, and waited for."""
+def _killed_at_exit(process: subprocess.Popen[bytes], info: IO[bytes]) -> Iterator[int]:
+    """Yields the pid of the sandbox's first process; on exit kills it, and with it the kernel kills all others, and waits."""
     first = None
     try:
         pid = _first_process(info)
-        first = os.pidfd_open(pid) if pid else None  # stays true when the number is given to another process
+        first = os.pidfd_open(pid) if pid else None  # still names this process when its pid is reused
         yield pid
     finally:
-        process.kill()  # the first one dies with it; that this is so is not relied on
+        process.kill()  # the first process dies with it, but this does not rely on that
         if first is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(first, signal.SIGKILL)
@@ -123,8 +132,8 @@ def _ending(process: subprocess.Popen[bytes], info: IO[bytes]) -> Iterator[int]:
 
 
 def _first_process(info: IO[bytes]) -> int:
-    """Which process it is, as bubblewrap says; 0 when it could not start one."""
-    said = b""
-    while b"}" not in said and (chunk := info.read(4096)):
-        said += chunk
-    return int(json.loads(said)["child-pid"]) if said else 0
+    """The pid of the first process as bubblewrap reports it; 0 if bubblewrap started none."""
+    text = b""
+    while b"}" not in text and (chunk := info.read(4096)):
+        text += chunk
+    return int(json.loads(text)["child-pid"]) if text else 0

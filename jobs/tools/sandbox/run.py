@@ -1,7 +1,7 @@
-"""Run a project's commands in a sandbox: start it, read what it prints, hold its limits, and take what it hands out.
+"""Runs commands in a sandbox: reads the output, enforces the limits and reads the files that the sandbox returns.
 
-The result of a project is its exit code, whatever that is; an exception is a failure of ours, or a project that cannot be run at all.
-However this ends (a limit, a stopped job, an exception, a worker that is killed), the whole sandbox ends with it.
+Any exit code is a result; an exception means that Intray failed, or that the project cannot be run at all. However a run ends
+(a limit, a stopped job, an exception, a killed worker), the whole sandbox ends with it.
 """
 
 from __future__ import annotations
@@ -9,50 +9,53 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import selectors
 import tarfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from monolith.config import settings
 from monolith.job_types.registry import Job, Permanent
 
-from ...tools.project.commands import Plan, Project
-from ...tools.project.terminal_text import readable
-from ...tools.sandbox import bwrap_command, launch, resource_limits
-from ...tools.sandbox.bwrap_command import MEGABYTE
-from ...tools.sandbox.cgroup import Group
-from ...tools.sandbox.launch import Opened
-from ...tools.sandbox.resource_limits import Kill, Watch
+from . import launch
+from .bwrap_command import MEGABYTE, SandboxSpec
+from .cgroup import Cgroup
+from .launch import OpenSandbox
+from .resource_limits import DISK_FULL, MEMORY_EXCEEDED, LimitExceeded, ResourceMonitor
 
 MAX_OUTPUT = 5 * MEGABYTE
-MAX_RESULTS = 32 * MEGABYTE  # what a sandbox may hand out in all, tar and all
-MAX_LOG = 64 * 1024  # characters of the output that stand in a result
+MAX_RESULTS = 32 * MEGABYTE  # the tar that a sandbox returns
+MAX_LOG = 64 * 1024  # characters of output in a result
 LAST_OUTPUT = 2000
-LOOK_S = 0.025
+MEASURE_EVERY_S = 0.025
 REPORT, LOG = "report.json", "log.txt"
-KILLED = 128 + 9  # as shells say it
+KILLED_EXIT_CODE = 128 + 9  # as shells report SIGKILL
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass
 class SandboxResult:
-    """What came of a run.
+    """The result of a run.
 
-    `killed`: the limit that ended it; over a full disk the project may have ended by itself. `files` are what it made, by path:
-    neither paths nor contents are to be trusted.
+    killed: the limit that ended it, or the full disk on which the project ended by itself.
+    files: the contents of the collected files by path. Neither is trusted: the project made them.
+    left_out: the names of files that did not fit.
     """
 
     exit_code: int
     output: bytes
-    killed: Kill | None
+    killed: LimitExceeded | None
     usage: dict[str, float]
     files: dict[str, bytes] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def report(self, job: Job) -> dict[str, Any]:
-        """What every result says. A log that is longer than a result may hold is attached as a file."""
+        """Returns the fields of every result: `exit_code`, `killed`, `log` and `usage`. A long log is attached as the file LOG."""
         text = readable(self.output.decode(errors="replace"))
         last = text[-LAST_OUTPUT:]
         if len(text) > MAX_LOG:
@@ -67,63 +70,68 @@ class SandboxResult:
         return {"exit_code": self.exit_code, "killed": killed, "log": text, "usage": self.usage}
 
 
-def run(job: Job, project: Project, plan: Plan, max_bytes: int, doing: str) -> SandboxResult:
-    """Follow the plan for the project, and take the files that it names, at most so many bytes.
+def run(job: Job, folder: Path, spec: SandboxSpec, note: str) -> SandboxResult:
+    """Runs the steps of the spec on the project in `folder/given`, and reports `note` as the job's progress.
 
-    Raises `Permanent` where there is no sandbox, or the project does not fit into it.
+    Raises `Permanent` if no sandbox can be opened here or the project does not fit into it.
     """
-    if reason := launch.why_off():
+    if reason := launch.unavailable_reason():
         raise Permanent(reason)
-    with launch.opened(project.folder, bwrap_command.SandboxSpec(plan.steps, plan.collect, max_bytes, project.links)) as opened:
-        running = _Running(opened)
+    with launch.open_sandbox(folder, spec) as sandbox:
+        running = _SandboxRun(sandbox)
         while not running.is_over():
-            job.progress(None, doing)
-            running.go_on()
-        running.ask(opened.group)
-    return running.outcome()
+            job.progress(None, note)
+            running.step()
+        running.check_cgroup(sandbox.cgroup)
+    return running.result()
 
 
-class _Running:
-    """A sandbox that runs: its output and its results as they come, and its limits."""
+def readable(text: str) -> str:
+    """Returns the text without terminal escapes, control characters and characters that the database cannot store."""
+    return CONTROLS.sub("", ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
-    def __init__(self, opened: Opened) -> None:
+
+class _SandboxRun:
+    """A running sandbox: collects its output and results, and checks its limits."""
+
+    def __init__(self, sandbox: OpenSandbox) -> None:
         self._output, self._results = bytearray(), bytearray()
-        self._watch = Watch(opened.pid)
-        self._looked_at = 0.0
-        self._kill: Kill | None = None
+        self._monitor = ResourceMonitor(sandbox.pid)
+        self._measured_at = 0.0
+        self._exceeded: LimitExceeded | None = None
         self._selector = selectors.DefaultSelector()
-        self._selector.register(opened.output, selectors.EVENT_READ, self._output)
-        self._selector.register(opened.results, selectors.EVENT_READ, self._results)
+        self._selector.register(sandbox.output, selectors.EVENT_READ, self._output)
+        self._selector.register(sandbox.results, selectors.EVENT_READ, self._results)
 
     def is_over(self) -> bool:
-        return self._kill is not None or not self._selector.get_map()
+        return self._exceeded is not None or not self._selector.get_map()
 
-    def go_on(self) -> None:
-        """Read what has come, and look whether all is within limits."""
-        for key, _ in self._selector.select(LOOK_S):
+    def step(self) -> None:
+        """Reads the available output and checks the limits."""
+        for key, _ in self._selector.select(MEASURE_EVERY_S):
             chunk = os.read(key.fd, 65536)
             key.data.extend(chunk)
             if not chunk:
                 self._selector.unregister(key.fileobj)
-        if self._results and time.monotonic() - self._looked_at >= LOOK_S:  # its first sign: the project's own code begins
-            self._looked_at = time.monotonic()
-            self._kill = self._watch.look()
+        if self._results and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:  # after the first byte the project's own code runs
+            self._measured_at = time.monotonic()
+            self._exceeded = self._monitor.measure()
         if len(self._output) > MAX_OUTPUT:
-            self._kill = Kill("output", f"It printed more than {MAX_OUTPUT // MEGABYTE} MB.")
+            self._exceeded = LimitExceeded("output", f"It printed more than {MAX_OUTPUT // MEGABYTE} MB.")
         if len(self._results) > MAX_RESULTS:
-            self._kill = Kill("artifacts", f"Its results are larger than {MAX_RESULTS // MEGABYTE} MB.")
+            self._exceeded = LimitExceeded("artifacts", f"Its results are larger than {MAX_RESULTS // MEGABYTE} MB.")
 
-    def ask(self, group: Group | None) -> None:
-        """Ask the kernel, which ends a group of processes that is too large without a word."""
-        if self._kill is None and group and group.was_too_large():
-            self._kill = Kill("memory", resource_limits.GLUTTON.format(settings().sandbox_memory_mb))
+    def check_cgroup(self, cgroup: Cgroup | None) -> None:
+        """Records the memory limit if the kernel's OOM killer ended the control group, which it does silently."""
+        if self._exceeded is None and cgroup and cgroup.was_oom_killed():
+            self._exceeded = LimitExceeded("memory", MEMORY_EXCEEDED.format(settings().sandbox_memory_mb))
 
-    def outcome(self) -> SandboxResult:
-        """What came of it. Raises `Permanent` for a project that does not fit, RuntimeError for a sandbox that failed."""
+    def result(self) -> SandboxResult:
+        """Returns the result. Raises `Permanent` for a project that does not fit, RuntimeError for a sandbox that failed."""
         self._selector.close()
-        output, usage = bytes(self._output[:MAX_OUTPUT]), self._watch.usage()
-        if self._kill:
-            return SandboxResult(KILLED, output, self._kill, usage)
+        output, usage = bytes(self._output[:MAX_OUTPUT]), self._monitor.usage()
+        if self._exceeded:
+            return SandboxResult(KILLED_EXIT_CODE, output, self._exceeded, usage)
         files = _unpacked(bytes(self._results[1:]))
         if REPORT not in files:
             raise RuntimeError(
@@ -134,12 +142,12 @@ class _Running:
             raise Permanent(
                 f"The project does not fit into the sandbox, which has {settings().sandbox_disk_mb} MB of disk. Submit a smaller project."
             )
-        kill = Kill("disk", resource_limits.FULL.format(settings().sandbox_disk_mb)) if report["is_full"] else None
-        return SandboxResult(report["exit_code"], output, kill, usage, files, report["left_out"])
+        killed = LimitExceeded("disk", DISK_FULL.format(settings().sandbox_disk_mb)) if report["is_full"] else None
+        return SandboxResult(report["exit_code"], output, killed, usage, files, report["left_out"])
 
 
 def _unpacked(results: bytes) -> dict[str, bytes]:
-    """The files of the tar by name, as far as it goes."""
+    """The files of the tar by name, up to where it is damaged."""
     found: dict[str, bytes] = {}
     with suppress(tarfile.TarError, EOFError), tarfile.open(fileobj=io.BytesIO(results), mode="r:") as tar:
         for one in tar:

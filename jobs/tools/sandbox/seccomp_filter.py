@@ -1,7 +1,7 @@
-"""What a sandbox may not ask of the kernel, as a filter that the kernel keeps to (seccomp).
+"""The system call filter (seccomp) of a sandbox.
 
-Denied is what holds memory that no limit sees (files without a name, shared memory and queues of System V), and what no project needs
-but attacks on the kernel begin with. A denied call fails as if the kernel did not have it, so that programs do without.
+It denies calls whose memory no limit counts (memfd, System V shared memory and queues), and calls that no project needs but that
+attacks on the kernel begin with. A denied call fails with ENOSYS, so that programs fall back to something else.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ DENIED = {
     "mount": (165, 40),
 }
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-OTHER_NUMBERS = 0x40000000  # x86_64 has a second set of numbers from here on
-LOAD, IS, IS_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # of the kernel's filter language
-NUMBER, ARCHITECTURE = 0, 4  # where a call's number and architecture stand
+X32_NUMBERS = 0x40000000  # x86_64 has a second set of numbers from here on
+LOAD, IS, IS_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # BPF opcodes
+NUMBER, ARCHITECTURE = 0, 4  # offsets in seccomp_data
 ALLOW, DENY = 0x7FFF0000, 0x00050000 | errno.ENOSYS
 
 
-def why_unknown() -> str | None:
-    """Why no filter can be made for this machine, or None."""
+def unsupported_reason() -> str | None:
+    """Returns why there is no filter for this machine, or None."""
     machine = platform.machine()
     return None if machine in MACHINES else f"Projects run on {' and '.join(MACHINES)} only, and this machine is {machine}."
 
 
-def denying_filter() -> bytes:
-    """The filter for this machine, as bubblewrap takes it."""
+def build_filter() -> bytes:
+    """Returns the filter for this machine as a BPF program, which bubblewrap reads."""
     machine = platform.machine()
     numbers = sorted(numbers[MACHINES.index(machine)] for numbers in DENIED.values())
     length = len(numbers)
     program = [
         (LOAD, 0, 0, ARCHITECTURE),
-        (IS, 0, length + 3, ARCHITECTURES[machine]),  # anything else: to the last line
+        (IS, 0, length + 3, ARCHITECTURES[machine]),  # another architecture: jump to the last line
         (LOAD, 0, 0, NUMBER),
-        (IS_AT_LEAST, length + 1, 0, OTHER_NUMBERS),
+        (IS_AT_LEAST, length + 1, 0, X32_NUMBERS),
         *((IS, length - place, 0, number) for place, number in enumerate(numbers)),
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, DENY),

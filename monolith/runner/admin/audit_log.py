@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from monolith.content.formatting import csv_text
 from monolith.db.engine import read_session
 from monolith.errors import Invalid
 from monolith.runner.ledger.audit import AuditEntry
@@ -20,7 +21,6 @@ from monolith.runner.ledger.audit import AuditEntry
 COLUMNS = ("id", "at", "actor", "act", "subject", "count", "address", "request_id", "before", "after")
 MOST_ROWS = 100_000  # of one CSV
 AT_ONCE = 1000
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,4 @@ def _cell(entry: AuditEntry, name: str) -> Any:
         return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, dict):
         value = json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return csv_text(value) if isinstance(value, str) else value

@@ -50,7 +50,7 @@ def check_url(url: str, pointer: str = "/url") -> None:
     """Raises `Invalid` for an address that nothing is ever sent to: no address of the web, or one of this network."""
     from monolith.content import http_post  # heavy: only for those who change a webhook
 
-    if reason := http_post.why_refused(url):
+    if reason := http_post.target_problem(url):
         raise Invalid.field(pointer, reason)
 
 

@@ -186,7 +186,7 @@ def test_public_addresses_are_allowed(guarded: None, address: str) -> None:
     ],
 )
 def test_what_is_no_address_of_a_page_is_refused_without_looking(url: str) -> None:
-    assert fetching.why_unfit(url)
+    assert fetching.url_problem(url)
     with pytest.raises(Permanent):
         fetch(url)
 

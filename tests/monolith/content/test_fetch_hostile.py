@@ -13,7 +13,7 @@ import pytest
 from monolith.config import settings
 from monolith.content import fetch as fetching
 from monolith.content.fetch import FetchFailed, fetch
-from monolith.content.http_post import post, why_refused
+from monolith.content.http_post import post, target_problem
 from monolith.job_types.registry import Permanent
 from tests.support.addresses import PRIVATE
 
@@ -80,6 +80,6 @@ def test_a_body_that_is_not_what_it_says_harms_nobody(raw: Raw, encoding: str) -
 def test_no_webhook_is_sent_to_an_address_that_is_not_public(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.delenv("FETCH_ALLOW_LOOPBACK")
     settings.cache_clear()
-    assert why_refused(f"http://{host}/")
+    assert target_problem(f"http://{host}/")
     answer = post(f"http://{host}/", b"{}", {})
     assert answer.status is None and answer.error

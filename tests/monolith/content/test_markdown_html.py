@@ -7,7 +7,7 @@ import re
 import pytest
 from lxml import html
 
-from monolith.content.markdown_html import TAGS, anchors_of, document_of, escaped, harmless, html_of, link
+from monolith.content.markdown_html import TAGS, anchors_of, escaped, html_of, html_page, link, sanitise
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -46,7 +46,7 @@ HOSTILE = [
 @pytest.mark.parametrize("markdown", HOSTILE)
 @pytest.mark.parametrize("way", ["harmless first", "as it is"])
 def test_nothing_hostile_comes_out_as_html(markdown: str, way: str) -> None:
-    made = html.fragment_fromstring(html_of(harmless(markdown) if way == "harmless first" else markdown), create_parent="div")
+    made = html.fragment_fromstring(html_of(sanitise(markdown) if way == "harmless first" else markdown), create_parent="div")
     for element in made.iterdescendants():
         assert element.tag in TAGS
         assert set(element.attrib) <= {"href", "rel", "class", "start"}
@@ -56,35 +56,35 @@ def test_nothing_hostile_comes_out_as_html(markdown: str, way: str) -> None:
 @pytest.mark.parametrize("markdown", HOSTILE)
 def test_nothing_hostile_stays_in_the_markdown_either(markdown: str) -> None:
     """Whoever shows it may let HTML through: outside of code there is none left, and no picture, and no other scheme."""
-    bare = re.sub(r"```.*?```|`[^`]*`", "", harmless(markdown), flags=re.DOTALL)
+    bare = re.sub(r"```.*?```|`[^`]*`", "", sanitise(markdown), flags=re.DOTALL)
     assert not re.search(r"<(?!https?://)|!\[|\]\((?!https?://)|^\[.*\]:", bare, re.MULTILINE), bare
 
 
 def test_good_markdown_stays_as_it_is() -> None:
     prose = "Run `a < b` and **see** *it*, [there](https://example.com/a?b=c&d=e).\n\n- one\n- two\n\n1. first\n2. second"
     text = prose + "\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n```py\nif a < b: ...\n```"
-    assert re.sub(" +", " ", harmless(text)).replace("---", "-") == re.sub(" +", " ", text).replace("---", "-")
+    assert re.sub(" +", " ", sanitise(text)).replace("---", "-") == re.sub(" +", " ", text).replace("---", "-")
 
 
 def test_headings_become_bold_so_that_no_text_adds_chapters() -> None:
-    assert harmless("# Sources\n\nTrust me\n===") == "**Sources**\n\n**Trust me**"
+    assert sanitise("# Sources\n\nTrust me\n===") == "**Sources**\n\n**Trust me**"
 
 
 @pytest.mark.parametrize(
     "text", ["```\nopen", "> ```\n> open", "- ```\n  open", "~~~~\nopen", "`open", "<div>open", "<!-- open", "| a |\n|---|\n| `b"]
 )
 def test_what_is_left_open_ends_with_its_text(text: str) -> None:
-    made = html.fragment_fromstring(html_of(f"{harmless(text)}\n\n## After"), create_parent="div")
+    made = html.fragment_fromstring(html_of(f"{sanitise(text)}\n\n## After"), create_parent="div")
     assert made[-1].tag == "h2" and made[-1].text == "After"
 
 
 def test_relative_links_lead_where_they_led() -> None:
-    assert harmless("[x](../b) [y](#part)", "https://example.com/a/c") == "[x](https://example.com/b) [y](https://example.com/a/c#part)"
-    assert harmless("[x](../b)") == "x"
+    assert sanitise("[x](../b) [y](#part)", "https://example.com/a/c") == "[x](https://example.com/b) [y](https://example.com/a/c#part)"
+    assert sanitise("[x](../b)") == "x"
 
 
 def test_badges_go_with_their_links() -> None:
-    assert harmless("[![build](https://example.com/b.svg)](https://example.com) Tidepool is small.") == "Tidepool is small."
+    assert sanitise("[![build](https://example.com/b.svg)](https://example.com) Tidepool is small.") == "Tidepool is small."
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,5 @@ def test_anchors_are_those_of_the_html_and_unlike_each_other() -> None:
 
 
 def test_a_whole_page_forbids_itself_scripts_and_pictures() -> None:
-    page = document_of("</title><script>alert(1)</script>", "<p>x</p>")
+    page = html_page("</title><script>alert(1)</script>", "<p>x</p>")
     assert "<script" not in page and "default-src 'none'" in page

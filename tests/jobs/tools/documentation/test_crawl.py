@@ -154,7 +154,7 @@ def test_the_crawl_delay_is_kept(site: Site) -> None:
     times: list[float] = []
     for path in ("/a", "/b"):
         site.page(path, f"<p>All about {path}.</p>")
-    crawl(f"{site.url}/", tell=lambda read, of: times.append(monotonic()))
+    crawl(f"{site.url}/", on_progress=lambda read, of: times.append(monotonic()))
     assert len(times) == 2 and all(after - before >= 0.2 for before, after in pairwise(times))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.tools.project.archive import files_of, is_archive
+from jobs.tools.project.archive import is_archive, read_files
 from monolith.content import fetch
 from monolith.job_types.registry import Permanent
 from tests.support import documents
@@ -54,7 +54,7 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
 )
 def test_files_come_by_their_paths(packed: bytes) -> None:
     assert is_archive(packed)
-    assert files_of(packed) == {"a/x.py": b"1", "b.md": b"2"}
+    assert read_files(packed) == {"a/x.py": b"1", "b.md": b"2"}
 
 
 def test_a_word_document_is_no_archive() -> None:
@@ -65,13 +65,13 @@ def test_what_leads_out_and_links_and_devices_are_left_out() -> None:
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     outside = [("../up", b"x"), ("/etc/passwd", b"x"), ("a/../../b", b"x"), ("c\\..\\d", b"x")]
-    assert files_of(zipped((link, b"/etc/passwd"), *outside, ("fine", b"y"))) == {"fine": b"y"}
+    assert read_files(zipped((link, b"/etc/passwd"), *outside, ("fine", b"y"))) == {"fine": b"y"}
     specials = [(special(str(kind), kind), b"") for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)]
-    assert files_of(tarred(*specials, *outside, ("fine", b"y"))) == {"fine": b"y"}
+    assert read_files(tarred(*specials, *outside, ("fine", b"y"))) == {"fine": b"y"}
 
 
 def test_the_first_of_two_files_with_one_path_counts() -> None:
-    assert files_of(tarred(("a", b"1"), ("./a", b"2"))) == {"a": b"1"}
+    assert read_files(tarred(("a", b"1"), ("./a", b"2"))) == {"a": b"1"}
 
 
 def bomb() -> bytes:
@@ -97,7 +97,7 @@ def test_what_swells_is_not_unpacked(make: Callable[[], bytes]) -> None:
     packed = make()
     tracemalloc.start()
     with pytest.raises(Permanent, match="more than 100 MB|cannot be opened as zip"):
-        files_of(packed)
+        read_files(packed)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 260 * 1024 * 1024
@@ -105,9 +105,9 @@ def test_what_swells_is_not_unpacked(make: Callable[[], bytes]) -> None:
 
 def test_too_many_files_are_refused_before_they_are_read() -> None:
     with pytest.raises(Permanent, match="more than 10,000 files"):
-        files_of(zipped(*((str(number), b"") for number in range(10_001))))
+        read_files(zipped(*((str(number), b"") for number in range(10_001))))
     with pytest.raises(Permanent, match="more than 10,000 files"):
-        files_of(tarred(*((str(number), b"") for number in range(10_001)), mode="w"))
+        read_files(tarred(*((str(number), b"") for number in range(10_001)), mode="w"))
 
 
 def locked() -> bytes:
@@ -132,4 +132,4 @@ def locked() -> bytes:
 )
 def test_what_cannot_be_opened_says_what_to_do(packed: bytes, words: str) -> None:
     with pytest.raises(Permanent, match=words):
-        files_of(packed)
+        read_files(packed)

@@ -6,17 +6,17 @@ from datetime import date
 
 import pytest
 
-from jobs.tools.quality import checks, decision, rules
+from jobs.tools.quality import checks, rules
 from tests.support.samples import GOOD, changed
 
 TODAY = date(2026, 11, 25)
 LONG = "The manager of the farm reads " + "the record of each of the fields and " * 5 + "writes it down. "
 
 
-def test_a_good_application_has_nothing_to_mend() -> None:
+def test_a_good_application_has_nothing_to_fix() -> None:
     checked = checks.check(GOOD, "application", TODAY)
     assert checked.findings == []
-    assert (decision.score_of([]), decision.decision_of(100, [])) == (100, "approve")
+    assert (rules.score_of([]), rules.decision_of(100, [])) == (100, "approve")
     assert checked.known["applicant"] == "Green Farm Ltd" and checked.known["registration number"] == "HRB 12345"
 
 
@@ -103,12 +103,12 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
         return
     hits = [one for one in found if one.severity == severity and one.where.startswith(where) and message in one.message]
     assert hits, told
-    assert hits[0].mend
+    assert hits[0].fix
     assert len(found) == 1 or severity in ("major", "blocking"), told
 
 
 @pytest.mark.parametrize(
-    ("severities", "expected"),
+    ("severities", "decision"),
     [
         ("", "approve"),
         ("minor minor minor minor minor minor", "approve"),
@@ -120,15 +120,15 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
         ("major " * 8, "review"),  # nothing is missing that cannot be dealt with: a person decides
     ],
 )
-def test_the_decision_follows_from_the_findings(severities: str, expected: str) -> None:
-    found = [decision.Finding(severity, f"line {number}", "wrong", "mend it") for number, severity in enumerate(severities.split())]
-    assert decision.decision_of(decision.score_of(found), found) == expected
+def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
+    found = [rules.Finding(severity, f"line {number}", "wrong", "fix it") for number, severity in enumerate(severities.split())]
+    assert rules.decision_of(rules.score_of(found), found) == decision
 
 
 def test_what_is_no_application_is_rejected_and_another_kind_has_rules_of_its_own() -> None:
     text = "Dear all, the boat race was a great day out and everybody who came enjoyed the weather, the food and the music by the river."
     found = checks.check(text, "application", TODAY).findings
-    assert decision.decision_of(decision.score_of(found), found) == "reject"
+    assert rules.decision_of(rules.score_of(found), found) == "reject"
     assert [one.message for one in checks.check(text, "text", TODAY).findings] == ["It has 25 words, too few to assess."]
 
 
@@ -137,7 +137,7 @@ def test_an_application_in_another_language_is_for_a_person_to_review() -> None:
     found = checks.check(text, "application", TODAY).findings
     assert {one.severity for one in found} <= {"major", "minor"}
     assert "written in 'de'" in next(one.message for one in found if "written" in one.message)
-    assert decision.decision_of(decision.score_of(found), found) == "review"
+    assert rules.decision_of(rules.score_of(found), found) == "review"
 
 
 @pytest.mark.parametrize(
@@ -159,4 +159,4 @@ def test_odd_texts_are_checked_like_any_other(text: str) -> None:
 
 def test_a_rule_with_an_unknown_severity_is_refused() -> None:
     with pytest.raises(ValueError, match="severity is one of"):
-        rules._field(name="x", labels=["x"], severity="awful", mend="")
+        rules._field(name="x", labels=["x"], severity="awful", fix="")

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from jobs import build
-from jobs.tools.project import junit_report, lint_report
-from jobs.tools.project.terminal_text import fitting, readable
+from jobs.tools.project import tool_reports
+from jobs.tools.project.tool_reports import fit_rows
 from jobs.tools.sandbox import cgroup, init_process, launch, seccomp_filter
-from jobs.tools.sandbox.workdir import workplace
+from jobs.tools.sandbox.run import readable
+from jobs.tools.sandbox.workdir import work_dir
 from monolith.config import settings
 from monolith.job_types.registry import Permanent
 from monolith.server import doctor
@@ -37,13 +38,13 @@ def limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         settings.cache_clear()
-        launch._prove.cache_clear()
+        launch._check_available.cache_clear()
 
     change()
     yield change
     monkeypatch.undo()
     settings.cache_clear()
-    launch._prove.cache_clear()
+    launch._check_available.cache_clear()
 
 
 @needs_bubblewrap
@@ -147,13 +148,13 @@ def test_a_sandbox_is_in_a_control_group_of_its_own(limits: Callable[..., None],
     parent = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), Path("/sys/fs/cgroup"))
     limits(SANDBOX_CGROUP=str(parent), SANDBOX_MEMORY_MB="64", SANDBOX_DISK_MB="32")
     if not os.access(parent / "cgroup.procs", os.W_OK):
-        assert "SANDBOX_CGROUP" in (launch.why_off() or "")
+        assert "SANDBOX_CGROUP" in (launch.unavailable_reason() or "")
         return
     has_limits = "memory" in (parent / "cgroup.subtree_control").read_text()
     if not has_limits:
-        assert "memory.max cannot be set" in (launch.why_off() or "")
+        assert "memory.max cannot be set" in (launch.unavailable_reason() or "")
         monkeypatch.setattr(cgroup, "limits", dict)
-        launch._prove.cache_clear()
+        launch._check_available.cache_clear()
     seen: set[int] = set()
 
     class Watched(HandJob):
@@ -169,10 +170,10 @@ def test_a_sandbox_is_in_a_control_group_of_its_own(limits: Callable[..., None],
 
 def test_a_folder_that_is_no_control_group_turns_the_types_off(limits: Callable[..., None], tmp_path: Path) -> None:
     limits(SANDBOX_CGROUP=str(tmp_path))
-    assert "is not a control group" in (launch.why_off() or "")
-    assert cgroup.Group(tmp_path).was_too_large() is False
+    assert "is not a control group" in (launch.unavailable_reason() or "")
+    assert cgroup.Cgroup(tmp_path).was_oom_killed() is False
     (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
-    assert cgroup.Group(tmp_path).was_too_large()
+    assert cgroup.Cgroup(tmp_path).was_oom_killed()
 
 
 def test_without_bubblewrap_the_types_are_off_and_nothing_is_run(
@@ -193,21 +194,21 @@ def test_where_bubblewrap_does_not_work_it_says_why(program: str, tmp_path: Path
     (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{program}\n")
     (tmp_path / "bwrap").chmod(0o755)
     limits(PATH=f"{tmp_path}:/usr/bin:/bin")
-    reason = launch.why_off() or ""
+    reason = launch.unavailable_reason() or ""
     assert "does not work here" in reason and ("No permissions" in reason or "no output" in reason)
 
 
 def test_on_another_machine_there_is_no_filter_and_so_no_sandbox(monkeypatch: pytest.MonkeyPatch, limits: Callable[..., None]) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert "riscv64" in (launch.why_off() or "")
+    assert "riscv64" in (launch.unavailable_reason() or "")
 
 
 @pytest.mark.parametrize("machine", seccomp_filter.MACHINES)
 def test_every_jump_of_the_filter_ends_in_it(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    lines = len(seccomp_filter.denying_filter()) // 8
+    lines = len(seccomp_filter.build_filter()) // 8
     for place in range(lines):
-        _, _, when, otherwise = seccomp_filter.denying_filter()[place * 8 : place * 8 + 4]
+        _, _, when, otherwise = seccomp_filter.build_filter()[place * 8 : place * 8 + 4]
         assert place + 1 + max(when, otherwise) < lines or place >= lines - 2
 
 
@@ -220,18 +221,18 @@ def test_every_jump_of_the_filter_ends_in_it(machine: str, monkeypatch: pytest.M
         b'<!DOCTYPE x [<!ENTITY a "b">]><testsuite/>',
         b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><testsuite/>',
         b"<a>" * 5000,
-        b"x" * (junit_report.MAX_XML + 1),
+        b"x" * (tool_reports.MAX_REPORT + 1),
     ],
 )
 def test_xml_that_is_no_report_is_refused(report: bytes) -> None:
-    with pytest.raises(junit_report.BadReport):
-        junit_report.cases(report)
+    with pytest.raises(tool_reports.BadReport):
+        tool_reports.junit_cases(report)
 
 
 def test_odd_reports_are_read_for_what_they_say() -> None:
     first = f'<testcase time="1e999" name="{"n" * 999}"><error>  why&#x9b;</error></testcase>'
-    one, other = junit_report.cases(f"<testsuites><testsuite>{first}<testcase/></testsuite></testsuites>".encode())
-    assert (len(one["name"]), one["seconds"], one["outcome"], one["message"]) == (junit_report.MAX_NAME, None, "error", "why")
+    one, other = tool_reports.junit_cases(f"<testsuites><testsuite>{first}<testcase/></testsuite></testsuites>".encode())
+    assert (len(one["name"]), one["seconds"], one["outcome"], one["message"]) == (tool_reports.MAX_NAME, None, "error", "why")
     assert (other["name"], other["outcome"], other["message"]) == ("", "passed", None)
 
 
@@ -249,8 +250,8 @@ def test_odd_reports_are_read_for_what_they_say() -> None:
     ],
 )
 def test_json_that_is_no_linters_is_refused(report: bytes) -> None:
-    with pytest.raises(lint_report.BadReport):
-        lint_report.diagnostics(report)
+    with pytest.raises(tool_reports.BadReport):
+        tool_reports.lint_diagnostics(report)
 
 
 def test_eslints_report_is_read() -> None:
@@ -258,7 +259,7 @@ def test_eslints_report_is_read() -> None:
         {"ruleId": "no-unused-vars", "severity": 1, "message": "'unused' is assigned a value but never used.", "line": 1, "column": 7},
         {"ruleId": None, "fatal": True, "severity": 2, "message": "Parsing error: Unexpected token ;", "line": 10**30, "column": None},
     ]
-    found = lint_report.diagnostics(json.dumps([{"filePath": f"{init_process.PROJECT}/src/b.js", "messages": messages}]).encode())
+    found = tool_reports.lint_diagnostics(json.dumps([{"filePath": f"{init_process.PROJECT}/src/b.js", "messages": messages}]).encode())
     assert [(one["file"], one["line"], one["rule"], one["severity"]) for one in found] == [
         ("src/b.js", 1, "no-unused-vars", "warning"),
         ("src/b.js", None, "syntax", "error"),
@@ -267,8 +268,8 @@ def test_eslints_report_is_read() -> None:
 
 def test_a_result_holds_as_many_rows_as_fit() -> None:
     rows = [{"message": "ä" * 500} for _ in range(2000)]
-    assert 500 < len(fitting(rows)) < 650
-    assert len(json.dumps(fitting(rows), ensure_ascii=False).encode()) < 700_000
+    assert 500 < len(fit_rows(rows)) < 650
+    assert len(json.dumps(fit_rows(rows), ensure_ascii=False).encode()) < 700_000
     assert readable("\x1b[31mred\x1b[0m\x00\r\n\x1b]0;title\x07x\ud800") == "red\nx"
 
 
@@ -281,18 +282,18 @@ def test_what_a_killed_worker_has_left_is_removed_and_what_is_in_use_stays(tmp_p
     (left,) = tmp_path.iterdir()
     (left / "big").write_text("x")
     os.utime(left, (0, 0))
-    with workplace() as mine:
+    with work_dir() as mine:
         assert sorted(tmp_path.iterdir()) == sorted([left, mine])
     killed.kill()
     killed.communicate()
-    with workplace() as mine:
+    with work_dir() as mine:
         assert list(tmp_path.iterdir()) == [mine]
     assert list(tmp_path.iterdir()) == []
 
 
 HOLDING = """
-from jobs.tools.sandbox.workdir import workplace
-with workplace():
+from jobs.tools.sandbox.workdir import work_dir
+with work_dir():
     print("here", flush=True)
     import time; time.sleep(1000)
 """
@@ -306,5 +307,5 @@ def test_a_finding_stands_beside_its_line_and_beside_nothing_that_is_not_the_pro
     (project / "link.py").symlink_to(tmp_path / "secret.py")
     places = [("a.py", 2), ("a.py", 3), ("a.py", 9), ("a.py", None), ("a.py", 0), ("none.py", 1)]
     outside = [("../secret.py", 1), (str(tmp_path / "secret.py"), 1), ("link.py", 1), (".", 1), ("a\0.py", 1)]
-    shown = lint_report.beside_source([{"file": file, "line": line} for file, line in places + outside], project)
-    assert [one["source"] for one in shown] == ["    x = 1", "y" * lint_report.MAX_SOURCE, *[None] * (len(places) + len(outside) - 2)]
+    shown = tool_reports.with_source_lines([{"file": file, "line": line} for file, line in places + outside], project)
+    assert [one["source"] for one in shown] == ["    x = 1", "y" * tool_reports.MAX_SOURCE_LINE, *[None] * (len(places) + len(outside) - 2)]
