@@ -258,7 +258,7 @@ def migrations() -> Config:
     from alembic.config import Config  # only those that migrate pay for it
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
     return config
 
 

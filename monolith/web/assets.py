@@ -14,7 +14,7 @@ from flask import Flask, Response, request, url_for
 
 from monolith.errors import NotFound
 
-FOLDER = Path(__file__).parent / "static"
+FOLDER = Path(__file__).parent.parent / "static"
 A_YEAR = "public, max-age=31536000, immutable"
 WORTH_PACKING = 1024  # bytes
 _HASHED = re.compile(r"(.+)\.([0-9a-f]{10})(\.\w+)")
