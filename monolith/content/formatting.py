@@ -1,9 +1,9 @@
-"""Statuses, events, times and sizes in plain words, for the pages. Each public function is a template filter."""
+"""Statuses, events, times and sizes in plain words, for the pages; `FILTERS` are template filters. Times as text, in both directions."""
 
 from __future__ import annotations
 
 import importlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from markupsafe import Markup
@@ -158,6 +158,26 @@ def prose(markdown: str) -> Markup:
     """Markdown of a job or a model as HTML that can do nothing: no script, no picture, no link but to pages."""
     module, _, function = MARKDOWN_READER.partition(":")
     return Markup(getattr(importlib.import_module(module), function)(str(markdown)))  # noqa: S704 - it is sanitised there
+
+
+def rfc3339(seconds: float | None, timespec: str = "milliseconds") -> str | None:
+    """Seconds since 1970 as an RFC 3339 time in UTC, such as `2026-11-25T07:30:00.000Z`; None stays None. For the API, webhooks and CSV."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def parse_moment(text: str, zone: tzinfo = UTC) -> float:
+    """Seconds since 1970 from a date or time in ISO 8601, such as `2026-11-25` or `2026-11-25T07:30`, or from such seconds as text.
+
+    A time that names no zone is in `zone`. Raises ValueError for any other text.
+    """
+    text = text.strip()
+    try:
+        at = datetime.fromtimestamp(float(text), UTC) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text)
+        return at.replace(tzinfo=at.tzinfo or zone).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{text[:40]!r} is not a date or time") from None
 
 
 FILTERS = (

@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from monolith.content.formatting import rfc3339
 from monolith.db.models import MARK, OVER
 from monolith.runner.ledger import events
 from monolith.runner.ledger.events import Position, SafePosition
-from monolith.runner.webhooks.payloads import rfc3339
 
 RECONNECT_MS = 3000  # what a browser waits before it comes back
 MAX_AGE_S = 300.0  # then it has to come back, and say anew who it is

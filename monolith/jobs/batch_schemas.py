@@ -8,10 +8,10 @@ from flask import url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
+from monolith.content.formatting import rfc3339
 from monolith.db.models import STATUSES
 from monolith.jobs import schemas as s
 from monolith.runner.ledger.batches import PRUNED, Batch, BatchProgress
-from monolith.runner.webhooks.payloads import rfc3339
 from monolith.web import schemas
 
 MAX_DOCUMENTS = 500

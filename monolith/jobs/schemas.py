@@ -9,11 +9,11 @@ from flask import g, url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
+from monolith.content.formatting import rfc3339
 from monolith.db.models import STATUSES, Artefact, Document
 from monolith.documents.uploads import KINDS
 from monolith.job_types.registry import JobType
 from monolith.runner.ledger.insert import AnyJob
-from monolith.runner.webhooks.payloads import rfc3339
 from monolith.web.schemas import ListSchema, Moment, PageQuery, Priority, Tags, params_schema
 
 MAX_SEARCH = 300  # characters

@@ -9,11 +9,11 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, ValidationError, fields
 from marshmallow.validate import Length, Range
 
+from monolith.content.formatting import rfc3339
 from monolith.documents import job_spec
 from monolith.documents.job_spec import MAX_TAGS
 from monolith.errors import Invalid
 from monolith.job_types.registry import JobType
-from monolith.runner.webhooks.payloads import rfc3339
 
 MAX_PAGE = 100
 

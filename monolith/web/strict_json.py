@@ -10,10 +10,11 @@ import json
 import re
 from typing import Any
 
+from monolith.db.engine import UNSTORABLE
+
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|([\]}])', re.DOTALL)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def loads(content: bytes) -> Any:
@@ -57,7 +58,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_texts(value: Any) -> None:
-    if isinstance(value, str) and _UNSTORABLE.search(value):
+    if isinstance(value, str) and UNSTORABLE.search(value):
         raise ValueError("a string has a NUL or half a surrogate pair")
     if isinstance(value, dict):
         _check_texts(list(value))
