@@ -19,6 +19,7 @@ from monolith.runner.ledger.batches import Batch, BatchProgress
 from monolith.runner.webhooks import endpoints
 from monolith.runner.webhooks.models import Delivery, Webhook
 
+MAX_SEARCH = 300  # characters of a search
 Row = TypeVar("Row", Document, Job, Batch, Webhook, Delivery)
 
 
@@ -155,16 +156,16 @@ def _check_status(status: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A batch with its documents and jobs, as far as they are there still, in their order."""
+class WholeBatch:
+    """A batch with those of its documents and jobs that still exist, in their order."""
 
     batch: Batch
-    standing: BatchProgress
+    progress: BatchProgress
     documents: list[Document]
     jobs: list[Job]
 
 
-def batch(session: Session, user: User, batch_id: str) -> Whole:
+def batch(session: Session, user: User, batch_id: str) -> WholeBatch:
     """A batch and all that is in it, without results. Raises `NotFound` also for somebody else's."""
     row = session.get(Batch, batch_id)
     if row is None or not row.may_be_seen_by(user):
@@ -173,7 +174,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.cleaning_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
-    return Whole(
+    return WholeBatch(
         row,
         of_batches.progress_of(session, [batch_id])[batch_id],
         sorted(documents, key=lambda one: places[one.id]),

@@ -60,7 +60,7 @@ def _files(session: Session, job_id: str) -> list[Artefact]:
 
 
 def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]:
-    actions.check_number(ids)
+    actions.check_selection(ids)
     with ExitStack() as unless_it_is_sent:
         packed = unless_it_is_sent.enter_context(tempfile.TemporaryFile())
         if not _write(packed, entries):

@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.db.engine import read_now, read_session
 from monolith.db.models import Document, Job
-from monolith.documents import queries, submission
-from monolith.jobs import job_page
+from monolith.documents import actions, queries
+from monolith.jobs import job_status_text
 from monolith.runner.ledger.batches import progress_of, titles
 from monolith.runner.monitoring.waiting_reason import why
 
@@ -27,7 +27,7 @@ def index() -> str:
     with read_session() as session:
         page = queries.batches(session, current_user, ROWS, request.args.get("after"))
         ids = [one.id for one in page.rows]
-        known = {"standings": progress_of(session, ids), "titles": titles(session, ids)}
+        known = {"progress": progress_of(session, ids), "titles": titles(session, ids)}
         return render_template("jobs/batches.html", page=page, now=read_now(session), **known)
 
 
@@ -50,7 +50,7 @@ def live(batch_id: str) -> AnyResponse | str:
 @blueprint.post("/<batch_id>/retry")
 def retry(batch_id: str) -> AnyResponse:
     """Start again what failed."""
-    requeued = submission.retry_batch(current_user, batch_id)
+    requeued = actions.retry_batch(current_user, batch_id)
     flash(f"{requeued} {'job was' if requeued == 1 else 'jobs were'} retried." if requeued else "There were no failed jobs to retry.")
     return redirect(url_for("batch_pages.show", batch_id=batch_id), 303)
 
@@ -60,7 +60,7 @@ def _story(session: Session, batch_id: str) -> dict[str, Any]:
     whole = queries.batch(session, current_user, batch_id)
     first = next((job for job in whole.jobs if job.status == "queued"), None)
     found = why(session, first) if first else None
-    reason = job_page.waiting(first, found, 0) if first and found else None
+    reason = job_status_text.waiting(first, found, 0) if first and found else None
     shown = [(job.id, job.status, job.claims, job.progress, job.progress_note, job.error_message) for job in whole.jobs]
     version = hashlib.sha256(repr((shown, reason, len(whole.documents))).encode()).hexdigest()[:16]
     firsts = queries.firsts(session, whole.documents)

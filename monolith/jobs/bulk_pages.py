@@ -13,12 +13,12 @@ from monolith.db.engine import read_session
 from monolith.documents import actions, queries, zip_export
 from monolith.errors import Invalid
 from monolith.jobs import flash_messages
-from monolith.jobs.pages import asked
+from monolith.web import forms
 from monolith.web.responses import saved
 
 NAMED = 8  # of those that are selected, in the question
 FILTERS = ("q", "kind", "tag", "status", "type")
-blueprint = Blueprint("selection_pages", __name__)
+blueprint = Blueprint("bulk_pages", __name__)
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def jobs() -> AnyResponse | str:
 
 
 def _act(kind: str, acts: dict[str, SelectionAction]) -> AnyResponse | str:
-    filters: dict[str, Any] = {key: value for key, value in asked(*FILTERS).items() if value}
-    name, back = request.form.get("act", ""), url_for(f"pages.{kind}", **filters)
+    filters: dict[str, Any] = {key: value for key, value in forms.list_filters(*FILTERS).items() if value}
+    name, back = request.form.get("act", ""), url_for(f"{kind[:-1]}_pages.{kind}", **filters)
     try:
         ids = _selected(kind)
-        actions.check_number(ids)
+        actions.check_selection(ids)
         if name == "download":
             return _download(kind, ids)
         if name not in acts:
@@ -98,8 +98,8 @@ def _act(kind: str, acts: dict[str, SelectionAction]) -> AnyResponse | str:
     except Invalid as problem:
         flash(problem.detail, "warn")
         return redirect(back, 303)
-    done = actions.delete_documents(current_user, ids) if kind == "documents" else actions.steer_jobs(current_user, name, ids)
-    flash_messages.tell_done(done, acts[name].one, acts[name].many)
+    done = actions.delete_documents(current_user, ids) if kind == "documents" else actions.change_jobs(current_user, name, ids)
+    flash_messages.flash_bulk_result(done, acts[name].one, acts[name].many)
     return redirect(back, 303)
 
 
@@ -109,7 +109,7 @@ def _selected(kind: str) -> list[str]:
         return list(dict.fromkeys(request.form.getlist("id")))
     find = queries.document_ids if kind == "documents" else queries.job_ids
     with read_session() as session:
-        return find(session, current_user, actions.AT_ONCE, **asked(*FILTERS))
+        return find(session, current_user, actions.MAX_SELECTED, **forms.list_filters(*FILTERS))
 
 
 def _ask(act: SelectionAction, name: str, kind: str, ids: list[str], back: str) -> str:

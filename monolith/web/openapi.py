@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Flask, Response, render_template
+from flask import Blueprint, Flask, Response, current_app, render_template
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
@@ -65,8 +65,9 @@ docs = Blueprint("docs", __name__)
 
 @docs.get("/api/docs")
 def page() -> str:
-    """The API, to read and to try."""
-    return render_template("api_docs.html")
+    """The page that shows the OpenAPI document."""
+    api = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"]
+    return render_template("api_docs.html", spec=api.spec.to_dict())
 
 
 def make_api(app: Flask) -> OurApi:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
@@ -12,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.errors import FieldError, Invalid, Problem, TooLarge, Unauthorized, Unavailable
-from monolith.job_types.registry import field_errors
+from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
+from monolith.job_types.validation import field_errors
 
 DATABASE_RETRY_S = 5
 log = structlog.get_logger()
@@ -33,12 +32,8 @@ class HttpProblem(Problem):
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
-            self.detail, self.errors = "Some fields are invalid.", _errors(messages)
-
-
-def _errors(messages: dict[str, Any]) -> list[FieldError]:
-    """Webargs' messages, {location: {field: [...]}}, as a flat list."""
-    return [error for fields in messages.values() for error in field_errors(fields, "")]
+            self.detail = "Some fields are invalid."
+            self.errors = [error for of_location in messages.values() for error in field_errors(of_location)]  # from webargs
 
 
 def register(app: Flask) -> None:
