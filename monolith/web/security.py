@@ -51,7 +51,8 @@ log = structlog.get_logger()
 
 def init_app(app: Flask) -> None:
     for rate in (settings().request_rate, settings().anonymous_rate):
-        rate_limit.rate_of(rate)  # a bad one is said now
+        rate_limit.rate_of(rate)  # raises BadSetting at the start
+    login_throttle.parse_rate(settings().sign_in_rate)
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
@@ -256,7 +257,7 @@ def _add_headers(response: Response) -> Response:
     return response
 
 
-def _tell_left(response: Response, left: rate_limit.Left) -> None:
+def _tell_left(response: Response, left: rate_limit.Remaining) -> None:
     """Beside what is said of another policy, in one list."""
     for name, value in left.headers().items():
         response.headers[name] = f"{told}, {value}" if (told := response.headers.get(name)) else value

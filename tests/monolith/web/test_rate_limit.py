@@ -88,12 +88,12 @@ def test_without_a_rate_nothing_is_counted_or_told(alice: Caller, intray_setting
 
 def test_a_rate_that_is_none_is_refused_at_the_start(intray_settings: Callable[..., None]) -> None:
     intray_settings(REQUEST_RATE="often")
-    with pytest.raises(BadSetting, match="'often' is no rate of requests"):
+    with pytest.raises(BadSetting, match="'often' is not a request rate"):
         create_app()
 
 
 def test_a_process_remembers_some_thousand_callers_only() -> None:
     rate = rate_limit.Rate(5, 60)
-    for number in range(rate_limit.MOST_CALLERS + 5):
+    for number in range(rate_limit.MAX_CALLERS + 5):
         rate_limit.count(f"address {number}", rate)
-    assert len(rate_limit._windows) <= rate_limit.MOST_CALLERS
+    assert len(rate_limit._windows) <= rate_limit.MAX_CALLERS
