@@ -1,4 +1,7 @@
-"""Intray: a document job runner in one Flask application."""
+"""Intray, a document job runner in one Flask application: create_app() and the version.
+Called by manage.py, gunicorn and the tests.
+Imports the blueprints only within create_app(), so that the folders below can be imported without Flask.
+"""
 
 from __future__ import annotations
 
