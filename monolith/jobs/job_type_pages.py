@@ -1,4 +1,4 @@
-"""The page of a job type that takes no document: its form, made from its params."""
+"""Pages of job types that take no document: a form made from their params."""
 
 from __future__ import annotations
 

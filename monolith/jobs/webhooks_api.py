@@ -1,4 +1,4 @@
-"""Outgoing webhooks as JSON: endpoints, their secrets, what was sent to them."""
+"""Outgoing webhooks as JSON: endpoints, their secrets and their deliveries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
 from monolith.web.schemas import Truth
 
-MOST_HOURS = 7 * 24
+MAX_HOURS = 7 * 24
 blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks", description="Endpoints that get an HTTP request when your jobs change")
 NOT_YOURS = {"schema": ProblemSchema, "description": "Not found, or not yours"}
 NOT_NOW = {"schema": ProblemSchema, "description": "The webhook is disabled, or the delivery is being sent"}
@@ -50,7 +50,7 @@ class WebhooksQuery(schemas.PageQuery):
 
 class RotateRequest(Schema):
     overlap_hours = fields.Float(
-        validate=Range(0, MOST_HOURS), metadata={"description": "How long the old secret also signs; WEBHOOK_OVERLAP_HOURS if left out"}
+        validate=Range(0, MAX_HOURS), metadata={"description": "How long the old secret also signs; WEBHOOK_OVERLAP_HOURS if left out"}
     )
 
 

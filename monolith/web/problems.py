@@ -1,4 +1,4 @@
-"""Errors as people and programs read them: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
+"""Error responses: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class HttpProblem(Problem):
-    """An error of Flask or werkzeug, in our words."""
+    """An HTTP error of Flask, werkzeug or webargs as a `Problem`."""
 
     def __init__(self, error: HTTPException) -> None:
         super().__init__(error.description or "The request cannot be processed.")
@@ -37,6 +37,7 @@ class HttpProblem(Problem):
 
 
 def register(app: Flask) -> None:
+    """Register the error handlers."""
     app.register_error_handler(Problem, answer)
     app.register_error_handler(HTTPException, lambda error: answer(HttpProblem(error)))
     app.register_error_handler(OperationalError, _database_away)
@@ -45,7 +46,7 @@ def register(app: Flask) -> None:
 
 def _database_away(error: OperationalError) -> AnyResponse:
     log.error("database_away", error=str(error.orig))
-    g._login_user = AnonymousUserMixin()  # the page asks who is signed in: asking the database again would fail again
+    g._login_user = AnonymousUserMixin()  # the error page shows the user, and loading one would fail again
     return answer(Unavailable("The database is not responding. Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
 
 
@@ -57,7 +58,7 @@ def _unexpected(error: Exception) -> AnyResponse:
 
 
 def answer(problem: Problem) -> AnyResponse:
-    """The problem as JSON for programs, as a page for people; somebody who is not signed in is sent to do so."""
+    """The response for a problem: JSON under /api, else a page; who is not signed in is redirected to do so."""
     if request.path.startswith("/api/"):
         return _with_headers(_json(problem), problem)
     if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:

@@ -1,7 +1,7 @@
-"""Reading JSON from strangers: nothing that parses here can break something later.
+"""Strict JSON parsing for untrusted input, so that no accepted value fails later.
 
-Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, doubled keys, numbers no
-database holds, and NUL or lone surrogates in texts (PostgreSQL and UTF-8 refuse them).
+Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, duplicate keys, numbers too large for
+a database, and NUL or lone surrogates in strings (PostgreSQL and UTF-8 cannot hold them).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|([\]}])', re.DOTALL)
 
 
 def loads(content: bytes) -> Any:
-    """The value, safe to store. Raises ValueError saying what is wrong."""
+    """The parsed value, which can be stored. Raises ValueError with a reason that completes the sentence `... is not valid JSON: `."""
     _check_depth(content)
     value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object)
     _check_texts(value)

@@ -57,7 +57,7 @@ class World:
             "job_id": job,
             "batch_id": batch,
             "token_id": token,
-            "session_id": sessions.of(self.alice.user)[0].id,
+            "session_id": sessions.sessions_of(self.alice.user)[0].id,
             "webhook_id": webhook,
             "delivery_id": delivery.id,
         }
