@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import case, delete, select
-from sqlalchemy.orm import Session
 
 from monolith.accounts.models import LoginAttempts
 from monolith.db.engine import now, upsert, write_session
@@ -73,7 +72,8 @@ def begin(what: str, who: str) -> None:
         adding = upsert(session, LoginAttempts).values(new)
         counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=LoginAttempts.free_at <= now())
         if session.scalar(counted.returning(LoginAttempts.name)) is None:
-            raise _too_many(_left_s(session, name))
+            left_s = session.scalar(select(LoginAttempts.free_at - now()).where(LoginAttempts.name == name))
+            raise _too_many(left_s or 0.0)
 
 
 def succeeded(what: str, who: str) -> None:
@@ -81,10 +81,6 @@ def succeeded(what: str, who: str) -> None:
     with write_session() as session:
         session.execute(delete(LoginAttempts).where(LoginAttempts.name == _name(what, who)))
         session.execute(delete(LoginAttempts).where(LoginAttempts.free_at < now() - FORGOTTEN_S))
-
-
-def _left_s(session: Session, name: str) -> float:
-    return session.scalar(select(LoginAttempts.free_at - now()).where(LoginAttempts.name == name)) or 0.0
 
 
 def _too_many(left_s: float) -> TooManyRequests:

@@ -75,7 +75,8 @@ class Stream:
         for row in rows:
             if row.number > self.after:
                 self.after, self.shown[row.job_id] = row.number, (row.progress, row.progress_note)
-                messages.append(_message(_kind(row.name), _event(row), row.number))
+                is_progress = row.name == "progress" or row.name.startswith(MARK)  # steps and marks do not change the status
+                messages.append(_message("progress" if is_progress else "status", _event(row), row.number))
         return "".join(messages)
 
     def _progress(self, rows: list[Row[Any]]) -> str:
@@ -84,11 +85,6 @@ class Stream:
         before, self.shown = self.shown, now
         changed = {job_id for job_id, shown in now.items() if shown != before.get(job_id, UNKNOWN)}
         return "".join(_message("progress", _state(row)) for row in rows if row.job_id in changed)
-
-
-def _kind(name: str) -> str:
-    """Steps and marks do not change the status."""
-    return "progress" if name == "progress" or name.startswith(MARK) else "status"
 
 
 def _state(row: Row[Any]) -> dict[str, Any]:

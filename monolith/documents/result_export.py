@@ -47,7 +47,7 @@ def markdown_of(job: Job) -> str:
 
 def _fields(values: Mapping[str, Any], level: int) -> Iterator[str]:
     """Short values first, as one list; then each other value under a heading, multi-line texts last."""
-    short = {name: value for name, value in values.items() if _is_short(value)}
+    short = {name: value for name, value in values.items() if _is_cell(value) and value not in (None, "") and len(str(value)) <= LONG}
     if short:
         yield "\n".join(f"- **{_text(humanise(name))}**: {_scalar(value)}" for name, value in short.items())
     for name, value in sorted(values.items(), key=lambda item: _is_multiline(item[1])):
@@ -97,10 +97,6 @@ def _fenced(text: str) -> str:
 
 def _is_multiline(value: Any) -> bool:
     return isinstance(value, str) and "\n" in value.strip()
-
-
-def _is_short(value: Any) -> bool:
-    return _is_cell(value) and value not in (None, "") and len(str(value)) <= LONG
 
 
 def _is_cell(value: Any) -> bool:

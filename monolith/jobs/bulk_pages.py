@@ -90,7 +90,8 @@ def _act(kind: str, choices: dict[str, SelectionAction]) -> AnyResponse | str:
         ids = _selected(kind)
         actions.check_selection(ids)
         if name == "download":
-            return _download(kind, ids)
+            zipped = zip_export.originals(current_user, ids) if kind == "documents" else zip_export.results(current_user, ids)
+            return saved(send_file(zipped, "application/zip"), "documents.zip" if kind == "documents" else "results.zip")
         if name not in choices:
             raise Invalid.field("/act", "Unknown action. Use one of the buttons.")
         if "sure" not in request.form:
@@ -119,8 +120,3 @@ def _confirm(action: SelectionAction, name: str, kind: str, ids: list[str], back
     with read_session() as session:
         rows = [find(session, current_user, one) for one in ids[:NAMED]]
     return render_template("jobs/selected.html", act=action, name=name, kind=kind, ids=ids, rows=rows, words=words, back=back)
-
-
-def _download(kind: str, ids: list[str]) -> AnyResponse:
-    pack = zip_export.originals if kind == "documents" else zip_export.results
-    return saved(send_file(pack(current_user, ids), "application/zip"), f"{kind if kind == 'documents' else 'results'}.zip")

@@ -63,18 +63,14 @@ class OneJob(MethodView):
     @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def get(self, query: dict[str, Any], job_id: str) -> Response:
         """Show a job. `wait` (or `Prefer: wait=20`) delays the response until the job is over, or has changed since `If-None-Match`."""
-        seconds = query.get("wait", _preferred_wait())
+        preferred = re.search(r"\bwait=(\d{1,3})\b", request.headers.get("Prefer", ""))
+        seconds = query.get("wait", int(preferred[1]) if preferred else 0)
         if seconds:
             _get_job(job_id)  # raises NotFound before the wait
             wait_until(lambda: _is_due(job_id), seconds)
         response = _get_job(job_id)
         response.make_conditional(request)
         return response
-
-
-def _preferred_wait() -> int:
-    preferred = re.search(r"\bwait=(\d{1,3})\b", request.headers.get("Prefer", ""))
-    return int(preferred.group(1)) if preferred else 0
 
 
 def _is_due(job_id: str) -> bool:

@@ -91,10 +91,7 @@ def read_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], lis
     else:
         fields = load_fields(schemas.BatchRequest(), request.get_json(silent=True) or {})
         specs = fields["jobs"]
-        given = [
-            Upload(_name_of(one), f"/documents/{place}", partial(_batch_document, owner_id, one))
-            for place, one in enumerate(fields["documents"])
-        ]
+        given = [_text_or_url(owner_id, one, f"/documents/{place}") for place, one in enumerate(fields["documents"])]
     documents, rejected = accept_each(given)
     if not documents:
         errors = [FieldError(one["detail"], one["pointer"]) for one in rejected]
@@ -103,14 +100,11 @@ def read_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], lis
     return documents, rejected, specs
 
 
-def _batch_document(owner_id: int, fields: Any) -> Document:
-    return _text_or_page(owner_id, load_fields(schemas.BatchDocument(), fields))
-
-
-def _name_of(fields: Any) -> str:
-    """What to call a document of a JSON body in an error: its title, its URL, or the beginning of its text."""
+def _text_or_url(owner_id: int, fields: Any, pointer: str) -> Upload:
+    """A document of a JSON body, called by its title, its URL, or the beginning of its text."""
     names = [fields.get(name) for name in ("title", "url", "text")] if isinstance(fields, dict) else [fields]
-    return next((" ".join(str(one).split())[:100] for one in names if one), "")
+    name = next((" ".join(str(one).split())[:100] for one in names if one), "")
+    return Upload(name, pointer, lambda: _text_or_page(owner_id, load_fields(schemas.BatchDocument(), fields)))
 
 
 def _check_number_of_jobs(documents: int, specs: int) -> None:

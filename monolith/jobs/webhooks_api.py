@@ -108,11 +108,6 @@ def _view(webhook: Webhook, **more: Any) -> dict[str, Any]:
     return {**{name: getattr(webhook, name) for name in names}, "links": {"self": own, "deliveries": f"{own}/deliveries"}, **more}
 
 
-def _dumped(webhook: Webhook) -> dict[str, Any]:
-    found: dict[str, Any] = WebhookSchema().dump(_view(webhook))
-    return found
-
-
 def _shown(webhook_id: str, **more: Any) -> dict[str, Any]:
     with read_session() as session:
         return _view(endpoints.find(session, current_user, webhook_id), **more)
@@ -126,7 +121,7 @@ class Webhooks(MethodView):
         """List your webhooks, newest first."""
         with read_session() as session:
             page = queries.webhooks(session, current_user, **query)
-        return listed(page, [_dumped(one) for one in page.rows])
+        return listed(page, WebhookSchema(many=True).dump([_view(one) for one in page.rows]))
 
     @blueprint.arguments(WebhookRequest())
     @blueprint.response(201, WebhookSchema)

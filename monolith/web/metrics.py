@@ -50,7 +50,9 @@ class LedgerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         with balance.snapshot() as session:
             yield from _balance(balance.balance_in(session))
-            yield _oldest(counts.oldest_waiting(session))
+            waited = counts.oldest_waiting(session)
+            oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
+            yield _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
             yield GaugeMetricFamily("intray_clock_up", "Whether a clock is running.", int(lease.is_ticking(session)))
             yield from _minute(metrics_data.last_minute(session))
             yield from _times(metrics_data.times(session))
@@ -85,11 +87,6 @@ def _balance(balance: Balance) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "intray_ledger_imbalance", "Accepted jobs minus stored and deleted jobs. Anything but 0 raises an alert.", balance.imbalance
     )
-
-
-def _oldest(waited: dict[tuple[str, str], float]) -> Metric:
-    oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
-    return _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
 
 
 def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
