@@ -35,16 +35,16 @@ def read_documents(owner_id: int) -> tuple[list[Document], list[Any]]:
     if request.mimetype != "multipart/form-data":
         fields = load_fields(schemas.DocumentRequest(), request.get_json(silent=True) or {})
         specs = fields.pop("jobs", [])
-        return [_text_or_page(owner_id, fields)], specs
+        return [_json_document(owner_id, fields)], specs
     fields, files, specs = _multipart("file")
     if not files:
         raise Invalid.field("/file", "No file was sent. Send one or more in the form field 'file'.")
     fields = load_fields(schemas.DocumentFields(), fields)
     pointers = ["/file"] if len(files) == 1 else [f"/file/{place}" for place in range(len(files))]
-    return [_file(owner_id, one, pointer, fields).make() for one, pointer in zip(files, pointers, strict=True)], specs
+    return [_file_upload(owner_id, one, pointer, fields).make() for one, pointer in zip(files, pointers, strict=True)], specs
 
 
-def _text_or_page(owner_id: int, fields: dict[str, Any]) -> Document:
+def _json_document(owner_id: int, fields: dict[str, Any]) -> Document:
     """The document of `text` or `url`. Raises `Invalid` for both or neither."""
     text, url = fields.pop("text", None), fields.pop("url", None)
     if bool(text) == bool(url):
@@ -70,7 +70,7 @@ def _specs(text: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _file(owner_id: int, file: FileStorage, pointer: str, fields: dict[str, Any]) -> Upload:
+def _file_upload(owner_id: int, file: FileStorage, pointer: str, fields: dict[str, Any]) -> Upload:
     name = file.filename or ""
     return Upload(name, pointer, lambda: uploads.from_file(owner_id, name, read_file(file), pointer, **fields))
 
@@ -87,11 +87,11 @@ def read_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], lis
         fields, files, specs = _multipart("files")
         fields = load_fields(schemas.BatchUpload(), {**fields, "files": files, "jobs": specs})
         files, specs = fields.pop("files"), fields.pop("jobs")
-        given = [_file(owner_id, file, f"/files/{place}", fields) for place, file in enumerate(files)]
+        given = [_file_upload(owner_id, file, f"/files/{place}", fields) for place, file in enumerate(files)]
     else:
         fields = load_fields(schemas.BatchRequest(), request.get_json(silent=True) or {})
         specs = fields["jobs"]
-        given = [_text_or_url(owner_id, one, f"/documents/{place}") for place, one in enumerate(fields["documents"])]
+        given = [_json_upload(owner_id, one, f"/documents/{place}") for place, one in enumerate(fields["documents"])]
     documents, rejected = accept_each(given)
     if not documents:
         errors = [FieldError(one["detail"], one["pointer"]) for one in rejected]
@@ -100,11 +100,11 @@ def read_batch(owner_id: int) -> tuple[list[Document], list[dict[str, str]], lis
     return documents, rejected, specs
 
 
-def _text_or_url(owner_id: int, fields: Any, pointer: str) -> Upload:
+def _json_upload(owner_id: int, fields: Any, pointer: str) -> Upload:
     """A document of a JSON body, called by its title, its URL, or the beginning of its text."""
     names = [fields.get(name) for name in ("title", "url", "text")] if isinstance(fields, dict) else [fields]
     name = next((" ".join(str(one).split())[:100] for one in names if one), "")
-    return Upload(name, pointer, lambda: _text_or_page(owner_id, load_fields(schemas.BatchDocument(), fields)))
+    return Upload(name, pointer, lambda: _json_document(owner_id, load_fields(schemas.BatchDocument(), fields)))
 
 
 def _check_number_of_jobs(documents: int, specs: int) -> None:
@@ -127,7 +127,7 @@ def read_page_form(owner_id: int) -> tuple[list[Document], list[dict[str, str]],
     )
     written = _pasted(owner_id, form.get("text", "").replace("\r\n", "\n"), fields)
     files = [file for file in request.files.getlist("file") if file.filename]
-    given = [_file(owner_id, file, f"/file/{place}", fields) for place, file in enumerate(files)]
+    given = [_file_upload(owner_id, file, f"/file/{place}", fields) for place, file in enumerate(files)]
     for one in form.getlist("left_out")[: schemas.MAX_DOCUMENTS]:  # files the page did not send: "<size> <name>"
         size, _, name = one.partition(" ")
         given.append(Upload(name, "/file", partial(uploads.refuse_unsent, name, size)))
