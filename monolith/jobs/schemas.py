@@ -87,7 +87,7 @@ class ResultQuery(Schema):
 
 
 class BatchDocument(DocumentRequest):
-    """One document of a batch: text or url, and what may be said of it."""
+    """A document of a batch: text or url, with title, kind and tags."""
 
     class Meta:
         exclude = ("jobs",)
