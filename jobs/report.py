@@ -7,6 +7,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from monolith.content.formatting import rfc3339
 from monolith.job_types import registry
 from monolith.job_types.registry import Job, Ledger, Permanent, fixed, job_type
 
@@ -126,7 +127,7 @@ def _request_fields(period: ReportPeriod, params: dict[str, Any], ledger: Ledger
         "from": period.first.isoformat(),
         "to": period.last.isoformat(),
         "days": period.days,
-        "made_at": period.made_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "made_at": rfc3339(period.made_at.timestamp(), "seconds"),
         "owner": ledger.whose,
         "types": params["types"],
     }

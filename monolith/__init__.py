@@ -1,9 +1,12 @@
-"""Intray: a document job runner in one Flask application."""
+"""Intray, a document job runner in one Flask application: create_app() and the version.
+Called by manage.py, gunicorn and the tests.
+Imports the blueprints only within create_app(), so that the folders below can be imported without Flask.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from monolith import aliases
 
@@ -14,10 +17,11 @@ aliases.install()
 
 
 def create_app() -> Flask:
-    """The application: settings, job types, blueprints; nothing else."""
+    """The Flask application, with its settings, job types and blueprints. Raises `BadSetting`."""
     from flask import Flask
 
     from monolith.config import settings
+    from monolith.content import formatting
     from monolith.job_types import registry
     from monolith.web import assets, problems, security
 
@@ -37,6 +41,8 @@ def create_app() -> Flask:
     security.init_app(app)
     problems.register(app)
     assets.init_app(app)
+    for template_filter in formatting.FILTERS:
+        app.add_template_filter(template_filter)
     _register_blueprints(app)
     return app
 
@@ -46,10 +52,10 @@ PAGES = (
     "monolith.web.metrics",
     "monolith.auth.pages",
     "monolith.auth.account_pages",
-    "monolith.jobs.pages",
-    "monolith.jobs.result_download",
+    "monolith.jobs.document_pages",
+    "monolith.jobs.job_pages",
     "monolith.jobs.bulk_pages",
-    "monolith.jobs.run_pages",
+    "monolith.jobs.job_type_pages",
     "monolith.jobs.batch_pages",
     "monolith.jobs.webhook_pages",
     "monolith.queue_admin.overview_pages",
@@ -61,13 +67,13 @@ PAGES = (
     "monolith.queue_admin.failure_pages",
     "monolith.queue_admin.trash_pages",
 )
-API = (  # in the order in which the document shows them
-    "monolith.jobs.api:documents",
-    "monolith.jobs.api:jobs",
+API = (  # in the order of the API document
+    "monolith.jobs.documents_api",
+    "monolith.jobs.jobs_api",
     "monolith.jobs.events_api",
     "monolith.jobs.batches_api",
     "monolith.jobs.bulk_api",
-    "monolith.jobs.api:job_types",
+    "monolith.jobs.job_types_api",
     "monolith.jobs.webhooks_api",
     "monolith.auth.api",
     "monolith.queue_admin.queues_api",
@@ -86,15 +92,9 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.web.openapi import make_api
 
     for name in PAGES:
-        app.register_blueprint(_blueprint(name))
+        app.register_blueprint(import_module(name).blueprint)
     rq_pages.init_app(app)
     api = make_api(app)
     for name in API:
-        blueprint = _blueprint(name)
+        blueprint = import_module(name).blueprint
         api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
-
-
-def _blueprint(name: str) -> Any:
-    """The blueprint of this module: `module`, or `module:variable` where it has several."""
-    module, _, variable = name.partition(":")
-    return getattr(import_module(module), variable or "blueprint")

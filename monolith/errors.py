@@ -1,7 +1,6 @@
-"""Everything that can be wrong with what a person asked, with the HTTP status it answers.
+"""Errors of requests with their HTTP status and code, and the exceptions that job types raise: `Permanent` and `Snooze`.
 
-The same table serves the API (as problem+json) and the pages; `problems.py` renders both. Job types raise `Permanent`
-and `Later`. Nothing here knows Flask.
+`web/problems.py` renders the errors, as problem+json for the API and as a page for people.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing wrong with one field: what and how to mend it, and the JSON pointer to the field."""
+    """An error in one field: what is wrong and how to fix it, and the JSON pointer of the field."""
 
     detail: str
     pointer: str
 
 
 class Problem(Exception):
-    """A request that cannot be done as asked. `detail` says what was wrong, where, and what to do."""
+    """A request that cannot be processed. `detail` says what is wrong, where, and what to do; `retry_after` is in seconds."""
 
     status = 400
     code = "bad_request"
@@ -56,12 +55,13 @@ class TooLarge(Problem):
 
 
 class Invalid(Problem):
-    """Fields are wrong; each is named with what to do."""
+    """Some fields are invalid; `errors` names each of them."""
 
     status, code, title = 422, "invalid", "Some fields are invalid"
 
     @classmethod
     def field(cls, pointer: str, detail: str) -> Invalid:
+        """The error for a single field."""
         return cls(detail, errors=[FieldError(detail, pointer)])
 
 
@@ -82,11 +82,11 @@ class Busy(Problem):
 
 
 class Permanent(Exception):
-    """Raised by a job type: retrying cannot help. The message is shown to the submitter: say what to do."""
+    """Raised by a job type: retrying cannot help. The submitter sees the message, so it should say what to do."""
 
 
 class Snooze(Exception):
-    """Raised by a job type: snooze this job for some seconds without using up an attempt."""
+    """Raised by a job type: run this job again in `seconds`, without using up an attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         super().__init__(reason or f"snoozed for {seconds:g} s")
@@ -95,4 +95,4 @@ class Snooze(Exception):
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used. The message is one line that says what to do."""
+    """An invalid setting. The message is one line that says what to do."""

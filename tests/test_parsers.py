@@ -17,7 +17,7 @@ from monolith.auth.pages import own_path
 from monolith.content import markdown_html
 from monolith.content.fetch import retry_after_s, url_problem
 from monolith.content.formatting import csv_text
-from monolith.documents import job_spec, uploads
+from monolith.documents import submission, uploads
 from monolith.errors import Problem
 from monolith.job_types.registry import Permanent
 from monolith.logs import mask
@@ -73,13 +73,13 @@ def test_a_file_is_taken_for_what_it_is_or_refused(name: str, content: bytes) ->
 @profile
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts, st.lists(st.integers())))
 def test_a_priority_and_a_delay_are_one_of_ours_or_refused(value: Any) -> None:
-    for read in (job_spec.priority, job_spec.delay):
+    for read in (submission.priority, submission.delay):
         try:
             found = read(value)
         except Problem as refused:
             assert refused.errors
         else:
-            assert found in ("low", "normal", "high", "critical") or (isinstance(found, float) and 0 <= found <= job_spec.MAX_DELAY_S)
+            assert found in ("low", "normal", "high", "critical") or (isinstance(found, float) and 0 <= found <= submission.MAX_DELAY_S)
 
 
 @profile

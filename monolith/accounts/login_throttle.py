@@ -1,72 +1,89 @@
-"""How often something may be tried: counted in SQL, so that the limits hold over all web processes and restarts.
+"""Limits how often a user or an address does something, such as signing in, and slows down wrong passwords.
 
-Each count is one statement that counts and decides at once: tries that come at the same moment do not slip through.
+Counted in SQL, so that the limits hold over all web processes and restarts. Each count is one statement that counts and decides at
+once, so concurrent attempts cannot slip through.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from limits import parse
 from sqlalchemy import case, delete, select
-from sqlalchemy.orm import Session
 
 from monolith.accounts.models import LoginAttempts
 from monolith.db.engine import now, upsert, write_session
-from monolith.errors import TooManyRequests
+from monolith.errors import BadSetting, TooManyRequests
 
-FREE = 5  # wrong passwords of one account before there is a wait
-LONGEST_S = 900.0
-WAITS_S = {FREE + step: min(2.0**step, LONGEST_S) for step in range(11)}  # after so many: 1 s, 2 s, 4 s ...
+FREE_ATTEMPTS = 5  # wrong passwords of one account before there is a wait
+MAX_WAIT_S = 900.0
+WAITS_S = {FREE_ATTEMPTS + step: min(2.0**step, MAX_WAIT_S) for step in range(11)}  # by number of attempts: 1 s, 2 s, 4 s ...
 FORGOTTEN_S = 24 * 3600.0
+UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*(\d*)\s*({'|'.join(UNITS_S)})s?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most `amount` times within `seconds`."""
+
+    amount: int
+    seconds: int
+
+
+@cache
+def parse_rate(text: str) -> Rate:
+    """A rate such as `1200 per minute`, `10/hour` or `5 per 10 minutes`. Raises `BadSetting` for any other text."""
+    found = _RATE.fullmatch(text)
+    if not found:
+        raise BadSetting(f"{text!r} is not a request rate: write it as '1200 per minute', or 0 for no limit.")
+    return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()])
 
 
 def limit(rate: str, what: str, who: str) -> None:
     """Count that `who` does `what`. Raises `TooManyRequests` when that is more often than `rate`, such as `10 per minute`."""
-    item = parse(rate)
-    is_over = LoginAttempts.began_at <= now() - float(item.get_expiry())
+    allowed = parse_rate(rate)
+    window_s = float(allowed.seconds)
+    is_over = LoginAttempts.began_at <= now() - window_s
     again = {"count": case((is_over, 1), else_=LoginAttempts.count + 1), "began_at": case((is_over, now()), else_=LoginAttempts.began_at)}
     new = {"name": _name(what, who), "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
         adding = upsert(session, LoginAttempts).values(new).on_conflict_do_update(index_elements=["name"], set_=again)
-        count, left_s = session.execute(
-            adding.returning(LoginAttempts.count, LoginAttempts.began_at + float(item.get_expiry()) - now())
-        ).one()
-    if count > item.amount:
-        raise _too_often(left_s)
+        count, left_s = session.execute(adding.returning(LoginAttempts.count, LoginAttempts.began_at + window_s - now())).one()
+    if count > allowed.amount:
+        raise _too_many(left_s)
 
 
 def begin(what: str, who: str) -> None:
-    """Count a try that is expected to succeed. Raises `TooManyRequests` when it comes too early after FREE that did not.
+    """Count an attempt before its outcome is known. Raises `TooManyRequests` when it comes too early after FREE_ATTEMPTS failures.
 
-    The wait doubles with each, up to LONGEST_S; `succeeded` forgets them. The owner of the account may be kept waiting by
-    somebody else's tries, but never for longer than that.
+    The wait doubles with each attempt, up to MAX_WAIT_S; `succeeded` resets it. Somebody else's attempts may keep the owner of an
+    account waiting, but never for longer than that.
     """
     name = _name(what, who)
-    waits = case(WAITS_S, value=LoginAttempts.count + 1, else_=case((LoginAttempts.count < FREE, 0.0), else_=LONGEST_S))
+    waits = case(WAITS_S, value=LoginAttempts.count + 1, else_=case((LoginAttempts.count < FREE_ATTEMPTS, 0.0), else_=MAX_WAIT_S))
     again: dict[str, Any] = {"count": LoginAttempts.count + 1, "began_at": now(), "retry_at": now() + waits}
     new = {"name": name, "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
         adding = upsert(session, LoginAttempts).values(new)
         counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=LoginAttempts.retry_at <= now())
         if session.scalar(counted.returning(LoginAttempts.name)) is None:
-            raise _too_often(_left(session, name))
+            left_s = session.scalar(select(LoginAttempts.retry_at - now()).where(LoginAttempts.name == name))
+            raise _too_many(left_s or 0.0)
 
 
 def succeeded(what: str, who: str) -> None:
-    """Forget what was tried before, and what was tried long ago by anybody."""
+    """Forget the attempts of `who`, and all attempts older than FORGOTTEN_S."""
     with write_session() as session:
         session.execute(delete(LoginAttempts).where(LoginAttempts.name == _name(what, who)))
         session.execute(delete(LoginAttempts).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
 
 
-def _left(session: Session, name: str) -> float:
-    return session.scalar(select(LoginAttempts.retry_at - now()).where(LoginAttempts.name == name)) or 0.0
-
-
-def _too_often(left_s: float) -> TooManyRequests:
+def _too_many(left_s: float) -> TooManyRequests:
     wait_s = max(1, math.ceil(left_s))
     return TooManyRequests(f"Too many attempts. Try again in {wait_s} {'second' if wait_s == 1 else 'seconds'}.", retry_after=wait_s)
 

@@ -1,4 +1,4 @@
-"""Who is signed in where, and how often something was tried of late. Times are seconds since 1970 by the database's clock."""
+"""The tables of sessions and of counted login attempts. Times are seconds since 1970 by the database's clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monolith.db.models import Base, new_id
 
 
 class UserSession(Base):
-    """One browser that is signed in. Only the hash of what its cookie holds is stored."""
+    """A signed-in browser. `hash` is the SHA-256 of the secret in its cookie; the secret itself is not stored."""
 
     __tablename__ = "sessions"
 
@@ -24,11 +24,11 @@ class UserSession(Base):
 
 
 class LoginAttempts(Base):
-    """How often the same was tried. `name` is a hash: people type passwords where their e-mail belongs."""
+    """How often an action was attempted. `name` is a hash, because people type passwords where their e-mail belongs."""
 
     __tablename__ = "login_attempts"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     count: Mapped[int]
     began_at: Mapped[float]
-    retry_at: Mapped[float] = mapped_column(index=True)  # from then on it may be tried again
+    retry_at: Mapped[float] = mapped_column(index=True)  # no attempt is allowed before

@@ -1,6 +1,6 @@
-"""Who is signed in where: one row for each browser, so that a session can be seen, ended from elsewhere, and runs out.
+"""Sessions: one row for each signed-in browser, so that a session can be listed, ended from elsewhere, and expires.
 
-The cookie holds 256 random bits, the row their hash. A new one is made at each sign-in and at each change of the password.
+The cookie holds 256 random bits, the row their hash. Each sign-in and each change of the password creates a new session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monolith.db.engine import PreparedStatement, now, read_session, storable, w
 from monolith.db.models import User
 from monolith.errors import NotFound
 
-USED_EVERY_S = 60.0  # its last use is written down at most this often
+USED_EVERY_S = 60.0  # the last use is recorded at most this often
 _is_stale = (UserSession.last_used_at < now() - USED_EVERY_S).label("is_stale")
 _living = select(UserSession.id.label("session_id"), _is_stale, *User.__table__.c).join(User, User.id == UserSession.user_id)
 _by_hash = PreparedStatement(
@@ -31,9 +31,9 @@ _by_hash = PreparedStatement(
 
 
 def begin(user_id: int, address: str, user_agent: str) -> str:
-    """Sign the user in at a browser; what its cookie is to hold. Sessions that have run out, anybody's, go."""
+    """Create a session for a browser and return the secret for its cookie. Deletes all expired sessions."""
     with write_session() as session:
-        session.execute(delete(UserSession).where(or_(*_run_out())))
+        session.execute(delete(UserSession).where(or_(*_expired())))
         return _begin(session, user_id, address, user_agent)
 
 
@@ -43,7 +43,7 @@ def _begin(session: Session, user_id: int, address: str, user_agent: str) -> str
     return secret
 
 
-def _run_out() -> tuple[Any, Any]:
+def _expired() -> tuple[Any, Any]:
     idle_s, longest_s = _limits().values()
     return UserSession.last_used_at <= now() - idle_s, UserSession.created_at <= now() - longest_s
 
@@ -52,8 +52,8 @@ def _limits() -> dict[str, float]:
     return {"idle_s": settings().session_idle_hours * 3600, "longest_s": settings().session_days * 24 * 3600}
 
 
-def user_of(secret: str) -> tuple[str, User] | None:
-    """The id of the session with this cookie, and whose it is; None when it was ended or has run out."""
+def user_of_session(secret: str) -> tuple[str, User] | None:
+    """The session id and the user for the secret of a cookie; None when the session has ended or expired."""
     found = _by_hash.run(hash=hash_of(secret), **_limits())
     if not found:
         return None
@@ -64,15 +64,15 @@ def user_of(secret: str) -> tuple[str, User] | None:
     return session_id, user_from(columns)
 
 
-def of(user: User) -> list[UserSession]:
-    """Where the user is signed in, the last used first."""
+def sessions_of(user: User) -> list[UserSession]:
+    """The user's sessions that have not expired, last used first."""
     with read_session() as session:
-        mine = select(UserSession).where(UserSession.user_id == user.id, *(~one for one in _run_out()))
+        mine = select(UserSession).where(UserSession.user_id == user.id, *(~one for one in _expired()))
         return list(session.scalars(mine.order_by(UserSession.last_used_at.desc())))
 
 
 def end(user: User, session_id: str) -> None:
-    """Sign the user out there. Raises `NotFound` for a session that is not the user's."""
+    """End one of the user's sessions. Raises `NotFound` for a session that is not theirs."""
     with write_session() as session:
         mine = delete(UserSession).where(UserSession.id == session_id, UserSession.user_id == user.id)
         if session.scalar(mine.returning(UserSession.id)) is None:
@@ -80,13 +80,13 @@ def end(user: User, session_id: str) -> None:
 
 
 def end_others(user: User, session_id: str | None) -> int:
-    """Sign the user out everywhere but in this session; how many those were."""
+    """End all sessions of the user except this one (None: all), and return their number."""
     with write_session() as session:
         others = delete(UserSession).where(UserSession.user_id == user.id, UserSession.id != (session_id or ""))
         return len(session.scalars(others.returning(UserSession.id)).all())
 
 
 def replace_all(session: Session, user_id: int, address: str, user_agent: str) -> str:
-    """End all sessions of the user and begin a new one at this browser; what its cookie is to hold."""
+    """End all sessions of the user, create one for this browser, and return the secret for its cookie."""
     session.execute(delete(UserSession).where(UserSession.user_id == user_id))
     return _begin(session, user_id, address, user_agent)

@@ -1,4 +1,4 @@
-"""Tokens for the API: made, recognised, revoked. Only a hash is stored; the prefix lets its owner recognise one."""
+"""API tokens: create, find and revoke them. Only a hash is stored, and a prefix by which the owner recognises a token."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.ledger import audit
 from monolith.runner.ledger.audit import Actor
 
-USED_EVERY_S = 60  # a token's last use is written down at most this often
+USED_EVERY_S = 60  # the last use is recorded at most this often
 PREFIX = 13  # characters
-MOST = 100  # of one user
+MAX_TOKENS = 100  # of one user
 
 
 def create_token(user_id: int, name: str, scope: str = "admin", days: float | None = None, by: Actor | None = None) -> tuple[Token, str]:
-    """A new API token and its secret, which is shown once. `days`: when it runs out; never, when None.
+    """Create an API token; returns it with its secret, which is shown once. `days`: its lifetime; None for no expiry.
 
-    `by`: who makes it for somebody else, which is noted in the audit trail. Raises `Invalid`, and `Conflict` where the user has too many.
+    `by`: who creates it for somebody else; that is recorded in the audit log. Raises `Invalid`, and `Conflict` for more than MAX_TOKENS.
     """
     name = name.strip()
     if not 1 <= len(name) <= 100:
@@ -35,8 +35,8 @@ def create_token(user_id: int, name: str, scope: str = "admin", days: float | No
     expires_at = None if days is None else now() + days * 24 * 3600.0
     token = Token(user_id=user_id, name=name, prefix=secret[:PREFIX], hash=hash_of(secret), scope=scope, expires_at=expires_at)
     with write_session() as session:
-        if (session.scalar(select(func.count()).where(Token.user_id == user_id)) or 0) >= MOST:
-            raise Conflict(f"You have {MOST} tokens, the maximum. Revoke one that you no longer use.")
+        if (session.scalar(select(func.count()).where(Token.user_id == user_id)) or 0) >= MAX_TOKENS:
+            raise Conflict(f"You have {MAX_TOKENS} tokens, the maximum. Revoke one that you no longer use.")
         session.add(token)
         session.flush()
         session.refresh(token)
@@ -52,14 +52,14 @@ _by_hash = PreparedStatement(_known.where(Token.hash == bindparam("hash"), or_(T
 
 
 def user_of_token(secret: str) -> tuple[User, str] | None:
-    """Whose token this is, and its scope. Asked for with every call of the API, and so with one statement that stands ready.
+    """The user of a token and its scope; None for an unknown or expired token. One prepared statement, as every API request needs it.
 
-    It is found by its hash: how long that takes says nothing of the secret. With a token of a lower scope nobody is an admin; one
-    that reads makes an admin a viewer.
+    The lookup is by hash, so its timing reveals nothing about the secret. The user is an admin only with the scope `admin`; with the
+    scope `read` an admin becomes a viewer.
     """
-    wanted = hash_of(secret)
-    found = _by_hash.run(hash=wanted)
-    if not found or not hmac.compare_digest(found[0][1], wanted):
+    token_hash = hash_of(secret)
+    found = _by_hash.run(hash=token_hash)
+    if not found or not hmac.compare_digest(found[0][1], token_hash):
         return None
     token_id, _, scope, is_stale, *columns = found[0]
     if is_stale:
@@ -71,17 +71,18 @@ def user_of_token(secret: str) -> tuple[User, str] | None:
 
 
 def user_from(columns: Sequence[Any]) -> User:
-    """The user of a row that was read in the order of the table's columns."""
+    """A user from column values in the order of the table."""
     return User(**dict(zip(User.__table__.c.keys(), columns, strict=True)))
 
 
 def tokens_of(user: User) -> list[Token]:
+    """The user's tokens, newest first."""
     with read_session() as session:
         return list(session.scalars(select(Token).where(Token.user_id == user.id).order_by(Token.created_at.desc())))
 
 
 def revoke_token(user: User, token_id: str) -> None:
-    """Raises `NotFound` for a token that is not the user's."""
+    """Delete a token of the user. Raises `NotFound` for one that is not theirs."""
     with write_session() as session:
         revoked = session.scalar(delete(Token).where(Token.id == token_id, Token.user_id == user.id).returning(Token.id))
         if revoked is None:
@@ -89,4 +90,5 @@ def revoke_token(user: User, token_id: str) -> None:
 
 
 def hash_of(secret: str) -> str:
+    """The SHA-256 of a secret, in hex."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

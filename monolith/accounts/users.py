@@ -1,4 +1,4 @@
-"""Users: making them, signing them in, changing their password."""
+"""Users: create and find them, check and change passwords."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from monolith.errors import Invalid
 from monolith.runner.ledger import audit
 from monolith.runner.ledger.audit import Actor
 
-SIGN_IN = "sign in to"  # what tries of passwords are counted under
+SIGN_IN = "sign in to"  # the name under which password attempts are counted
 
 
 def create_user(email: str, password: str, by: Actor, *, is_admin: bool = False, is_viewer: bool = False) -> User:
-    """A new user, with a note in the audit trail. Raises `Invalid` for an e-mail that is none or taken, or a password that is too weak."""
+    """Create a user and record it in the audit log. Raises `Invalid` for an invalid or existing e-mail address, or a weak password."""
     email = _canonical(email)
     if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > 254:
         raise Invalid.field("/email", f"{email[:60]!r} is not an e-mail address. Write it as name@host.")
@@ -33,6 +33,7 @@ def create_user(email: str, password: str, by: Actor, *, is_admin: bool = False,
 
 
 def find_user(email: str) -> User | None:
+    """The user with this e-mail address, in any case."""
     with read_session() as session:
         return session.scalar(select(User).where(User.email == _canonical(email)))
 
@@ -42,28 +43,29 @@ def _canonical(email: str) -> str:
 
 
 def has_users() -> bool:
+    """Whether any user exists."""
     with read_session() as session:
         return bool(session.scalar(select(func.count()).select_from(User)))
 
 
 def check_password(email: str, password: str) -> User | None:
-    """The user, when the password is theirs. Words, time and waits are the same for an unknown e-mail as for a wrong password.
+    """The user if the password is correct, else None. Unknown e-mail addresses take the same time and have the same waits.
 
-    Raises `TooManyRequests` where too many were wrong of late.
+    Raises `TooManyRequests` after too many wrong passwords.
     """
     email = _canonical(email)[:254]
     login_throttle.begin(SIGN_IN, email)
     user = find_user(email)
-    if not passwords.fits(password, user.password_hash if user else None):
+    if not passwords.is_correct(password, user.password_hash if user else None):
         return None
     login_throttle.succeeded(SIGN_IN, email)
     return user
 
 
 def change_password(user: User, current: str, new: str, address: str, user_agent: str) -> str:
-    """Set a new password and end all sessions; what the cookie of the browser that did it is to hold from now on.
+    """Set a new password, end all sessions, and return the secret of a new session for the browser that asked.
 
-    Raises `Invalid` where the current one is wrong or the new one too weak, `TooManyRequests` as `check_password` does.
+    Raises `Invalid` when the current password is wrong or the new one too weak, and `TooManyRequests` as `check_password` does.
     """
     password_hash = passwords.hashed(new, user.email, "/new")
     if check_password(user.email, current) is None:
@@ -74,7 +76,7 @@ def change_password(user: User, current: str, new: str, address: str, user_agent
 
 
 def reset_password(user: User, new: str, by: Actor) -> None:
-    """Set a new password for somebody who has forgotten theirs, end all their sessions, and note it in the audit trail."""
+    """Set a new password for a user, end all their sessions, and record it in the audit log. Raises `Invalid` for a weak one."""
     password_hash = passwords.hashed(new, user.email)
     with write_session() as session:
         session.execute(update(User).where(User.id == user.id).values(password_hash=password_hash))
@@ -83,7 +85,7 @@ def reset_password(user: User, new: str, by: Actor) -> None:
 
 
 def choose_mail(user: User, *, failed: bool, done: bool) -> User:
-    """Whether the user gets an e-mail for each job that fails, and for each that is done, from now on; the user as it is then."""
+    """Set whether the user gets an e-mail for each job that fails or is done, from now on; returns the changed user."""
     chosen = update(User).where(User.id == user.id).values(mail_failed=failed, mail_done=done, mail_since=now())
     with write_session() as session:
         session.execute(chosen)

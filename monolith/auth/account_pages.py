@@ -1,4 +1,4 @@
-"""The page of one's own account: password, tokens, where one is signed in, e-mails. The verbs are those of the API."""
+"""Pages of one's own account: password, tokens, sessions and e-mail settings."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from monolith.web import security
 
 blueprint = Blueprint("account_pages", __name__, url_prefix="/account")
 Answer = str | Response | tuple[str, int]
-LASTING = {"7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year", "": "Never"}
+TOKEN_DAYS = {"7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year", "": "Never"}
 
 
 @blueprint.get("")
 def show() -> str:
-    """All of it."""
+    """The account page."""
     return _show({})
 
 
 def _show(errors: dict[str, list[str]]) -> str:
-    shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.of(current_user)}
+    shown: dict[str, Any] = {"tokens": tokens.tokens_of(current_user), "sessions": sessions.sessions_of(current_user)}
     with read_session() as session:
         shown["now"] = read_now(session)
     shown["has_mail"] = settings().smtp_url is not None
-    return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=LASTING)
+    return render_template("auth/account.html", **shown, this=g.get("session_id"), errors=errors, lasting=TOKEN_DAYS)
 
 
 @blueprint.post("/password")
 def change_password() -> Answer:
-    """Change it, and end all other sessions; or show the form again with what is wrong."""
+    """Change the password and end all other sessions, or show the form again with its errors."""
     try:
         key = users.change_password(current_user, request.form.get("current", ""), request.form.get("new", ""), *security.browser())
     except (Invalid, TooManyRequests) as problem:
@@ -47,9 +47,9 @@ def change_password() -> Answer:
 
 @blueprint.post("/tokens")
 def create_token() -> Answer:
-    """Make one and show it, here only; or show the form again with what is wrong."""
+    """Create a token and show it once, or show the form again with its errors."""
     days = request.form.get("days", "")
-    lasts = float(days) if days and days in LASTING else None
+    lasts = float(days) if days and days in TOKEN_DAYS else None
     try:
         token, secret = tokens.create_token(current_user.id, request.form.get("name", ""), request.form.get("scope", ""), lasts)
     except (Invalid, Conflict) as problem:
@@ -60,32 +60,32 @@ def create_token() -> Answer:
 
 @blueprint.post("/tokens/<token_id>/revoke")
 def revoke_token(token_id: str) -> Response:
-    """It stops working at once."""
+    """Revoke a token; it stops working at once."""
     tokens.revoke_token(current_user, token_id)
     return _back("The token was revoked.")
 
 
 @blueprint.post("/sessions/<session_id>/end")
 def end_session(session_id: str) -> Response:
-    """Sign out there."""
+    """End a session."""
     sessions.end(current_user, session_id)
     return _back("The session was signed out.")
 
 
 @blueprint.post("/sessions/end-others")
 def end_other_sessions() -> Response:
-    """Sign out everywhere else."""
+    """End all other sessions."""
     ended = sessions.end_others(current_user, g.get("session_id"))
     return _back(f"You were signed out elsewhere: {ended} {'session' if ended == 1 else 'sessions'}.")
 
 
 @blueprint.post("/mail")
 def choose_mail() -> Response:
-    """For which jobs an e-mail is sent."""
+    """Choose for which jobs an e-mail is sent."""
     users.choose_mail(current_user, failed="failed" in request.form, done="done" in request.form)
     return _back("Your e-mail settings were saved.")
 
 
-def _back(said: str) -> Response:
-    flash(said)
+def _back(message: str) -> Response:
+    flash(message)
     return redirect(url_for("account_pages.show"), 303)

@@ -1,4 +1,4 @@
-"""Who one is, one's tokens, sessions and password, as JSON."""
+"""One's own account as JSON: user, password, tokens and sessions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monolith.web import security
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment, Truth
 
-MOST_DAYS = 3650
+MAX_DAYS = 3650
 blueprint = Blueprint("account", __name__, description="Your account, tokens and sessions")
 NOT_YOURS = {"schema": ProblemSchema, "description": "Not found, or not yours"}
 
@@ -52,7 +52,7 @@ class TokenRequest(Schema):
         metadata={"description": "`read` can only read; `submit` can also submit; `admin` has all your rights"},
     )
     days = fields.Float(
-        load_default=None, allow_none=True, validate=Range(0, MOST_DAYS), metadata={"description": "Days until it expires; null: never"}
+        load_default=None, allow_none=True, validate=Range(0, MAX_DAYS), metadata={"description": "Days until it expires; null: never"}
     )
 
 
@@ -145,7 +145,7 @@ class Sessions(MethodView):
     @blueprint.response(200, SessionListSchema)
     def get(self) -> dict[str, Any]:
         """List your sessions, most recently used first."""
-        found = [{**_shown(one, SessionSchema), "is_this": one.id == g.get("session_id")} for one in sessions.of(current_user)]
+        found = [{**_shown(one, SessionSchema), "is_this": one.id == g.get("session_id")} for one in sessions.sessions_of(current_user)]
         return {"object": "list", "data": found, "has_more": False, "url": request.path}
 
     @blueprint.response(204)
@@ -164,5 +164,5 @@ class OneSession(MethodView):
 
 
 def _shown(row: Token | UserSession, schema: type[Schema]) -> dict[str, Any]:
-    """What the row itself has of the schema."""
+    """The fields of the schema that the row has."""
     return {name: getattr(row, name) for name in schema().fields if hasattr(row, name)}

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""Pages to sign in and out."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ WRONG = "The e-mail address or the password is wrong. Check it and try again."
 @blueprint.get("/sign-in")
 @blueprint.post("/sign-in")
 def sign_in() -> Response | str | tuple[str, int]:
-    """Show the form, or sign in and go where the person wanted to go."""
-    wanted = own_path(request.values.get("next", ""))
+    """Show the form, or sign in and redirect to `next`."""
+    target = own_path(request.values.get("next", ""))
     if current_user.is_authenticated:
-        return redirect(wanted, 303)
+        return redirect(target, 303)
     if request.method == "GET":
-        return render_template("auth/sign_in.html", next=wanted, email="", error=None)
+        return render_template("auth/sign_in.html", next=target, email="", error=None)
     email = request.form.get("email", "")
     try:
         security.limit(settings().sign_in_rate, "sign in")
         user = users.check_password(email, request.form.get("password", ""))
     except TooManyRequests as problem:
-        shown = render_template("auth/sign_in.html", next=wanted, email=email, error=problem.detail)
+        shown = render_template("auth/sign_in.html", next=target, email=email, error=problem.detail)
         return Response(shown, problem.status, {"Retry-After": str(problem.retry_after)}, mimetype="text/html")
     # never what was typed as the e-mail: it may be a password
     log.info("sign_in", user=user.id if user else None, address=request.remote_addr)
     if user is None:
-        return render_template("auth/sign_in.html", next=wanted, email=email, error=WRONG), 401
+        return render_template("auth/sign_in.html", next=target, email=email, error=WRONG), 401
     security.sign_in(sessions.begin(user.id, *security.browser()))
-    return redirect(wanted, 303)
+    return redirect(target, 303)
 
 
 @blueprint.post("/sign-out")
 def sign_out() -> Response:
-    """Sign out: the session has ended, whoever still has its cookie."""
+    """Sign out. The session ends in the database, so a copy of its cookie is worthless."""
     if "session_id" in g:
         sessions.end(current_user, g.session_id)
     session.clear()
@@ -51,6 +51,6 @@ def sign_out() -> Response:
 
 
 def own_path(target: str) -> str:
-    """The path when it is one of ours, else the first page: nobody is led to another site."""
+    """The target if it is a path of this site, else `/`: an open redirect would lead to other sites."""
     is_own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if is_own else "/"

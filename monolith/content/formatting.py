@@ -1,8 +1,8 @@
-"""Formats values for people: statuses, events, times and sizes as template filters (FILTERS), and text for CSV files."""
+"""Formats values for people: statuses, events, times and sizes as template filters (FILTERS); times as text, and text for CSV."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from markupsafe import Markup
@@ -163,6 +163,26 @@ def prose(markdown: str) -> Markup:
 def csv_text(text: str) -> str:
     """Text for a CSV cell that no spreadsheet takes for a formula: a `'` goes before =, +, -, @, tab and line breaks."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def rfc3339(seconds: float | None, timespec: str = "milliseconds") -> str | None:
+    """Seconds since 1970 as an RFC 3339 time in UTC, such as `2026-11-25T07:30:00.000Z`; None stays None. For the API, webhooks and CSV."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def parse_moment(text: str, zone: tzinfo = UTC) -> float:
+    """Seconds since 1970 from a date or time in ISO 8601, such as `2026-11-25` or `2026-11-25T07:30`, or from such seconds as text.
+
+    A time that names no zone is in `zone`. Raises ValueError for any other text.
+    """
+    text = text.strip()
+    try:
+        at = datetime.fromtimestamp(float(text), UTC) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text)
+        return at.replace(tzinfo=at.tzinfo or zone).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{text[:40]!r} is not a date or time") from None
 
 
 FILTERS = (

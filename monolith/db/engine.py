@@ -45,7 +45,7 @@ POSTGRESQL_TIMEOUTS = {
 IDLE_S = 1.0  # a connection that was not used for so long is tried before it is
 Answer = TypeVar("Answer")
 log = structlog.get_logger()
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
 class now(FunctionElement[float]):
@@ -171,7 +171,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def storable(text: str, limit: int | None = None) -> str:
     """The text without what a database or UTF-8 refuses (NUL, lone surrogates), and not longer than `limit` characters."""
-    return _UNSTORABLE.sub("\ufffd", text[:limit])
+    return UNSTORABLE.sub("\ufffd", text[:limit])
 
 
 @contextmanager

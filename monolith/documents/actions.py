@@ -1,4 +1,4 @@
-"""What people do with what they have handed in: name and tag it, delete it, and act on many of their documents or jobs at once."""
+"""What users do with what they submitted: rename, tag and delete documents; cancel, stop and retry jobs; one or many at once."""
 
 from __future__ import annotations
 
@@ -7,50 +7,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 
-from monolith.db.engine import storable, write_session
+from monolith.db.engine import read_session, storable, write_session
 from monolith.db.models import Document, Job, User
-from monolith.documents import queries, submission
-from monolith.documents.job_spec import MAX_TAGS
+from monolith.documents import queries
+from monolith.documents.submission import MAX_TAGS
 from monolith.errors import Conflict, Invalid, Problem
-from monolith.runner.ledger import balance, search
+from monolith.runner.ledger import balance, lifecycle, search
 from monolith.runner.webhooks import endpoints
 
-AT_ONCE = 500  # documents or jobs that one request may change: some seconds of work
-ACTS = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
+MAX_SELECTED = 500  # documents or jobs that one request may change: some seconds of work
+
+
+# ---- documents
 
 
 def change_document(user: User, document_id: str, **changes: Any) -> None:
-    """Give a document another `title` or other `tags`."""
+    """Set the `title` or the `tags` of a document. Raises `NotFound`."""
     with write_session() as session:
         document = queries.document(session, user, document_id)
         for name, value in changes.items():
-            setattr(document, name, storable(value, 300) if name == "title" else _once_each(value))
+            setattr(document, name, storable(value, 300) if name == "title" else _distinct(value))
         search.keep_names(session, document)
 
 
 def add_tags(user: User, document_id: str, tags: list[str]) -> None:
-    """Add tags to those that a document has. Raises `Invalid` when they are too many."""
+    """Add tags to those of a document. Raises `NotFound`, and `Invalid` for more than MAX_TAGS in all."""
     with write_session() as session:
         document = queries.document(session, user, document_id)
-        document.tags = _once_each([*(document.tags or []), *tags])
+        document.tags = _distinct([*(document.tags or []), *tags])
         if len(document.tags) > MAX_TAGS:
             raise Invalid.field("/tags", f"A document has at most {MAX_TAGS} tags. Remove some first.")
 
 
 def remove_tag(user: User, document_id: str, tag: str) -> None:
-    """Take a tag from a document; nothing happens when it has none of this name."""
+    """Remove a tag from a document; does nothing if it has no such tag. Raises `NotFound`."""
     with write_session() as session:
         document = queries.document(session, user, document_id)
         document.tags = [one for one in document.tags or [] if one != tag]
 
 
-def _once_each(tags: Iterable[str]) -> list[str]:
+def _distinct(tags: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(storable(tag) for tag in tags))
 
 
 def delete_document(user: User, document_id: str) -> None:
-    """Delete a document with its jobs and their files. Raises `Conflict` while a job works on it."""
+    """Delete a document with its jobs and their files. Raises `NotFound`, and `Conflict` while a job runs on it."""
     with write_session() as session:
         queries.document(session, user, document_id)
         session.execute(select(Document.id).where(Document.id == document_id).with_for_update())  # from now on it gets no new job
@@ -63,41 +66,98 @@ def delete_document(user: User, document_id: str) -> None:
         balance.record_pruned(session, len(jobs))
 
 
+# ---- jobs
+
+
+def cancel(user: User, job_id: str) -> None:
+    """Cancel the user's job before it starts. Raises `NotFound`, and `Conflict` when it has started or is over."""
+    _check_visible(user, job_id)
+    _change_status(job_id, lifecycle.cancel, "Only a waiting job can be cancelled. A running job can be stopped.")
+
+
+def stop(user: User, job_id: str) -> None:
+    """Stop the user's running job. Raises `NotFound`, and `Conflict` when it is not running."""
+    _check_visible(user, job_id)
+    _change_status(job_id, lifecycle.stop, "Only a running job can be stopped. A waiting job can be cancelled.")
+
+
+def requeue(user: User, job_id: str) -> None:
+    """Queue the user's failed, stopped or cancelled job again. Raises `NotFound`, and `Conflict` when it is none of these."""
+    _check_visible(user, job_id)
+    _requeue(job_id)
+
+
+JOB_ACTIONS = {"cancel": cancel, "stop": stop, "requeue": requeue}
+
+
+def retry_batch(user: User, batch_id: str) -> int:
+    """Queue the failed jobs of the user's batch again, and return their number. A unique job with a live duplicate is skipped.
+
+    Raises `NotFound`.
+    """
+    with read_session() as session:
+        failed = [job.id for job in queries.batch(session, user, batch_id).jobs if job.status == "failed"]
+    return _each(failed, _requeue).changed
+
+
+def _check_visible(user: User, job_id: str) -> None:
+    with read_session() as session:
+        queries.job(session, user, job_id)
+
+
+def _requeue(job_id: str) -> None:
+    try:
+        _change_status(job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be retried.")
+    except IntegrityError:  # requeueing is the only transition that makes a job live again
+        raise Conflict("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
+
+
+def _change_status(job_id: str, transition: Callable[[str], bool], rule: str) -> None:
+    if not transition(job_id):
+        with read_session() as session:
+            status = session.scalar(select(Job.status).where(Job.id == job_id))
+        raise Conflict(f"The job is {status}. {rule}")
+
+
 # ---- many at once
 
 
 @dataclass(frozen=True)
-class Done:
-    """How many were changed, and why the others were left as they are, by their ids."""
+class BulkResult:
+    """How many items were changed, and why each of the others was skipped, by id."""
 
     changed: int
-    left: dict[str, str]
+    skipped: dict[str, str]
 
 
-def delete_documents(user: User, ids: list[str]) -> Done:
-    """Delete documents with their jobs. One that a job works on is left. Raises `Invalid` for too many."""
+def delete_documents(user: User, ids: list[str]) -> BulkResult:
+    """Delete documents with their jobs; those with a running job are skipped. Raises `Invalid` for none or too many."""
+    check_selection(ids)
     return _each(ids, lambda one: delete_document(user, one))
 
 
-def steer_jobs(user: User, act: str, ids: list[str]) -> Done:
-    """Cancel, stop or requeue jobs. One whose state does not allow it is left. Raises `Invalid` for too many."""
-    return _each(ids, lambda one: ACTS[act](user, one))
+def change_jobs(user: User, action: str, ids: list[str]) -> BulkResult:
+    """Cancel, stop or requeue jobs; those whose status does not allow it are skipped. Raises `Invalid` for none or too many.
+
+    `action`: a name in JOB_ACTIONS.
+    """
+    check_selection(ids)
+    return _each(ids, lambda one: JOB_ACTIONS[action](user, one))
 
 
-def _each(ids: list[str], change: Callable[[str], None]) -> Done:
-    check_number(ids)
-    left: dict[str, str] = {}
+def check_selection(ids: list[str]) -> None:
+    """Raises `Invalid` for no ids, or more than MAX_SELECTED."""
+    if not ids:
+        raise Invalid.field("/ids", "Nothing is selected. Select at least one item.")
+    if len(ids) > MAX_SELECTED:
+        raise Invalid.field("/ids", f"{len(ids):,} items are selected; the limit is {MAX_SELECTED} at once. Select fewer.")
+
+
+def _each(ids: list[str], change: Callable[[str], None]) -> BulkResult:
+    skipped: dict[str, str] = {}
     for one in dict.fromkeys(ids):
         try:
             change(one)
         except Problem as problem:
-            left[one] = problem.detail
-    return Done(len(set(ids)) - len(left), left)
-
-
-def check_number(ids: list[str]) -> None:
-    """Raises `Invalid` when these are too many for one request, or none."""
-    if not ids:
-        raise Invalid.field("/ids", "Nothing is selected. Select at least one item.")
-    if len(ids) > AT_ONCE:
-        raise Invalid.field("/ids", f"{len(ids):,} items are selected; the limit is {AT_ONCE} at once. Select fewer.")
+            skipped[one] = problem.detail
+    return BulkResult(len(set(ids)) - len(skipped), skipped)

@@ -1,4 +1,4 @@
-"""What a user may see: documents, jobs, files and batches, one or a page of them. Every query is by owner; admins see all."""
+"""What a user may see: documents, jobs, files, batches and webhooks, one or a page of them. Every query is by owner; admins see all."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from monolith.runner.ledger.batches import Batch, BatchProgress
 from monolith.runner.webhooks import endpoints
 from monolith.runner.webhooks.models import Delivery, Webhook
 
+MAX_SEARCH = 300  # characters of a search
 Row = TypeVar("Row", Document, Job, Batch, Webhook, Delivery)
 
 
 @dataclass(frozen=True)
 class ListPage:
-    """Some rows, the newest first, and whether older ones follow."""
+    """Some rows, newest first, and whether older ones follow."""
 
     rows: list[Any]
     has_more: bool
 
 
 def document(session: Session, user: User, document_id: str) -> Document:
-    """The document with its jobs. Raises `NotFound` also for somebody else's."""
+    """The document with its jobs and their files. Raises `NotFound`, also for other users' documents."""
     row = session.scalar(
         select(Document).where(Document.id == document_id).options(selectinload(Document.jobs).selectinload(Job.artefacts))
     )
@@ -41,7 +42,7 @@ def document(session: Session, user: User, document_id: str) -> Document:
 
 
 def job(session: Session, user: User, job_id: str) -> Job:
-    """The job with its result and files. Raises `NotFound` also for somebody else's."""
+    """The job with its document, result and files. Raises `NotFound`, also for other users' jobs and those in the trash."""
     row = session.scalar(
         select(Job)
         .where(Job.id == job_id, Job.trash_id.is_(None))
@@ -62,15 +63,16 @@ def artefact(session: Session, user: User, job_id: str, name: str) -> Artefact:
 
 
 def documents(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> ListPage:
-    """A page of the user's documents; where given, those that the words `q` find, of one `kind`, with one `tag`, of one
-    content (`sha256`), or with a job of one `status` or `type`.
+    """A page of the user's documents with their jobs.
+
+    `filters`: words to search for (`q`), `kind`, `tag`, `sha256`, and `status` or `type` of any of their jobs. Raises `Invalid`.
     """
     query = _documents_of(user, filters).options(selectinload(Document.jobs).selectinload(Job.artefacts))
     return _page(session, query, Document, limit, starting_after, user)
 
 
 def document_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
-    """The ids of the newest of them."""
+    """The ids of the newest documents that match the filters of `documents`."""
     newest = _documents_of(user, filters).with_only_columns(Document.id).order_by(Document.created_at.desc(), Document.id.desc())
     return list(session.scalars(newest.limit(limit)))
 
@@ -88,7 +90,7 @@ def _documents_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
 
 
 def _about(given: dict[str, Any]) -> list[ColumnElement[bool]]:
-    """What a document must be like."""
+    """The conditions on documents: kind, content hash, tag and words."""
     of_column = [getattr(Document, name) == given[name] for name in ("kind", "sha256") if name in given]
     if "tag" in given:
         of_column.append(search.has_tag(Document.tags, given["tag"]))
@@ -96,7 +98,7 @@ def _about(given: dict[str, Any]) -> list[ColumnElement[bool]]:
 
 
 def firsts(session: Session | Connection, documents: Iterable[Document]) -> dict[str, str]:
-    """Of those whose owner has handed in the same content before: the id of the first document with it."""
+    """The first documents with the same content: {document id: id of the owner's first}, without documents that are the first."""
     ids = [one.id for one in documents if one.sha256]
     found = session.execute(_firsts(), {"ids": ids}) if ids else ()
     return {document_id: first_id for document_id, first_id in found if first_id != document_id}
@@ -104,7 +106,7 @@ def firsts(session: Session | Connection, documents: Iterable[Document]) -> dict
 
 @cache
 def _firsts() -> Select[Any]:
-    """Put together once: each submission asks it."""
+    """Built once: each submission runs it."""
     given: Any = Document.__table__
     other = given.alias()
     same = (other.c.owner_id == given.c.owner_id, other.c.sha256 == given.c.sha256)
@@ -113,17 +115,17 @@ def _firsts() -> Select[Any]:
 
 
 def jobs(session: Session, user: User, limit: int, starting_after: str | None = None, **filters: str | None) -> ListPage:
-    """A page of the user's jobs; where given, of one `status`, `type` or `document_id`, with a document of one `kind` or `tag`,
-    or found by the words `q`: those of the document, or of the params where there is none. Results are left out.
+    """A page of the user's jobs with their documents and files, without results.
 
-    Those that Intray submits by itself are shown only to who asks for their type.
+    `filters`: `status`, `type`, `document_id`, `kind` and `tag` of the document, and words (`q`) of the document, or of the params of a
+    job without one. Internal jobs are left out unless their type is given. Raises `Invalid`.
     """
     query = _jobs_of(user, filters).options(defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     return _page(session, query, Job, limit, starting_after, user)
 
 
 def job_ids(session: Session, user: User, limit: int, **filters: str | None) -> list[str]:
-    """The ids of the newest of them."""
+    """The ids of the newest jobs that match the filters of `jobs`."""
     newest = _jobs_of(user, filters).with_only_columns(Job.id).order_by(Job.created_at.desc(), Job.id.desc())
     return list(session.scalars(newest.limit(limit)))
 
@@ -143,9 +145,9 @@ def _jobs_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
 
 
 def _in_params(query: str) -> ColumnElement[bool]:
-    """Whether a job without a document has all the words in what it was given."""
-    said = func.lower(cast(Job.params, Text))
-    words = [said.contains(word, autoescape=True) for word in search.plain_words(query)]
+    """Whether a job without a document has all the words in its params."""
+    text = func.lower(cast(Job.params, Text))
+    words = [text.contains(word, autoescape=True) for word in search.plain_words(query)]
     return and_(Job.document_id.is_(None), *words) if words else false()
 
 
@@ -155,17 +157,17 @@ def _check_status(status: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A batch with its documents and jobs, as far as they are there still, in their order."""
+class WholeBatch:
+    """A batch with those of its documents and jobs that still exist, in their order."""
 
     batch: Batch
-    standing: BatchProgress
+    progress: BatchProgress
     documents: list[Document]
     jobs: list[Job]
 
 
-def batch(session: Session, user: User, batch_id: str) -> Whole:
-    """A batch and all that is in it, without results. Raises `NotFound` also for somebody else's."""
+def batch(session: Session, user: User, batch_id: str) -> WholeBatch:
+    """A batch with its documents and jobs, without results. Raises `NotFound`, also for other users' batches."""
     row = session.get(Batch, batch_id)
     if row is None or not row.may_be_seen_by(user):
         raise NotFound(f"You have no batch {batch_id[:60]!r}.")
@@ -173,7 +175,7 @@ def batch(session: Session, user: User, batch_id: str) -> Whole:
     shown = (defer(Job.result), selectinload(Job.artefacts), selectinload(Job.document))
     jobs = session.scalars(select(Job).where(Job.id.in_(of_batches.jobs(batch_id)), Job.trash_id.is_(None)).options(*shown)).all()
     places = of_batches.places(session, batch_id)
-    return Whole(
+    return WholeBatch(
         row,
         of_batches.progress_of(session, [batch_id])[batch_id],
         sorted(documents, key=lambda one: places[one.id]),
@@ -187,13 +189,13 @@ def batches(session: Session, user: User, limit: int, starting_after: str | None
 
 
 def webhooks(session: Session, user: User, limit: int, starting_after: str | None = None, job_id: str | None = None) -> ListPage:
-    """A page of the user's own endpoints: those that hear of all jobs, or those of this single one."""
+    """A page of the user's own webhooks: those for all jobs, or the `webhook_url` of a single job."""
     query = select(Webhook).where(Webhook.owner_id == user.id, Webhook.job_id == job_id if job_id else Webhook.job_id.is_(None))
     return _page(session, query, Webhook, limit, starting_after, user)
 
 
 def deliveries(session: Session, user: User, webhook_id: str, limit: int, starting_after: str | None = None) -> ListPage:
-    """A page of what was sent to one of them. Raises `NotFound`."""
+    """A page of the deliveries of a webhook. Raises `NotFound`."""
     endpoints.find(session, user, webhook_id)
     return _page(session, select(Delivery).where(Delivery.webhook_id == webhook_id), Delivery, limit, starting_after, user)
 
@@ -207,10 +209,10 @@ def _owned(query: Select[Any], model: type[Row], user: User) -> Select[Any]:
 
 
 def _page(session: Session, query: Select[Any], model: type[Row], limit: int, starting_after: str | None, user: User) -> ListPage:
-    """Paging by key: rows that come while a person pages neither repeat nor hide others."""
+    """Keyset paging: rows that are added in the meantime neither repeat nor hide others. Raises `Invalid` for an unknown start."""
     if starting_after:
         known: Any = select(model.created_at, model.id).where(model.id == starting_after)
-        last = session.execute(_owned(known, model, user)).one_or_none()  # of somebody else's it is not even said that it is there
+        last = session.execute(_owned(known, model, user)).one_or_none()  # also None for other users' rows
         if last is None:
             detail = f"Cannot start after {starting_after[:60]!r}: it does not exist. Start from the first page."
             raise Invalid(detail, errors=[FieldError(detail, "/starting_after")])

@@ -1,4 +1,4 @@
-"""New documents from what a person gave: text, a URL, or a file. Wrong input is refused here, with the field named."""
+"""Validates text, URLs and files that users give, and makes documents of them. Errors name the field."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _BOMS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16: its NULs are no sign of a binary f
 
 
 def from_text(owner_id: int, text: str, **given: Any) -> Document:
-    """A document of pasted text. Raises `Invalid` when there is none."""
+    """A document of pasted text; `given` are columns such as title, kind, tags. Raises `Invalid` for no text, `TooLarge`."""
     if not text.strip():
         raise Invalid.field("/text", "The text is empty. Paste some text, or give a URL or a file.")
     content = text.encode()
@@ -52,14 +52,14 @@ def from_text(owner_id: int, text: str, **given: Any) -> Document:
 
 
 def from_url(owner_id: int, url: str, **given: Any) -> Document:
-    """A document for the page at a URL; a worker fetches it. Raises `Invalid` for what cannot be the URL of a page."""
+    """A document for the page at a URL; a worker fetches it later. Raises `Invalid` for what is not the http(s) URL of a page."""
     check_url(url)
     title = given.pop("title", None) or url
     return _document(owner_id, None, title=title, media_type="text/html", source_url=url, **{"kind": "page", **given})
 
 
 def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/file", **given: Any) -> Document:
-    """A document of an uploaded file; an archive is a project. Raises `Invalid` or `TooLarge` for one that cannot be read."""
+    """A document of an uploaded file; an archive is a project. Raises `Invalid` or `TooLarge`, naming the field `pointer`."""
     name = safe_filename(filename)
     check_size(len(content), pointer, f"{name}: ")
     media_type = media_type_of(name, content, pointer)
@@ -69,7 +69,7 @@ def from_file(owner_id: int, filename: str, content: bytes, pointer: str = "/fil
 
 
 def refuse_unsent(filename: str, size: str) -> Document:
-    """Say why a page has not sent a file, by name and size alone, in the words that the file would get. Raises `Invalid` or `TooLarge`."""
+    """Raises the `Invalid` or `TooLarge` that a file would get which the page did not send; `size` is its number of bytes as text."""
     name = safe_filename(filename)
     check_size(int(size[:15]) if size.isascii() and size.isdigit() else 0, "/file", f"{name}: ")
     _check_name(name, is_empty=size == "0", pointer="/file")
@@ -94,11 +94,11 @@ def _first_line(text: str) -> str:
     return line if len(line) <= 80 else f"{line[:79].rstrip()}…"
 
 
-def check_size(size: int, pointer: str, whose: str = "") -> None:
-    """Raises `TooLarge` for more than `MAX_UPLOAD_BYTES`."""
+def check_size(size: int, pointer: str, prefix: str = "") -> None:
+    """Raises `TooLarge` for more bytes than `MAX_UPLOAD_BYTES`; `prefix` begins the message."""
     limit = settings().max_upload_bytes
     if size > limit:
-        error = f"{whose}The content is {_megabytes(size)}; the limit is {_megabytes(limit)}. Split it, or submit a part of it."
+        error = f"{prefix}The content is {_megabytes(size)}; the limit is {_megabytes(limit)}. Split it, or submit a part of it."
         raise TooLarge(error, errors=Invalid.field(pointer, error).errors)
 
 
@@ -107,7 +107,7 @@ def _megabytes(size: int) -> str:
 
 
 def check_url(url: str, pointer: str = "/url") -> None:
-    """Raises `Invalid` for what is not the http(s) URL of a page. Nothing is looked up: the worker does that."""
+    """Raises `Invalid` for what is not an http(s) URL, contains a password, or is too long. The worker resolves the host."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -123,7 +123,7 @@ def check_url(url: str, pointer: str = "/url") -> None:
 
 
 def safe_filename(filename: str) -> str:
-    """The last part of the name, without characters that mislead a person or a file system."""
+    """The last part of a file name, without control characters and at most 220 characters long; `file` if nothing is left."""
     name = PurePosixPath(unicodedata.normalize("NFC", filename).replace("\\", "/")).name
     name = "".join(char for char in name if unicodedata.category(char)[0] != "C").strip(" .")
     stem, dot, extension = name.rpartition(".")
@@ -131,7 +131,7 @@ def safe_filename(filename: str) -> str:
 
 
 def media_type_of(name: str, content: bytes, pointer: str) -> str:
-    """The media type, when the name's ending and the content agree. Raises `Invalid` when they do not."""
+    """The media type by the file name's extension. Raises `Invalid` when the extension is unknown, or the content does not match it."""
     extension = _check_name(name, is_empty=not content, pointer=pointer)
     try:
         _check_content(extension, content)
@@ -141,7 +141,7 @@ def media_type_of(name: str, content: bytes, pointer: str) -> str:
 
 
 def _check_name(name: str, *, is_empty: bool, pointer: str) -> str:
-    """The ending, when files with it can be read."""
+    """The extension of a file name. Raises `Invalid` for an unsupported one, or an empty file."""
     extension = _extension(name)
     if is_empty:
         raise Invalid.field(pointer, f"{name}: The file is empty. Choose one with content.")
@@ -177,14 +177,14 @@ def _is_docx(content: bytes) -> bool:
 
 
 def _is_archive(extension: str, content: bytes) -> bool:
-    """Whether it begins as such an archive does. What is in it is for the worker that unpacks it."""
+    """Whether the content begins as such an archive does. The worker that unpacks it checks the rest."""
     if extension == ".zip":
         return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
     return content.startswith(b"\x1f\x8b") if extension != ".tar" else content[257:262] == b"ustar"
 
 
 def filename_of(document: Document) -> str:
-    """The name a document is downloaded under: its own, or one made from its title."""
+    """The file name to download a document under: its own, or one made from its title."""
     if document.filename:
         return document.filename
     extension = next((ending for ending, media in MEDIA_TYPES.items() if media == document.media_type.partition(";")[0]), ".txt")
@@ -193,33 +193,30 @@ def filename_of(document: Document) -> str:
 
 
 @dataclass(frozen=True)
-class Given:
-    """One document of several: what to call it, where it stands in the request, and what makes it or raises."""
+class Upload:
+    """One document of several in a request: its name, its JSON pointer, and a function that makes the document or raises `Problem`."""
 
     name: str
     pointer: str
     make: Callable[[], Document]
 
 
-def sort_out(given: list[Given]) -> tuple[list[Document], list[dict[str, str]]]:
-    """The documents that can be taken, and what is wrong with the others."""
+def accept_each(uploads: list[Upload]) -> tuple[list[Document], list[dict[str, str]]]:
+    """The documents of the valid uploads, and the errors of the others as {name, pointer, detail}: a bad file does not affect good ones."""
     documents: list[Document] = []
-    refused: list[dict[str, str]] = []
-    for one in given:
+    rejected: list[dict[str, str]] = []
+    for one in uploads:
         try:
             documents.append(one.make())
         except Problem as problem:
-            refused += [_refusal(one, error) for error in problem.errors or [FieldError(problem.detail, "")]]
-    return documents, refused
+            for error in problem.errors or [FieldError(problem.detail, "")]:
+                pointer = error.pointer if error.pointer.startswith(one.pointer) else one.pointer + error.pointer
+                rejected.append({"name": storable(one.name, 300), "pointer": pointer, "detail": error.detail})
+    return documents, rejected
 
 
-def _refusal(given: Given, error: FieldError) -> dict[str, str]:
-    inner = error.pointer if error.pointer.startswith(given.pointer) else given.pointer + error.pointer
-    return {"name": storable(given.name, 300), "pointer": inner, "detail": error.detail}
-
-
-def read(file: FileStorage) -> bytes:
-    """The content; what was spooled to disk for it is let go at once."""
+def read_file(file: FileStorage) -> bytes:
+    """The content of an uploaded file. Its temporary file on disk, if it has one, is removed at once."""
     with file.stream as stream:
         content: bytes = stream.read()
     return content

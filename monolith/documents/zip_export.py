@@ -1,4 +1,4 @@
-"""Many originals or results as one zip, written to a temporary file one after the other: never all of them in memory."""
+"""Several originals or results as one zip, written to a temporary file one by one, so that memory holds one of them at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import undefer
 
 from monolith.config import settings
 from monolith.content.formatting import subject
@@ -25,7 +25,7 @@ Entry = tuple[str, float, bytes]  # name, moment, content
 
 
 def originals(user: User, ids: list[str]) -> IO[bytes]:
-    """The originals of these documents. Raises `Invalid` when they are too large together, or none is there."""
+    """A zip of the originals of these documents. Raises `Invalid` when they are too large together, or there is none."""
     return _packed(_originals(user, ids), "None of these documents has an original yet: pages are fetched when their first job runs.", ids)
 
 
@@ -39,7 +39,7 @@ def _originals(user: User, ids: list[str]) -> Iterator[Entry]:
 
 
 def results(user: User, ids: list[str]) -> IO[bytes]:
-    """The results and files of those of these jobs that are done. Raises `Invalid` when they are too large together, or none is done."""
+    """A zip of the results and files of those jobs that are done. Raises `Invalid` when they are too large together, or none is done."""
     return _packed(_results(user, ids), "None of these jobs is done yet. Select at least one that is.", ids)
 
 
@@ -51,27 +51,23 @@ def _results(user: User, ids: list[str]) -> Iterator[Entry]:
                 continue
             stem = PurePosixPath(uploads.safe_filename(f"{subject(job)[:80]} {job.type}.json")).stem
             yield f"{stem}.json", job.created_at, json.dumps(job.result, ensure_ascii=False, indent=2).encode()
-            for file in _files(session, one):
+            for file in session.scalars(select(Artefact).where(Artefact.job_id == one).options(undefer(Artefact.content))):
                 yield f"{stem} {file.name}", job.created_at, file.content
 
 
-def _files(session: Session, job_id: str) -> list[Artefact]:
-    return list(session.scalars(select(Artefact).where(Artefact.job_id == job_id).options(undefer(Artefact.content))))
-
-
 def _packed(entries: Iterator[Entry], nothing: str, ids: list[str]) -> IO[bytes]:
-    actions.check_number(ids)
-    with ExitStack() as unless_it_is_sent:
-        packed = unless_it_is_sent.enter_context(tempfile.TemporaryFile())
+    actions.check_selection(ids)
+    with ExitStack() as on_error:
+        packed = on_error.enter_context(tempfile.TemporaryFile())
         if not _write(packed, entries):
             raise Invalid.field("/ids", nothing)
-        unless_it_is_sent.pop_all()  # whoever sends it closes it
+        on_error.pop_all()  # the response closes it
     packed.seek(0)
     return packed
 
 
 def _write(packed: IO[bytes], entries: Iterator[Entry]) -> int:
-    """Write them all; how many they are."""
+    """Write the entries, and return their number. Raises `Invalid` when they are too large together."""
     limit, size, names = settings().max_request_bytes, 0, set[str]()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, at, content in entries:
@@ -84,7 +80,7 @@ def _write(packed: IO[bytes], entries: Iterator[Entry]) -> int:
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """The name, numbered where it is taken already."""
+    """The name, with a number if it is used already."""
     path, number = PurePosixPath(name), 1
     while name in names:
         number += 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from monolith.errors import Snooze
 
-HEAD = 64 * 1024  # bytes of a document that `at_once` may look at
+HEAD = 64 * 1024  # bytes of a document that `preview` may read
 
 
 class Document(Protocol):
@@ -51,7 +51,7 @@ class Job(Protocol):
     attempt: int
     document: Document | None
     owner_email: str  # of who submitted it
-    preview: dict[str, Any] | None  # what `at_once` said when it was submitted
+    preview: dict[str, Any] | None  # the values that `preview` gave on submission
 
     def progress(self, percent: float | None, note: str) -> None:
         """Say how far the job is: 0..100, or None when the total is unknown, and the name of the step."""

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema
 
 from monolith import aliases
 from monolith.config import settings
-from monolith.errors import FieldError, Invalid, Permanent, Snooze
+from monolith.errors import Invalid, Permanent, Snooze
 from monolith.job_types.interface import Delivery, Document, FailedJob, Handed, Job, Ledger, LedgerRow, Submitter
+from monolith.job_types.validation import load_fields
 
 MAX_BACKOFF = 3600.0  # seconds: a job that may still succeed is tried at least hourly
 
@@ -128,10 +129,7 @@ class JobType:
 
     def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
         """The params, validated. Raises `Invalid` naming each wrong field."""
-        try:
-            loaded: dict[str, Any] = _schema(self.params).load({} if params is None else params)
-        except ValidationError as error:
-            raise Invalid("Some parameters are not valid.", errors=field_errors(error.messages, pointer)) from error
+        loaded = load_fields(_schema(self.params), {} if params is None else params, pointer, "Some parameters are not valid.")
         self._require_input(loaded, has_document, pointer)
         return loaded
 
@@ -146,17 +144,6 @@ class JobType:
 def _schema(params: type[Schema]) -> Schema:
     """Made once: making a schema takes longer than reading with it."""
     return params()
-
-
-def field_errors(messages: Any, pointer: str) -> list[FieldError]:
-    """Marshmallow's nested messages as a flat list, each with the JSON pointer of its field."""
-    if isinstance(messages, dict):
-        return [error for key, value in messages.items() for error in field_errors(value, _step(pointer, key))]
-    return [FieldError(str(message), pointer) for message in (messages if isinstance(messages, list) else [messages])]
-
-
-def _step(pointer: str, key: Any) -> str:
-    return pointer if key == "_schema" else f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
 
 
 _declared: dict[str, JobType] = {}

@@ -1,4 +1,4 @@
-"""Batches as JSON: several documents and what is to be done with each, submitted and watched as one."""
+"""Batches as JSON: submit several documents with the same jobs, and follow and retry them as one."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ from flask_login import current_user
 from flask_smorest import Blueprint
 
 from monolith.db.engine import read_session
-from monolith.documents import queries, submission
-from monolith.jobs import batch_schemas as b
-from monolith.jobs import idempotency_key, request_bodies
-from monolith.jobs import schemas as s
-from monolith.jobs.api import ASK_AGAIN_S, KEY_HEADER
+from monolith.documents import actions, queries, submission
+from monolith.jobs import request_bodies, schemas
 from monolith.jobs.long_poll import wait_until
-from monolith.jobs.views import accepted, batch_views, tell_room, whole_batch_view
-from monolith.runner.ledger.batches import progress_of
-from monolith.web import schemas
+from monolith.jobs.views import KEY_HEADER, RETRY_AFTER_S, accepted, add_headroom, batch_views, whole_batch_view
+from monolith.runner.ledger.batches import NewBatch, progress_of
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
+from monolith.web.schemas import PageQuery
 
 blueprint = Blueprint("batches", __name__, url_prefix="/batches", description="Several documents in one submission")
-blueprint.after_request(tell_room)
+blueprint.after_request(add_headroom)
 
 
 @blueprint.route("")
 class Batches(MethodView):
-    @blueprint.arguments(schemas.PageQuery(), location="query")
-    @blueprint.response(200, b.BatchListSchema)
+    @blueprint.arguments(PageQuery(), location="query")
+    @blueprint.response(200, schemas.BatchListSchema)
     def get(self, query: dict[str, Any]) -> Response:
         """List your batches, newest first, without their documents and jobs."""
         with read_session() as session:
@@ -39,12 +36,12 @@ class Batches(MethodView):
     @blueprint.doc(
         requestBody={
             "required": True,
-            "content": {"application/json": {"schema": b.BatchRequest}, "multipart/form-data": {"schema": b.BatchUpload}},
+            "content": {"application/json": {"schema": schemas.BatchRequest}, "multipart/form-data": {"schema": schemas.BatchUpload}},
         },
         parameters=[KEY_HEADER],
     )
-    @blueprint.response(202, b.BatchSchema)
-    @blueprint.alt_response(200, schema=b.BatchSchema, description="Already created with the same Idempotency-Key")
+    @blueprint.response(202, schemas.BatchSchema)
+    @blueprint.alt_response(200, schema=schemas.BatchSchema, description="Already created with the same Idempotency-Key")
     @blueprint.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
     @blueprint.alt_response(413, schema=ProblemSchema, description="Too large")
     @blueprint.alt_response(422, schema=ProblemSchema, description="A job is invalid, or all documents were rejected")
@@ -52,14 +49,13 @@ class Batches(MethodView):
     @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self) -> Response:
         """Submit several documents with the jobs to run on each. Rejected documents are listed in `refused`; the others are accepted."""
-        key = idempotency_key.of_call()
-        submitted = submission.earlier(current_user, key) or submission.submit_batch(
-            current_user, *request_bodies.of_batch(current_user.id), g.request_id, key
-        )
+        key = request_bodies.idempotency_key()
+        documents, rejected, specs = request_bodies.read_batch(current_user.id)
+        submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, NewBatch(rejected))
         view = _view(submitted.batch_id or "")
         response = accepted(submitted, view, 202)
         response.headers["Location"] = view["url"]
-        response.headers["Retry-After"] = ASK_AGAIN_S
+        response.headers["Retry-After"] = RETRY_AFTER_S
         return response
 
 
@@ -70,14 +66,14 @@ def _view(batch_id: str) -> dict[str, Any]:
 
 @blueprint.route("/<batch_id>")
 class OneBatch(MethodView):
-    @blueprint.arguments(s.WaitQuery(), location="query")
-    @blueprint.response(200, b.BatchSchema)
+    @blueprint.arguments(schemas.WaitQuery(), location="query")
+    @blueprint.response(200, schemas.BatchSchema)
     @blueprint.alt_response(304, description="Not changed since the ETag in If-None-Match")
     @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def get(self, query: dict[str, Any], batch_id: str) -> Response:
         """Show a batch with its documents and jobs. `wait` delays the response until all jobs are over."""
         if query.get("wait"):
-            _view(batch_id)  # what is not there is not waited for
+            _view(batch_id)  # raises NotFound before the wait
             wait_until(lambda: _is_over(batch_id), query["wait"])
         response = jsonify(_view(batch_id))
         response.add_etag()
@@ -92,9 +88,9 @@ def _is_over(batch_id: str) -> bool:
 
 @blueprint.route("/<batch_id>/retry")
 class RetryBatch(MethodView):
-    @blueprint.response(200, b.RetriedSchema)
+    @blueprint.response(200, schemas.RetriedSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def post(self, batch_id: str) -> Response:
         """Retry all failed jobs of a batch. Does nothing if none has failed."""
-        requeued = submission.retry_batch(current_user, batch_id)
+        requeued = actions.retry_batch(current_user, batch_id)
         return jsonify(requeued=requeued, **_view(batch_id))

@@ -1,4 +1,4 @@
-"""Acting on many documents or jobs at once, as JSON. What cannot be changed is left, with the reason."""
+"""Bulk actions on documents and jobs, as JSON. Items that cannot be changed are listed with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ blueprint = Blueprint("selections", __name__, description="Bulk actions")
 
 
 class SelectionRequest(Schema):
-    ids = fields.List(fields.String(), required=True, validate=Length(1, actions.AT_ONCE), metadata={"description": "Ids of the items"})
+    ids = fields.List(
+        fields.String(), required=True, validate=Length(1, actions.MAX_SELECTED), metadata={"description": "Ids of the items"}
+    )
 
 
 class LeftSchema(Schema):
@@ -30,8 +32,8 @@ class DoneSchema(Schema):
     left = fields.List(fields.Nested(LeftSchema))
 
 
-def _view(done: actions.Done) -> Response:
-    return jsonify(changed=done.changed, left=[{"id": one, "detail": why} for one, why in done.left.items()])
+def _view(result: actions.BulkResult) -> Response:
+    return jsonify(changed=result.changed, left=[{"id": one, "detail": why} for one, why in result.skipped.items()])
 
 
 @blueprint.route("/documents/delete")
@@ -49,4 +51,4 @@ class SteerJobs(MethodView):
     @blueprint.response(200, DoneSchema)
     def post(self, selection: dict[str, Any], act: str) -> Response:
         """Cancel, stop or requeue several jobs. Jobs whose status does not allow it are skipped."""
-        return _view(actions.steer_jobs(current_user, act, selection["ids"]))
+        return _view(actions.change_jobs(current_user, act, selection["ids"]))

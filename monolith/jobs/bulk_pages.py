@@ -1,4 +1,4 @@
-"""What the lists offer for the rows that are selected: a question that says how many, then the act; or a zip."""
+"""Bulk actions on the selected rows of a list: a confirmation page, then the action; or a zip download."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from monolith.db.engine import read_session
 from monolith.documents import actions, queries, zip_export
 from monolith.errors import Invalid
 from monolith.jobs import flash_messages
-from monolith.jobs.pages import asked
+from monolith.web import forms
 from monolith.web.responses import saved
 
-NAMED = 8  # of those that are selected, in the question
+NAMED = 8  # selected items that the confirmation names
 FILTERS = ("q", "kind", "tag", "status", "type")
-blueprint = Blueprint("selection_pages", __name__)
+blueprint = Blueprint("bulk_pages", __name__)
 
 
 @dataclass(frozen=True)
 class SelectionAction:
-    """What is asked before it, on which button, and what is said after it: of one and of many."""
+    """The texts of an action: the question and its consequences, the button, and the message afterwards for one and for many."""
 
     question: str
-    price: str
+    warning: str
     verb: str
     icon: str
     one: str
@@ -73,54 +73,50 @@ JOBS = {
 
 @blueprint.post("/documents/selected")
 def documents() -> AnyResponse | str:
-    """Ask before the selected documents are deleted, delete them, or send them."""
+    """Confirm deleting the selected documents, delete them, or download them."""
     return _act("documents", DOCUMENTS)
 
 
 @blueprint.post("/jobs/selected")
 def jobs() -> AnyResponse | str:
-    """Ask before the selected jobs are steered, steer them, or send their results."""
+    """Confirm an action on the selected jobs, execute it, or download their results."""
     return _act("jobs", JOBS)
 
 
-def _act(kind: str, acts: dict[str, SelectionAction]) -> AnyResponse | str:
-    filters: dict[str, Any] = {key: value for key, value in asked(*FILTERS).items() if value}
-    name, back = request.form.get("act", ""), url_for(f"pages.{kind}", **filters)
+def _act(kind: str, choices: dict[str, SelectionAction]) -> AnyResponse | str:
+    filters: dict[str, Any] = {key: value for key, value in forms.list_filters(*FILTERS).items() if value}
+    name, back = request.form.get("act", ""), url_for(f"{kind[:-1]}_pages.{kind}", **filters)
     try:
         ids = _selected(kind)
-        actions.check_number(ids)
+        actions.check_selection(ids)
         if name == "download":
-            return _download(kind, ids)
-        if name not in acts:
+            zipped = zip_export.originals(current_user, ids) if kind == "documents" else zip_export.results(current_user, ids)
+            return saved(send_file(zipped, "application/zip"), "documents.zip" if kind == "documents" else "results.zip")
+        if name not in choices:
             raise Invalid.field("/act", "Unknown action. Use one of the buttons.")
         if "sure" not in request.form:
-            return _ask(acts[name], name, kind, ids, back)
+            return _confirm(choices[name], name, kind, ids, back)
     except Invalid as problem:
         flash(problem.detail, "warn")
         return redirect(back, 303)
-    done = actions.delete_documents(current_user, ids) if kind == "documents" else actions.steer_jobs(current_user, name, ids)
-    flash_messages.tell_done(done, acts[name].one, acts[name].many)
+    result = actions.delete_documents(current_user, ids) if kind == "documents" else actions.change_jobs(current_user, name, ids)
+    flash_messages.flash_bulk_result(result, choices[name].one, choices[name].many)
     return redirect(back, 303)
 
 
 def _selected(kind: str) -> list[str]:
-    """The rows that are ticked, or all that the address asks for, as many as are possible at once."""
+    """The ids of the selected rows, or of all rows that match the filters, MAX_SELECTED at most."""
     if "all" not in request.form:
         return list(dict.fromkeys(request.form.getlist("id")))
     find = queries.document_ids if kind == "documents" else queries.job_ids
     with read_session() as session:
-        return find(session, current_user, actions.AT_ONCE, **asked(*FILTERS))
+        return find(session, current_user, actions.MAX_SELECTED, **forms.list_filters(*FILTERS))
 
 
-def _ask(act: SelectionAction, name: str, kind: str, ids: list[str], back: str) -> str:
-    """The question, with how many they are and what the first are called. Raises `NotFound` for what is somebody else's."""
+def _confirm(action: SelectionAction, name: str, kind: str, ids: list[str], back: str) -> str:
+    """The confirmation page, with the number of items and the names of the first. Raises `NotFound` for other users' items."""
     find = queries.document if kind == "documents" else queries.job
     words = f"{len(ids):,} {kind if len(ids) != 1 else kind[:-1]}"
     with read_session() as session:
         rows = [find(session, current_user, one) for one in ids[:NAMED]]
-    return render_template("jobs/selected.html", act=act, name=name, kind=kind, ids=ids, rows=rows, words=words, back=back)
-
-
-def _download(kind: str, ids: list[str]) -> AnyResponse:
-    pack = zip_export.originals if kind == "documents" else zip_export.results
-    return saved(send_file(pack(current_user, ids), "application/zip"), f"{kind if kind == 'documents' else 'results'}.zip")
+    return render_template("jobs/selected.html", act=action, name=name, kind=kind, ids=ids, rows=rows, words=words, back=back)

@@ -1,4 +1,4 @@
-"""Server-sent events: what happens to one job, or to all of one's jobs, told as it happens."""
+"""Server-sent events of one job, or of all jobs of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monolith.runner.ledger import events
 from monolith.web import sse_thread
 from monolith.web.openapi import ProblemSchema
 
-COME_BACK_S = 30  # Retry-After where there is no room; pages ask for what they show meanwhile
+RETRY_AFTER_S = 30  # when too many streams are open; pages poll in the meantime
 LAST_SEEN = {
     "in": "header",
     "name": "Last-Event-ID",
@@ -41,8 +41,8 @@ class JobEvents(MethodView):
             queries.job(session, current_user, job_id)
         after = _last_seen(0)
         stream = Stream(current_user.id, current_user.sees_all, job_id, after)
-        first = stream.tell_of_job(events.of_jobs({job_id: after}))
-        return Response(status=204) if stream.is_over and not first else _answer(stream, first)
+        first = stream.job_messages(events.of_jobs({job_id: after}))
+        return Response(status=204) if stream.is_over and not first else _response(stream, first)
 
 
 @blueprint.route("/events")
@@ -52,20 +52,20 @@ class Events(MethodView):
     @blueprint.alt_response(503, **BUSY)
     def get(self) -> Response:
         """Stream the events of all your jobs from now on (`ready`). After a long gap, `missed` comes first: read the lists again."""
-        return _answer(Stream(current_user.id, current_user.sees_all, None, _last_seen(FROM_NOW_ON)), "")
+        return _response(Stream(current_user.id, current_user.sees_all, None, _last_seen(FROM_NOW_ON)), "")
 
 
-def _last_seen(otherwise: int) -> int:
+def _last_seen(default: int) -> int:
     given = request.headers.get("Last-Event-ID", "")
-    return int(given) if re.fullmatch(r"\d{1,18}", given) else otherwise
+    return int(given) if re.fullmatch(r"\d{1,18}", given) else default
 
 
-def _answer(stream: Stream, first: str) -> Response:
-    board = sse_thread.current()
-    if board and not stream.is_over and not board.has_room(stream.user_id):
-        raise Busy("Too many streams are open. Poll every few seconds instead.", retry_after=COME_BACK_S)
+def _response(stream: Stream, first: str) -> Response:
+    thread = sse_thread.current()
+    if thread and not stream.is_over and not thread.has_room(stream.user_id):
+        raise Busy("Too many streams are open. Poll every few seconds instead.", retry_after=RETRY_AFTER_S)
     is_chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
     response = Response(sse_thread.body(stream, first, is_chunked), content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer it
     return response

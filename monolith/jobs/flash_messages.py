@@ -1,4 +1,4 @@
-"""What the next page says once of what a person has just done."""
+"""Messages that the next page shows once, about what the user has just result."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from markupsafe import Markup
 
 from monolith.db.engine import read_session
 from monolith.documents import queries
-from monolith.documents.actions import Done
+from monolith.documents.actions import BulkResult
 from monolith.documents.submission import Submitted
 
-SHOWN = 5  # reasons: what is flashed travels in a cookie
-LONGEST = 200
+SHOWN = 5  # reasons: messages travel in a cookie
+LONGEST = 200  # characters of a reason
 
 
-def tell(submitted: Submitted, refused: list[dict[str, str]]) -> None:
-    """Say how many documents were accepted where there is no page for all, which were refused, and which have been handed in before."""
-    if len(submitted.documents) > 1 or refused:
+def flash_submitted(submitted: Submitted, rejected: list[dict[str, str]]) -> None:
+    """Show how many documents were accepted if there are several, which files were rejected, and whether one is a duplicate."""
+    if len(submitted.documents) > 1 or rejected:
         flash(f"{_count(len(submitted.documents), 'document was', 'documents were')} accepted.")
-    for one in refused[:SHOWN]:
+    for one in rejected[:SHOWN]:
         flash(f"Rejected: {one['detail'][:LONGEST]}", "warn")
-    if len(refused) > SHOWN:
-        flash(f"{len(refused) - SHOWN} more {'was' if len(refused) - SHOWN == 1 else 'were'} rejected.", "warn")
+    if len(rejected) > SHOWN:
+        flash(f"{len(rejected) - SHOWN} more {'was' if len(rejected) - SHOWN == 1 else 'were'} rejected.", "warn")
     with read_session() as session:
         firsts = queries.firsts(session, submitted.documents)
     for first_id in list(firsts.values())[:1]:
         link = Markup('You already submitted <a href="{}">this document</a>.')
-        flash(link.format(url_for("pages.document", document_id=first_id)), "warn")
+        flash(link.format(url_for("document_pages.document", document_id=first_id)), "warn")
 
 
-def tell_done(done: Done, one: str, many: str) -> None:
-    """Say how many of a selection were changed, and why the others were not."""
-    flash(f"{_count(done.changed, one, many)}.", "" if done.changed else "warn")
-    for why in list(dict.fromkeys(done.left.values()))[:SHOWN]:
+def flash_bulk_result(result: BulkResult, one: str, many: str) -> None:
+    """Show how many of the selected items were changed, and why the others were not; `one` and `many` say what happened to them."""
+    flash(f"{_count(result.changed, one, many)}.", "" if result.changed else "warn")
+    for why in list(dict.fromkeys(result.skipped.values()))[:SHOWN]:
         flash(f"Not changed: {why[:LONGEST]}", "warn")
 
 

@@ -1,28 +1,27 @@
-"""The JSON of documents, jobs and job types, in both directions; OpenAPI is made from these."""
+"""The JSON of documents, jobs and batches, in both directions; OpenAPI is made from these schemas.
+
+`views.py` builds the responses that these schemas describe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from flask import g, url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith.db.models import STATUSES, Artefact, Document
+from monolith.db.models import STATUSES
+from monolith.documents.queries import MAX_SEARCH
 from monolith.documents.uploads import KINDS
-from monolith.job_types.registry import JobType
-from monolith.runner.ledger.insert import AnyJob
-from monolith.runner.webhooks.payloads import rfc3339
-from monolith.web.schemas import ListSchema, Moment, PageQuery, Priority, Tags, params_schema
+from monolith.runner.ledger.batches import PRUNED
+from monolith.web.schemas import ListSchema, Moment, PageQuery, Priority, Tags
 
-MAX_SEARCH = 300  # characters
+MAX_SPECS = 500  # jobs for one document
+MAX_DOCUMENTS = 500  # in one batch
+MAX_BATCH_JOBS = 1000  # in one batch
+NO_DOCUMENT = "No documents were given. Give 1 to {max}."
+NO_JOB = "No jobs were given. Give 1 to {max} job types; each runs on every document."
 
 
-MAX_BATCH = 500  # jobs for one document
-
-
-# ---- what comes in
+# ---- requests
 
 
 class DocumentFields(Schema):
@@ -40,7 +39,7 @@ class DocumentRequest(DocumentFields):
     url = fields.String(metadata={"description": "The URL of a page that a worker fetches"})
     jobs = fields.List(
         fields.Raw(),
-        validate=Length(max=MAX_BATCH),
+        validate=Length(max=MAX_SPECS),
         metadata={"description": "Names of job types, or {type, params, priority, delay, unique}"},
     )
 
@@ -87,7 +86,68 @@ class ResultQuery(Schema):
     format = fields.String(validate=OneOf(("json", "md")), metadata={"description": "`md` for Markdown"})
 
 
-# ---- what goes out
+class BatchDocument(DocumentRequest):
+    """A document of a batch: text or url, with title, kind and tags."""
+
+    class Meta:
+        exclude = ("jobs",)
+
+
+class BatchRequest(Schema):
+    documents = fields.List(
+        fields.Raw(metadata={"type": "object"}),
+        required=True,
+        validate=Length(1, MAX_DOCUMENTS, error=NO_DOCUMENT),
+        metadata={"description": "Each {text or url, title, kind, tags}"},
+    )
+    jobs = fields.List(
+        fields.Raw(),
+        required=True,
+        validate=Length(1, MAX_SPECS, error=NO_JOB),
+        metadata={"description": "Names of job types, or {type, params, priority, delay, unique}; each runs on every document"},
+    )
+
+
+class BatchUpload(DocumentFields):
+    """A form with files."""
+
+    class Meta:
+        exclude = ("title",)
+
+    files = fields.List(
+        fields.Raw(metadata={"type": "string", "format": "binary"}),
+        required=True,
+        validate=Length(1, MAX_DOCUMENTS, error="No files were sent. Send 1 to {max} in the form field 'files'."),
+        metadata={"description": "txt, md, html, pdf, docx, ..."},
+    )
+    jobs = fields.List(
+        fields.Raw(metadata={"type": "string"}),
+        required=True,
+        validate=Length(1, MAX_SPECS, error=NO_JOB),
+        metadata={"description": "Names of job types, or JSON objects of type, params, priority, delay, unique"},
+    )
+
+
+class SearchQuery(PageQuery):
+    q = fields.String(
+        validate=Length(max=MAX_SEARCH),
+        metadata={"description": 'Words in the title, file name, URL or text. All must match; "quotes" mark a phrase'},
+    )
+    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "The kind of document"})
+    tag = fields.String(metadata={"description": "A tag of the document"})
+    status = fields.String(validate=OneOf(STATUSES), metadata={"description": "Job status; for documents, the status of any of their jobs"})
+    type = fields.String(metadata={"description": "Job type; for documents, the type of any of their jobs"})
+
+
+class DocumentsQuery(SearchQuery):
+    sha256 = fields.String(metadata={"description": "SHA-256 of the content, to check whether you already submitted it"})
+
+
+class JobsQuery(SearchQuery):
+    document_id = fields.String()
+
+
+# ---- responses
 
 
 class ErrorSchema(Schema):
@@ -180,99 +240,35 @@ class DocumentListSchema(ListSchema):
     data = fields.List(fields.Nested(DocumentSchema))
 
 
-class JobTypeSchema(Schema):
-    name = fields.String()
-    title = fields.String()
-    description = fields.String()
-    queue = fields.String()
-    takes = fields.String(validate=OneOf(("document", "nothing")))
-    max_attempts = fields.Integer()
-    backoff = fields.String(metadata={"description": "exponential or fixed, with seconds"})
-    timeout = fields.Integer(metadata={"description": "Maximum seconds for one attempt"})
-    schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
-    available = fields.Boolean()
-    unavailable_reason = fields.String(allow_none=True)
+class RefusedSchema(Schema):
+    name = fields.String(metadata={"description": "The file name, or the beginning of the text"})
+    pointer = fields.String(metadata={"description": "Its position in the request"})
+    detail = fields.String(metadata={"description": "Why it was rejected, and what to do"})
 
 
-class JobTypeListSchema(ListSchema):
-    data = fields.List(fields.Nested(JobTypeSchema))
+CountsSchema = Schema.from_dict({status: fields.Integer() for status in (*STATUSES, PRUNED)}, name="BatchCountsSchema")
 
 
-def job_view(
-    job: AnyJob, waiting_reason: str | None = None, artefacts: Iterable[Artefact] = (), result: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """A job as `JobSchema` describes it. Written by hand: a schema takes ten times as long, and there are 500 in an answer."""
-    own = f"{jobs_url()}/{job.id}"
-    return {
-        "object": "job",
-        **{name: getattr(job, name) for name in _JOB},
-        **({"preview": job.preview} if job.preview is not None else {}),
-        "result": result,
-        "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,
-        "waiting_reason": waiting_reason,
-        **{name: rfc3339(getattr(job, name)) for name in _JOB_MOMENTS},
-        "cost": {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens, "usd": round(job.usd, 9)},
-        "artifacts": [_artefact_view(one) for one in artefacts],
-        "parent_id": job.parent_id,
-        "links": {"self": own, "result": f"{own}/result", "events": f"{own}/events"},
-    }
+class BatchSummarySchema(Schema):
+    object = fields.Constant("batch")
+    id = fields.String()
+    url = fields.String()
+    created_at = Moment()
+    is_over = fields.Boolean(metadata={"description": "Whether all jobs are over"})
+    progress = fields.Float(metadata={"description": "0..100 over all jobs; 100 when the batch is over"})
+    counts = fields.Nested(CountsSchema, metadata={"description": f"Number of jobs by status; {PRUNED}: already deleted"})
+    refused = fields.List(fields.Nested(RefusedSchema), metadata={"description": "Documents that were rejected"})
+    links = fields.Dict(keys=fields.String(), values=fields.String())
 
 
-_JOB = (
-    *("id", "type", "status", "priority", "queue", "progress", "progress_note", "attempt", "max_attempts", "interruptions"),
-    *("document_id", "params"),
-)
-_JOB_MOMENTS = ("run_at", "created_at", "started_at", "ended_at")
-_DOCUMENT = ("id", "title", "kind", "tags", "media_type", "size", "sha256", "source_url", "route", "decision", "score")
+class BatchSchema(BatchSummarySchema):
+    documents = fields.List(fields.Nested(DocumentSchema))
+    jobs = fields.List(fields.Nested(JobSchema))
 
 
-def jobs_url() -> str:
-    """Where the jobs are. Asked for once in an answer: making an address takes longer than all the rest of a job."""
-    if "jobs_url" not in g:
-        g.jobs_url = url_for("jobs.Jobs")
-    return str(g.jobs_url)
+class RetriedSchema(BatchSchema):
+    requeued = fields.Integer(metadata={"description": "Number of failed jobs that were retried"})
 
 
-def _artefact_view(one: Artefact) -> dict[str, Any]:
-    url = url_for("jobs.JobArtefact", job_id=one.job_id, name=one.name)
-    return {"name": one.name, "media_type": one.media_type, "size": one.size, "url": url}
-
-
-def document_view(document: Document, jobs: list[dict[str, Any]], duplicate_of: str | None = None) -> dict[str, Any]:
-    """A document as `DocumentSchema` describes it."""
-    own = url_for("documents.OneDocument", document_id=document.id)
-    return {
-        "object": "document",
-        **{name: getattr(document, name) for name in _DOCUMENT},
-        "defaulted": bool(document.is_defaulted),
-        "duplicate_of": duplicate_of,
-        "created_at": rfc3339(document.created_at),
-        "jobs": jobs,
-        "links": {"self": own, "content": f"{own}/content"},
-    }
-
-
-def job_type_view(job_type: JobType) -> dict[str, Any]:
-    """A job type as `JobTypeSchema` writes it."""
-    names = ("name", "title", "description", "queue", "takes", "max_attempts", "backoff", "timeout", "unavailable_reason")
-    view = {name: getattr(job_type, name) for name in names}
-    return {**view, "schema": params_schema(job_type), "available": view["unavailable_reason"] is None}
-
-
-class SearchQuery(PageQuery):
-    q = fields.String(
-        validate=Length(max=MAX_SEARCH),
-        metadata={"description": 'Words in the title, file name, URL or text. All must match; "quotes" mark a phrase'},
-    )
-    kind = fields.String(validate=OneOf(KINDS), metadata={"description": "The kind of document"})
-    tag = fields.String(metadata={"description": "A tag of the document"})
-    status = fields.String(validate=OneOf(STATUSES), metadata={"description": "Job status; for documents, the status of any of their jobs"})
-    type = fields.String(metadata={"description": "Job type; for documents, the type of any of their jobs"})
-
-
-class DocumentsQuery(SearchQuery):
-    sha256 = fields.String(metadata={"description": "SHA-256 of the content, to check whether you already submitted it"})
-
-
-class JobsQuery(SearchQuery):
-    document_id = fields.String()
+class BatchListSchema(ListSchema):
+    data = fields.List(fields.Nested(BatchSummarySchema))

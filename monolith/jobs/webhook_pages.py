@@ -1,4 +1,4 @@
-"""The pages of outgoing webhooks: mine, a new one, one with what was sent to it. The verbs are those of the API."""
+"""Pages of outgoing webhooks: list, create, change, test and delete them, and see their deliveries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monolith.runner.webhooks.models import ENDINGS, EVENTS
 from monolith.web import forms
 
 ROWS = 25
-SOON_S = 10  # what is sent so soon is waited for on the page
+SOON_S = 10  # the page refreshes itself for deliveries that are due within this time
 blueprint = Blueprint("webhook_pages", __name__, url_prefix="/webhooks")
 Answer = str | AnyResponse | tuple[str, int]
 
@@ -30,7 +30,7 @@ def index() -> str:
 
 @blueprint.post("")
 def create() -> Answer:
-    """Make one and show its secret, which is shown here only; or show the form again with each error at its field."""
+    """Create a webhook and show its secret once, or show the form again with each error at its field."""
     try:
         webhook, secret = endpoints.create(current_user, request.form.get("url", "").strip(), request.form.getlist("events"))
     except Problem as problem:
@@ -47,7 +47,7 @@ def _index(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
 
 @blueprint.get("/<webhook_id>")
 def show(webhook_id: str) -> str:
-    """One webhook and what was sent to it."""
+    """One webhook and its deliveries."""
     return _show(webhook_id, None, {})
 
 
@@ -57,14 +57,14 @@ def _show(webhook_id: str, typed: MultiDict[str, str] | None, errors: dict[str, 
         page = queries.deliveries(session, current_user, webhook_id, ROWS, request.args.get("after"))
         filled = typed or MultiDict([("url", webhook.url), *(("events", name) for name in webhook.events)])
         moment = read_now(session)
-        moving = any(one.state == "sending" or (one.state == "waiting" and (one.due_at or 0) < moment + SOON_S) for one in page.rows)
-        shown: dict[str, Any] = {"typed": filled, "errors": errors, "events": EVENTS, "is_moving": moving}
+        is_refreshing = any(one.state == "sending" or (one.state == "waiting" and (one.due_at or 0) < moment + SOON_S) for one in page.rows)
+        shown: dict[str, Any] = {"typed": filled, "errors": errors, "events": EVENTS, "is_moving": is_refreshing}
         return render_template("jobs/webhook.html", webhook=webhook, page=page, now=moment, **shown)
 
 
 @blueprint.post("/<webhook_id>")
 def change(webhook_id: str) -> Answer:
-    """Change its address or what it hears of."""
+    """Change its URL or its events."""
     try:
         endpoints.change(current_user, webhook_id, request.form.get("url", "").strip(), request.form.getlist("events"))
     except Problem as problem:
@@ -76,14 +76,14 @@ def change(webhook_id: str) -> Answer:
 
 @blueprint.post("/<webhook_id>/<any(enable, disable):act>")
 def switch(webhook_id: str, act: str) -> AnyResponse:
-    """Turn it on or off."""
+    """Enable or disable it."""
     endpoints.change(current_user, webhook_id, enabled=act == "enable")
     return _back(webhook_id, f"The webhook was {act}d.")
 
 
 @blueprint.post("/<webhook_id>/rotate")
 def rotate(webhook_id: str) -> str:
-    """Make a new secret and show it, here only."""
+    """Create a new secret and show it once."""
     secret, until = endpoints.rotate(current_user, webhook_id)
     with read_session() as session:
         webhook = endpoints.find(session, current_user, webhook_id)
@@ -92,14 +92,14 @@ def rotate(webhook_id: str) -> str:
 
 @blueprint.post("/<webhook_id>/test")
 def test(webhook_id: str) -> AnyResponse:
-    """Send something that looks like the rest."""
+    """Send a test event."""
     endpoints.test(current_user, webhook_id)
     return _back(webhook_id, "A test event is being sent. Its outcome appears below in a moment.")
 
 
 @blueprint.post("/<webhook_id>/deliveries/<delivery_id>/replay")
 def replay(webhook_id: str, delivery_id: str) -> AnyResponse:
-    """Send it again."""
+    """Send a delivery again."""
     try:
         endpoints.replay(current_user, webhook_id, delivery_id)
     except Conflict as problem:
@@ -109,7 +109,7 @@ def replay(webhook_id: str, delivery_id: str) -> AnyResponse:
 
 @blueprint.route("/<webhook_id>/delete", methods=["GET", "POST"])
 def delete(webhook_id: str) -> Answer:
-    """Ask, and then delete it with its deliveries."""
+    """Confirm, then delete it with its deliveries."""
     if request.method == "POST":
         endpoints.remove(current_user, webhook_id)
         flash("The webhook was deleted.")
@@ -118,6 +118,6 @@ def delete(webhook_id: str) -> Answer:
         return render_template("jobs/webhook_delete.html", webhook=endpoints.find(session, current_user, webhook_id))
 
 
-def _back(webhook_id: str, said: str) -> AnyResponse:
-    flash(said)
+def _back(webhook_id: str, message: str) -> AnyResponse:
+    flash(message)
     return redirect(url_for("webhook_pages.show", webhook_id=webhook_id), 303)

@@ -1,4 +1,4 @@
-"""Outgoing webhooks as JSON: endpoints, their secrets, what was sent to them."""
+"""Outgoing webhooks as JSON: endpoints, their secrets and their deliveries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
 from monolith.web.schemas import Truth
 
-MOST_HOURS = 7 * 24
+MAX_HOURS = 7 * 24
 blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks", description="Endpoints that get an HTTP request when your jobs change")
 NOT_YOURS = {"schema": ProblemSchema, "description": "Not found, or not yours"}
 NOT_NOW = {"schema": ProblemSchema, "description": "The webhook is disabled, or the delivery is being sent"}
@@ -50,7 +50,7 @@ class WebhooksQuery(schemas.PageQuery):
 
 class RotateRequest(Schema):
     overlap_hours = fields.Float(
-        validate=Range(0, MOST_HOURS), metadata={"description": "How long the old secret also signs; WEBHOOK_OVERLAP_HOURS if left out"}
+        validate=Range(0, MAX_HOURS), metadata={"description": "How long the old secret also signs; WEBHOOK_OVERLAP_HOURS if left out"}
     )
 
 
@@ -108,11 +108,6 @@ def _view(webhook: Webhook, **more: Any) -> dict[str, Any]:
     return {**{name: getattr(webhook, name) for name in names}, "links": {"self": own, "deliveries": f"{own}/deliveries"}, **more}
 
 
-def _dumped(webhook: Webhook) -> dict[str, Any]:
-    found: dict[str, Any] = WebhookSchema().dump(_view(webhook))
-    return found
-
-
 def _shown(webhook_id: str, **more: Any) -> dict[str, Any]:
     with read_session() as session:
         return _view(endpoints.find(session, current_user, webhook_id), **more)
@@ -126,7 +121,7 @@ class Webhooks(MethodView):
         """List your webhooks, newest first."""
         with read_session() as session:
             page = queries.webhooks(session, current_user, **query)
-        return listed(page, [_dumped(one) for one in page.rows])
+        return listed(page, WebhookSchema(many=True).dump([_view(one) for one in page.rows]))
 
     @blueprint.arguments(WebhookRequest())
     @blueprint.response(201, WebhookSchema)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 from typing import Any
 
 from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
 
+from monolith.content.formatting import rfc3339
 from monolith.db.engine import read_session
 from monolith.runner.ledger import counts
 from monolith.runner.monitoring import alerts
@@ -42,5 +43,4 @@ class Health(MethodView):
         with read_session() as session:
             found = alerts.current_alerts(session)
             stats = counts.by_status(counts.counts(session))
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return {"healthy": alerts.is_healthy(found), "alerts": found, "stats": stats, "timestamp": now}
+        return {"healthy": alerts.is_healthy(found), "alerts": found, "stats": stats, "timestamp": rfc3339(time.time(), "seconds")}

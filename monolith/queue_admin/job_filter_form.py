@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from monolith.content.formatting import parse_moment
 from monolith.db.models import STATUSES
 from monolith.errors import Invalid
 from monolith.runner.admin.job_filter import JobFilter
@@ -29,9 +29,8 @@ def criteria(given: Mapping[str, str], now: float) -> JobFilter:
 def _moment(name: str, text: str) -> float:
     """Seconds since 1970 from these, or from a time as a form writes it, in UTC."""
     try:
-        at = datetime.fromisoformat(text) if "-" in text else datetime.fromtimestamp(float(text), UTC)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, OSError):
+        return parse_moment(text)
+    except ValueError:
         raise Invalid.field(f"/{name}", f"{text[:40]!r} is not a valid time. Write it in UTC, such as 2026-11-25T07:30.") from None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.content.formatting import humanise
+from monolith.content.formatting import humanise, parse_moment
 from monolith.db.engine import read_now, read_session
 from monolith.errors import Invalid, NotFound
 from monolith.runner.ledger import pauses
@@ -81,9 +81,8 @@ def _moment(text: str, zone: str) -> float:
     try:
         if abs(behind) > LONGEST_ZONE_MIN:
             raise ValueError
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=at.tzinfo or timezone(-timedelta(minutes=behind))).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
+        return parse_moment(text, timezone(-timedelta(minutes=behind)))
+    except ValueError:
         raise Invalid.field("/until", "Enter the date and time at which the pause ends, or choose another duration.") from None
 
 

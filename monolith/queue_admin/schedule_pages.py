@@ -102,7 +102,7 @@ def switch(schedule_id: int, state: str) -> AnyResponse:
 @blueprint.post("/<int:schedule_id>/run")
 def run(schedule_id: int) -> AnyResponse:
     """Submit its job now, and go to it."""
-    return redirect(url_for("pages.job", job_id=cron_schedules.run_now(schedule_id, actor())), 303)
+    return redirect(url_for("job_pages.job", job_id=cron_schedules.run_now(schedule_id, actor())), 303)
 
 
 @blueprint.post("/<int:schedule_id>/delete")
@@ -150,7 +150,7 @@ def _given(job_type: JobType) -> dict[str, Any]:
 
 def _own(job_type: JobType) -> list[str]:
     """The params that stand in for a document, and that the form for submitting one asks for in its own way."""
-    return [name for name in job_type.alternatives if name in forms.OWN]
+    return [name for name in job_type.alternatives if name in forms.DOCUMENT_PARAMS]
 
 
 def _typed(schedule: Schedule) -> MultiDict[str, str]:

@@ -1,27 +1,33 @@
-"""TODO monolith.server.gunicorn_worker.forms."""
+"""Forms of the pages: controls made from a job type's params, the jobs a user filled in, and errors by control."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from flask import request
 from werkzeug.datastructures import MultiDict
 
-from monolith.content.formatting import humanise
-from monolith.documents.job_spec import for_admins
+from monolith.content.formatting import STATUS_WORDS, humanise
+from monolith.db.models import STATUSES
+from monolith.documents.queries import MAX_SEARCH
+from monolith.documents.submission import admin_params
 from monolith.errors import FieldError, Problem
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.web.schemas import params_schema
 
-OWN = ("text", "url", "content")  # params that the form itself asks for, as the document
-LONG_TEXT = 200  # characters: a param that may be longer gets a box of several lines
+DOCUMENT_PARAMS = ("text", "url", "content")  # params that the form has as the document
+LONG_TEXT = 200  # characters; a longer param gets a multi-line control
 LIMITS = {"minimum": "min", "maximum": "max", "minLength": "minlength", "maxLength": "maxlength"}
 
 
 @dataclass(frozen=True)
 class Control:
-    """One param of a job type, as a control of a form. `kind` is text, area, lines, number, switch or choice."""
+    """One param of a job type as a control of a form.
+
+    `kind`: text, area, lines, number, switch or choice. `limits`: HTML attributes such as min and maxlength.
+    """
 
     name: str
     param: str
@@ -34,11 +40,11 @@ class Control:
 
 
 def controls(job_type: JobType, *, is_admin: bool = True) -> list[Control]:
-    """The controls of a job type's params, but for the text or page that stands in for the document, and what is for admins."""
+    """The controls of a job type's params, without those that stand in for the document, and without admin params unless `is_admin`."""
     schema = params_schema(job_type)
-    hidden = [] if is_admin else for_admins(job_type)
+    hidden = [] if is_admin else admin_params(job_type)
     schema["properties"] = {name: one for name, one in schema["properties"].items() if name not in hidden}
-    shown = {name: one for name, one in schema["properties"].items() if not (name in OWN and name in job_type.alternatives)}
+    shown = {name: one for name, one in schema["properties"].items() if not (name in DOCUMENT_PARAMS and name in job_type.alternatives)}
     found = [_control(job_type.name, name, one) for name, one in shown.items()]
     return [control for control in found if control.kind != "none"]
 
@@ -64,14 +70,14 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def read_specs(form: MultiDict[str, str]) -> list[Any]:
-    """The jobs that are ticked, each with its params and the priority."""
+    """The specs of the selected jobs: {type, params, priority} for each."""
     return [
         {"type": name, "params": _read_params(name, form), "priority": form.get("priority") or "normal"} for name in form.getlist("job")
     ]
 
 
 def _read_params(type_name: str, form: MultiDict[str, str]) -> dict[str, Any]:
-    """What was filled in; a control left empty leaves its param to its default. The schema judges the values."""
+    """The params that were filled in, not yet validated. An empty control leaves its param at its default."""
     job_type = registry.discover().get(type_name)
     found = {control.param: _read(control, form) for control in controls(job_type)} if job_type else {}
     return {param: value for param, value in found.items() if value is not None}
@@ -87,8 +93,42 @@ def _read(control: Control, form: MultiDict[str, str]) -> Any:
 
 
 def errors_by_name(problem: Problem) -> dict[str, list[str]]:
-    """What is wrong by the field of a plain form, `/events/0` at `events`; under "" what belongs to none."""
+    """The errors by field of a plain form, `/events/0` under `events`; under "" those that belong to no field."""
     found: dict[str, list[str]] = {}
     for error in problem.errors or [FieldError(problem.detail, "")]:
         found.setdefault(error.pointer.strip("/").partition("/")[0], []).append(error.detail)
     return found
+
+
+def errors_by_control(problem: Problem, form: MultiDict[str, str]) -> dict[str, list[str]]:
+    """The errors by control of a form with jobs, `/jobs/0/params/name` under `analyze.name`; under "" those that belong to no control."""
+    found: dict[str, list[str]] = {}
+    for error in problem.errors or [FieldError(problem.detail, "")]:
+        found.setdefault(_control_of(error.pointer, form.getlist("job")), []).append(error.detail)
+    return found
+
+
+def _control_of(pointer: str, types: list[str]) -> str:
+    """`/file/2` is `file`, `/jobs/0/params/name` is `analyze.name`, `/jobs/0/type` is `job`."""
+    parts = pointer.strip("/").split("/")
+    if parts[0] == "jobs" and len(parts) > 1 and parts[1].isdigit() and int(parts[1]) < len(types):
+        return _control_of("/" + "/".join(parts[2:]), [types[int(parts[1])]])
+    if parts[0] == "params" and len(parts) > 1 and types:
+        return f"{types[0]}.{parts[1]}"
+    names = {"type": "job", "jobs": "job", "url": "text"}
+    name = names.get(parts[0], parts[0])
+    return name if name in ("file", "text", "title", "kind", "tags", "job", "priority") else ""
+
+
+# ---- filters of lists
+
+
+def list_filters(*names: str) -> dict[str, str | None]:
+    """The filters in the query string, by these names; None for one that is not set."""
+    return {name: request.args.get(name, "").strip()[:MAX_SEARCH] or None for name in names}
+
+
+def filter_choices() -> dict[str, Any]:
+    """The statuses and job types that a list can be filtered by."""
+    types = [one.name for one in registry.discover().values() if not one.is_internal]
+    return {"statuses": STATUSES, "type_names": types, "words": STATUS_WORDS}

@@ -1,4 +1,4 @@
-"""Is this process alive, and can it do its work? For load balancers, deploys and people."""
+"""Health and readiness checks for load balancers and deploys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/health")
 def health() -> Response:
-    """The process answers, and which version it is."""
+    """200 while the process responds, with the version."""
     return jsonify(status="ok", version=version())
 
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Whether database, Redis and clock are there: 200, or 503 naming what is not."""
+    """200 if the database, Redis and the clock are available; else 503 with each check."""
     checks = {"database": _database(), "redis": rq_queues.is_reachable(), "clock": _clock()}
     is_ready = all(checks.values())
     return jsonify(ready=is_ready, checks=checks), 200 if is_ready else 503

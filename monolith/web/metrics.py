@@ -1,6 +1,6 @@
-"""`GET /metrics` for Prometheus: the ledger, the queues and the clock, read when they are asked for.
+"""`GET /metrics` for Prometheus: the ledger, the queues and the clock, read on each request.
 
-Holds nothing itself: several web processes then say the same, and nothing is lost when one ends.
+It keeps no numbers itself, so several web processes report the same, and nothing is lost when one ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.before_request
 def _require_reader() -> None:
-    """METRICS_TOKEN, for what collects them, or an admin or viewer."""
+    """Allow METRICS_TOKEN, and admins and viewers by session or token."""
     token = settings().metrics_token
     if token and hmac.compare_digest((bearer() or "").encode(), token.encode()):
         return
@@ -40,17 +40,19 @@ def _require_reader() -> None:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """For whoever has METRICS_TOKEN, and for admins and viewers, by session or token."""
+    """All metrics in the Prometheus text format."""
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class LedgerCollector(Collector):
-    """What is in SQL, of one snapshot; then what is in Redis."""
+    """Yields the metrics of the ledger, from one database snapshot, and then those of Redis."""
 
     def collect(self) -> Iterator[Metric]:
         with balance.snapshot() as session:
             yield from _balance(balance.balance_in(session))
-            yield _oldest(counts.oldest_waiting(session))
+            waited = counts.oldest_waiting(session)
+            oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
+            yield _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
             yield GaugeMetricFamily("intray_clock_up", "Whether a clock is running.", int(lease.is_ticking(session)))
             yield from _minute(metrics_data.last_minute(session))
             yield from _times(metrics_data.times(session))
@@ -68,8 +70,8 @@ class LedgerCollector(Collector):
         yield from _redis()
 
 
-def _labelled(name: str, said: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, said, labels=(label,))
+def _labelled(name: str, help_text: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=(label,))
     for value, number in sorted(values.items()):
         family.add_metric((value,), number)
     return family
@@ -85,11 +87,6 @@ def _balance(balance: Balance) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "intray_ledger_imbalance", "Accepted jobs minus stored and deleted jobs. Anything but 0 raises an alert.", balance.imbalance
     )
-
-
-def _oldest(waited: dict[tuple[str, str], float]) -> Metric:
-    oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
-    return _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
 
 
 def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
@@ -124,7 +121,7 @@ def _spent(spent: metrics_data.Spent) -> Iterator[Metric]:
 
 
 def _alerts(found: list[CurrentAlert]) -> Metric:
-    """Every code has its line, so that a chart knows of it before it opens."""
+    """One line for each alert code, also for those that are not open, so that charts know them."""
     numbers = Counter(one.code for one in found)
     family = GaugeMetricFamily("intray_alerts_open", "Open alerts.", labels=("code", "severity"))
     for code, rule in alert_rules.RULES.items():
@@ -133,7 +130,7 @@ def _alerts(found: list[CurrentAlert]) -> Metric:
 
 
 def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
-    """Nothing while Redis is away: 0 would be a lie."""
+    """Nothing while Redis is unavailable: 0 would be wrong."""
     if seen is None:
         return
     states, children = Counter({"busy": 0, "idle": 0}), Counter({"busy": 0, "idle": 0})
@@ -145,7 +142,7 @@ def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
 
 
 def _redis() -> Iterator[Metric]:
-    """No number of messages while Redis is away either."""
+    """Whether Redis responds, and the messages in its queues if it does."""
     try:
         lengths = rq_queues.lengths(rq_queues.names())
     except RedisError:

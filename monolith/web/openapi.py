@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Flask, Response, render_template
+from flask import Blueprint, Flask, Response, current_app, render_template
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
@@ -32,8 +32,8 @@ class ProblemSchema(Schema):
     errors = fields.List(fields.Nested(FieldProblemSchema))
 
 
-class OurApi(Api):
-    """flask-smorest's, with the errors of this project."""
+class ProblemApi(Api):
+    """flask-smorest's API with problem+json errors, and the document cached."""
 
     ERROR_SCHEMA = ProblemSchema
 
@@ -43,7 +43,7 @@ class OurApi(Api):
     def _openapi_json(self) -> Response:
         return Response(self._document(), mimetype="application/json")
 
-    @cache  # noqa: B019 - there is one for as long as the process lives, and everybody may ask for it
+    @cache  # noqa: B019 - one instance lives as long as the process
     def _document(self) -> str:
         document = self.spec.to_dict()
         _name_problems(document)
@@ -51,7 +51,7 @@ class OurApi(Api):
 
 
 def _name_problems(part: Any) -> None:
-    """Where the document has an error, it says `application/problem+json`; flask-smorest knows one media type for all answers."""
+    """Set the media type of errors to `application/problem+json`; flask-smorest supports only one type for all responses."""
     if isinstance(part, dict):
         content = part.get("content")
         if isinstance(content, dict) and content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
@@ -65,12 +65,13 @@ docs = Blueprint("docs", __name__)
 
 @docs.get("/api/docs")
 def page() -> str:
-    """The API, to read and to try."""
-    return render_template("api_docs.html")
+    """The page that shows the OpenAPI document."""
+    api = current_app.extensions["flask-smorest"]["apis"][""]["ext_obj"]
+    return render_template("api_docs.html", spec=api.spec.to_dict())
 
 
-def make_api(app: Flask) -> OurApi:
-    """The API, whose document is at /api/openapi.json."""
+def make_api(app: Flask) -> ProblemApi:
+    """The API, with its document at /api/openapi.json and its page at /api/docs."""
     app.config.update(
         API_TITLE="Intray",
         API_VERSION=version(),
@@ -84,4 +85,4 @@ def make_api(app: Flask) -> OurApi:
         },
     )
     app.register_blueprint(docs)
-    return OurApi(app)
+    return ProblemApi(app)

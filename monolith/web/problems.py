@@ -1,9 +1,8 @@
-"""Errors as people and programs read them: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
+"""Error responses: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
@@ -12,15 +11,15 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.errors import FieldError, Invalid, Problem, TooLarge, Unauthorized, Unavailable
-from monolith.job_types.registry import field_errors
+from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
+from monolith.job_types.validation import field_errors
 
 DATABASE_RETRY_S = 5
 log = structlog.get_logger()
 
 
 class HttpProblem(Problem):
-    """An error of Flask or werkzeug, in our words."""
+    """An HTTP error of Flask, werkzeug or webargs as a `Problem`."""
 
     def __init__(self, error: HTTPException) -> None:
         super().__init__(error.description or "The request cannot be processed.")
@@ -33,15 +32,12 @@ class HttpProblem(Problem):
         messages = (getattr(error, "data", None) or {}).get("messages")
         if messages:
             self.code, self.title = Invalid.code, Invalid.title
-            self.detail, self.errors = "Some fields are invalid.", _errors(messages)
-
-
-def _errors(messages: dict[str, Any]) -> list[FieldError]:
-    """Webargs' messages, {location: {field: [...]}}, as a flat list."""
-    return [error for fields in messages.values() for error in field_errors(fields, "")]
+            self.detail = "Some fields are invalid."
+            self.errors = [error for of_location in messages.values() for error in field_errors(of_location)]  # from webargs
 
 
 def register(app: Flask) -> None:
+    """Register the error handlers."""
     app.register_error_handler(Problem, answer)
     app.register_error_handler(HTTPException, lambda error: answer(HttpProblem(error)))
     app.register_error_handler(OperationalError, _database_away)
@@ -50,7 +46,7 @@ def register(app: Flask) -> None:
 
 def _database_away(error: OperationalError) -> AnyResponse:
     log.error("database_away", error=str(error.orig))
-    g._login_user = AnonymousUserMixin()  # the page asks who is signed in: asking the database again would fail again
+    g._login_user = AnonymousUserMixin()  # the error page shows the user, and loading one would fail again
     return answer(Unavailable("The database is not responding. Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
 
 
@@ -62,7 +58,7 @@ def _unexpected(error: Exception) -> AnyResponse:
 
 
 def answer(problem: Problem) -> AnyResponse:
-    """The problem as JSON for programs, as a page for people; somebody who is not signed in is sent to do so."""
+    """The response for a problem: JSON under /api, else a page; who is not signed in is redirected to do so."""
     if request.path.startswith("/api/"):
         return _with_headers(_json(problem), problem)
     if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:

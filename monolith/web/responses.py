@@ -1,4 +1,4 @@
-"""Bytes that people handed in or jobs made, sent so that no browser runs them in our name."""
+"""Responses that several blueprints share: downloads, JSON lists, redirects, and parts of pages that update themselves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SANDBOX = "sandbox; default-src 'none'"
 
 
 def download(content: bytes | str, media_type: str, filename: str) -> Response:
-    """An answer that is saved, never shown: whatever it holds, it does not act as a page of ours."""
+    """A download. The browser saves it and never runs it as a page of this site, whatever it contains."""
     return saved(Response(content, content_type=media_type), filename)
 
 
 def saved(response: Response, filename: str) -> Response:
-    """The same of an answer that is there."""
+    """Turn a response into a download, as `download` does."""
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["Content-Security-Policy"] = SANDBOX
     return response
 
 
 def listed(page: queries.ListPage, views: list[dict[str, Any]]) -> Response:
-    """A page as JSON, with the next one in the Link header."""
+    """A page of a list as JSON, with the URL of the next page in the Link header."""
     response = jsonify(object="list", data=views, has_more=page.has_more, url=request.path)
     if page.has_more:
         following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
@@ -38,13 +38,13 @@ def listed(page: queries.ListPage, views: list[dict[str, Any]]) -> Response:
 
 
 def go(url: str) -> AnyResponse:
-    """Send the browser on. A request of htmx needs a header, since it would follow a redirect by itself."""
+    """Redirect the browser; for a request of htmx by a header, since htmx would follow a redirect itself."""
     return Response(status=204, headers={"HX-Redirect": url}) if "HX-Request" in request.headers else redirect(url, 303)
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """`name` is the element's id; `url` gives it again; the version is that of its looks."""
+    """A part of a page that updates itself: the id of its element, its URL, its HTML, and the seconds between updates."""
 
     name: str
     url: str
@@ -53,6 +53,7 @@ class Fragment:
 
     @property
     def version(self) -> str:
+        """A hash of the HTML."""
         return hashlib.sha256(self.inner.encode()).hexdigest()[:16]
 
     def __html__(self) -> str:
@@ -60,10 +61,10 @@ class Fragment:
 
 
 def fragment(name: str, url: str, template: str, shown: dict[str, Any], *, every_s: int = 2) -> Fragment:
-    """The part that this template shows."""
+    """Render a template as a fragment."""
     return Fragment(name, url, Markup(render_template(template, **shown)), every_s)  # noqa: S704 - the template has escaped it
 
 
 def answer(one: Fragment) -> Response | str:
-    """The part; 204 when it is still as the page shows it."""
+    """The fragment; 204 if the page already shows this version of it."""
     return Response(status=204) if request.args.get("seen") == one.version else one.__html__()

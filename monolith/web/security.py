@@ -1,4 +1,4 @@
-"""What guards every request: who is asking, CSRF, sizes, rate limits, and the headers of every answer."""
+"""The checks before every request (authentication, scopes, CSRF, sizes, rate limits), and the headers of every response."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from monolith.errors import Forbidden, Problem, Unauthorized
 from monolith.runner.ledger.audit import Actor
 from monolith.web import rate_limit, strict_json
 
-JSON_LIMIT = 256 * 1024  # bytes of a JSON body, but for documents, whose text is in it
-OF_DOCUMENTS = ("documents.Documents", "batches.Batches")
+JSON_LIMIT = 256 * 1024  # bytes of a JSON body; bodies with documents may be larger
+WITH_DOCUMENTS = ("documents.Documents", "batches.Batches")
 SAFE = ("GET", "HEAD", "OPTIONS")
-# Blueprints: there a viewer may change something, and a token only with the scope `admin`.
-OF_ONES_OWN = ("auth", "account", "account_pages")
+# Blueprints in which a viewer may change something, and a token only with the scope `admin`.
+OWN_ACCOUNT = ("auth", "account", "account_pages")
 COOKIE = "intray_session"
 OPEN_ENDPOINTS = ("static", "health.health", "health.ready", "metrics.metrics", "auth.sign_in", "api-docs.openapi_json", "docs.page")
-UNCOUNTED = ("static", "health.health", "health.ready")
+UNLIMITED = ("static", "health.health", "health.ready")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -51,7 +51,8 @@ log = structlog.get_logger()
 
 def init_app(app: Flask) -> None:
     for rate in (settings().request_rate, settings().anonymous_rate):
-        rate_limit.rate_of(rate)  # a bad one is said now
+        rate_limit.rate_of(rate)  # raises BadSetting at the start
+    login_throttle.parse_rate(settings().sign_in_rate)
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
@@ -64,17 +65,17 @@ def init_app(app: Flask) -> None:
 
 
 class RowId(IntegerConverter):
-    """A number in an address, no larger than a database holds: with a larger one the address leads nowhere."""
+    """The URL converter for row ids: a number larger than a database integer does not match, so it answers 404."""
 
     def __init__(self, url_map: Map) -> None:
         super().__init__(url_map, max=2**31 - 1)
 
 
 class Cookies(SecureCookieSessionInterface):
-    """Flask's signed cookie. Behind TLS it is `Secure`, and by its name no other host and no plain HTTP can set it."""
+    """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it."""
 
     def save_session(self, app: Flask, session: Any, response: Any) -> None:
-        """Not with a static file: it would then be kept for this cookie only."""
+        """Save the session, except with static files: caches must not keep them for each cookie."""
         if request.endpoint != "static":
             super().save_session(app, session, response)
 
@@ -86,15 +87,15 @@ class Cookies(SecureCookieSessionInterface):
 
 
 def trust_proxies(app: Flask, proxies: int) -> None:
-    """Believe what so many proxies in front of us say of the caller's address and of TLS; 0: believe nobody, anybody could say it."""
+    """Trust the X-Forwarded headers of this many proxies for the address and TLS; 0 trusts none, as clients could forge them."""
     if proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
 
 
 @login_manager.request_loader
 def _user_of_session(_: Request) -> User | None:
-    """Whose browser it is: the cookie is good for as long as its row is."""
-    found = sessions.user_of(session["key"]) if "key" in session else None
+    """The user of the session in the cookie; None if the session has ended or expired."""
+    found = sessions.user_of_session(session["key"]) if "key" in session else None
     if found is None:
         return None
     g.session_id, user = found
@@ -102,26 +103,26 @@ def _user_of_session(_: Request) -> User | None:
 
 
 def sign_in(key: str) -> None:
-    """Have the cookie of this browser hold the key of its session, and nothing of what it held before."""
+    """Put the key of a new session into the cookie of this browser, and nothing else."""
     session.clear()
     session["key"] = key
 
 
 def bearer() -> str | None:
-    """The token of a program that asks; None for a browser with its session."""
+    """The token in the Authorization header, or None."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
 
 
 def _name_request() -> None:
-    """Every request has an id, the caller's own where it is a sane one; logs, jobs and errors carry it."""
+    """Give the request an id, the caller's own if it is valid. Logs, jobs and errors carry it."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
 def _check_text() -> None:
-    """No database keeps a NUL in a text: one in a path, a query or a form is refused before it gets there."""
+    """Refuse a NUL character in the path, the query or a form: PostgreSQL cannot store it."""
     texts = [request.path, *request.args.values()]
     if request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
         texts += request.form.values()
@@ -130,37 +131,37 @@ def _check_text() -> None:
 
 
 def _require_user() -> None:
-    """Every door is closed but those named in OPEN_ENDPOINTS; what does not exist answers 404 to all."""
+    """Require a user on every route except OPEN_ENDPOINTS; an unknown route answers 404 to everybody."""
     try:
         if request.endpoint is not None and request.endpoint not in OPEN_ENDPOINTS:
             require_user()
     finally:
-        if request.endpoint not in UNCOUNTED:
+        if request.endpoint not in UNLIMITED:
             _count_request()
 
 
 def _count_request() -> None:
-    """Raises `TooManyRequests`. By user where the door asked for one, by address where it did not or nobody was known."""
+    """Count the request by user, or by address if the user is unknown. Raises `TooManyRequests`."""
     user = g.get("_login_user")
     is_known = user is not None and user.is_authenticated
     if rate := rate_limit.rate_of(settings().request_rate if is_known else settings().anonymous_rate):
-        g.requests_left = rate_limit.count(f"user {user.id}" if is_known else f"address {network()}", rate)
-        g.requests_left.check()
+        g.requests_remaining = rate_limit.count(f"user {user.id}" if is_known else f"address {network()}", rate)
+        g.requests_remaining.check()
 
 
 def require_user() -> None:
-    """Raises `Unauthorized` for nobody, and `Forbidden` where a viewer or a token may not do such a thing."""
+    """Raises `Unauthorized` without a valid token or session, and `Forbidden` where the scope of a token or a viewer does not suffice."""
     secret = bearer()
     if secret is None and not current_user.is_authenticated:
         raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown, expired or revoked. Create one with: python manage.py token create --email YOU")
-    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OF_ONES_OWN:
+    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OWN_ACCOUNT:
         raise Forbidden("Your access is read-only. Ask an admin to make this change.")
 
 
 def _sign_in_by(secret: str) -> bool:
-    """For this request, the user is the token's: a session that comes with it says nothing."""
+    """Sign in the user of a token for this request, whatever session comes with it; False for an invalid token."""
     found = tokens.user_of_token(secret) if secret else None
     g._login_user = found[0] if found else AnonymousUserMixin()
     if found:
@@ -169,40 +170,40 @@ def _sign_in_by(secret: str) -> bool:
 
 
 def _check_scope(scope: str) -> None:
-    """What a token may do: `read` reads, `submit` does all but for accounts and admins, `admin` all that its owner may."""
-    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OF_ONES_OWN else "submit"
+    """Raises `Forbidden` if the scope does not allow the request: `read` is read-only, `submit` excludes account changes."""
+    needed = "read" if request.method in SAFE else "admin" if request.blueprint in OWN_ACCOUNT else "submit"
     if SCOPES.index(scope) < SCOPES.index(needed):
         raise Forbidden(f"This token has the scope '{scope}', but this request needs '{needed}'. Use another token.")
 
 
 def _check_csrf() -> None:
-    """A browser sends its cookie by itself, so what changes something must also carry our token; programs carry theirs."""
+    """Require a CSRF token on unsafe requests with a session: browsers send cookies by themselves. A bearer token needs none."""
     if request.method in SAFE or bearer() is not None or request.endpoint is None:
         return
     try:
         csrf.protect()
     except CSRFError as error:
         raise Forbidden(f"{str(error.description).rstrip('.')}. Reload the page and try again.") from error
-    if _is_foreign():
+    if _is_cross_site():
         raise Forbidden("This request came from another site and was blocked. Open the page here and try again.")
 
 
-def _is_foreign() -> bool:
-    """Whether another site's page sent it: every browser of today says so itself, an older one names the page's origin."""
+def _is_cross_site() -> bool:
+    """Whether a page of another site sent the request, by Sec-Fetch-Site or, in old browsers, by Origin."""
     site = request.headers.get("Sec-Fetch-Site")
     origin = urlsplit(request.headers.get("Origin", "")).netloc
     return site not in ("same-origin", "none") if site else origin not in ("", request.host)
 
 
 def _check_json() -> None:
-    """Read a JSON body strictly before anything else does."""
+    """Parse a JSON body strictly before anything else reads it, and limit its size."""
     if request.method in SAFE or not request.path.startswith("/api/"):
         return
     if not request.is_json:
         if request.mimetype != "multipart/form-data" and request.content_length:
             raise Problem("The request body is not JSON. Send JSON with the header 'Content-Type: application/json'.")
         return
-    if request.endpoint not in OF_DOCUMENTS:
+    if request.endpoint not in WITH_DOCUMENTS:
         request.max_content_length = JSON_LIMIT
     try:
         strict_json.loads(request.get_data() or b"{}")
@@ -211,17 +212,17 @@ def _check_json() -> None:
 
 
 def limit(rate: str, what: str) -> None:
-    """Raises `TooManyRequests` when this user, or who is nobody from this address, did it more often than `rate`: `10 per minute`."""
+    """Raises `TooManyRequests` when this user, or this network if anonymous, did `what` more often than `rate`: `10 per minute`."""
     login_throttle.limit(rate, what, f"user {current_user.id}" if current_user.is_authenticated else f"address {network()}")
 
 
 def browser() -> tuple[str, str]:
-    """The address and the name of the browser that asks, for its owner to recognise it by."""
+    """The address and the User-Agent of the browser, by which its owner recognises a session."""
     return request.remote_addr or "", request.user_agent.string
 
 
 def network() -> str:
-    """Where the request comes from: the address, or of an IPv6 one the network, for one customer has that whole."""
+    """The IPv4 address of the client, or its IPv6 /64 network: one customer has all of it."""
     try:
         address = ipaddress.ip_address(request.remote_addr or "")
     except ValueError:
@@ -230,13 +231,13 @@ def network() -> str:
 
 
 def require_admin() -> None:
-    """Raises `Forbidden` for a user who is no admin; a viewer may look. Before every request of a blueprint for admins."""
+    """Raises `Forbidden` unless the user is an admin, or a viewer who only reads. Runs before every request of an admin blueprint."""
     if not (current_user.is_admin or (current_user.is_viewer and request.method in SAFE)):
         raise Forbidden("Only admins can open this page.")
 
 
 def actor() -> Actor:
-    """Who acts in this request, for the audit trail."""
+    """The actor of this request, for the audit log."""
     return Actor(current_user.email, request.remote_addr, g.request_id)
 
 
@@ -248,18 +249,13 @@ def _add_headers(response: Response) -> Response:
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
-    if left := g.get("requests_left"):
-        _tell_left(response, left)
+    if remaining := g.get("requests_remaining"):
+        for name, value in remaining.headers().items():  # joined with the policy for jobs, if there is one
+            response.headers[name] = f"{others}, {value}" if (others := response.headers.get(name)) else value
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
     log.info("request", method=request.method, path=request.path, status=response.status_code)
     return response
-
-
-def _tell_left(response: Response, left: rate_limit.Left) -> None:
-    """Beside what is said of another policy, in one list."""
-    for name, value in left.headers().items():
-        response.headers[name] = f"{told}, {value}" if (told := response.headers.get(name)) else value
 
 
 def _forget_request(_: BaseException | None) -> None:

@@ -1,7 +1,7 @@
-"""One thread of a web process writes to all its open streams, so that none of them holds a thread.
+"""One thread of a web process that writes to all its open event streams, so that a stream does not occupy a thread of its own.
 
-A request that opens a stream is answered as any other is; then `web.Worker` hands its connection over to here.
-Where there is no such server, as in tests, the stream is written by the thread that asked for it.
+A request that opens a stream starts its response like any other; then `server/gunicorn_worker.py` hands the connection over to this
+thread. Without that server, as in tests, the thread of the request writes the stream.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sqlalchemy.exc import OperationalError
 from monolith.config import settings
 from monolith.documents.event_stream import GREETING, HEARTBEAT, Feed, Stream
 
-TICK_S = 0.25  # how often the ledger is asked while anybody listens
-AWAY_S = 2.0  # the same, after it did not answer
-HEARTBEAT_S = 15.0  # routers end a connection on which nothing comes for 55 s
-LEAVING_S = 2.0
-MAX_UNSENT = 256 * 1024  # bytes that a slow reader has not taken: then it has to come back
+TICK_S = 0.25  # how often the ledger is read while a stream is open
+ERROR_TICK_S = 2.0  # after the ledger could not be read
+HEARTBEAT_S = 15.0  # routers end a connection that is silent for 55 s
+STOP_TIMEOUT_S = 2.0
+MAX_UNSENT = 256 * 1024  # bytes a slow client has not read; then the connection is closed, and the client reconnects
 
 log = structlog.get_logger()
 
 
 class HandedOver(BaseException):
-    """Raised by an answer's body after its beginning: what follows is written by the switchboard. Only the server may catch it."""
+    """Raised by the body of a response after its first part: the SSE thread writes the rest. Only the server may catch it."""
 
     def __init__(self, take: Callable[[socket.socket], None]) -> None:
         super().__init__()
@@ -41,41 +41,45 @@ class HandedOver(BaseException):
 
 @dataclass(eq=False)
 class Connection:
-    """An open connection, and what its client has not taken yet."""
+    """An open connection, and the bytes that are not sent yet."""
 
     socket: socket.socket
     stream: Stream
     is_chunked: bool
     unsent: bytearray = field(default_factory=bytearray)
-    said_at: float = field(default_factory=time.monotonic)
+    written_at: float = field(default_factory=time.monotonic)
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Append text to what is to be sent."""
         content = text.encode()
         self.unsent += b"%x\r\n%b\r\n" % (len(content), content) if self.is_chunked else content
-        self.said_at = time.monotonic()
+        self.written_at = time.monotonic()
 
-    def say_end(self) -> None:
+    def write_end(self) -> None:
+        """Append the end of a chunked body."""
         if self.is_chunked:
             self.unsent += b"0\r\n\r\n"
 
     def send(self) -> None:
-        """As much as the client takes without waiting. Raises OSError when it is gone."""
+        """Send as much as possible without blocking. Raises OSError when the client has disconnected."""
         with suppress(BlockingIOError):
             while self.unsent:
                 del self.unsent[: self.socket.send(self.unsent)]
 
-    def hear(self) -> None:
-        """Clients of a stream say nothing; at the end of their connection that is read. Raises OSError then."""
+    def check_open(self) -> None:
+        """Raises OSError when the client has disconnected. Clients of a stream send nothing else."""
         with suppress(BlockingIOError):
             if not self.socket.recv(4096):
                 raise ConnectionResetError
 
 
 class SseThread(threading.Thread):
+    """The thread, with a selector over all its connections. It starts on creation."""
+
     def __init__(self) -> None:
-        super().__init__(name="switchboard", daemon=True)
-        self._lines: set[Connection] = set()
-        self._coming: deque[Connection] = deque()
+        super().__init__(name="sse", daemon=True)
+        self._connections: set[Connection] = set()
+        self._new: deque[Connection] = deque()
         self._feed = Feed()
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
@@ -89,23 +93,23 @@ class SseThread(threading.Thread):
     # ---- called by other threads
 
     def has_room(self, user_id: int) -> bool:
-        """Whether this user may open one more. As many as are asking at this moment may come in beside."""
-        users = Counter(line.stream.user_id for line in list(self._lines))
+        """Whether this user may open one more stream. Requests that ask at the same moment may all get one."""
+        users = Counter(connection.stream.user_id for connection in list(self._connections))
         if self.is_ending or users.total() >= settings().max_streams:
             return False
         return users[user_id] < settings().max_streams_per_user
 
-    def take(self, line: Connection) -> None:
-        """From now on its connection is ours."""
-        self._coming.append(line)
-        self._awake()
+    def take(self, connection: Connection) -> None:
+        """Take over an open connection."""
+        self._new.append(connection)
+        self._wake_up()
 
     def end(self) -> None:
-        """End all streams at once; browsers come back to whoever listens then. Fit for a signal's handler."""
+        """Close all streams at once; browsers reconnect to another process. Safe in a signal handler."""
         self.is_ending = True
-        self._awake()
+        self._wake_up()
 
-    def _awake(self) -> None:
+    def _wake_up(self) -> None:
         with suppress(BlockingIOError):
             os.write(self._wake, b"!")
 
@@ -114,125 +118,127 @@ class SseThread(threading.Thread):
     def run(self) -> None:
         while not self.is_ending:
             self._wait()
-            self._welcome()
-            if self._lines and time.monotonic() >= self._tick_at:
+            self._add_new()
+            if self._connections and time.monotonic() >= self._tick_at:
                 self._tick()
-        self._welcome()
-        for line in list(self._lines):
-            self._close(line)
+        self._add_new()
+        for connection in list(self._connections):
+            self._close(connection)
         self._selector.close()
 
     def _wait(self) -> None:
-        """Until the next tick, and meanwhile do what the connections ask for. Where nobody listens nothing is done at all."""
-        within_s = max(0.0, self._tick_at - time.monotonic()) if self._lines else None
+        """Serve the connections until the next tick. Without any connection, sleep until there is one."""
+        within_s = max(0.0, self._tick_at - time.monotonic()) if self._connections else None
         for key, ready in self._selector.select(within_s):
             if key.data is None:
                 os.read(self._woken, 4096)
             else:
                 self._serve(key.data, ready)
 
-    def _serve(self, line: Connection, ready: int) -> None:
+    def _serve(self, connection: Connection, ready: int) -> None:
+        """Send what is unsent, and drop the connection if the client has disconnected."""
         try:
             if ready & selectors.EVENT_READ:
-                line.hear()
-            self._send(line)
+                connection.check_open()
+            self._send(connection)
         except OSError:
-            self._drop(line)
+            self._drop(connection)
 
-    def _send(self, line: Connection) -> None:
-        line.send()
-        waits_for = selectors.EVENT_READ | (selectors.EVENT_WRITE if line.unsent else 0)
-        if self._selector.get_key(line.socket).events != waits_for:
-            self._selector.modify(line.socket, waits_for, line)
+    def _send(self, connection: Connection) -> None:
+        connection.send()
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        if self._selector.get_key(connection.socket).events != events:
+            self._selector.modify(connection.socket, events, connection)
 
-    def _welcome(self) -> None:
-        while self._coming:
-            line = self._coming.popleft()
-            line.socket.setblocking(False)
-            self._selector.register(line.socket, selectors.EVENT_READ, line)
-            self._lines.add(line)
+    def _add_new(self) -> None:
+        while self._new:
+            connection = self._new.popleft()
+            connection.socket.setblocking(False)
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+            self._connections.add(connection)
 
     def _tick(self) -> None:
-        """Tell all of them what is new."""
-        by_stream = {id(line.stream): line for line in self._lines}
+        """Write new events to all connections."""
+        by_stream = {id(connection.stream): connection for connection in self._connections}
         try:
-            for stream, text in self._feed.read([line.stream for line in self._lines]):
-                self._say(by_stream[id(stream)], text)
+            for stream, text in self._feed.read([connection.stream for connection in self._connections]):
+                self._write(by_stream[id(stream)], text)
             self._tick_at = time.monotonic() + TICK_S
         except OperationalError as error:
             log.warning("database_away", error=str(error.orig))
-            self._tick_at = time.monotonic() + AWAY_S
-        except Exception:  # a mistake of ours about one stream must not silence the others for ever
-            log.exception("streams_not_told")
-            self._tick_at = time.monotonic() + AWAY_S
-        for line in list(self._lines):
-            self._tend(line)
+            self._tick_at = time.monotonic() + ERROR_TICK_S
+        except Exception:  # an error about one stream must not stop the others for ever
+            log.exception("streams_failed")
+            self._tick_at = time.monotonic() + ERROR_TICK_S
+        for connection in list(self._connections):
+            self._check(connection)
 
-    def _say(self, line: Connection, text: str) -> None:
+    def _write(self, connection: Connection, text: str) -> None:
         if text:
-            line.say(text)
-            self._serve(line, 0)
+            connection.write(text)
+            self._serve(connection, 0)
 
-    def _tend(self, line: Connection) -> None:
-        """A line lives by what is said on it, and ends with its job, with its age, or when its client does not take what is said."""
-        is_idle = time.monotonic() - line.said_at > HEARTBEAT_S
-        if len(line.unsent) > MAX_UNSENT or (is_idle and line.unsent):
-            self._drop(line)
-        elif line.stream.is_over or line.stream.is_old:
-            self._close(line)
+    def _check(self, connection: Connection) -> None:
+        """Close the connection when its job is over, it is too old, or its client does not read; else keep it alive."""
+        is_idle = time.monotonic() - connection.written_at > HEARTBEAT_S
+        if len(connection.unsent) > MAX_UNSENT or (is_idle and connection.unsent):
+            self._drop(connection)
+        elif connection.stream.is_over or connection.stream.is_old:
+            self._close(connection)
         elif is_idle:
-            self._say(line, HEARTBEAT)
+            self._write(connection, HEARTBEAT)
 
-    def _close(self, line: Connection) -> None:
-        """End it in order, as far as the client listens."""
-        line.say_end()
+    def _close(self, connection: Connection) -> None:
+        """End the response properly if the client still reads, and drop the connection."""
+        connection.write_end()
         with suppress(OSError):
-            line.send()
-        self._drop(line)
+            connection.send()
+        self._drop(connection)
 
-    def _drop(self, line: Connection) -> None:
-        if line in self._lines:
-            self._lines.remove(line)
-            self._selector.unregister(line.socket)
-            line.socket.close()
+    def _drop(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._selector.unregister(connection.socket)
+            connection.socket.close()
 
 
-_switchboards: list[SseThread] = []
+_threads: list[SseThread] = []  # of this process: one or none
 
 
 def start() -> None:
-    """Let this process hand its streams over: for a server that does so."""
-    _switchboards[:] = [SseThread()]
+    """Start the thread of this process. Called by a server that catches `HandedOver`."""
+    _threads[:] = [SseThread()]
 
 
 def leave() -> None:
-    """End them all, before the process does."""
-    if board := current():
-        board.end()
-        board.join(LEAVING_S)
+    """Close all streams before the process ends; waits STOP_TIMEOUT_S at most."""
+    if thread := current():
+        thread.end()
+        thread.join(STOP_TIMEOUT_S)
 
 
 def current() -> SseThread | None:
-    return _switchboards[0] if _switchboards else None
+    """The thread of this process; None without a server that starts it."""
+    return _threads[0] if _threads else None
 
 
 def body(stream: Stream, first: str, is_chunked: bool) -> Iterator[str]:
-    """What the answer consists of. The server writes its beginning, and then hands the connection over."""
+    """The body of a response: its first part; then the connection is handed over, or the stream is written here."""
     yield GREETING + first
     if stream.is_over:
         return
-    if board := current():
-        raise HandedOver(lambda connection: board.take(Connection(connection, stream, is_chunked)))
-    yield from _alone(stream)
+    if thread := current():
+        raise HandedOver(lambda taken: thread.take(Connection(taken, stream, is_chunked)))
+    yield from _without_thread(stream)
 
 
-def _alone(stream: Stream) -> Iterator[str]:
-    feed, said_at = Feed(), time.monotonic()
+def _without_thread(stream: Stream) -> Iterator[str]:
+    feed, written_at = Feed(), time.monotonic()
     while not stream.is_over and not stream.is_old:
         text = "".join(text for _, text in feed.read([stream]))
-        if not text and time.monotonic() - said_at > HEARTBEAT_S:
+        if not text and time.monotonic() - written_at > HEARTBEAT_S:
             text = HEARTBEAT
         if text:
-            said_at = time.monotonic()
+            written_at = time.monotonic()
             yield text
         time.sleep(TICK_S)

@@ -1,7 +1,7 @@
-"""Reading JSON from strangers: nothing that parses here can break something later.
+"""Strict JSON parsing for untrusted input, so that no accepted value fails later.
 
-Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, doubled keys, numbers no
-database holds, and NUL or lone surrogates in texts (PostgreSQL and UTF-8 refuse them).
+Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, duplicate keys, numbers too large for
+a database, and NUL or lone surrogates in strings (PostgreSQL and UTF-8 cannot hold them).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import json
 import re
 from typing import Any
 
+from monolith.db.engine import UNSTORABLE
+
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|([\]}])', re.DOTALL)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def loads(content: bytes) -> Any:
-    """The value, safe to store. Raises ValueError saying what is wrong."""
+    """The parsed value, which can be stored. Raises ValueError with a reason that completes the sentence `... is not valid JSON: `."""
     _check_depth(content)
     value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object)
     _check_texts(value)
@@ -57,7 +58,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_texts(value: Any) -> None:
-    if isinstance(value, str) and _UNSTORABLE.search(value):
+    if isinstance(value, str) and UNSTORABLE.search(value):
         raise ValueError("a string has a NUL or half a surrogate pair")
     if isinstance(value, dict):
         _check_texts(list(value))

@@ -22,8 +22,8 @@ NAMES = {"filename": "intray.css", "scope": "all", "cause": "0123456789abcdef", 
 NAMES |= {"instance_number": "0", "queue_name": "default.normal", "registry_name": "queued", "per_page": "5", "order": "asc", "page": "1"}
 OF_ROUTES = {
     "job-types.OneJobType": "trial_echo",
-    "run_pages.form": "trial_echo",
-    "run_pages.run": "trial_echo",
+    "job_type_pages.form": "trial_echo",
+    "job_type_pages.run": "trial_echo",
     "jobs.JobArtefact": "echo.txt",
 }
 
@@ -57,7 +57,7 @@ class World:
             "job_id": job,
             "batch_id": batch,
             "token_id": token,
-            "session_id": sessions.of(self.alice.user)[0].id,
+            "session_id": sessions.sessions_of(self.alice.user)[0].id,
             "webhook_id": webhook,
             "delivery_id": delivery.id,
         }

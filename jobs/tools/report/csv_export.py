@@ -6,10 +6,9 @@ import csv
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from monolith.content.formatting import csv_text
+from monolith.content.formatting import csv_text, rfc3339
 from monolith.job_types.registry import LedgerRow
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -56,7 +55,7 @@ def _cell(name: str, value: Any) -> Any:
     if value is None:
         return ""
     if name in TIMES:
-        return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return rfc3339(value, "seconds")
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
     return csv_text(value) if isinstance(value, str) else value

@@ -7,13 +7,12 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from monolith.content.formatting import csv_text
+from monolith.content.formatting import csv_text, parse_moment, rfc3339
 from monolith.db.engine import read_session
 from monolith.errors import Invalid
 from monolith.runner.ledger.audit import AuditEntry
@@ -66,9 +65,8 @@ def moment(text: str, field: str) -> float | None:
     if not text.strip():
         return None
     try:
-        at = datetime.fromisoformat(text.strip())
-        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
-    except (ValueError, OverflowError):
+        return parse_moment(text)
+    except ValueError:
         raise Invalid.field(
             f"/{field}", f"{text[:40]!r} is not a valid time. Give a date such as 2026-11-25 or an RFC 3339 time."
         ) from None
@@ -97,7 +95,7 @@ def _line(cells: Any) -> str:
 def _cell(entry: AuditEntry, name: str) -> Any:
     value = getattr(entry, name)
     if name == "at":
-        return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return rfc3339(value, "seconds")
     if isinstance(value, dict):
         value = json.dumps(value, ensure_ascii=False)
     return csv_text(value) if isinstance(value, str) else value

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from monolith.config import settings
+from monolith.content.formatting import rfc3339
 from monolith.db.engine import read_now, read_session, write_transaction
 from monolith.db.models import User, new_id
 from monolith.errors import Invalid
@@ -27,7 +28,6 @@ from monolith.runner.monitoring.alert_snapshot import Snapshot
 from monolith.runner.queue import rq_queues
 from monolith.runner.webhooks import secrets
 from monolith.runner.webhooks.models import Delivery, SigningSecret, Webhook
-from monolith.runner.webhooks.payloads import rfc3339
 from monolith.runner.worker import execute
 
 OURS = "alerts"  # the id of the endpoint and of its secret; no job has it

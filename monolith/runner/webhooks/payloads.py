@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, Text, case, cast, func, select
 
+from monolith.content.formatting import rfc3339
 from monolith.db.models import Job
 from monolith.runner.webhooks.models import ENDINGS, PROGRESS, TRIAL, Delivery, Webhook
 
@@ -54,10 +54,3 @@ def _data(job: Row[Any]) -> dict[str, Any]:
 def _delivery(webhook_id: str, type: str, at: float, data: dict[str, Any], job_id: str | None) -> Delivery:
     said = {"type": type, "timestamp": rfc3339(at), "data": data}
     return Delivery(webhook_id=webhook_id, type=type, job_id=job_id, body=json.dumps(said, ensure_ascii=False, separators=(",", ":")))
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Seconds since 1970 as RFC 3339 has them, in UTC: so they are told outside, by webhooks and the API alike."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -240,4 +240,4 @@ def test_a_password_that_is_guessed_first_is_refused(password: str) -> None:
 
 @pytest.mark.parametrize("password", [PASSWORD, NEW, "x7#kQ!9vLmZp", "größte Brücke 北京 trams", "y" + "horse battery staple correct " * 8])
 def test_a_long_password_of_any_characters_is_taken(password: str) -> None:
-    assert passwords.fits(password, passwords.hashed(password, "alice@example.org"))
+    assert passwords.is_correct(password, passwords.hashed(password, "alice@example.org"))

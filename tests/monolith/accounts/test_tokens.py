@@ -79,7 +79,7 @@ def test_a_wrong_scope_or_end_is_refused(alice: Caller, body: dict, pointer: str
 
 def test_nobody_has_more_tokens_than_a_person_can_oversee(alice: Caller) -> None:
     with write_session() as session:
-        session.add_all(Token(user_id=alice.user.id, name=str(n), prefix="intray_", hash=f"{n:064}") for n in range(tokens.MOST - 1))
+        session.add_all(Token(user_id=alice.user.id, name=str(n), prefix="intray_", hash=f"{n:064}") for n in range(tokens.MAX_TOKENS - 1))
     assert alice.post("/api/v1/tokens", json={"name": "one more"}).status_code == 409
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Document, Job
 from monolith.documents import submission
-from monolith.jobs.batch_schemas import MAX_DOCUMENTS
+from monolith.jobs.schemas import MAX_DOCUMENTS
 from monolith.runner.ledger.batches import Batch, BatchItem
 from monolith.runner.scheduler import retention
 from monolith.runner.worker import execute
@@ -209,13 +209,13 @@ def test_a_batch_that_loses_a_race_for_a_unique_job_is_accepted_with_the_winners
     unique = [{"type": "trial_echo", "unique": True}]
     winner = post(alice, TEXTS[:1], unique).json
     seen: list[Any] = []
-    look = submission._standing_in
+    look = submission._existing_jobs
 
     def look_too_early(user: Any, wanted: Any) -> dict[str, str]:
         seen.append(wanted)
         return {} if len(seen) == 1 else look(user, wanted)
 
-    monkeypatch.setattr(submission, "_standing_in", look_too_early)
+    monkeypatch.setattr(submission, "_existing_jobs", look_too_early)
     answer = post(alice, TEXTS[:2], unique)
     assert (answer.status_code, len(seen)) == (202, 2), answer.text
     assert [one["title"] for one in answer.json["documents"]] == ["One", "Two"]

@@ -144,7 +144,7 @@ def test_a_user_who_was_away_for_too_long_is_told_to_read_the_lists(alice: Calle
 
 
 def test_many_events_are_told_in_steps_and_each_once(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream.news, "STEP", 3)
+    monkeypatch.setattr(event_stream.events, "STEP", 3)
     stream = listen(alice, "/api/v1/events")
     next(stream)
     jobs = [submit_job(alice)["id"] for _ in range(10)]

@@ -94,6 +94,6 @@ def test_a_rate_that_is_none_is_refused_at_the_start(intray_settings: Callable[.
 
 def test_a_process_remembers_some_thousand_callers_only() -> None:
     rate = rate_limit.Rate(5, 60)
-    for number in range(rate_limit.MOST_CALLERS + 5):
+    for number in range(rate_limit.MAX_CALLERS + 5):
         rate_limit.count(f"address {number}", rate)
-    assert len(rate_limit._windows) <= rate_limit.MOST_CALLERS
+    assert len(rate_limit._windows) <= rate_limit.MAX_CALLERS

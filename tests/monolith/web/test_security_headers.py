@@ -64,7 +64,7 @@ def test_every_answer_has_a_strict_policy_or_is_saved(
             answer.close()
     assert not wrong, "\n".join(wrong)
     assert shown > 100
-    assert saved >= {"documents.DocumentContent", "jobs.JobArtefact", "jobs.JobResult", "results.download"}
+    assert saved >= {"documents.DocumentContent", "jobs.JobArtefact", "jobs.JobResult", "job_pages.result"}
 
 
 @pytest.mark.parametrize("filename", sorted(ACTIVE))

@@ -1,33 +1,56 @@
-"""Any result as Markdown, to take along: headings from its names, lists, tables of what is alike. What strangers wrote stays text."""
+"""The result of a job as a file: as JSON, or as Markdown with headings from the field names, lists, and tables of similar rows.
+
+All text in a result is escaped: what strangers wrote has no meaning in Markdown or HTML.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from monolith.content.formatting import humanise, subject
-from monolith.db.models import Job
+from monolith.db.models import Job, User
+from monolith.documents import queries
+from monolith.errors import Conflict
 
+MEDIA_TYPES = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
 DEEPEST = 6  # Markdown has no smaller heading
-LONG = 120  # characters of a value that gets a paragraph of its own
-_MEANS_SOMETHING = re.compile(r"([\\`*_\[\]<>|#~])")
+LONG = 120  # characters; a longer value gets a paragraph of its own
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
-def of_result(job: Job) -> str:
-    """The result of a finished job."""
+def result_bytes(session: Session, user: User, job_id: str, form: str) -> bytes:
+    """The result of the user's job as `json` or `md`. Raises `NotFound`, and `Conflict` when the job has no result.
+
+    A Markdown file that the job attached is its result as Markdown.
+    """
+    job = queries.job(session, user, job_id)
+    if job.status != "finished":
+        raise Conflict(f"The job has no result: its status is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
+    if form == "json":
+        return json.dumps(job.result).encode() + b"\n"
+    attached = next((file.name for file in job.artefacts if file.media_type.startswith("text/markdown")), None)
+    return queries.artefact(session, user, job_id, attached).content if attached else markdown_of(job).encode()
+
+
+def markdown_of(job: Job) -> str:
+    """The result of a finished job as Markdown."""
     ended = datetime.fromtimestamp(job.ended_at or 0, UTC).strftime("%-d %B %Y, %H:%M UTC")
     head = [f"# {_text(subject(job))}", f"*{humanise(job.type)}, done on {ended}*"]
     return "\n\n".join([*head, *_fields(job.result or {}, 2)]) + "\n"
 
 
 def _fields(values: Mapping[str, Any], level: int) -> Iterator[str]:
-    """What is short comes first, as one list; then each of the others under its name, what was printed last."""
-    short = {name: value for name, value in values.items() if _is_short(value)}
+    """Short values first, as one list; then each other value under a heading, multi-line texts last."""
+    short = {name: value for name, value in values.items() if _is_cell(value) and value not in (None, "") and len(str(value)) <= LONG}
     if short:
         yield "\n".join(f"- **{_text(humanise(name))}**: {_scalar(value)}" for name, value in short.items())
-    for name, value in sorted(values.items(), key=lambda item: _is_printed(item[1])):
+    for name, value in sorted(values.items(), key=lambda item: _is_multiline(item[1])):
         if name not in short and value not in (None, [], {}, ""):
             yield f"{'#' * min(level, DEEPEST)} {_text(humanise(str(name)))}"
             yield from _whole(value, level + 1)
@@ -38,7 +61,7 @@ def _whole(value: Any, level: int) -> Iterator[str]:
         yield from _fields(value, level)
     elif isinstance(value, list | tuple):
         yield from _list(value, level)
-    elif _is_printed(value):
+    elif _is_multiline(value):
         yield _fenced(value)
     else:
         yield _scalar(value)
@@ -67,21 +90,17 @@ def _table(rows: Any) -> str:
 
 
 def _fenced(text: str) -> str:
-    """As it is, within a fence that is longer than any in it."""
+    """The text unchanged, within a fence that is longer than any in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}\n{text.rstrip()}\n{fence}"
 
 
-def _is_printed(value: Any) -> bool:
+def _is_multiline(value: Any) -> bool:
     return isinstance(value, str) and "\n" in value.strip()
 
 
-def _is_short(value: Any) -> bool:
-    return _is_cell(value) and value not in (None, "") and len(str(value)) <= LONG
-
-
 def _is_cell(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and not _is_printed(value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and not _is_multiline(value))
 
 
 def _scalar(value: Any) -> str:
@@ -91,5 +110,5 @@ def _scalar(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """One line in which nothing means anything to Markdown or HTML."""
-    return _MEANS_SOMETHING.sub(r"\\\1", " ".join(text.split()))
+    """The text on one line, with all characters escaped that mean something in Markdown or HTML."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

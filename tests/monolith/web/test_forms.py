@@ -10,10 +10,9 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 from werkzeug.datastructures import MultiDict
 
+from monolith.content import formatting
 from monolith.errors import FieldError, Invalid
 from monolith.job_types.registry import JobType, fixed
-from monolith.jobs import document_form
-from monolith.jobs.pages import blueprint
 from monolith.web import forms
 
 
@@ -50,7 +49,7 @@ def test_a_control_knows_its_limits_and_its_default() -> None:
     ],
 )
 def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPatch, typed: dict[str, str], params: dict[str, Any]) -> None:
-    monkeypatch.setattr(document_form.registry, "discover", lambda: {"count": COUNT})
+    monkeypatch.setattr(forms.registry, "discover", lambda: {"count": COUNT})
     assert forms.read_specs(MultiDict({"job": "count", **typed})) == [{"type": "count", "params": params, "priority": "normal"}]
 
 
@@ -71,13 +70,14 @@ def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPat
 )
 def test_each_error_stands_at_its_control(pointer: str, control: str) -> None:
     problem = Invalid("Wrong.", errors=[FieldError("Wrong.", pointer)])
-    assert document_form.errors_by_control(problem, MultiDict([("job", "analyze"), ("job", "count")])) == {control: ["Wrong."]}
+    assert forms.errors_by_control(problem, MultiDict([("job", "analyze"), ("job", "count")])) == {control: ["Wrong."]}
 
 
 @pytest.fixture
 def templates() -> Flask:
-    app = Flask("pages", root_path=document_form.__file__.rpartition("/monolith/")[0])
-    app.register_blueprint(blueprint)
+    app = Flask("pages", root_path=forms.__file__.rpartition("/monolith/")[0])
+    for template_filter in formatting.FILTERS:
+        app.add_template_filter(template_filter)
     return app
 
 

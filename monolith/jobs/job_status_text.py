@@ -1,4 +1,4 @@
-"""The texts of a job's page: why it is waiting, how long it may take, and what has happened."""
+"""The texts of a job's page: why it waits, how long it will take, and its timeline."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from monolith.documents import queries
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.monitoring.waiting_reason import COUNTED_TO, TypicalDuration, Why, why
 
-SOON_S = 120.0  # a moment that is nearer is told with its seconds
+SOON_S = 120.0  # a time that is nearer is shown with its seconds
 DAY_S = 86400.0
 
 
-class Happening(NamedTuple):
-    """One line of the timeline. `kind` chooses its look."""
+class TimelineEntry(NamedTuple):
+    """One line of the timeline. `kind` chooses its icon."""
 
     kind: str
     at: float
@@ -29,18 +29,18 @@ class Happening(NamedTuple):
 
 
 def of_job(session: Session, user: User, job_id: str) -> dict[str, Any]:
-    """All that the page of a job shows. `version` changes with what of it moves. Raises `NotFound`."""
+    """The variables of the page of the user's job. `version` changes whenever the live part changes. Raises `NotFound`."""
     job = queries.job(session, user, job_id)
-    moment_now = read_now(session)
+    now = read_now(session)
     reason = why(session, job)
     usual = None if job.is_over else waiting_reason.typical_duration(session, job.type)
-    told = {"lead": lead(job, reason, moment_now), "outlook": outlook(job, usual, moment_now), "steps": steps(job.events)}
-    shown = (job.status, job.claims, job.progress, job.progress_note, told["lead"], told["outlook"], len(job.events))
+    texts = {"lead": status_text(job, reason, now), "outlook": time_estimate(job, usual, now), "steps": steps(job.events)}
+    shown = (job.status, job.claims, job.progress, job.progress_note, texts["lead"], texts["outlook"], len(job.events))
     version = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
-    return {"job": job, "version": version, "now": moment_now, "timeline": [happening(one) for one in job.events], **told}
+    return {"job": job, "version": version, "now": now, "timeline": [timeline_entry(one) for one in job.events], **texts}
 
 
-def lead(job: Job, reason: Why | None, now: float) -> Markup:
+def status_text(job: Job, reason: Why | None, now: float) -> Markup:
     """The state of the job in one or two sentences; empty if the status says it all."""
     if reason:
         return waiting(job, reason, now)
@@ -81,7 +81,7 @@ def _in_line(reason: Why) -> str:
     return f"Next in the queue{turn}." if reason.place == 1 else f"Number {reason.place} in the queue{turn}."
 
 
-def outlook(job: Job, usual: TypicalDuration | None, now: float) -> str:
+def time_estimate(job: Job, usual: TypicalDuration | None, now: float) -> str:
     """How long the job may take, estimated from finished jobs; empty if there are too few."""
     if usual is None or job.is_over:
         return ""
@@ -106,17 +106,17 @@ def _about(seconds: float) -> str:
 
 
 def steps(events: list[JobEvent]) -> list[JobEvent]:
-    """The steps of the newest attempt, in order."""
+    """The progress events of the newest attempt, in order."""
     begun = max((place for place, event in enumerate(events) if event.name == "started"), default=len(events))
     return [event for event in events[begun:] if event.name == "progress"]
 
 
-def happening(event: JobEvent) -> Happening:
-    """An event in words, with the reason where there is one that its reader can use."""
+def timeline_entry(event: JobEvent) -> TimelineEntry:
+    """An event in words, with its reason if that is of use to the submitter."""
     if event.name == "progress" and event.note:
-        return Happening(event.name, event.at, humanise(event.note), None)
+        return TimelineEntry(event.name, event.at, humanise(event.note), None)
     has_reason = event.name in ("retrying", "parked") or event.name.startswith(MARK)
-    return Happening(event.name, event.at, event_words(event), event.note if has_reason else None)
+    return TimelineEntry(event.name, event.at, event_words(event), event.note if has_reason else None)
 
 
 def when(seconds: float | None, now: float) -> Markup:

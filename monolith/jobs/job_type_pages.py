@@ -1,4 +1,4 @@
-"""The page of a job type that takes no document: its form, made from its params."""
+"""Pages of job types that take no document: a form made from their params."""
 
 from __future__ import annotations
 
@@ -11,35 +11,29 @@ from monolith.documents import submission
 from monolith.errors import Invalid, NotFound
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
-from monolith.jobs import document_form, idempotency_key
-from monolith.jobs.pages import once
-from monolith.runner.ledger.idempotency import Key
+from monolith.jobs import request_bodies
 from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.web import forms
 
-blueprint = Blueprint("run_pages", __name__, url_prefix="/run")
+blueprint = Blueprint("job_type_pages", __name__, url_prefix="/run")
 
 
 @blueprint.get("/<name>")
 def form(name: str) -> str:
-    """What it does, and its form."""
+    """The form of the job type, with its description."""
     return _form(_job_type(name), MultiDict(), {})
 
 
 @blueprint.post("/<name>")
 def run(name: str) -> AnyResponse | tuple[str, int]:
     """Submit the job and go to it, or show the form again with each error at its field."""
-    job_type, key = _job_type(name), idempotency_key.of_form()
+    job_type, key = _job_type(name), request_bodies.form_idempotency_key()
     typed = MultiDict([*request.form.items(multi=True), ("job", name)])
     try:
-        submitted = submission.earlier(current_user, key) or _submit(typed, key)
+        submitted = submission.submit_job(current_user, forms.read_specs(typed)[-1], g.request_id, key)
     except Invalid as problem:
-        return _form(job_type, typed, document_form.errors_by_control(problem, typed)), 422
-    return redirect(url_for("pages.job", job_id=submitted.job_ids[0]), 303)
-
-
-def _submit(typed: MultiDict[str, str], key: Key | None) -> submission.Submitted:
-    return submission.submit_job(current_user, forms.read_specs(typed)[-1], g.request_id, key)
+        return _form(job_type, typed, forms.errors_by_control(problem, typed)), 422
+    return redirect(url_for("job_pages.job", job_id=submitted.job_ids[0]), 303)
 
 
 def _job_type(name: str) -> JobType:
@@ -50,5 +44,9 @@ def _job_type(name: str) -> JobType:
 
 
 def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    shown = {"controls": forms.controls(job_type, is_admin=current_user.is_admin), "priorities": PRIORITIES, "once": once(typed)}
+    shown = {
+        "controls": forms.controls(job_type, is_admin=current_user.is_admin),
+        "priorities": PRIORITIES,
+        "once": request_bodies.form_key(typed),
+    }
     return render_template("jobs/run.html", job_type=job_type, typed=typed, errors=errors, **shown)

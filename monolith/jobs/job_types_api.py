@@ -1,0 +1,64 @@
+"""Job types as JSON: those the user can run, with the JSON Schema of their params."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from flask_login import current_user
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+from marshmallow.validate import OneOf
+
+from monolith.errors import NotFound
+from monolith.job_types import registry
+from monolith.job_types.registry import JobType
+from monolith.web.openapi import ProblemSchema
+from monolith.web.schemas import ListSchema, params_schema, view_of
+
+blueprint = Blueprint("job-types", __name__, url_prefix="/job-types", description="The types of jobs you can run")
+
+
+class JobTypeSchema(Schema):
+    name = fields.String()
+    title = fields.String()
+    description = fields.String()
+    queue = fields.String()
+    takes = fields.String(validate=OneOf(("document", "nothing")))
+    max_attempts = fields.Integer()
+    backoff = fields.String(metadata={"description": "exponential or fixed, with seconds"})
+    timeout = fields.Integer(metadata={"description": "Maximum seconds for one attempt"})
+    schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
+    available = fields.Boolean()
+    unavailable_reason = fields.String(allow_none=True)
+
+
+class JobTypeListSchema(ListSchema):
+    data = fields.List(fields.Nested(JobTypeSchema))
+
+
+@blueprint.route("")
+class JobTypes(MethodView):
+    @blueprint.response(200, JobTypeListSchema)
+    def get(self) -> dict[str, Any]:
+        """List the job types you can run, with the JSON Schema of their params."""
+        found = [_view(one) for one in registry.open_to(current_user).values()]
+        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+
+
+@blueprint.route("/<name>")
+class OneJobType(MethodView):
+    @blueprint.response(200, JobTypeSchema)
+    @blueprint.alt_response(404, schema=ProblemSchema, description="No job type has this name")
+    def get(self, name: str) -> dict[str, Any]:
+        """Show one job type."""
+        found = registry.open_to(current_user).get(name)
+        if found is None:
+            raise NotFound(f"There is no job type {name[:60]!r}. GET /api/v1/job-types lists them.")
+        return _view(found)
+
+
+def _view(job_type: JobType) -> dict[str, Any]:
+    reason = job_type.unavailable_reason
+    return view_of(JobTypeSchema, job_type, schema=params_schema(job_type), available=reason is None, unavailable_reason=reason)
