@@ -146,7 +146,7 @@ def _push_inline(jobs: list[Pushed]) -> bool:
 
 
 def _push_in_turn(jobs: list[Pushed], turns: ForkLock) -> None:
-    with turns.one(REDIS_TIMEOUT_S):
+    with turns.acquire(REDIS_TIMEOUT_S):
         try:
             _push(jobs)
         finally:
