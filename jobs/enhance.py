@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from monolith.job_types.registry import Handed, Job, Permanent, exponential, job_type
+from monolith.job_types.registry import Job, Permanent, SubmittedDocument, exponential, job_type
 
 from .tools.analysis import story_scores
 from .tools.analysis.story_scores import Story
@@ -47,7 +47,7 @@ class Refined(Schema):
     eli5_summary = fields.String(required=True, validate=validate.Length(1, 1000))
 
 
-def first_scores(params: dict[str, Any], document: Handed | None) -> dict[str, Any] | None:
+def first_scores(params: dict[str, Any], document: SubmittedDocument | None) -> dict[str, Any] | None:
     """What words alone say; None for a file that a worker has to read first."""
     if document is None:
         return story_scores.scores(_story(params, "", params["content"], []))
@@ -70,7 +70,7 @@ def story_of(params: dict[str, Any]) -> list[Any]:
     backoff=exponential(2),
     timeout=120,
     io_bound=client.configured,
-    at_once=first_scores,
+    preview=first_scores,
     identity=story_of,
 )
 def enhance(job: Job, params: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
 import secrets
 import tempfile
+import tomllib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -22,6 +24,7 @@ from marshmallow.validate import Length, OneOf, Range
 
 from monolith.errors import BadSetting
 
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, templates/, jobs/
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
@@ -100,12 +103,23 @@ class Settings:
 
 
 @cache
+def version() -> str:
+    """The version in pyproject.toml; without that file, that of the installed package."""
+    try:
+        text = (ROOT / "pyproject.toml").read_text()
+    except FileNotFoundError:
+        return importlib.metadata.version("intray")
+    return str(tomllib.loads(text)["project"]["version"])
+
+
+@cache
 def settings() -> Settings:
     """The settings of this process. Raises `BadSetting` for one that cannot be used."""
     try:
         return _read(Env())
     except EnvError as error:
-        raise BadSetting(f"{error}. Correct or unset it in the environment.") from error
+        said = str(error).replace("['", "").replace("']", "").rstrip(".")
+        raise BadSetting(f"{said}. Correct it or unset it.") from error
 
 
 def _read(env: Env) -> Settings:

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.functions import FunctionElement
 
-from monolith.config import settings
+from monolith.config import ROOT, settings
 from monolith.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def migrations() -> Config:
     from alembic.config import Config  # only those that migrate pay for it
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(ROOT / "monolith" / "migrations"))
     return config
 
 
@@ -292,7 +292,8 @@ def _newest_revision() -> str | None:
 
 
 def _reason(error: OperationalError) -> str:
-    return str(error.orig).strip().splitlines()[-1].strip().rstrip(".")
+    lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # such a line is a hint of psycopg
+    return lines[-1].strip().rstrip(".")
 
 
 class PreparedStatement:

@@ -15,7 +15,7 @@ from monolith.db.engine import read_connection
 from monolith.db.models import Document, User, new_id
 from monolith.errors import Invalid
 from monolith.job_types import registry
-from monolith.job_types.interface import HEAD, Handed
+from monolith.job_types.interface import HEAD, SubmittedDocument
 from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.queue.rq_queues import PRIORITIES
 
@@ -51,10 +51,10 @@ def _said(*what: Any) -> bytes:
 
 
 def _preview(wanted: JobSpec, document: Document | None) -> dict[str, Any] | None:
-    if wanted.type.at_once is None:
+    if wanted.type.preview is None:
         return None
-    handed = Handed(document.title, document.tags or [], document.media_type, _head(document)) if document else None
-    return wanted.type.at_once(wanted.params, handed)
+    handed = SubmittedDocument(document.title, document.tags or [], document.media_type, _head(document)) if document else None
+    return wanted.type.preview(wanted.params, handed)
 
 
 def _head(document: Document) -> bytes:
