@@ -171,6 +171,8 @@ class Child:
 
     def close_inbox(self) -> None:
         """Let the child end when its inbox is empty."""
+        with suppress(OSError):  # it is closed already
+            self._inbox.shutdown(socket.SHUT_WR)  # other processes, such as RQ's scheduler, may have inherited a copy
         self._inbox.close()
 
     def kill(self) -> None:
@@ -207,7 +209,7 @@ class Children:
     def __init__(self, worker: Any, options: Options, prepare: Callable[[], None], others: Callable[[], set[int]]) -> None:
         self._worker = worker
         self._options = options
-        self._prepare = prepare  # runs first in every new child
+        self._prepare = prepare  # runs first in every new child, and closes what it inherits, by `close` too
         self._others = others  # ids of the parent's processes that are not ours to end
         self.children: list[Child] = []
         self._backlog: deque[Task] = deque()  # taken, and not sent to a child yet
@@ -223,12 +225,7 @@ class Children:
 
     def _start(self, slots: int | None) -> Child:
         child = Child(self._options, slots)
-
-        def prepare() -> None:
-            self._prepare()
-            self.close()
-
-        child.start(self._worker, prepare)
+        child.start(self._worker, self._prepare)
         self.children.append(child)
         return child
 
