@@ -20,7 +20,7 @@ from monolith.runner.ledger import insert, lifecycle
 
 BATCH = 500
 QUEUE = "default"
-WAITS = {"waits": True}  # in a job's meta: it runs in a thread, beside others of its process
+IO_BOUND = {"io_bound": True}  # in a job's meta: it runs in a thread, beside others of its process
 
 
 class Load(Protocol):

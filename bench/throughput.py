@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from bench import tables
-from bench.loads import WAITS, RqJobs
+from bench.loads import IO_BOUND, RqJobs
 from bench.measuring import Peak, Usage
 from bench.rig import RUNNING_S, Contender, Rig, Say, concurrent
 from bench.work import nap, noop
@@ -46,7 +46,7 @@ def _waiting(rig: Rig, jobs: int) -> list[Contender]:
     env = concurrent(CHILDREN, WAITING)
     return [
         Contender(f"stock rq worker-pool, {workers} SimpleWorkers", pool, RqJobs(rig.redis, nap), jobs=fewer, workers=workers),
-        Contender(f"our engine, {CHILDREN} children x {WAITING}", rig.engine(), RqJobs(rig.redis, nap, WAITS), env, jobs),
+        Contender(f"our engine, {CHILDREN} children x {WAITING}", rig.engine(), RqJobs(rig.redis, nap, IO_BOUND), env, jobs),
     ]
 
 

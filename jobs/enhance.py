@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from monolith.job_types.registry import Handed, Job, Permanent, exponential, job_type
+from monolith.job_types.registry import Job, Permanent, SubmittedDocument, exponential, job_type
 
 from .tools.analysis import story_scores
 from .tools.analysis.story_scores import Story
@@ -46,7 +46,7 @@ class Refined(Schema):
     eli5_summary = fields.String(required=True, validate=validate.Length(1, 1000))
 
 
-def first_scores(params: dict[str, Any], document: Handed | None) -> dict[str, Any] | None:
+def first_scores(params: dict[str, Any], document: SubmittedDocument | None) -> dict[str, Any] | None:
     """Returns the scores by word counts; None for a file whose text a worker has to extract first."""
     if document is None:
         return story_scores.scores(_story(params, "", params["content"], []))

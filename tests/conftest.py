@@ -240,7 +240,7 @@ def _forget() -> None:
     )
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()
-    rq_queues.breaker.close()
+    rq_queues.cooldown.end()
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ from rq import Queue
 
 __all__ = ["BULK", "Producer"]
 BATCH = 500
-WAITS = {"waits": True}
+IO_BOUND = {"io_bound": True}
 
 
 class Producer(StockProducer):
     def send(self, kind: str, argument: float) -> None:
-        self.q.enqueue(KINDS[kind], argument, meta=WAITS)
+        self.q.enqueue(KINDS[kind], argument, meta=IO_BOUND)
 
     def send_bulk(self, kind: str, arguments: list[float]) -> None:
         for begun in range(0, len(arguments), BATCH):
-            self.q.enqueue_many([Queue.prepare_data(KINDS[kind], (one,), meta=WAITS) for one in arguments[begun : begun + BATCH]])
+            self.q.enqueue_many([Queue.prepare_data(KINDS[kind], (one,), meta=IO_BOUND) for one in arguments[begun : begun + BATCH]])

@@ -29,7 +29,7 @@ def _section(job_type: JobType) -> str:
         ("Attempts", f"{job_type.max_attempts}, backoff {job_type.backoff} s"),
         ("Timeout", f"{job_type.timeout} s an attempt"),
         *([("Automatic", _automatic(job_type.automatic))] if job_type.automatic else []),
-        *([("At once", "first values, in the answer to the submission (`preview`)")] if job_type.preview else []),
+        *([("Preview", "first values, in the answer to the submission (`preview`)")] if job_type.preview else []),
         *([("The same work", "is the same job: its id is made from it")] if job_type.identity else []),
         *([("Submitted by", "admins, or by other jobs as their follow-up")] if job_type.submittable_by == "admin" else []),
     ]

@@ -22,7 +22,7 @@ from monolith.db.models import LIVE, Document, Job, User, new_id
 from monolith.documents import queries
 from monolith.errors import Conflict, FieldError, Gone, Invalid, NotFound
 from monolith.job_types import registry
-from monolith.job_types.interface import HEAD, Handed
+from monolith.job_types.interface import HEAD, SubmittedDocument
 from monolith.runner.admin import trash
 from monolith.runner.ledger import admission, idempotency, lifecycle, search
 from monolith.runner.ledger.batches import NewBatch
@@ -201,7 +201,7 @@ def _for_document(spec: JobSpec, user: User, document: Document | None) -> JobSp
     content = (document.sha256 or document.id) if document else None
     handed = None
     if spec.type.preview and document:
-        handed = Handed(document.title, document.tags or [], document.media_type, _head(document))
+        handed = SubmittedDocument(document.title, document.tags or [], document.media_type, _head(document))
     return replace(
         spec,
         id=_job_id(spec, user, document, content),

@@ -1,4 +1,4 @@
-"""What the function of a job type works with: its job, the document, and who asks. Written down here, made elsewhere in the runner."""
+"""The interface that a job type's functions see: the job, its document, its owner's ledger. The runner implements these protocols."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 from monolith.errors import Snooze
 
-HEAD = 64 * 1024  # bytes of a document that `preview` may read
+HEAD = 64 * 1024  # bytes of a document that a preview function gets
 
 
 class Document(Protocol):
-    """The document a job works on, as its function sees it."""
+    """The document that a job works on."""
 
     id: str
     title: str
@@ -27,15 +27,15 @@ class Document(Protocol):
 
     @property
     def text(self) -> str:
-        """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
+        """The readable text. The first access extracts it, and fetches a page first. Raises `Permanent` if there is none."""
 
     def keep(self, content: bytes, media_type: str, title: str | None) -> None:
-        """Store what was fetched from `source_url`, so that it can be downloaded and is fetched once."""
+        """Store what was fetched from `source_url`: it is fetched once, and can be downloaded."""
 
 
 @dataclass(frozen=True)
-class Handed:
-    """A document as it was handed in, before any worker has read it: its first HEAD bytes, none of a page that is not fetched."""
+class SubmittedDocument:
+    """A document at its submission, before a worker has read it. `head`: its first HEAD bytes; empty for a page not fetched yet."""
 
     title: str
     tags: list[str]
@@ -44,68 +44,74 @@ class Handed:
 
 
 class Job(Protocol):
-    """A running job, as its function sees it."""
+    """A running job: the first argument of a job type's function.
+
+    `progress`, `mark` and `spent` raise `Overtaken`, a BaseException to let pass, when the job was stopped or given to another worker.
+    """
 
     id: str
     type: str
-    attempt: int
+    attempt: int  # from 1
     document: Document | None
     owner_email: str  # of who submitted it
-    preview: dict[str, Any] | None  # the values that `preview` gave on submission
+    preview: dict[str, Any] | None  # what the type's preview function returned at the submission
 
     def progress(self, percent: float | None, note: str) -> None:
-        """Say how far the job is: 0..100, or None when the total is unknown, and the name of the step."""
+        """Report progress: 0 to 100, or None while the total is unknown, and the name of the step."""
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Keep a file with the job. It is stored with the result, in one transaction."""
+        """Attach a file to the result; it replaces one with the same name. Stored in the transaction of the result."""
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
-        """Submit another job when this one finishes, in the same transaction as its result."""
+        """Submit another job for the same document when this one finishes, in the transaction of the result. `delay` in seconds."""
 
     def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
-        """Write on the document what was decided on it, in the same transaction as the result. The newest decision counts."""
+        """Record a decision on the document, in the transaction of the result. The newest decision counts."""
 
     def delivery(self, delivery_id: str) -> Delivery | None:
-        """What a webhook is to be told by this job. None when it is no longer this job's to send."""
+        """The webhook delivery that this job sends. None when it is no longer this job's."""
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
-        """Add to what this job cost at an LLM, and its owner today."""
+        """Add to the LLM cost of this job, and of its owner today. Recorded even when the job was given to another worker meanwhile."""
 
     def over_budget(self) -> Snooze | None:
-        """Why this job may spend nothing more at an LLM today, as what parks it until it may; None while it may."""
+        """The `Snooze` to raise when a daily LLM budget is used up; None while there is some left."""
 
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
-        """Around one call of a server that many jobs need. `Later` raised within, or a few `ConnectionError`s in a row, park all
-        those jobs for as long; then one is let through, for `within_s` seconds at most, and the others when it had an answer."""
+        """A circuit breaker around one call of a server that many jobs need.
+
+        When the block raises `Snooze`, or a few `ConnectionError`s in a row, the breaker opens: all jobs that need the server are
+        snoozed. Then one of them is let through as a probe, for `within_s` seconds at most; its success closes the breaker.
+        """
 
     def mark(self, name: str, note: str, *, happened: bool = False) -> None:
-        """Write down at once, in the timeline, that the job has come to a step which must not be repeated blindly.
+        """Record in the job's timeline, at once, that it has reached a step which must not be repeated blindly.
 
-        It outlives this attempt: see `marks`. Write what is about to be done outside before, and what came of it after, with
-        `happened`: then it is written even when the job was stopped or given to another worker meanwhile.
+        It outlives this attempt: see `marks`. Record what is about to be done outside before doing it, and the outcome afterwards
+        with `happened`: that is recorded even when the job was stopped or given to another worker meanwhile.
         """
 
     def marks(self) -> list[tuple[str, str]]:
-        """Every mark that this job has made in any of its attempts, in order: name and note."""
+        """Name and note of every mark of this job, from all its attempts, in order."""
 
     def cached(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` gives for this key, made by one job at a time and kept `kept_s` seconds for all that ask the same.
+        """The cached value of `make()` for this key. One job at a time makes it, and all use it for `kept_s` seconds.
 
-        `made_within_s`: how long making it takes at most; a job waits no longer for another's.
+        made_within_s: the longest that making it takes; other jobs do not wait longer for it.
         """
 
     def clock(self) -> float:
-        """Seconds since 1970 by the database's clock."""
+        """The database's time, in seconds since 1970."""
 
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> Ledger:
-        """The jobs submitted in a period that this job's owner may see, of these types and of one owner (e-mail) where given.
+        """The jobs submitted from `start` to before `end` (seconds since 1970) that this job's owner may see.
 
-        Raises `Permanent` for an owner whose jobs they may not see.
+        types, owner (e-mail): only these. Raises `Permanent` for an owner whose jobs they may not see.
         """
 
 
 class FailedJob(Protocol):
-    """A job that has failed for good, as its type's `on_failure` sees it: what it asks for is kept in the transaction of the failure."""
+    """A job that has failed for good: the argument of `on_failure`. What it requests is stored in the transaction of the failure."""
 
     id: str
     type: str
@@ -119,17 +125,17 @@ class FailedJob(Protocol):
         """Submit another job for the same document."""
 
     def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
-        """Write on the document what holds in place of a decision; it is flagged as defaulted."""
+        """Record a default decision on the document, flagged as such."""
 
 
 class Submitter(Protocol):
-    """Who asks for a job."""
+    """The user who submits a job."""
 
     is_admin: Any
 
 
 class Delivery(Protocol):
-    """What one endpoint is to be told, as the job that sends it sees it."""
+    """A webhook delivery: one message to one endpoint."""
 
     id: str  # the same on every attempt
     type: str
@@ -141,15 +147,16 @@ class Delivery(Protocol):
     failing_s: float  # how long the endpoint has been failing
     owner_email: str
 
-    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
-        """Write down what came of this attempt, and when the next one is; `disable` says why the endpoint gets nothing more.
+    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **details: Any) -> bool:
+        """Record the outcome of this attempt. Returns whether it has disabled the endpoint.
 
-        told: response_status, response_text, error, duration. True when the endpoint was disabled by this.
+        again_in: seconds until the next attempt. disable: why the endpoint gets no more deliveries.
+        details: response_status, response_text, error, duration.
         """
 
 
-class Count(NamedTuple):
-    """So many jobs that have `by` in common, and what they spent at an LLM."""
+class JobCount(NamedTuple):
+    """The number of jobs with the same values `by`, and their LLM cost."""
 
     by: tuple[Any, ...]
     jobs: int
@@ -159,7 +166,7 @@ class Count(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How many seconds something took: half of the jobs took at most `p50`, 95 of 100 at most `p95`."""
+    """Durations of a group of jobs in seconds: median, 95th percentile and the longest."""
 
     by: Any
     jobs: int
@@ -169,7 +176,7 @@ class Spread(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """One job. `waited_s` and `ran_s` are of its last attempt."""
+    """One job of a report. `waited_s` and `ran_s` are those of its last attempt; times in seconds since 1970."""
 
     id: str
     type: str
@@ -192,27 +199,27 @@ class LedgerRow(NamedTuple):
 
 
 class Ledger(Protocol):
-    """The jobs that were submitted in a period: the owner's own, or those of all where the owner is an admin.
+    """The jobs submitted in a period: those of the asking job's owner, or of all users if that is an admin.
 
-    The job that asks is not among them, nor those that Intray submits by itself unless their type is named.
+    The asking job is left out, and so are internal types unless they are named.
     """
 
-    whose: str | None  # the e-mail of the one user whose jobs they are
+    whose: str | None  # the e-mail of the one user whose jobs they are; None for all users
 
-    def count(self, *by: str, every: int = 1, most: int = 10_000) -> list[Count]:
-        """How many jobs have these in common, the most frequent first.
+    def count(self, *by: str, every: int = 1, most: int = 10_000) -> list[JobCount]:
+        """The number of jobs per group, the largest groups first.
 
-        by: `type`, `status`, `owner` (e-mail), `error_type`, and `day`: since the beginning, in steps of `every` days, from 0.
+        by: `type`, `status`, `owner` (e-mail), `error_type`, `day` (periods of `every` days since the start, from 0).
         """
 
     def spread(self, what: str, by: str | None = None, every: int = 1) -> list[Spread]:
-        """How long jobs `ran` or `waited`: their last attempts."""
+        """Durations per group. what: `ran` or `waited`, of the last attempts. by: as in `count`."""
 
     def results(self, type: str, *names: str) -> list[tuple[Any, ...]]:
-        """How often these fields of the results of a type had which values: the values as text, and the number."""
+        """The combinations of values that these fields have in the results of a type: the values as text, then the number of jobs."""
 
     def longest(self, most: int) -> list[LedgerRow]:
-        """The jobs that ran the longest."""
+        """The jobs that ran longest, at most `most`."""
 
     def rows(self) -> Iterator[LedgerRow]:
-        """Every job, the oldest first, read some at a time."""
+        """Every job, the oldest first. Read in pages."""

@@ -1,7 +1,7 @@
-"""Job types: what one declares, and how all of them are found.
+"""The `@job_type` decorator and the registry of the declared job types.
 
-A job type is a plain function in one file of `jobs/`. `@job_type` writes its declaration down and hands the function
-back untouched; a wrong declaration fails at import. Everything else (form, API, validation, retries, docs) is derived.
+A job type is a plain function in one file of `jobs/`. `@job_type` registers its declaration and returns the function
+unchanged; an invalid declaration fails at import. Form, API, validation, retries and docs are derived from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from marshmallow import Schema
@@ -21,21 +21,21 @@ from marshmallow import Schema
 from monolith import aliases
 from monolith.config import settings
 from monolith.errors import Invalid, Permanent, Snooze
-from monolith.job_types.interface import Delivery, Document, FailedJob, Handed, Job, Ledger, LedgerRow, Submitter
+from monolith.job_types.interface import Delivery, Document, FailedJob, Job, Ledger, LedgerRow, SubmittedDocument, Submitter
 from monolith.job_types.validation import load_fields
 
-MAX_BACKOFF = 3600.0  # seconds: a job that may still succeed is tried at least hourly
+MAX_BACKOFF = 3600.0  # seconds: a job with attempts left is tried at least hourly
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before the next attempt, in seconds."""
+    """The delay before the next attempt, in seconds. kind: `exponential` or `fixed`."""
 
     kind: str
     seconds: float
 
     def delay(self, attempt: int) -> float:
-        """Seconds before the attempt after `attempt` (1 is the first), with up to 10 % of jitter."""
+        """Seconds between attempt number `attempt` (from 1) and the next one, with up to 10 % of jitter."""
         factor = 2 ** (attempt - 1) if self.kind == "exponential" else 1
         return min(self.seconds * factor, MAX_BACKOFF) * random.uniform(1.0, 1.1)
 
@@ -44,12 +44,12 @@ class Backoff:
 
 
 def exponential(seconds: float) -> Backoff:
-    """Wait `seconds`, then twice as long each time."""
+    """A backoff of `seconds`, doubled after each attempt."""
     return Backoff("exponential", seconds)
 
 
 def fixed(seconds: float) -> Backoff:
-    """Wait `seconds` each time."""
+    """A backoff of `seconds` after every attempt."""
     return Backoff("fixed", seconds)
 
 
@@ -58,25 +58,25 @@ __all__ = [
     "Delivery",
     "Document",
     "FailedJob",
-    "Handed",
     "Job",
     "JobType",
-    "Snooze",
     "Ledger",
     "LedgerRow",
     "Permanent",
+    "Snooze",
+    "SubmittedDocument",
     "exponential",
     "fixed",
     "job_type",
 ]
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
-Preview = Callable[[dict[str, Any], Handed | None], dict[str, Any] | None]
+PreviewFunction = Callable[[dict[str, Any], SubmittedDocument | None], dict[str, Any] | None]
 PRIORITIES = ("critical", "high", "normal", "low")  # the most urgent first
 
 
 @dataclass(frozen=True)
 class Automatic:
-    """Documents of these kinds get the job by being submitted, with this priority and delay (s)."""
+    """Which documents get the job automatically when they are submitted: those of these kinds, with this priority and delay (s)."""
 
     kinds: tuple[str, ...]
     priority: str = "normal"
@@ -89,7 +89,7 @@ class Automatic:
 
 @dataclass(frozen=True)
 class JobType:
-    """One declared job type. `alternatives` are params of which one may stand in for the document."""
+    """One declared job type; the parameters of `job_type` say what its fields mean."""
 
     name: str
     title: str
@@ -106,7 +106,7 @@ class JobType:
     io_bound: bool | Callable[[], bool] = False
     submittable_by: str = "anyone"
     automatic: Automatic | None = None
-    preview: Preview | None = None
+    preview: PreviewFunction | None = None
     identity: Callable[[dict[str, Any]], Any] | None = None
     on_failure: Callable[[FailedJob], None] | None = None
 
@@ -116,33 +116,30 @@ class JobType:
 
     @property
     def unavailable_reason(self) -> str | None:
+        """Why the type cannot run in this installation; None when it can."""
         return self.available()
 
     def may_be_submitted_by(self, user: Submitter) -> bool:
-        """Whether the user may ask for it. What follows from another job is not asked for by a user."""
+        """Whether the user may submit it directly. Follow-ups of other jobs are not checked."""
         return self.submittable_by == "anyone" or (self.submittable_by == "admin" and user.is_admin)
 
     @property
     def is_internal(self) -> bool:
-        """Whether Intray alone submits it: people do not see it among their jobs."""
+        """Whether only Intray submits it, so users do not see it among their jobs."""
         return self.submittable_by == "nobody"
 
     def load_params(self, params: Any, has_document: bool, pointer: str = "/params") -> dict[str, Any]:
-        """The params, validated. Raises `Invalid` naming each wrong field."""
+        """The params, validated. Raises `Invalid` with an error for each invalid field."""
         loaded = load_fields(_schema(self.params), {} if params is None else params, pointer, "Some parameters are not valid.")
-        self._require_input(loaded, has_document, pointer)
+        if self.takes == "document" and not has_document and not any(loaded.get(name) for name in self.alternatives):
+            choices = " or ".join(["document_id", *(f"params.{name}" for name in self.alternatives)])
+            raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input. Give {choices}.")
         return loaded
-
-    def _require_input(self, params: dict[str, Any], has_document: bool, pointer: str) -> None:
-        if self.takes != "document" or has_document or any(params.get(name) for name in self.alternatives):
-            return
-        choices = ["document_id", *(f"params.{name}" for name in self.alternatives)]
-        raise Invalid.field(f"{pointer.removesuffix('/params')}/document_id", f"{self.name} needs input. Give {' or '.join(choices)}.")
 
 
 @cache
 def _schema(params: type[Schema]) -> Schema:
-    """Made once: making a schema takes longer than reading with it."""
+    """The schema as an object, created once: creating it takes longer than using it."""
     return params()
 
 
@@ -162,53 +159,69 @@ def job_type(
     io_bound: bool | Callable[[], bool] = False,
     submittable_by: str = "anyone",
     automatic: Automatic | None = None,
-    preview: Preview | None = None,
+    preview: PreviewFunction | None = None,
     identity: Callable[[dict[str, Any]], Any] | None = None,
     on_failure: Callable[[FailedJob], None] | None = None,
     **former: Any,
 ) -> Callable[[JobFunction], JobFunction]:
-    """Declare the decorated function as a job type; it is handed back untouched.
+    """Register the decorated function as a job type, and return it unchanged. Its name is the type's name.
 
-    takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
-    max_attempts: tries in all. timeout: seconds one attempt may run. available: says why the type is off here, or None.
-    io_bound: it mostly waits for a network, and runs in a thread beside others of that kind: its libraries must be fit for threads.
-    A function says so for types that wait only where something is set up.
-    submittable_by: "anyone", or "admin" for what ordinary users get as a follow-up of other jobs only, such as mail, or "nobody":
-    Intray alone submits it, and people do not see it among their jobs.
-    automatic: which kinds of documents get it by being submitted. preview: computes, within milliseconds, what the answer to the
-    submission shows at once. identity: what of the params makes it the same work: asked for again by the same owner, the same job answers.
-    on_failure: called when the job has failed for good, however that came; it must be quick and touch nothing outside.
-    The first line of the docstring is the title, the whole of it the description; the function's name is the type's.
-    Raises ValueError when the declaration is wrong.
+    The first line of its docstring is the title, the whole docstring the description.
+
+    - params: the schema of its parameters.
+    - queue: the base name of its RQ queues.
+    - takes: "document" or "nothing". alternatives: params of which one may be given instead of a document.
+    - max_attempts: attempts in all. backoff: the delay between them. timeout: seconds that one attempt may run.
+    - available: returns why the type cannot run in this installation, or None.
+    - io_bound: it mostly waits for a network and runs in a thread beside other such jobs, so it must be thread-safe. A function
+      decides this when it depends on the settings.
+    - submittable_by: "anyone"; "admin" for types that other users get as a follow-up of other jobs only, such as mail; or "nobody":
+      only Intray submits it, and users do not see it among their jobs.
+    - automatic: which kinds of documents get it when they are submitted.
+    - preview: computes, in milliseconds, what the answer to the submission shows.
+    - identity: which of the params make two jobs the same. Submitting the same again, as the same owner, returns the first job.
+    - on_failure: called when the job has failed for good. It must be quick and change nothing outside of the ledger.
+
+    Raises ValueError for an invalid declaration.
     """
 
-    io_bound, preview = _by_former_names(former, io_bound, preview)
-
-    def declare(function: JobFunction) -> JobFunction:
-        how = partial(JobType, max_attempts=max_attempts, backoff=backoff, timeout=timeout, available=available, io_bound=io_bound)
-        who = partial(how, submittable_by=submittable_by, automatic=automatic, identity=identity, preview=preview, on_failure=on_failure)
-        declared = who(function.__name__, *_words(function), function, queue, params, takes, alternatives)
-        _check(declared)
-        _declared[declared.name] = replace(declared, **_overrides(declared))
-        return function
-
-    return declare
-
-
-def _by_former_names(former: dict[str, Any], io_bound: Any, preview: Any) -> tuple[Any, Any]:
-    """The values of `io_bound` and `preview`, also when given as `waits` and `at_once`, their names until 0.9."""
-    for name, now in (("waits", "io_bound"), ("at_once", "preview")):
+    for name, now in (("waits", "io_bound"), ("at_once", "preview")):  # the names until 0.9
         if name in former:
             aliases.warn(f"job_type({name}=...)", f"job_type({now}=...)")
     io_bound, preview = former.pop("waits", io_bound), former.pop("at_once", preview)
     if former:
         raise TypeError(f"job_type() got an unexpected keyword argument {next(iter(former))!r}")
-    return io_bound, preview
 
+    def declare(function: JobFunction) -> JobFunction:
+        description = inspect.getdoc(function) or ""
+        declared = JobType(
+            name=function.__name__,
+            title=description.partition("\n")[0].rstrip("."),
+            description=description,
+            function=function,
+            queue=queue,
+            params=params,
+            takes=takes,
+            alternatives=alternatives,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            timeout=timeout,
+            available=available,
+            io_bound=io_bound,
+            submittable_by=submittable_by,
+            automatic=automatic,
+            preview=preview,
+            identity=identity,
+            on_failure=on_failure,
+        )
+        _check(declared)
+        overrides = settings().overrides_of(declared.name)  # <TYPE>_MAX_ATTEMPTS, <TYPE>_TIMEOUT (s), <TYPE>_BACKOFF (s)
+        if "backoff" in overrides:
+            overrides["backoff"] = Backoff(backoff.kind, overrides["backoff"])
+        _declared[declared.name] = replace(declared, **overrides)
+        return function
 
-def _words(function: JobFunction) -> tuple[str, str]:
-    description = inspect.getdoc(function) or ""
-    return description.partition("\n")[0].rstrip("."), description
+    return declare
 
 
 def _check(declared: JobType) -> None:
@@ -229,17 +242,9 @@ def _check(declared: JobType) -> None:
             raise ValueError(f"job type {declared.name}: {reason}")
 
 
-def _overrides(declared: JobType) -> dict[str, Any]:
-    """What the environment says of this type: `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` (s), `<TYPE>_BACKOFF` (s)."""
-    found = settings().overrides_of(declared.name)
-    if "backoff" in found:
-        found["backoff"] = Backoff(declared.backoff.kind, found["backoff"])
-    return found
-
-
 @cache
 def discover() -> dict[str, JobType]:
-    """Import every file of the packages in `JOB_PACKAGES` once; the declared job types by name, in alphabetical order."""
+    """All job types by name, in alphabetical order. The first call imports every file of the packages in `JOB_PACKAGES`."""
     for package in settings().job_packages:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             if not module.ispkg:
@@ -248,12 +253,12 @@ def discover() -> dict[str, JobType]:
 
 
 def open_to(user: Submitter) -> dict[str, JobType]:
-    """The job types that the user may submit, by name."""
+    """The job types that this user may submit, by name."""
     return {name: one for name, one in discover().items() if one.may_be_submitted_by(user)}
 
 
 def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) -> JobType:
-    """The job type of this name; with a user, only one that they may submit. Raises `Invalid` with the names there are."""
+    """The job type with this name; if a user is given, only one that they may submit. Raises `Invalid` that lists the choices."""
     types = open_to(user) if user else discover()
     if isinstance(name, str) and name in types:
         return types[name]
@@ -265,7 +270,8 @@ def find(name: Any, pointer: str = "/type", *, user: Submitter | None = None) ->
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Later":
-        aliases.warn("monolith.job_types.registry.Later", "Snooze")
-        return Snooze
+    former = {"Later": Snooze, "Handed": SubmittedDocument}
+    if name in former:
+        aliases.warn(f"monolith.job_types.registry.{name}", former[name].__name__)
+        return former[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

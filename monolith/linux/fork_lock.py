@@ -1,4 +1,4 @@
-"""One at a time, among processes that were forked from one, and their threads."""
+"""A mutex for processes that were forked from one, and for their threads."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ POLL_S = 0.005
 
 
 class ForkLock:
-    """Made before the fork. The system takes the turn back when its process dies."""
+    """Create it before the fork. The system releases the lock when the process that holds it dies."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as we are
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the lock exists
         self._threads = threading.Lock()
 
     @contextmanager
-    def one(self, within_s: float) -> Iterator[None]:
-        """Wait for the turn, and have it in the block. Raises TimeoutError when it does not come in time."""
-        give_up_at = time.monotonic() + within_s
-        if not self._threads.acquire(timeout=within_s):
+    def acquire(self, timeout_s: float) -> Iterator[None]:
+        """Hold the lock in the block. Raises TimeoutError when it is not free in time."""
+        give_up_at = time.monotonic() + timeout_s
+        if not self._threads.acquire(timeout=timeout_s):
             raise TimeoutError("timed out waiting for another thread")
         try:
-            self._wait_for_processes(give_up_at)
+            self._lock_file(give_up_at)
             try:
                 yield
             finally:
@@ -34,7 +34,7 @@ class ForkLock:
         finally:
             self._threads.release()
 
-    def _wait_for_processes(self, give_up_at: float) -> None:
+    def _lock_file(self, give_up_at: float) -> None:
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

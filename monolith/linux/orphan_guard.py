@@ -1,6 +1,6 @@
-"""Run as a program beside a worker, which it outlives: it then kills what still bears the worker's mark. See `kernel.leave_guard`.
+"""A program that outlives a worker and then kills every process that has the worker's mark. See `processes.leave_guard`.
 
-It is started anew and not forked: a fork would hold on to all the memory that the worker writes to afterwards.
+It is a new process and not a fork: a fork would keep all the memory that the worker writes to afterwards.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 
 def main(mark: str) -> None:
-    """Wait for the end of all who hold the other end of our standard input, then kill every process with the mark in its environment."""
+    """Wait until all processes with the other end of our standard input have ended, then kill all with the mark in their environment."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.read(0, 1)
@@ -19,7 +19,7 @@ def main(mark: str) -> None:
                 if mark.encode() in environment.read().split(b"\0"):
                     os.kill(int(pid), signal.SIGKILL)
         except OSError:
-            continue  # it is gone, or not ours
+            continue  # it is gone, or another user's
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What Linux does for a process that must leave nothing behind: whom death takes along, and who inherits orphans.
+"""Linux calls for processes that must leave nothing behind: death signals, orphans, marked processes; and their memory.
 
-Elsewhere than on Linux these do nothing, or less. Only the standard library is imported here.
+On other systems these do nothing, or less.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
-PROCESSES = Path("/proc")
+PROC = Path("/proc")
 GUARD = Path(__file__).with_name("orphan_guard.py")
+KILOBYTE = 1024
 
 
 @cache
 def _prctl() -> Callable[[int, int], int]:
-    """The system call, found before a fork: looking it up after one may wait for a lock that nobody holds any more."""
+    """The system call, looked up before a fork: looking it up afterwards may wait for a lock that no thread holds any more."""
     call: Callable[[int, int], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
     return call
 
 
 def keep_few_heaps() -> None:
-    """Threads share two heaps, and what is free goes back to the system: with one for each thread, large uploads stay in memory."""
+    """Let all threads share two heaps and return free memory to the system. With a heap per thread, large uploads stay in memory."""
     with suppress(AttributeError):  # another C library than glibc
         for option, value in ((M_ARENA_MAX, 2), (M_TRIM_THRESHOLD, 128 * 1024)):
             ctypes.CDLL(None).mallopt(option, value)
 
 
 def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
-    """What a new process does to get this signal when its parent dies."""
+    """A function for a new process to call: from then on it gets this signal when its parent dies."""
     if sys.platform != "linux":
         return lambda: None
     prctl = _prctl()
@@ -50,7 +51,7 @@ def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
 
 
 def forks_die_with_us() -> None:
-    """From now on, every forked child is killed with this process: an orphaned job would go on beside its second run."""
+    """From now on, every forked child is killed with this process. An orphaned job would go on beside its second run."""
 
     parent = os.getpid()
     _prctl()
@@ -63,13 +64,14 @@ def forks_die_with_us() -> None:
 
 
 def leave_guard(mark: str) -> int:
-    """Start a process that outlives us and all we fork from now on, for then to kill what still bears the mark. Its id.
+    """Start a process that kills what has the mark once we and all our forks have ended. Returns its id; 0 where there is no /proc.
 
-    Death takes our children along, but not the programs that they have started. The `NAME=value` is in their environment.
+    Children die with their parent, but the programs that they have started do not. These have the mark, `NAME=value`, in their
+    environment.
     """
-    if not _is_told():
+    if not _has_proc():
         return 0
-    reader, _held_till_death = os.pipe()
+    reader, _open_until_death = os.pipe()
     program = [sys.executable, "-I", "-S", str(GUARD), mark]
     guard = os.posix_spawn(sys.executable, program, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)], setsid=True)
     os.close(reader)
@@ -77,7 +79,7 @@ def leave_guard(mark: str) -> int:
 
 
 def inherit_orphans() -> None:
-    """From now on, a descendant whose parent dies becomes a child of this process: it can neither hide nor be forgotten."""
+    """From now on, a descendant whose parent dies becomes a child of this process, which can then end it."""
     _prctl()(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -91,8 +93,8 @@ def has_children() -> bool:
 
 
 def end_children(but: Collection[int] = ()) -> None:
-    """Kill and reap every child except these, and the orphans that come to us by that, until none is left."""
-    while strays := [pid for pid in _children() if pid not in but]:
+    """Kill and reap every child except these, and the orphans that become our children by that, until none is left."""
+    while strays := [pid for pid, parent, _ in _processes() if parent == os.getpid() and pid not in but]:
         for pid in strays:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -102,31 +104,37 @@ def end_children(but: Collection[int] = ()) -> None:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill every process that was started with this `NAME=value` in its environment, whatever session it went to."""
-    for path in PROCESSES.glob("[0-9]*"):
+    """Kill every process that was started with this `NAME=value` in its environment, in whatever session it is now."""
+    for path in PROC.glob("[0-9]*"):
         with suppress(OSError):
             if int(path.name) != os.getpid() and mark.encode() in (path / "environ").read_bytes().split(b"\0"):
                 os.kill(int(path.name), signal.SIGKILL)
 
 
 def session(leader: int) -> list[int]:
-    """The processes of the session: several groups, because each running job has its own."""
-    return [pid for pid, _, its_session in _living() if its_session == leader] if _is_told() else [leader]
+    """The processes of the session; each running job has a process group of its own in it. The leader alone where there is no /proc."""
+    return [pid for pid, _, its_session in _processes() if its_session == leader] if _has_proc() else [leader]
 
 
-def _children() -> list[int]:
-    return [pid for pid, parent, _ in _living() if parent == os.getpid()] if _is_told() else []
+def memory(pid: int) -> int | None:
+    """The memory of a process in bytes: with its part of shared pages (PSS), or all of them where that is unknown. None if it is gone."""
+    with suppress(OSError, StopIteration):
+        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        return KILOBYTE * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+    with suppress(OSError):
+        return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
-def _is_told() -> bool:
-    return (PROCESSES / "self" / "stat").exists()
+def _has_proc() -> bool:
+    return (PROC / "self" / "stat").exists()
 
 
-def _living() -> list[tuple[int, int, int]]:
-    """Id, parent and session of every process."""
+def _processes() -> list[tuple[int, int, int]]:
+    """Id, parent and session of every process. Empty where there is no /proc."""
     found = []
-    for path in PROCESSES.glob("[0-9]*"):
-        with suppress(OSError):  # it is gone already
+    for path in PROC.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
             _, parent, _, its_session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
             found.append((int(path.name), int(parent), int(its_session)))
     return found

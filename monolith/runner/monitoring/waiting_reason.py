@@ -233,12 +233,12 @@ def around_in(period: int) -> Around:
 
 
 def _workers() -> tuple[set[str] | None, set[str] | None]:
-    if rq_queues.breaker.is_open:
+    if rq_queues.cooldown.is_active:
         return None, None
     try:
         return rq_queues.listened(), workers.busy_queues()
     except RedisError:
-        rq_queues.breaker.open()
+        rq_queues.cooldown.start()
         return None, None
 
 

@@ -103,7 +103,7 @@ def busy_queues() -> set[str]:
 
 def _has_room(told: dict[str, str]) -> bool:
     """Whether one of its processes has nothing to do; those in which jobs wait are started when they are needed."""
-    ordinary = [one for one in _listed(told.get("children")) if not one["waits"]]
+    ordinary = [one for one in _listed(told.get("children")) if not _is_io_bound(one)]
     return any(not one["jobs"] for one in ordinary) if ordinary else told.get("state") != "busy"
 
 
@@ -132,7 +132,7 @@ def _hashes() -> Iterable[tuple[str, dict[str, str]]]:
 def _worker(name: str, told: dict[str, str], running: list[SeenJob]) -> SeenWorker:
     jobs = {job.id: job for job in running}
     children = [
-        SeenChild(one["pid"], one["memory"], one["waits"], [jobs.pop(job_id) for job_id in one["jobs"] if job_id in jobs])
+        SeenChild(one["pid"], one["memory"], _is_io_bound(one), [jobs.pop(job_id) for job_id in one["jobs"] if job_id in jobs])
         for one in _listed(told.get("children"))
     ]
     return SeenWorker(
@@ -161,6 +161,11 @@ def _listed(text: str | None) -> list[dict[str, Any]]:
         return list(json.loads(text or "[]"))
     except ValueError:
         return []
+
+
+def _is_io_bound(child: dict[str, Any]) -> bool:
+    """Whether it runs I/O-bound jobs; workers of the release before this one say `waits`."""
+    return bool(child.get("io_bound", child.get("waits")))
 
 
 def _number(text: str | None) -> int | None:

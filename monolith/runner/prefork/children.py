@@ -1,7 +1,7 @@
-"""The children as the parent sees them: started, given jobs, listened to, killed and buried.
+"""The parent's side of the children: starting them, sending them tasks, reading their reports, enforcing limits, reaping them.
 
-A job goes to a child as a packet. The parent keeps the child's end of the inbox open as well: what the child has not begun can
-be taken back from it, one packet at a time, and the kernel sees to it that only one of the two gets each.
+A task goes to a child as a packet. The parent keeps the child's end of the inbox open as well, so it can take back what the
+child has not started, one packet at a time: the kernel gives each packet to one of the two only.
 """
 
 from __future__ import annotations
@@ -13,257 +13,415 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-from monolith.linux.processes import end_children
-from monolith.runner.prefork.child import LENGTH, PACKET, RUN, STOP, JobLoop, become_child, work_alone, work_waiting
+from monolith.linux.processes import end_children, memory
+from monolith.runner.prefork.child import (
+    DONE,
+    FAILED,
+    HANDLED,
+    LENGTH,
+    PACKET,
+    RUN,
+    STOP,
+    STOPPED,
+    JobRunner,
+    become_child,
+    work_alone,
+    work_io_bound,
+)
 from monolith.runner.prefork.options import Options
-from monolith.runner.prefork.task import Task
+from monolith.runner.prefork.redis_script import FreeSlots
+from monolith.runner.prefork.task import Task, TaskOutcome
 
-REPORT_S = 5.0  # how often it is told while something runs: the heartbeat alone would be half a minute late; idle, that is enough
-KILOBYTE = 1024
+AHEAD_S = 0.02  # a child is sent so much work beyond what it runs
+MAX_AHEAD = 16
+BLOCKED_S = 0.25  # tasks that wait so long behind a running one go elsewhere
+LATE_S = 1.0  # the child itself ends a job at its limit; the parent kills the child this much later
+STOPPING_S = 2.0  # how long an I/O-bound job has to stop before its child is killed
 
-
+OUTCOMES = {DONE: "done", FAILED: "failed", HANDLED: "handled", STOPPED: "stopped"}
 Report = tuple[Task, int, Any, float]  # the task, how it ended, with what, after how many seconds
 _tickets = count(1)
 
 
 class Child:
-    """One child. `lanes` is None for an ordinary one, else how many waiting jobs it runs at once."""
+    """One child. `slots` is None for an ordinary one, else how many I/O-bound jobs it runs at once."""
 
-    def __init__(self, options: Options, lanes: int | None = None) -> None:
-        self.lanes = lanes
-        self.tasks: dict[int, Task] = {}  # by ticket, in the order given: an ordinary child runs the first
+    def __init__(self, options: Options, slots: int | None = None) -> None:
+        self.slots = slots
+        self.tasks: dict[int, Task] = {}  # by ticket, in the order sent: an ordinary child runs the first
         self.pid = 0
         self.is_leaving = False
         self._options = options
-        self._served = 0
-        self._heard = bytearray()
-        self._given, self._inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.reports, self._outbox = socket.socketpair()
-        self._shared = mmap.mmap(-1, max(1, lanes or 0))
+        self._finished = 0
+        self._unparsed = bytearray()
+        self._inbox, self._childs_inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.reports, self._childs_outbox = socket.socketpair()
+        self._recording = mmap.mmap(-1, max(1, slots or 0))  # a byte for each slot: 1 while the job records its outcome
         self.reports.setblocking(False)
 
-    def start(self, worker: Any, before: Callable[[], None]) -> None:
-        """Fork. `before` runs in the child first, and closes what is not its business."""
+    def start(self, worker: Any, prepare: Callable[[], None]) -> None:
+        """Fork. `prepare` runs in the child first, and closes what it must not inherit."""
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 become_child(parent)
-                before()
-                self._given.close()
+                prepare()
+                self._inbox.close()
                 self.reports.close()
-                self._work(worker)
+                runner = JobRunner(worker, self._childs_inbox, self._childs_outbox, self._recording, self._options.child_max_growth)
+                if self.slots is None:
+                    work_alone(runner, worker.death_penalty_class)
+                work_io_bound(runner, self._childs_inbox, self.slots)
             except BaseException:  # nothing may return into the parent's code
                 worker.log.exception("Worker %s: a child ended", worker.name)
             finally:
                 os._exit(1)
-        with suppress(OSError):  # it does so itself; whoever is first
+        with suppress(OSError):  # the child does this itself too, and may have been faster
             os.setpgid(self.pid, self.pid)
 
-    def _work(self, worker: Any) -> None:
-        bench = JobLoop(worker, self._inbox, self._outbox, self._shared, self._options.child_max_growth)
-        if self.lanes is None:
-            work_alone(bench, worker.death_penalty_class)
-        work_waiting(bench, self._inbox, self.lanes)
-
-    def forget(self) -> None:
-        """For another child: close our copies of what is this one's."""
-        for end in (self._given, self._inbox, self.reports, self._outbox):
+    def close(self) -> None:
+        """Close this process's copies of the child's sockets."""
+        for end in (self._inbox, self._childs_inbox, self.reports, self._childs_outbox):
             end.close()
 
-    # ---- work
+    # ---- tasks
 
     @property
-    def free_lanes(self) -> int:
-        return 0 if self.lanes is None or self.is_leaving else self.lanes - len(self.tasks)
+    def free_slots(self) -> int:
+        return 0 if self.slots is None or self.is_leaving else self.slots - len(self.tasks)
 
-    def give(self, task: Task) -> bool:
-        """False when its inbox is full."""
+    def send(self, task: Task) -> bool:
+        """Send the task to the child. False when its inbox is full."""
         task.ticket = next(_tickets)
-        task.lane = 0 if self.lanes is None else min(set(range(self.lanes)) - {one.lane for one in self.tasks.values()})
+        task.slot = 0 if self.slots is None else min(set(range(self.slots)) - {one.slot for one in self.tasks.values()})
         is_plain = task.is_plain and not task.is_large
-        order = (
+        assignment = (
             RUN,
             task.ticket,
-            task.lane,
+            task.slot,
             task.job_id,
             task.queue.name,
             task.execution_id,
             task.taken_at.timestamp(),
             is_plain,
             task.limit,
+            task.fields if is_plain else {},
         )
         try:
-            self._given.send(marshal.dumps((*order, task.fields if is_plain else {})), socket.MSG_DONTWAIT)
+            self._inbox.send(marshal.dumps(assignment), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
-        if self.lanes is not None or not self.tasks:
-            task.began = time.monotonic()
+        if self.slots is not None or not self.tasks:
+            task.started_at = time.monotonic()
         self.tasks[task.ticket] = task
         return True
 
-    def stop_lane(self, task: Task) -> None:
-        self._given.send(marshal.dumps((STOP, task.ticket)))
+    def request_stop(self, task: Task) -> None:
+        """Ask a child for I/O-bound jobs to end one of them."""
+        self._inbox.send(marshal.dumps((STOP, task.ticket)))
 
     def take_back(self) -> list[Task]:
-        """The tasks that this ordinary child has not begun, in their order. Nobody else will begin them now."""
+        """Remove and return the tasks that this ordinary child has not started, in their order."""
         taken = []
         with suppress(BlockingIOError):
             while len(self.tasks) > 0:
-                _, ticket, *_ = marshal.loads(self._inbox.recv(PACKET, socket.MSG_DONTWAIT))
-                if ticket in self.tasks:  # not so: the stop of a lane
+                _, ticket, *_ = marshal.loads(self._childs_inbox.recv(PACKET, socket.MSG_DONTWAIT))
+                if ticket in self.tasks:  # not so: the stop of an I/O-bound job
                     taken.append(self.tasks.pop(ticket))
         return taken
 
     def running(self) -> list[Task]:
-        """What it runs now, or will when it next looks into its inbox."""
+        """The tasks that it runs now, or as soon as it reads its inbox."""
         tasks = list(self.tasks.values())
-        return tasks[:1] if self.lanes is None else tasks
+        return tasks[:1] if self.slots is None else tasks
 
-    def hear(self) -> Iterator[Report]:
-        """How jobs ended, as far as it has said."""
+    def read_reports(self) -> Iterator[Report]:
+        """The reports that have arrived since the last call."""
         with suppress(BlockingIOError):
-            while said := self.reports.recv(PACKET):
-                self._heard += said
-                if len(said) < PACKET:
+            while received := self.reports.recv(PACKET):
+                self._unparsed += received
+                if len(received) < PACKET:
                     break
-        while len(self._heard) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._heard)[0]
-            if len(self._heard) < end:
+        while len(self._unparsed) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(self._unparsed)[0]
+            if len(self._unparsed) < end:
                 return
-            report = marshal.loads(self._heard[LENGTH.size : end])
-            del self._heard[:end]
-            yield self._heard_of(*report)
-
-    def _heard_of(self, ticket: int, how: int, payload: Any, seconds: float, is_grown: bool) -> Report:
-        task = self.tasks.pop(ticket)
-        if self.lanes is None:
-            for following in self.running():
-                following.began = time.monotonic()
-        self._served += 1
-        self.is_leaving |= is_grown or self._served >= self._options.child_max_jobs
-        return task, how, payload, seconds
+            ticket, how, payload, seconds, has_grown = marshal.loads(self._unparsed[LENGTH.size : end])
+            del self._unparsed[:end]
+            task = self.tasks.pop(ticket)
+            if self.slots is None:
+                for following in self.running():
+                    following.started_at = time.monotonic()
+            self._finished += 1
+            self.is_leaving |= has_grown or self._finished >= self._options.child_max_jobs
+            yield task, how, payload, seconds
 
     # ---- limits and the end
 
-    def is_writing_down(self, task: Task) -> bool:
-        """Whether the job is done and only its outcome is being written down, for which there is no limit."""
-        return bool(self._shared[task.lane])
+    def is_recording(self, task: Task) -> bool:
+        """Whether the job is done and only records its outcome: no time limit applies to that."""
+        return bool(self._recording[task.slot])
 
-    def dismiss(self) -> None:
-        """Let it end when its inbox is empty."""
-        self._given.close()
+    def close_inbox(self) -> None:
+        """Let the child end when its inbox is empty."""
+        with suppress(OSError):  # it is closed already
+            self._inbox.shutdown(socket.SHUT_WR)  # other processes, such as RQ's scheduler, may have inherited a copy
+        self._inbox.close()
 
     def kill(self) -> None:
-        """End it and all of its group at once."""
+        """Kill the child and its process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def has_ended(self) -> int | None:
-        """Its wait status once it is dead, and then it is reaped."""
+    def exit_status(self) -> int | None:
+        """Its wait status if it has ended, which reaps it; None while it lives."""
         with suppress(ChildProcessError):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             return status if pid else None
         return 0
 
 
-class Children:
-    """All the children of a worker: a fixed number of ordinary ones, and waiting ones as they are needed."""
+class Pace:
+    """The recent duration of jobs. While they are tiny, a child is sent several at once."""
 
-    def __init__(self, worker: Any, options: Options, close: Callable[[], None], others: Callable[[], set[int]]) -> None:
+    def __init__(self) -> None:
+        self._mean_s = 1.0
+
+    def learn(self, seconds: float) -> None:
+        self._mean_s = seconds if seconds > BLOCKED_S else 0.8 * self._mean_s + 0.2 * seconds
+
+    @property
+    def depth(self) -> int:
+        """How many tasks a child may hold."""
+        return max(1, min(MAX_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-6))))
+
+
+class Children:
+    """All children of a worker and the tasks it has taken: a fixed number of ordinary children, and others for I/O-bound jobs on demand."""
+
+    def __init__(self, worker: Any, options: Options, prepare: Callable[[], None], others: Callable[[], set[int]]) -> None:
         self._worker = worker
         self._options = options
-        self._close = close  # what a new child does with what it inherits from the parent
-        self._others = others  # children of the parent that are none of ours
+        self._prepare = prepare  # runs first in every new child, and closes what it inherits, by `close` too
+        self._others = others  # ids of the parent's processes that are not ours to end
         self.children: list[Child] = []
+        self._backlog: deque[Task] = deque()  # taken, and not sent to a child yet
+        self._suspects: deque[str] = deque(maxlen=1000)  # jobs that run alone from now on: their child died with several in it
+        self._pace = Pace()
 
-    def fill(self) -> None:
+    # ---- processes
+
+    def start_missing(self) -> None:
         """Start the ordinary children that are missing."""
-        while len(self.ordinary()) < self._options.concurrency:
+        while len(self._ordinary()) < self._options.concurrency:
             self._start(None)
 
-    def _start(self, lanes: int | None) -> Child:
-        child = Child(self._options, lanes)
-        others = list(self.children)
-
-        def close() -> None:
-            self._close()
-            for other in others:
-                other.forget()
-
-        child.start(self._worker, close)
+    def _start(self, slots: int | None) -> Child:
+        child = Child(self._options, slots)
+        child.start(self._worker, self._prepare)
         self.children.append(child)
         return child
 
-    def ordinary(self) -> list[Child]:
-        return [child for child in self.children if child.lanes is None and not child.is_leaving]
+    def close(self) -> None:
+        """Close this process's copies of the children's sockets."""
+        for child in self.children:
+            child.close()
 
-    def waiting(self) -> list[Child]:
-        return [child for child in self.children if child.lanes is not None and not child.is_leaving]
+    def _ordinary(self) -> list[Child]:
+        return [child for child in self.children if child.slots is None and not child.is_leaving]
 
-    def waiting_room(self) -> int:
-        """For how many more waiting jobs there is room, counting children that would be started for them."""
-        unborn = self._options.concurrency - len(self.waiting())
-        return sum(child.free_lanes for child in self.waiting()) + unborn * self._options.waiting_per_child
+    def _io_bound(self) -> list[Child]:
+        return [child for child in self.children if child.slots is not None and not child.is_leaving]
 
-    def lane_for(self) -> Child:
-        """The fullest waiting child with a free lane: the others may end."""
-        free = [child for child in self.waiting() if child.free_lanes]
-        return min(free, key=lambda child: child.free_lanes) if free else self._start(self._options.waiting_per_child)
+    def _free_io_bound_slots(self) -> int:
+        """Free slots for I/O-bound jobs, counting the children that would be started for them."""
+        children = self._io_bound()
+        return sum(child.free_slots for child in children) + (self._options.concurrency - len(children)) * self._options.io_bound_per_child
 
-    def tasks(self) -> list[Task]:
-        return [task for child in self.children for task in child.tasks.values()]
+    def report(self) -> dict[str, str]:
+        """Fields for the worker's hash: `memory` of the parent in bytes, and `children`, a JSON list of {pid, memory, io_bound, jobs}."""
+        children = [
+            {
+                "pid": child.pid,
+                "memory": memory(child.pid),
+                "io_bound": child.slots is not None,
+                "waits": child.slots is not None,  # the old name of `io_bound`, for one release
+                "jobs": [task.job_id for task in child.running()],
+            }
+            for child in self.children
+        ]
+        return {"memory": str(memory(os.getpid()) or ""), "children": json.dumps(children, separators=(",", ":"))}
 
-    def bury(self) -> Iterator[tuple[Child, int]]:
-        """The children that have died, with their wait status. What they had started the kernel has made ours: it ends."""
-        dead = [(child, status) for child in self.children if (status := child.has_ended()) is not None]
+    # ---- tasks in
+
+    def free_slots(self) -> FreeSlots:
+        """How many more tasks can be taken."""
+        depth = self._pace.depth
+        ordinary = sum(max(0, depth - len(child.tasks)) for child in self._ordinary())
+        io_bound = sum(self._is_io_bound(task) for task in self._backlog)
+        return FreeSlots(ordinary - (len(self._backlog) - io_bound), self._free_io_bound_slots() - io_bound)
+
+    def need_tasks(self) -> bool:
+        """Whether some ordinary child will soon have nothing to do."""
+        return any(len(child.tasks) <= self._pace.depth // 2 for child in self._ordinary())
+
+    def assign(self, tasks: list[Task]) -> None:
+        """Send the tasks to children with room for them; the others stay in the backlog."""
+        self._backlog.extend(tasks)
+        self._send_backlog()
+
+    def _send_backlog(self) -> None:
+        unsent: deque[Task] = deque()
+        while self._backlog:
+            task = self._backlog.popleft()
+            child = self._child_for(task)
+            if child is None or not child.send(task):
+                unsent.append(task)
+        self._backlog = unsent
+
+    def _child_for(self, task: Task) -> Child | None:
+        if self._is_io_bound(task):
+            if not self._free_io_bound_slots():
+                return None
+            free = [child for child in self._io_bound() if child.free_slots]  # the fullest is chosen: the others may end
+            return min(free, key=lambda child: child.free_slots) if free else self._start(self._options.io_bound_per_child)
+        child = min(self._ordinary(), key=lambda child: len(child.tasks), default=None)
+        return child if child and len(child.tasks) < self._pace.depth else None
+
+    def _is_io_bound(self, task: Task) -> bool:
+        return task.io_bound and task.is_plain and task.job_id not in self._suspects
+
+    # ---- tasks out
+
+    def outcomes(self) -> Iterator[TaskOutcome]:
+        """The tasks that have left their children since the last call. Dead children are reaped and replaced."""
+        for child in self.children:
+            yield from map(self._outcome, child.read_reports())
+        for child, status in self._reap():
+            yield from map(self._outcome, child.read_reports())
+            self._backlog.extendleft(reversed(child.take_back()))
+            yield from self._outcomes_of_dead(child, status)
+            child.close()
+        for child in self.children:
+            if child.is_leaving and not child.tasks:
+                child.close_inbox()
+        self.start_missing()
+        if not self._backlog and any(not child.tasks for child in self._ordinary()):
+            self._take_back_blocked(AHEAD_S)  # for the children that have nothing to do
+        self._send_backlog()
+
+    def _outcome(self, report: Report) -> TaskOutcome:
+        task, how, payload, seconds = report
+        self._pace.learn(seconds)
+        return TaskOutcome(OUTCOMES[how], task, payload)
+
+    def _reap(self) -> list[tuple[Child, int]]:
+        """The children that have died, with their wait status. Ends what they had started, which the kernel has made our child."""
+        dead = [(child, status) for child in self.children if (status := child.exit_status()) is not None]
         if dead:
             self.children = [child for child in self.children if all(child is not one for one, _ in dead)]
             end_children(but={child.pid for child in self.children} | self._others())
-        for child, status in dead:
-            yield child, status
-            child.forget()
+        return dead
 
+    def _outcomes_of_dead(self, child: Child, status: int) -> Iterator[TaskOutcome]:
+        """What ran in a dead child. Several jobs did only in one for I/O-bound jobs: unless we killed it, any of them may be the reason."""
+        tasks = list(child.tasks.values())
+        was_killed = any(task.killed_because for task in tasks)
+        for task in tasks:
+            if task.killed_because:
+                yield TaskOutcome(task.killed_because, task, describe_status(status), status)
+            elif was_killed:
+                yield TaskOutcome("innocent", task)
+            elif len(tasks) == 1:
+                yield TaskOutcome("crashed", task, describe_status(status), status)
+            else:
+                self._suspects.append(task.job_id)
+                yield TaskOutcome("suspect", task, describe_status(status), status)
 
-def signal_of(status: int) -> str:
-    """How a process ended, in words."""
-    return f"it got {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"it left with code {os.WEXITSTATUS(status)}"
+    def _take_back_blocked(self, seconds: float) -> None:
+        """Take back the tasks that wait behind one which has been running for longer than this."""
+        for child in self.children:
+            if child.slots is None and len(child.tasks) > 1 and time.monotonic() - child.running()[0].started_at > seconds:
+                self._backlog.extend(child.take_back())
 
-
-class ChildrenReport:
-    """What is told with each heartbeat, and more often while something runs."""
-
-    def __init__(self, crew: Children) -> None:
-        self._crew = crew
-        self._due_at = 0.0
+    # ---- while they run
 
     @property
-    def is_due(self) -> bool:
-        return time.monotonic() >= self._due_at
+    def tasks(self) -> list[Task]:
+        return [*(task for child in self.children for task in child.tasks.values()), *self._backlog]
 
-    def fields(self) -> dict[str, str]:
-        """The fields of the hash: `memory` of the parent in bytes, and `children`, JSON: a list of {pid, memory, waits, jobs}."""
-        self._due_at = time.monotonic() + REPORT_S
-        children = [_told(child) for child in self._crew.children]
-        return {"memory": str(memory(os.getpid()) or ""), "children": json.dumps(children, separators=(",", ":"))}
+    @property
+    def is_empty(self) -> bool:
+        return not self._backlog and not any(child.tasks for child in self.children)
+
+    def running(self) -> list[tuple[Child, Task]]:
+        return [(child, task) for child in self.children for task in child.running()]
+
+    def enforce_limits(self) -> list[Task]:
+        """Kill what is past its limit. Returns the tasks that no child will start soon: another worker may."""
+        for child, task in self.running():
+            late = time.monotonic() - task.started_at - task.limit
+            if task.limit > 0 and late > LATE_S and not task.killed_because and not child.is_recording(task):
+                self._kill(child, task, "timeout")
+            if task.stop_deadline and time.monotonic() > task.stop_deadline and not task.killed_because:
+                self._kill(child, task, "stopped")
+        self._take_back_blocked(BLOCKED_S)
+        self._send_backlog()
+        return [] if any(self._is_io_bound(task) for task in self._backlog) else self._clear_backlog()
+
+    def _clear_backlog(self) -> list[Task]:
+        unsent, self._backlog = list(self._backlog), deque()
+        return unsent
+
+    def _kill(self, child: Child, task: Task, why: str) -> None:
+        task.killed_because = why
+        child.kill()
+
+    def kill_running(self, why: str) -> None:
+        for child, task in self.running():
+            self._kill(child, task, why)
+
+    def kill_taken(self, held: set[str]) -> None:
+        """Kill the running jobs that the hooks held before and no longer hold: they were stopped, or run elsewhere."""
+        for child, task in self.running():
+            if task.job_id in held:
+                task.was_held = True
+            elif task.was_held and not child.is_recording(task):
+                self._kill(child, task, "taken")
+
+    def stop(self, wanted_id: str) -> list[Task]:
+        """Stop the job or execution with this id. Returns its tasks that no child had started.
+
+        An ordinary child is killed. In a child for I/O-bound jobs, the job alone is stopped, and has STOPPING_S to end.
+        """
+        for child, task in self.running():
+            if wanted_id in (task.job_id, task.execution_id):
+                if child.slots is None:
+                    self._kill(child, task, "stopped")
+                else:
+                    task.stop_deadline = time.monotonic() + STOPPING_S
+                    child.request_stop(task)
+        self._take_back_blocked(0)
+        unstarted = [task for task in self._backlog if wanted_id in (task.job_id, task.execution_id)]
+        self._backlog = deque(task for task in self._backlog if task not in unstarted)
+        self._send_backlog()
+        return unstarted
+
+    def take_back_unstarted(self) -> list[Task]:
+        """Remove and return every task that no child has started, in order."""
+        for child in self.children:
+            if child.slots is None:
+                self._backlog.extend(child.take_back())
+        return self._clear_backlog()
 
 
-def _told(child: Child) -> dict[str, Any]:
-    jobs = [task.job_id for task in child.running()]
-    return {"pid": child.pid, "memory": memory(child.pid), "waits": child.lanes is not None, "jobs": jobs}
-
-
-def memory(pid: int) -> int | None:
-    """Bytes that the process holds, of what it shares its part (PSS); all of what it shares where the system does not tell (RSS)."""
-    with suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return KILOBYTE * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return None
+def describe_status(status: int) -> str:
+    """How a process ended, in words, from its wait status."""
+    return f"it got {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"it left with code {os.WEXITSTATUS(status)}"

@@ -1,4 +1,4 @@
-"""How many children, and for how long. From the environment, unless a subclass of the worker says otherwise."""
+"""The worker's settings, read from the environment unless a subclass overrides them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Options:
-    concurrency: int = 5  # ordinary children; as many waiting ones are started as they are needed
-    waiting_per_child: int = 16
+    concurrency: int = 5  # ordinary children; as many for I/O-bound jobs are started on demand
+    io_bound_per_child: int = 16
     grace_s: float = 20.0  # what running jobs get when the worker is told to stop
     child_max_jobs: int = 10_000
-    child_max_growth: int = 200 * MEGABYTE  # bytes over what a child had at its birth
+    child_max_growth: int = 200 * MEGABYTE  # bytes above what a child had when it started
 
 
 def from_environment() -> Options:
     """WORKER_CONCURRENCY, WAITING_PER_CHILD, SHUTDOWN_GRACE (s), CHILD_MAX_JOBS, CHILD_MAX_GROWTH_MB. Raises ValueError."""
     return Options(
         concurrency=_number("WORKER_CONCURRENCY", Options.concurrency),
-        waiting_per_child=_number("WAITING_PER_CHILD", Options.waiting_per_child),
+        io_bound_per_child=_number("WAITING_PER_CHILD", Options.io_bound_per_child),
         grace_s=_number("SHUTDOWN_GRACE", int(Options.grace_s), least=0),
         child_max_jobs=_number("CHILD_MAX_JOBS", Options.child_max_jobs),
         child_max_growth=_number("CHILD_MAX_GROWTH_MB", Options.child_max_growth // MEGABYTE) * MEGABYTE,

@@ -1,8 +1,8 @@
-"""What RQ keeps in Redis about a job that runs, in one script: write down what has ended and take what is next, for many jobs at once.
+"""The worker's Lua script: in one round trip it records what has ended and takes what is next, in the keys and formats of RQ.
 
-It leaves what RQ 3.0 leaves; tests/worker/test_conformance.py compares. Taking and registering as started are one step, so
-there is no moment in which a killed worker loses a job. What this worker has taken is in RQ's set of its executions: an
-ending whose execution is not there any more was written down before, or was given to somebody else, and changes nothing.
+It leaves in Redis what RQ 3.0 leaves; tests/monolith/runner/prefork/test_worker_conformance.py compares. Taking a job and
+registering it as started are one step, so a killed worker loses no job. RQ's set of this worker's executions says what it has
+taken: an ending whose execution is no longer in it was recorded before, or the job was given to another worker; it changes nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
 from redis import Redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -20,20 +18,20 @@ from rq.utils import as_text, now, utcformat
 
 from monolith.runner.prefork.task import Ending, Task
 
-ASIDE_S = 7 * 24 * 3600  # for so long a job that was refused is kept, as <prefix>:refused:<its id>
-MOST_SKIPPED = 100  # jobs for which there is no room, that are looked past for others, in one turn
+REFUSED_S = 7 * 24 * 3600  # how long a refused job is kept, as <prefix>:refused:<its id>
+MAX_SKIPPED = 100  # jobs without a free slot that one turn skips to find others
 
 # KEYS: the queues, in the order to take from them.
-# ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the most a heartbeat lasts, the state to be in,
-#       room for ordinary and for waiting jobs, how many jobs without room may be looked past, how many one queue gives
-#       in a row, the start of execution ids, for how long a refused job is kept,
-#       the number of endings, and for each: how, job, execution, queue, and for `done`
+# ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the longest interval between heartbeats, the state to set,
+#       free slots for ordinary and for I/O-bound jobs, how many jobs without a free slot may be skipped, how many jobs to take
+#       from one queue in a row, the start of execution ids, for how long a refused job is kept,
+#       the number of endings, and for each: how, job, execution, queue, and for `finish`
 #       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local room, waiting_room, most_skipped = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local in_a_row, execution_start, aside_s = tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13])
+local free, free_io_bound, max_skipped = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local in_a_row, execution_start, refused_s = tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13])
 local worker_key = prefix .. ':worker:' .. worker
 local executions_key = worker_key .. ':executions'
 
@@ -68,13 +66,13 @@ local function finish(id, execution, queue, p)
   end
 end
 
-local function put_aside(job, id)
+local function refuse(job, id)
   if redis.call('EXISTS', job) == 0 then return end
   redis.call('RENAME', job, prefix .. ':refused:' .. id)
-  redis.call('EXPIRE', prefix .. ':refused:' .. id, aside_s)
+  redis.call('EXPIRE', prefix .. ':refused:' .. id, refused_s)
 end
 
--- Asked by a command that writes: what a script reads is tracked for its caller until it changes, and this would never change.
+-- Tested by a command that writes: a key that a script reads is tracked until it changes, and this one might never change.
 local function has_dependents(job)
   local key = job .. ':dependents'
   if redis.call('EXPIRE', key, 86400) == 0 then return false end
@@ -93,7 +91,7 @@ for _ = 1, tonumber(ARGV[14]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
-  if how == 'done' then
+  if how == 'finish' then
     if has_dependents(job) then
       late[#late + 1] = execution
     elseif release(id, execution, queue) and redis.call('EXISTS', job) == 1 then
@@ -102,11 +100,11 @@ for _ = 1, tonumber(ARGV[14]) do
       seconds = seconds + tonumber(ARGV[p + 3])
     end
     p = p + 6
-  elseif how == 'aside' then
+  elseif how == 'refuse' then
     release(id, execution, queue)
-    put_aside(job, id)
+    refuse(job, id)
   elseif release(id, execution, queue) and is_ours(job) then
-    if how == 'back' then
+    if how == 'requeue' then
       redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
       redis.call('LPUSH', prefix .. ':queue:' .. queue, id)
     else
@@ -116,7 +114,7 @@ for _ = 1, tonumber(ARGV[14]) do
 end
 
 local taken = {}
-local function start(k, id, fields, waits)
+local function start(k, id, fields, io_bound)
   local timeout, queue = 0, string.sub(KEYS[k], #prefix + 8)
   for i = 1, #fields, 2 do
     if fields[i] == 'timeout' then timeout = tonumber(fields[i + 1]) or 0 end
@@ -135,36 +133,38 @@ local function start(k, id, fields, waits)
   redis.call('SADD', executions_key, composite)
   redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
   redis.call('PERSIST', job)
-  taken[#taken + 1] = {k, id, execution, waits, has_dependents(job) and 1 or 0, fields}
+  taken[#taken + 1] = {k, id, execution, io_bound, has_dependents(job) and 1 or 0, fields}
 end
 
--- Reading the length last has the caller told of the next change of the queue.
-local more, more_waiting, unseen = 0, 0, 0
+-- Reads the length last, so that Redis reports the next change of the queue.
+local more, more_io_bound, unscanned = 0, 0, 0
 local function take_from(k, most)
   local place, skipped, found = 0, 0, 0
-  while found < most and room + waiting_room > 0 and skipped <= most_skipped do
+  while found < most and free + free_io_bound > 0 and skipped <= max_skipped do
     local id = redis.call('LINDEX', KEYS[k], place)
     if not id then return found end
     local job = prefix .. ':job:' .. id
     local meta = redis.pcall('HGET', job, 'meta')
-    local is_odd = type(meta) == 'table' -- an error: what is there is no hash
-    local waits = (not is_odd and meta and string.find(meta, 'waits', 1, true)) and 1 or 0
-    if is_odd then
+    local is_invalid = type(meta) == 'table' -- an error: the key holds no hash
+    local io_bound = 0
+    -- The key `waits` is the old name of `io_bound`, accepted for one release.
+    if not is_invalid and meta and (string.find(meta, 'io_bound', 1, true) or string.find(meta, 'waits', 1, true)) then io_bound = 1 end
+    if is_invalid then
       if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
-      put_aside(job, id)
-    elseif (waits == 1 and waiting_room or room) > 0 then
+      refuse(job, id)
+    elseif (io_bound == 1 and free_io_bound or free) > 0 then
       if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
       local fields = redis.call('HGETALL', job)
       if #fields > 0 then
-        start(k, id, fields, waits)
+        start(k, id, fields, io_bound)
         found = found + 1
-        if waits == 1 then waiting_room = waiting_room - 1 else room = room - 1 end
+        if io_bound == 1 then free_io_bound = free_io_bound - 1 else free = free - 1 end
       end
     else
-      if waits == 1 then more_waiting = 1 else more = 1 end
+      if io_bound == 1 then more_io_bound = 1 else more = 1 end
       place = place + 1
       skipped = skipped + 1
-      if most_skipped == 0 then unseen = 1 end
+      if max_skipped == 0 then unscanned = 1 end
     end
   end
   redis.call('LLEN', KEYS[k])
@@ -177,8 +177,8 @@ if is_suspended == 0 then
   repeat
     found = 0
     for k = 1, #KEYS do found = found + take_from(k, in_a_row) end
-  until found == 0 or room + waiting_room <= 0
-  if room + waiting_room <= 0 then more, more_waiting = 1, 1 end
+  until found == 0 or free + free_io_bound <= 0
+  if free + free_io_bound <= 0 then more, more_io_bound = 1, 1 end
 end
 
 local is_known = redis.call('EXISTS', worker_key)
@@ -191,37 +191,37 @@ if is_known == 1 then
   end
 end
 if #taken > 0 then redis.call('EXPIRE', executions_key, worker_ttl) end
-return {taken, late, more, more_waiting, unseen, is_suspended, is_known}
+return {taken, late, more, more_io_bound, unscanned, is_suspended, is_known}
 """
-EVERYTHING = 1_000_000
+UNLIMITED = 1_000_000
 
 
 @dataclass(frozen=True)
 class FreeSlots:
-    """How many more tasks there is room for: ordinary ones, and ones that mostly wait."""
+    """How many more tasks can be taken: ordinary and I/O-bound ones."""
 
     ordinary: int = 0
-    waiting: int = 0
+    io_bound: int = 0
 
     def __bool__(self) -> bool:
-        return self.ordinary > 0 or self.waiting > 0
+        return self.ordinary > 0 or self.io_bound > 0
 
 
 @dataclass
 class Turn:
-    """What one turn brought. `late` are executions of finished jobs that have dependents: RQ's own code ends those."""
+    """The result of one run of the script."""
 
     taken: list[Task] = field(default_factory=list)
-    late: set[str] = field(default_factory=set)
-    more: bool = False  # ordinary jobs may be left, for which there was no room
-    more_waiting: bool = False
-    unseen: bool = False  # behind a job for which there was no room, jobs of the other kind may be left
+    late: set[str] = field(default_factory=set)  # executions of finished jobs that got dependents: RQ's own code must end those
+    more: bool = False  # ordinary jobs may be left, for which there was no slot
+    more_io_bound: bool = False
+    unscanned: bool = False  # behind a job without a free slot, jobs of the other kind may be left
     is_suspended: bool = False
-    is_known: bool = True
+    is_known: bool = True  # Redis has this worker's hash
 
 
 class RedisScript:
-    """The script, bound to one worker and its queues. `client` is that of the `Wire`."""
+    """The script for one worker. `client` is that of its `Connections`; times in seconds."""
 
     def __init__(self, client: Redis, worker: str, ttl: int, monitoring_s: int, result_ttl: int) -> None:
         self._client = client
@@ -235,41 +235,40 @@ class RedisScript:
         self,
         endings: Sequence[Ending],
         queues: Sequence[Queue],
-        room: FreeSlots,
+        free: FreeSlots,
         state: str,
         *,
-        looks_past: bool,
-        in_a_row: int = EVERYTHING,
+        skips: bool,
+        in_a_row: int = UNLIMITED,
     ) -> Turn:
-        """One round trip. `looks_past`: whether jobs of one kind are looked for behind those of the other, for which there is no room.
-        Raises RedisError: then nobody knows whether it was done, and the endings may be given again."""
+        """Record the endings and take jobs from the queues, in one round trip.
+
+        skips: whether to look for jobs behind those of the other kind that have no free slot.
+        in_a_row: how many jobs to take from a queue before the next one's turn.
+        Raises RedisError: then it may or may not have been done, and the endings can be passed again.
+        """
         moment = now()
         arguments: list[str | bytes | int | float] = [RQ_KEY_PREFIX, self._worker, utcformat(moment), moment.timestamp()]
-        arguments += [self._ttl, self._monitoring_s, state, max(0, room.ordinary), max(0, room.waiting)]
-        arguments += [MOST_SKIPPED if looks_past else 0, in_a_row]
-        arguments += [os.urandom(14).hex(), ASIDE_S, len(endings)]
+        arguments += [self._ttl, self._monitoring_s, state, max(0, free.ordinary), max(0, free.io_bound)]
+        arguments += [MAX_SKIPPED if skips else 0, in_a_row]
+        arguments += [os.urandom(14).hex(), REFUSED_S, len(endings)]
         for ending in endings:
             task = ending.task
             arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
-            if ending.how == "done":
-                arguments += self._of_finished(ending, ending.ended_at or moment)
+            if ending.how == "finish":
+                ended_at = ending.ended_at or moment
+                ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
+                arguments += [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp()]
+                arguments += [(ended_at - task.taken_at).total_seconds(), ttl, ending.result]
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
-        tasks = [_task(queues[int(one[0]) - 1], one, moment) for one in taken]
+        tasks = []
+        for number, job_id, execution_id, io_bound, has_dependents, flat in taken:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            queue = queues[int(number) - 1]
+            tasks.append(Task(os.fsdecode(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(io_bound)))
         return Turn(tasks, {as_text(one) for one in late}, *map(bool, flags))
 
-    def _of_finished(self, ending: Ending, ended_at: datetime) -> list[str | bytes | int | float]:
-        task = ending.task
-        ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
-        seconds = (ended_at - task.taken_at).total_seconds()
-        return [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp(), seconds, ttl, ending.result]
-
-    def strays(self, executions_key: str, known: set[str]) -> list[str]:
-        """The executions that Redis says we run and we know nothing of: taken in a turn whose answer was lost."""
+    def unknown_executions(self, executions_key: str, known: set[str]) -> list[str]:
+        """The executions that only Redis says we run: taken in a turn whose answer was lost."""
         found = {os.fsdecode(one) for one in self._client.smembers(executions_key)}
         return sorted(found - known)
-
-
-def _task(queue: Queue, found: list[Any], moment: datetime) -> Task:
-    _, job_id, execution_id, waits, has_dependents, flat = found
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Task(os.fsdecode(job_id), as_text(execution_id), queue, fields, moment, bool(has_dependents), bool(waits))

@@ -1,4 +1,4 @@
-"""One execution of one RQ job in this worker, from the moment it is taken to the moment its end is written down."""
+"""The records that the parent's modules pass on: a task, how it left its child, and what is to be written about it in Redis."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import datetime
 
 from rq.queue import Queue
 
-# What a plain execution needs none of. Where one of these is set, RQ's own code runs the job.
-UNUSUAL = (
+# A job with one of these fields is run by RQ's own code.
+UNUSUAL_FIELDS = (
     b"success_callback_name",
     b"failure_callback_name",
     b"repeats_left",
@@ -16,12 +16,15 @@ UNUSUAL = (
     b"webhooks",
     b"group_id",
 )
-LARGEST_SENT = 100_000  # bytes in one message to a child; the system's limit for a packet is about 200,000
+MAX_SENT = 100_000  # bytes of fields in one packet to a child; the system's limit for a packet is about 200,000
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A job that was taken: `fields` are those of its hash. Times are of the monotonic clock, but for `taken_at`."""
+    """One execution of an RQ job, from taking it to recording its end.
+
+    `fields` is the job's hash in Redis. Times are of the monotonic clock, except `taken_at`.
+    """
 
     job_id: str
     execution_id: str
@@ -29,16 +32,16 @@ class Task:
     fields: dict[bytes, bytes]
     taken_at: datetime
     has_dependents: bool
-    waits: bool
-    ticket: int = 0  # what child and parent call it
-    lane: int = 0
-    began: float = 0.0
-    stopped_by: float = 0.0  # when it must have ended that was told to stop; 0 when it was not
-    was_held: bool = False
+    io_bound: bool
+    ticket: int = 0  # identifies the task between parent and child
+    slot: int = 0
+    started_at: float = 0.0
+    stop_deadline: float = 0.0  # when its child is killed, if the job has not stopped by then; 0: not asked to stop
+    was_held: bool = False  # the hooks have confirmed that the job is ours
     killed_because: str = ""
     limit: float = field(init=False)
     result_ttl: int | None = field(init=False, default=None)
-    oddity: str = field(init=False, default="")  # why nobody can run it
+    defect: str = field(init=False, default="")  # why nobody can run it
 
     def __post_init__(self) -> None:
         self.limit = float(self.queue.DEFAULT_TIMEOUT)
@@ -47,26 +50,44 @@ class Task:
             self.result_ttl = int(self.fields[b"result_ttl"]) if self.fields.get(b"result_ttl") else None
             self.job_id.encode()
         except ValueError:
-            self.oddity = "its id is not text, or one of its times is not a number"
+            self.defect = "its id is not text, or one of its times is not a number"
 
     @property
     def composite_key(self) -> str:
-        """What RQ calls the execution in its sets."""
+        """RQ's name of the execution in its sets."""
         return f"{self.job_id}:{self.execution_id}"
 
     @property
     def is_plain(self) -> bool:
-        """Whether our own short path runs it; see UNUSUAL."""
-        return not (self.has_dependents or self.fields.get(b"result_ttl") == b"0" or any(self.fields.get(name) for name in UNUSUAL))
+        """Whether the child's short path runs it, and not RQ's own code."""
+        return not (self.has_dependents or self.fields.get(b"result_ttl") == b"0" or any(self.fields.get(name) for name in UNUSUAL_FIELDS))
 
     @property
     def is_large(self) -> bool:
-        return sum(map(len, self.fields.values())) > LARGEST_SENT
+        return sum(map(len, self.fields.values())) > MAX_SENT
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """How a task left its child.
+
+    Reported by the child: `done`, `failed`, and `handled` (RQ's own code has recorded it).
+    Killed by the parent: `stopped`, `timeout`, `shutdown`, and `taken` (the job is no longer ours).
+    Died otherwise: `crashed`; `suspect` where several jobs ran in the child; `innocent` beside a job that the parent killed.
+    """
+
+    how: str
+    task: Task
+    payload: bytes | str = b""
+    status: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class Ending:
-    """How a task ended: `done` with its serialized result, `back` to the front of its queue, `dropped` with its job, or put `aside`."""
+    """What to write in Redis about a task that has left.
+
+    how: `finish` with its serialized result, `requeue` at the front of its queue, `drop` it with its job, or `refuse` it.
+    """
 
     how: str
     task: Task

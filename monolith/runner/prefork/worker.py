@@ -1,7 +1,7 @@
-"""The worker for `rq worker --worker-class monolith.runner.prefork.worker.PreforkWorker`: RQ's queues and data, long-lived children.
+"""`rq worker --worker-class monolith.runner.prefork.worker.PreforkWorker`: RQ's queues and data, with long-lived children.
 
-The parent alone talks to Redis, in one script for many jobs at once, and to the children over sockets. It waits for all of
-them in one `poll`, in one thread. It knows rq and redis only, and `Hooks` for whoever keeps other books; see docs/architecture.md.
+Only the parent talks to Redis, in one script for many jobs at once, and to the children over sockets. It waits for all of
+them in one `poll`, in one thread. It knows rq and redis only; `Hooks` connect it to other records of jobs. See docs/worker.md.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from typing import Any
 from uuid import uuid4
 
 from redis import RedisError
+from rq.timeouts import JobTimeoutException
 from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, Worker
 
 from monolith.linux.processes import end_children, forks_die_with_us, inherit_orphans, leave_guard
 from monolith.runner.prefork import options
-from monolith.runner.prefork.children import Children, ChildrenReport
+from monolith.runner.prefork.children import LATE_S, Children
 from monolith.runner.prefork.connections import Command, Connections
-from monolith.runner.prefork.dispatch import Dispatcher, TaskOutcome
-from monolith.runner.prefork.hooks import Hooks
-from monolith.runner.prefork.outcomes import OutcomeRecorder
-from monolith.runner.prefork.redis_script import EVERYTHING, FreeSlots, RedisScript
+from monolith.runner.prefork.hooks import HookProcess, Hooks
+from monolith.runner.prefork.redis_script import UNLIMITED, FreeSlots, RedisScript
 from monolith.runner.prefork.redis_writer import RedisWriter
+from monolith.runner.prefork.task import TaskOutcome
 
-WATCH_S = 0.1  # how often limits are looked at while something runs
+LIMITS_S = 0.1  # between two checks of time limits while something runs
 IDLE_BEAT_S = 60
+REPORT_S = 5.0  # between two reports of the children while something runs: heartbeats alone would be half a minute apart
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PreforkWorker(Worker):
-    """See the module. WORKER_CONCURRENCY children, each used for many jobs; `rq worker`'s own options all hold."""
+    """A worker with WORKER_CONCURRENCY children, each used for many jobs. It accepts all options of `rq worker`."""
 
-    hooks: Hooks | None = None  # with them, the job's end in Redis is theirs to decide
+    hooks: Hooks | None = None  # with hooks, a job that did not end by itself is theirs to record, and Redis drops it
 
     def options(self) -> options.Options:
         return options.from_environment()
@@ -61,7 +62,7 @@ class PreforkWorker(Worker):
         with_scheduler: bool = False,
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
-        """Take and run jobs until told to stop, or until `burst`, `max_jobs` or `max_idle_time` say so; whether any was run."""
+        """Run jobs until told to stop, or as long as `burst`, `max_jobs` and `max_idle_time` allow. True when any job was taken."""
         self._burst, self._max_jobs, self._max_idle_time = burst, max_jobs, max_idle_time
         self._dequeue_strategy = dequeue_strategy
         self._begin()
@@ -73,11 +74,12 @@ class PreforkWorker(Worker):
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
             while not self._is_over():
-                self._converse()
+                self._exchange_with_redis()
                 self._wait()
-                self._settle_all()
-                self._settling.beat(self._jobs)
-                self._watch()
+                for outcome in self._children.outcomes():
+                    self._record(outcome)
+                self._exchange_with_hooks()
+                self._enforce_limits()
         finally:
             self._end()
         return bool(self._taken)
@@ -85,20 +87,18 @@ class PreforkWorker(Worker):
     def _begin(self) -> None:
         self._options = self.options()
         self._taken = 0
-        self._drain_until = 0.0
-        self._watch_at = self._beat_at = 0.0
+        self._grace_ends_at = 0.0
+        self._limits_at = self._beat_at = self._report_at = 0.0
         self._idle_since = time.monotonic()
-        self._wire = Connections(self.connection, self.pubsub_channel_name)
-        books = RedisScript(self._wire.client, self.name, self.worker_ttl + 60, self.job_monitoring_interval, self.default_result_ttl)
-        self._records = RedisWriter(self, self._wire, books)
-        self._install_signal_handlers()
-
-    def _install_signal_handlers(self) -> None:
-        """Each signal wakes the `poll`; nothing else is interrupted by one."""
-        self._awake, self._waking = socket.socketpair()
-        for end in (self._awake, self._waking):
+        self._connections = Connections(self.connection, self.pubsub_channel_name)
+        ttl = self.worker_ttl + 60
+        script = RedisScript(self._connections.client, self.name, ttl, self.job_monitoring_interval, self.default_result_ttl)
+        self._redis = RedisWriter(self, self._connections, script)
+        # Each signal wakes the `poll`; nothing else is interrupted by one.
+        self._wakeup, self._signalled = socket.socketpair()
+        for end in (self._wakeup, self._signalled):
             end.setblocking(False)
-        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for number in SIGNALS:
             signal.signal(number, self.request_stop)
@@ -112,107 +112,113 @@ class PreforkWorker(Worker):
         self.preload()
         self.connection.connection_pool.disconnect()  # children must not inherit it
         gc.collect()
-        gc.freeze()  # what is shared with the children is not written to by looking for garbage
-        self._settling = OutcomeRecorder(self, self._records, self.hooks, self._close_inherited)
-        self._crew = Children(self, self._options, self._close_and_prepare, self._other_children)
-        self._crew.fill()
-        self._jobs = Dispatcher(self._crew)
-        self._reporting = ChildrenReport(self._crew)
+        gc.freeze()  # the garbage collector no longer writes to memory that is shared with the children
+        self._children = Children(self, self._options, self._prepare_child, self._other_processes)
+        self._hook_process = HookProcess(self.hooks, self, self._close_inherited) if self.hooks else None
+        self._children.start_missing()
 
     def _close_inherited(self) -> None:
-        self._wire.forget()
-        self._awake.close()
-        self._waking.close()
+        self._connections.close_copies()
+        self._wakeup.close()
+        self._signalled.close()
+        self._children.close()
 
-    def _close_and_prepare(self) -> None:
+    def _prepare_child(self) -> None:
         self._close_inherited()
-        self._settling.forget()
-        if self.hooks:
+        if self.hooks and self._hook_process:
+            self._hook_process.close()
             self.hooks.prepare()
 
-    def _other_children(self) -> set[int]:
+    def _other_processes(self) -> set[int]:
+        """Our processes that are no children for jobs: the guard, the hook process, RQ's scheduler."""
         scheduler = self.scheduler._process if self.scheduler else None
-        return {self._guard} | self._settling.pids | ({scheduler.pid} if scheduler and scheduler.pid else set())
+        return {self._guard, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
 
     def subscribe(self) -> None:
-        """RQ's own starts a thread, in which signals get lost. Ours hears RQ's commands in `poll`."""
-        self._records.connect([])
+        """RQ's own starts a thread, in which signals get lost. Ours receives RQ's commands in `poll`."""
+        self._redis.connect([])
 
     def unsubscribe(self) -> None:
-        self._wire.close()
+        self._connections.close()
 
     # ---- stopping
 
     def request_stop(self, signum: int, frame: Any) -> None:
-        """Take nothing more; what runs gets SHUTDOWN_GRACE seconds. A second signal changes nothing."""
+        """Take no more jobs; running ones get SHUTDOWN_GRACE seconds. A second signal changes nothing."""
         if not self._stop_requested:
             self._stop_requested = True
-            self._drain_until = time.monotonic() + self._options.grace_s
+            self._grace_ends_at = time.monotonic() + self._options.grace_s
 
     request_force_stop = request_stop
 
     def _is_over(self) -> bool:
         if self._stop_requested:
-            self._return_unbegun()
-            return self._jobs.is_empty and (self._records.is_written or self._records.is_away)
-        if not self._jobs.is_empty or not self._records.is_written:
+            self._return_jobs()
+            return self._children.is_empty and (self._redis.is_written or self._redis.is_away)
+        if not self._children.is_empty or not self._redis.is_written:
             self._idle_since = time.monotonic()
             return False
-        may_be_more = self._records.may_be_more or self._records.is_away
+        may_be_more = self._redis.may_be_more or self._redis.is_away
         return (
             (self._burst and not may_be_more)
-            or (self._burst and self._records.is_suspended)
+            or (self._burst and self._redis.is_suspended)
             or (self._max_jobs is not None and self._taken >= self._max_jobs)
             or (self._max_idle_time is not None and time.monotonic() - self._idle_since > self._max_idle_time)
         )
 
-    def _return_unbegun(self) -> None:
-        for task in reversed(self._jobs.return_unbegun()):
-            self._records.end("back", task)
-        if time.monotonic() > self._drain_until:
-            self._jobs.kill_running("shutdown")
+    def _return_jobs(self) -> None:
+        """Give unstarted jobs back to their queues; after the grace period, kill the running ones."""
+        for task in reversed(self._children.take_back_unstarted()):
+            self._redis.end("requeue", task)
+        if time.monotonic() > self._grace_ends_at:
+            self._children.kill_running("shutdown")
 
     def _end(self) -> None:
-        self._crew_leaves()
-        self._settling.leave()
+        for child in self._children.children:
+            child.kill()
+        end_children(but=self._other_processes())
+        if self._hook_process:
+            self._hook_process.leave()
         with suppress(RedisError):
             self.teardown()
         signal.set_wakeup_fd(-1)
 
-    def _crew_leaves(self) -> None:
-        for child in self._crew.children:
-            child.kill()
-        end_children(but=self._other_children())
-
     # ---- Redis
 
-    def _converse(self) -> None:
+    def _exchange_with_redis(self) -> None:
         try:
-            if self._records.connect(self._jobs.tasks):
+            if self._redis.connect(self._children.tasks):
                 self._beat_when_due()
-                self._note_stop()
-                for command in self._records.hear():
+                self._write_shutdown_date()
+                for command in self._redis.commands():
                     self._obey(command)
-                self._records.write_failures()
+                self._redis.write_failures()
                 self._take_turns()
         except RedisError as error:
-            self._records.lose(error)
+            self._redis.disconnect(error)
 
     def _take_turns(self) -> None:
-        while self._records.wants_turn(room := self._room(), self._jobs.is_low(), self._jobs.is_empty):
-            found = self._records.turn(self._queues_in_order(), room, will_idle=self._jobs.is_empty, in_a_row=self._in_a_row())
+        """Write what has ended and take jobs, as long as a turn is worth its round trip."""
+        in_a_row = UNLIMITED if self._dequeue_strategy == DequeueStrategy.DEFAULT else 1
+        while self._redis.wants_turn(free := self._free_slots(), self._children.need_tasks(), self._children.is_empty):
+            found = self._redis.turn(self._queues_in_order(), free, will_idle=self._children.is_empty, in_a_row=in_a_row)
             self._taken += len(found)
-            tasks = self._settling.accepted(found)
-            for task in tasks:
-                self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
-            self._jobs.take_in(tasks)
+            accepted = []
+            for task in found:
+                if reason := task.defect or (self.hooks.why_refused(task.job_id, task.fields) if self.hooks else ""):
+                    self.log.error("Worker %s: %s: refused %.100r: %s", self.name, task.queue.name, task.job_id, reason)
+                    self._redis.end("refuse", task)
+                else:
+                    self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
+                    accepted.append(task)
+            self._children.assign(accepted)
 
-    def _room(self) -> FreeSlots:
-        room = FreeSlots() if self._stop_requested else self._jobs.room()
+    def _free_slots(self) -> FreeSlots:
+        free = FreeSlots() if self._stop_requested else self._children.free_slots()
         if self._max_jobs is None:
-            return room
-        ordinary = min(max(0, room.ordinary), self._max_jobs - self._taken)
-        return FreeSlots(ordinary, min(room.waiting, self._max_jobs - self._taken - ordinary))
+            return free
+        ordinary = min(max(0, free.ordinary), self._max_jobs - self._taken)
+        return FreeSlots(ordinary, min(free.io_bound, self._max_jobs - self._taken - ordinary))
 
     def _queues_in_order(self) -> list[Any]:
         if self._dequeue_strategy == DequeueStrategy.RANDOM:
@@ -221,77 +227,129 @@ class PreforkWorker(Worker):
             self._ordered_queues.append(self._ordered_queues.pop(0))
         return self._ordered_queues
 
-    def _in_a_row(self) -> int:
-        return EVERYTHING if self._dequeue_strategy == DequeueStrategy.DEFAULT else 1
-
     def _beat_when_due(self) -> None:
         if time.monotonic() < self._beat_at:
-            if not self._jobs.is_empty and self._reporting.is_due:
-                self._records.report(self._reporting.fields())
+            if not self._children.is_empty and time.monotonic() >= self._report_at:
+                self._report_at = time.monotonic() + REPORT_S
+                self._redis.report(self._children.report())
             return
-        running = [task for _, task in self._jobs.running()]
-        self._records.beat(running, self._reporting.fields())
+        running = [task for _, task in self._children.running()]
+        self._report_at = time.monotonic() + REPORT_S
+        self._redis.beat(running, self._children.report())
         at_most = self.job_monitoring_interval if running else IDLE_BEAT_S
         self._beat_at = time.monotonic() + max(1, min(at_most, self.worker_ttl - 15))
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
 
-    def _note_stop(self) -> None:
-        """As RQ does it, for whoever looks: this worker takes nothing more, and has jobs to end."""
-        if self._stop_requested and self._shutdown_requested_date is None and not self._jobs.is_empty:
+    def _write_shutdown_date(self) -> None:
+        """Show, as RQ does, that this worker takes no more jobs and has some left to end."""
+        if self._stop_requested and self._shutdown_requested_date is None and not self._children.is_empty:
             self._shutdown_requested_date = now()
-            self._wire.client.hset(self.key, "shutdown_requested_date", utcformat(self._shutdown_requested_date))
+            self._connections.client.hset(self.key, "shutdown_requested_date", utcformat(self._shutdown_requested_date))
 
     def _obey(self, command: Command) -> None:
         """RQ's commands: `stop-job`, `stop-execution`, `kill-horse`, `shutdown`."""
         match command.get("command"):
             case "stop-job" | "stop-execution" as verb:
-                for task in self._jobs.stop(str(command.get("job_id" if verb == "stop-job" else "execution_id"))):
-                    self._settling.settle(TaskOutcome("stopped", task))
+                for task in self._children.stop(str(command.get("job_id" if verb == "stop-job" else "execution_id"))):
+                    self._record(TaskOutcome("stopped", task))
             case "kill-horse":
-                self._jobs.kill_running("crashed")
+                self._children.kill_running("crashed")
             case "shutdown":
                 self.request_stop(signal.SIGINT, None)
 
-    # ---- children
+    # ---- outcomes
+
+    def _record(self, outcome: TaskOutcome) -> None:
+        """Have the outcome of a task written to Redis, and pass on to the hooks what the job could not record itself."""
+        task = outcome.task
+        match outcome.how:
+            case "done":
+                assert isinstance(outcome.payload, bytes)
+                self._redis.end("finish", task, outcome.payload)
+                self.log.info("Worker %s: %s: Job OK (%s)", self.name, task.queue.name, task.job_id)
+            case "failed":
+                self._redis.fail(task, str(outcome.payload), "raised")
+            case "handled":
+                self._redis.expect_more()
+            case how:
+                self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
+                if self._hook_process:
+                    self._redis.end("drop", task)
+                    self._call_hook(self._hook_process, outcome)
+                else:
+                    self._record_as_rq(outcome)
+
+    def _call_hook(self, hooks: HookProcess, outcome: TaskOutcome) -> None:
+        job_id = outcome.task.job_id
+        match outcome.how:
+            case "stopped":
+                hooks.call("stopped", job_id)
+            case "timeout":
+                hooks.call("lost", job_id, "timeout")
+            case "crashed" | "suspect":
+                hooks.call("lost", job_id, f"its process ended: {outcome.payload!s}")
+            case "shutdown" | "innocent":
+                hooks.call("interrupted", [job_id])
+
+    def _record_as_rq(self, outcome: TaskOutcome) -> None:
+        """Without hooks: record in Redis what RQ's own parent process records."""
+        task, status = outcome.task, outcome.status
+        match outcome.how:
+            case "stopped":
+                self._redis.fail(task, "Job stopped by user, work-horse terminated.", "stopped")
+            case "timeout":
+                message = f"Task exceeded maximum timeout value ({task.limit:g} seconds) and was killed {LATE_S:g} s later"
+                self._redis.fail(task, f"{JobTimeoutException.__module__}.{JobTimeoutException.__name__}: {message}\n", "crashed")
+            case "crashed":
+                signalled = f" (signal {os.WTERMSIG(status)})" if os.WIFSIGNALED(status) else ""
+                self._redis.fail(task, f"Work-horse terminated unexpectedly; waitpid returned {status}{signalled}; ", "crashed")
+            case _:
+                self._redis.end("requeue", task)
+
+    def _exchange_with_hooks(self) -> None:
+        """Send heartbeats to the hooks, and kill the jobs that are no longer ours: they were stopped, or run elsewhere."""
+        if self._hook_process:
+            held = self._hook_process.exchange_heartbeats(lambda: [task.job_id for _, task in self._children.running()])
+            if held is not None:
+                self._children.kill_taken(held)
+
+    # ---- waiting
 
     def _wait(self) -> None:
-        """Until somebody says something, or something is due."""
+        """Wait until something arrives or is due."""
         poll = select.poll()
         for fileno in self._filenos():
             poll.register(fileno, select.POLLIN)
-        wait = min(self._moments()) - time.monotonic()
-        poll.poll(None if wait == float("inf") else max(0.0, wait * 1000))
+        timeout = min(self._moments()) - time.monotonic()
+        poll.poll(None if timeout == float("inf") else max(0.0, timeout * 1000))
         with suppress(BlockingIOError):
-            self._awake.recv(4096)
+            self._wakeup.recv(4096)
 
     def _filenos(self) -> Iterator[int]:
-        yield self._awake.fileno()
-        yield from (child.reports.fileno() for child in self._crew.children)
-        yield from self._settling.filenos()
-        if not self._records.is_away:
-            yield from self._wire.filenos()
+        yield self._wakeup.fileno()
+        yield from (child.reports.fileno() for child in self._children.children)
+        if self._hook_process:
+            yield self._hook_process.fileno()
+        if not self._redis.is_away:
+            yield from self._connections.filenos()
 
     def _moments(self) -> Iterator[float]:
-        """When to look again without being woken."""
-        yield self._records.next_at()
-        yield self._beat_at if not self._records.is_away else float("inf")
-        if not self._jobs.is_empty:
-            yield self._watch_at
+        """When something is due, on the monotonic clock."""
+        yield self._redis.next_at()
+        yield self._beat_at if not self._redis.is_away else float("inf")
+        if not self._children.is_empty:
+            yield self._limits_at
         if self._max_idle_time is not None:
             yield self._idle_since + self._max_idle_time
         ends_when_empty = self._burst or self._stop_requested or self._max_jobs is not None
-        if ends_when_empty and self._jobs.is_empty and not self._records.is_away:
+        if ends_when_empty and self._children.is_empty and not self._redis.is_away:
             yield 0.0
 
-    def _settle_all(self) -> None:
-        for outcome in self._jobs.outcomes():
-            self._settling.settle(outcome)
-
-    def _watch(self) -> None:
-        if time.monotonic() < self._watch_at:
+    def _enforce_limits(self) -> None:
+        if time.monotonic() < self._limits_at:
             return
-        self._watch_at = time.monotonic() + WATCH_S
-        for task in reversed(self._jobs.watch()):
-            self._records.end("back", task)
+        self._limits_at = time.monotonic() + LIMITS_S
+        for task in reversed(self._children.enforce_limits()):
+            self._redis.end("requeue", task)

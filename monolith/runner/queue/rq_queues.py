@@ -1,4 +1,4 @@
-"""The one door to RQ and Redis. Redis holds only ids: losing all of it loses nothing, the ledger pushes again."""
+"""Access to RQ's queues in Redis. They hold only job ids: if Redis loses all, the clock pushes the ids again from the ledger."""
 
 from __future__ import annotations
 
@@ -31,27 +31,25 @@ from monolith.linux.fork_lock import ForkLock
 from monolith.runner.queue.redis_client import RedisCooldown, options_of
 
 PRIORITIES = registry.PRIORITIES
-FUNCTION = "monolith.runner.worker.execute.run"  # the only function that a message ever names
-MAX_CONNECTIONS = 3  # of one process: two web dynos of two each leave room for the rest on a plan of 20
+FUNCTION = "monolith.runner.worker.execute.run"  # the only function that messages name
+MAX_CONNECTIONS = 3  # of one process: two web dynos with two processes each leave enough on a plan with 20 connections
 REDIS_TIMEOUT_S = 0.5
-MARGIN_S = 3  # the worker kills a job this much behind the limit that the job's own process holds
+MARGIN_S = 3  # the worker kills a job this long after the limit that the job's own process enforces
 RESULT_TTL_S = 60
 FAILURE_TTL_S = 600
 INCARNATION = "intray:incarnation"
-IDS_AT_ONCE = 10_000  # read from Redis, which answers nobody else meanwhile
+IDS_PER_PAGE = 10_000  # Redis answers nobody else while it returns them
 
-# In a worker's children, which are many: small plans give 20 connections in all, so they have one among them, and keep none.
-turns: ForkLock | None = None
+# Set in a worker's children: small plans allow 20 connections in all, so the children share one at a time and keep none.
+push_lock: ForkLock | None = None
 
+cooldown = RedisCooldown()
 log = structlog.get_logger()
-
-
-breaker = RedisCooldown()
 
 
 @cache
 def connection() -> Redis:
-    """This process's Redis client: short time-outs, no retries, so that a submission never waits for Redis."""
+    """This process's Redis client, with short timeouts and no retries: a submission never waits long for Redis."""
     pool = BlockingConnectionPool(
         **options_of(settings().redis_url),
         max_connections=MAX_CONNECTIONS,
@@ -69,7 +67,7 @@ def queue(name: str) -> Queue:
 
 
 class Pushed(Protocol):
-    """What a message is made of: a row of the ledger, however it was read."""
+    """A job that can be pushed: any record of a row of the ledger."""
 
     @property
     def id(self) -> str: ...
@@ -81,9 +79,6 @@ class Pushed(Protocol):
     def status(self) -> str: ...
 
     @property
-    def priority(self) -> str: ...
-
-    @property
     def rq_queue(self) -> str: ...
 
     @property
@@ -91,7 +86,7 @@ class Pushed(Protocol):
 
 
 class InlinePool(Protocol):
-    """What stands where Redis would when jobs run in this process; see `inline`."""
+    """What replaces Redis when jobs run in this process; see `scheduler.inline_runner`."""
 
     def push(self, jobs: Iterable[Pushed]) -> None: ...
 
@@ -102,7 +97,7 @@ _pools: list[InlinePool] = []
 
 
 def use_pool(pool: InlinePool) -> None:
-    """From now on, push to this pool of the same process."""
+    """From now on, push to this pool in the same process."""
     _pools[:] = [pool]
 
 
@@ -115,100 +110,81 @@ def is_inline() -> bool:
 
 
 def names() -> list[str]:
-    """Every RQ queue there is, the most urgent first: a worker takes from them in this order."""
+    """All RQ queues, the most urgent first: the order in which a worker takes from them."""
     queues = sorted({job_type.queue for job_type in registry.discover().values()})
     return [f"{name}.{priority}" for priority in PRIORITIES for name in queues]
 
 
 def push(jobs: Iterable[Pushed]) -> bool:
-    """Push the ids of queued jobs in one round trip. False when Redis is away: the clock pushes them when it is back."""
+    """Push the ids of those jobs that are queued, in one round trip. False when Redis is away: the clock pushes them later."""
     queued = [job for job in jobs if job.status == "queued"]
     if not queued:
         return True
-    if is_inline():
-        return _push_inline(queued)
-    if breaker.is_open:
+    if is_inline():  # a process without the pool, such as a command, leaves its jobs to the clock of the process with it
+        if (inline := pool()) is not None:
+            inline.push(queued)
+        return inline is not None
+    if cooldown.is_active:
         return False
     try:
-        _push(queued) if turns is None else _push_in_turn(queued, turns)
+        if push_lock is None:
+            _push(queued)
+        else:
+            with push_lock.acquire(REDIS_TIMEOUT_S):
+                try:
+                    _push(queued)
+                finally:
+                    connection().connection_pool.disconnect()
     except (RedisError, TimeoutError) as error:
-        breaker.open()
+        cooldown.start()
         log.warning("redis_away", error=str(error), waiting=len(queued))
         return False
     return True
 
 
-def _push_inline(jobs: list[Pushed]) -> bool:
-    """False in a process without a pool, such as a command's: the clock of the one that has it finds the rows."""
-    if (own := pool()) is not None:
-        own.push(jobs)
-    return own is not None
-
-
-def _push_in_turn(jobs: list[Pushed], turns: ForkLock) -> None:
-    with turns.one(REDIS_TIMEOUT_S):
-        try:
-            _push(jobs)
-        finally:
-            connection().connection_pool.disconnect()
-
-
 def _push(jobs: list[Pushed]) -> None:
-    """Leave in Redis what `Queue.enqueue_call` leaves for each, in one round trip and with a tenth of its work."""
+    """Leave in Redis what `Queue.enqueue_call` leaves for each job, in one round trip and with a tenth of its work."""
+    ids: dict[str, list[str]] = {}
     with connection().pipeline(transaction=False) as pipeline:
         for job in jobs:
+            ids.setdefault(job.rq_queue, []).append(job.id)
             pipeline.hset(RqJob.key_for(job.id), mapping=_message(job))
-        for name, of_one in _by_queue(jobs).items():
+        for name, of_queue in ids.items():
             pipeline.sadd(Queue.redis_queues_keys, queue(name).key)
-            pipeline.rpush(queue(name).key, *of_one)
+            pipeline.rpush(queue(name).key, *of_queue)
         pipeline.execute()
 
 
-def _by_queue(jobs: list[Pushed]) -> dict[str, list[str]]:
-    """The ids, by the RQ queue they go to."""
-    found: dict[str, list[str]] = {}
-    for job in jobs:
-        found.setdefault(job.rq_queue, []).append(job.id)
-    return found
-
-
 def _message(job: Pushed) -> dict[Any, Any]:
-    """The job as RQ keeps it in Redis."""
+    """The hash that RQ keeps for the job."""
+    job_type = registry.discover().get(job.type)
+    timeout = job_type.timeout if job_type else MARGIN_S
+    # A job whose process died runs alone from then on: if its process dies again, no other job can be the reason.
+    io_bound = job_type is not None and job_type.is_io_bound and not job.crashes
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
     own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call))}
-    return {**_alike(job.rq_queue, _timeout(job.type), _waits(job)), **own}
+    return {**_message_template(job.rq_queue, timeout, io_bound), **own}
 
 
 @cache
-def _alike(queue_name: str, timeout: int, waits: bool) -> dict[str, Any]:
-    """What is the same in all messages of a queue and a time limit, as RQ itself writes it."""
+def _message_template(queue_name: str, timeout: int, io_bound: bool) -> dict[str, Any]:
+    """The fields that all messages of a queue and a time limit share, as RQ itself writes them."""
     message = queue(queue_name).create_job(
         FUNCTION,
         timeout=timeout + MARGIN_S,
         result_ttl=RESULT_TTL_S,
         failure_ttl=FAILURE_TTL_S,
         description="job",
-        meta={"waits": True} if waits else None,
+        meta={"io_bound": True} if io_bound else None,
         status=JobStatus.QUEUED,
     )
     written: dict[str, Any] = message.to_dict()
     return written
 
 
-def _waits(job: Pushed) -> bool:
-    """Whether it may run in a thread beside others. One whose process died runs alone from then on: who did it then shows."""
-    job_type = registry.discover().get(job.type)
-    return job_type is not None and job_type.is_io_bound and not job.crashes
-
-
-def _timeout(type_name: str) -> int:
-    job_type = registry.discover().get(type_name)
-    return job_type.timeout if job_type else MARGIN_S
-
-
 def is_reachable() -> bool:
-    """Whether Redis answers now, or is not needed."""
+    """Whether Redis answers, or is not needed."""
     if is_inline():
         return True
     try:
@@ -218,7 +194,7 @@ def is_reachable() -> bool:
 
 
 def lengths(queue_names: list[str]) -> dict[str, int]:
-    """How many messages wait in each queue. Raises RedisError when Redis is away."""
+    """The number of messages in each queue. Raises RedisError when Redis is away."""
     if is_inline():
         return {name: len(waiting_ids(name)) for name in queue_names}
     with connection().pipeline(transaction=False) as pipeline:
@@ -228,7 +204,7 @@ def lengths(queue_names: list[str]) -> dict[str, int]:
 
 
 def incarnation() -> str:
-    """What changes when Redis is started again or emptied: its messages may be gone then. Raises RedisError when it is away."""
+    """A text that changes when Redis was restarted or emptied, so its messages may be lost. Raises RedisError when Redis is away."""
     if is_inline():
         return ""
     with connection().pipeline(transaction=False) as pipeline:
@@ -240,31 +216,32 @@ def incarnation() -> str:
 
 
 def waiting_ids(name: str) -> set[str]:
-    """The job ids whose message waits in the queue. Raises RedisError when Redis is away."""
+    """The ids of the jobs in the queue. Raises RedisError when Redis is away."""
     return {job_id for page in waiting_pages(name) for job_id in page}
 
 
 def waiting_pages(name: str) -> Iterator[Collection[str]]:
-    """The same, page by page from the end: workers take from the front, which moves no page. Some ids may come twice."""
+    """The ids of the jobs in the queue, in pages from its end: workers take from its front, which shifts no page. Ids may repeat."""
     if is_inline():
-        yield own.waiting_ids(name) if (own := pool()) else ()
+        yield inline.waiting_ids(name) if (inline := pool()) else ()
         return
-    place, page = 0, [""] * IDS_AT_ONCE
-    while len(page) == IDS_AT_ONCE:
-        place -= IDS_AT_ONCE
-        page = [os.fsdecode(one) for one in connection().lrange(queue(name).key, place, place + IDS_AT_ONCE - 1)]
+    place, page = 0, [""] * IDS_PER_PAGE
+    while len(page) == IDS_PER_PAGE:
+        place -= IDS_PER_PAGE
+        page = [os.fsdecode(one) for one in connection().lrange(queue(name).key, place, place + IDS_PER_PAGE - 1)]
         yield page
 
 
 def listened() -> set[str]:
-    """The queues that some living worker listens to. Raises RedisError when Redis is away."""
+    """The queues that at least one live worker listens to. Raises RedisError when Redis is away."""
     if is_inline():
         return set(names())
-    return {name for worker in _living() for name in worker.queue_names()}
+    workers: list[BaseWorker] = Worker.all(connection=connection(), serializer=JSONSerializer)
+    return {name for worker in workers for name in worker.queue_names()}
 
 
 def stop(job_id: str) -> None:
-    """Ask the worker that runs the job to end it now. Where Redis is away, its heartbeat or its next step does."""
+    """Tell the worker that runs the job to end it. While Redis is away, the worker notices at its next heartbeat or the job's next step."""
     if is_inline():
         return
     try:
@@ -273,19 +250,15 @@ def stop(job_id: str) -> None:
         log.warning("stop_not_sent", job_id=job_id, error=str(error))
 
 
-def _living() -> list[BaseWorker]:
-    return Worker.all(connection=connection(), serializer=JSONSerializer)
-
-
 REGISTRIES = (FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry)
 
 
 def forget(jobs: Mapping[str, str]) -> None:
-    """Delete all that Redis has of these jobs, given with their RQ queues. Raises RedisError when Redis is away."""
+    """Delete everything about these jobs from Redis. jobs: id to RQ queue. Raises RedisError when Redis is away."""
     if is_inline() or not jobs:
         return
     client = connection()
-    waiting = {name: jobs.keys() & waiting_ids(name) for name in set(jobs.values())}  # seldom any; LREM reads the whole list
+    waiting = {name: jobs.keys() & waiting_ids(name) for name in set(jobs.values())}  # rarely any, and LREM reads the whole list
     with client.pipeline(transaction=False) as pipeline:
         for name, ids in waiting.items():
             for job_id in ids:

@@ -38,7 +38,7 @@ class ThreadPool:
 
     def push(self, jobs: Iterable[Pushed]) -> None:
         for job in jobs:
-            self._waiting.put((rq_queues.PRIORITIES.index(job.priority), next(self._numbers), job.rq_queue, job.id))
+            self._waiting.put((rq_queues.PRIORITIES.index(job.rq_queue.rpartition(".")[2]), next(self._numbers), job.rq_queue, job.id))
 
     def waiting_ids(self, queue: str) -> set[str]:
         return {job_id for _, _, name, job_id in list(self._waiting.queue) if name == queue}
@@ -49,7 +49,7 @@ class ThreadPool:
         give_up_at = time.monotonic() + min(LEAVING_S, settings().shutdown_grace)
         while self._held and time.monotonic() < give_up_at:
             time.sleep(0.05)
-        ledger_worker.interrupted(execute.worker_name(), list(self._held))
+        ledger_worker.LedgerHooks(execute.worker_name()).interrupted(list(self._held))
 
     def _work(self) -> None:
         while not self._leaving.is_set():

@@ -107,7 +107,7 @@ def _too_few() -> dict[str, int]:
         found = session.execute(waiting.group_by(Job.queue, Job.priority)).all()
     rows = Counter({f"{queue}.{priority}": count for queue, priority, count in found})
     lengths = rq_queues.lengths(sorted({*rows, *rq_queues.names()}))
-    rq_queues.breaker.close()
+    rq_queues.cooldown.end()
     return {name: rows[name] - messages for name, messages in lengths.items() if messages < rows[name]}
 
 

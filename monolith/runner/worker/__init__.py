@@ -1,6 +1,6 @@
-"""What a worker does with a job of the ledger: claim it, run its function, record the outcome; and the command that starts a worker.
-`manage.py worker` and RQ, by the names in messages and settings, call it.
-It must not import the admin, monitoring, the scheduler or anything with Flask."""
+"""What a worker does with a job: validate its message, claim it, run its function, record the outcome.
+`rq worker` loads `LedgerWorker` from here; the inline runner calls `execute.run`.
+It must not import `runner.scheduler`, `runner.monitoring`, `runner.admin`, or anything above the runner."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""RQ's own command, `rq worker`, with our settings and our worker."""
+"""Starts RQ's own command, `rq worker`, with Intray's settings and worker class."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ from monolith.runner.queue import rq_queues
 
 CLIENT = "monolith.runner.queue.redis_client.Client"
 WORKER_TTL_S = 30  # how long RQ takes to notice that a worker is gone; its default is seven minutes
-MONITORING_S = 10  # between two heartbeats in Redis of what runs
-NICER = 10  # beside a web process on the same cores, jobs step back: whoever submits is answered at once
+MONITORING_S = 10  # between two heartbeats in Redis of the running jobs
+NICENESS = 10  # a web process on the same cores goes first, so submissions are answered at once
 
 log = structlog.get_logger()
 
 
 def work(arguments: tuple[str, ...] = ()) -> None:
-    """Take jobs until SIGTERM. `arguments` are added to those of `rq worker`."""
+    """Run jobs until SIGTERM. `arguments` are added to those of `rq worker`."""
     import rq.cli.workers  # noqa: F401 - adds `worker` to RQ's commands
 
-    os.nice(NICER)
+    os.nice(NICENESS)
     log.info("worker_started", queues=rq_queues.names())
-    main.main([*_options(), *arguments, *rq_queues.names()], prog_name="rq")
-
-
-def _options() -> list[str]:
-    return [
+    options = [
         *("worker", "--url", settings().redis_url, "--connection-class", CLIENT),
         *("--serializer", "json", "--worker-class", settings().worker_class),
-        *("--job-class", "monolith.runner.worker.rq_message.Message"),  # also a stock worker then runs nothing but our jobs
+        *("--job-class", "monolith.runner.worker.rq_message.Message"),  # so that a stock worker class, too, runs only our jobs
         *("--worker-ttl", str(WORKER_TTL_S), "--job-monitoring-interval", str(MONITORING_S), "--disable-job-desc-logging"),
-        *(() if settings().log_level == "DEBUG" else ("--quiet",)),  # what RQ says at every job and start, we say ourselves
+        *(() if settings().log_level == "DEBUG" else ("--quiet",)),  # RQ's messages at every job and start repeat ours
     ]
+    main.main([*options, *arguments, *rq_queues.names()], prog_name="rq")

@@ -1,4 +1,4 @@
-"""A running job as its function sees it: its document, its progress, its files, what follows it and what it spent."""
+"""The objects that a job function works with: the running job and its document. They implement `job_types.interface`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,25 @@ from monolith.runner.ledger.transitions import MAX_NOTE
 from monolith.runner.llm import budget, cache, circuit_breaker
 from monolith.runner.webhooks import delivery
 from monolith.runner.webhooks.delivery import RunningDelivery
-from monolith.runner.worker.report_queries import SeenLedger
+from monolith.runner.worker.report_queries import VisibleLedger
 
 FORMER_METHODS = {"once": "cached", "calling": "circuit"}
-MARKING_S = 20.0  # how long a mark waits for a database that is away
-QUIET_S = 0.2  # the same step is written down at most this often
+MARKING_S = 20.0  # how long a mark or a cost waits for a database that is away
+QUIET_S = 0.2  # between two writes of the progress within one step
 
 
 class Overtaken(BaseException):
-    """The job is not ours any more: it was stopped, or given to another worker. No `except Exception` may hold it back."""
+    """The job is no longer this worker's: it was stopped, or given to another worker.
+
+    Derived from BaseException, so that no `except Exception` of a job type catches it.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} no longer belongs to this worker")
 
 
 class RunningDocument:
-    """A document in the hands of a job."""
+    """The document of a running job."""
 
     def __init__(self, row: Document) -> None:
         self.id = row.id
@@ -50,7 +56,7 @@ class RunningDocument:
 
     @cached_property
     def text(self) -> str:
-        """The readable text, extracted (and fetched, for a page) when first asked. Raises `Permanent` if there is none."""
+        """The readable text. The first access extracts it, and fetches a page first. Raises `Permanent` if there is none."""
         from monolith.content import extract_text  # heavy: only for jobs that read one
 
         text = extract_text.read_document(self)
@@ -58,7 +64,7 @@ class RunningDocument:
         return text
 
     def keep(self, content: bytes, media_type: str, title: str | None) -> None:
-        """Store what was fetched from `source_url`; the first fetch stays, later ones change nothing."""
+        """Store what was fetched from `source_url`. The first fetch counts: later ones store nothing."""
         self.content, self.media_type = content, media_type
         self.title = title or self.title
         fetched = {"content": content, "media_type": media_type[:100], "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -71,7 +77,7 @@ class RunningDocument:
 
 
 class RunningJob:
-    """What `@job_type` functions get as their first argument; see `registry.Job`."""
+    """The first argument of a job function. `outcome` collects what is stored with the result; `step` is the last reported step."""
 
     def __init__(self, claim: Claim) -> None:
         self.id = claim.job_id
@@ -82,21 +88,6 @@ class RunningJob:
         self.step = ""
         self._written_at = 0.0
 
-    @cached_property
-    def document(self) -> RunningDocument | None:
-        """The document this job was submitted for, read when first asked."""
-        if self._claim.job.document_id is None:
-            return None
-        with read_session() as session:
-            row = session.scalar(select(Document).where(Document.id == self._claim.job.document_id).options(undefer(Document.content)))
-        return RunningDocument(row) if row else None
-
-    @cached_property
-    def owner_email(self) -> str:
-        """Of who submitted it, or what it follows from."""
-        with read_session() as session:
-            return session.scalar(select(User.email).where(User.id == self._claim.job.owner_id)) or ""
-
     def __getattr__(self, name: str) -> Any:
         """Former names of methods, for job types outside this repository; until 0.10."""
         if name not in FORMER_METHODS:
@@ -105,100 +96,115 @@ class RunningJob:
         return getattr(self, FORMER_METHODS[name])
 
     @cached_property
+    def document(self) -> RunningDocument | None:
+        """The document that this job was submitted for. Read at the first access."""
+        if self._claim.job.document_id is None:
+            return None
+        with read_session() as session:
+            row = session.scalar(select(Document).where(Document.id == self._claim.job.document_id).options(undefer(Document.content)))
+        return RunningDocument(row) if row else None
+
+    @cached_property
+    def owner_email(self) -> str:
+        """The e-mail of who submitted the job, or the job that it follows. Read at the first access."""
+        with read_session() as session:
+            return session.scalar(select(User.email).where(User.id == self._claim.job.owner_id)) or ""
+
+    @cached_property
     def preview(self) -> dict[str, Any] | None:
-        """What was said at once, in the answer to the submission."""
+        """What the type's preview function returned at the submission. Read at the first access."""
         with read_session() as session:
             return session.scalar(select(Job.preview).where(Job.id == self.id))
 
     def progress(self, percent: float | None, note: str) -> None:
-        """Say how far the job is, 0..100 or None when unknown, and the name of the step. Raises `Overtaken`."""
+        """Report progress: 0 to 100, or None while unknown, and the name of the step. Raises `Overtaken`."""
         is_new_step = note != self.step
         if not is_new_step and time.monotonic() - self._written_at < QUIET_S:
             return
         self.step, self._written_at = note, time.monotonic()
         note = storable(note, 200)
         percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
+        values = {"progress": percent, "progress_note": note, "heartbeat_at": now()}
         with write_session() as session:
-            self._update(session, progress=percent, progress_note=note, heartbeat_at=now())
+            if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
+                raise Overtaken(self.id)
             if is_new_step:
                 session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note))
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Keep a file with the job; a second one of the same name replaces the first."""
+        """Attach a file to the result; it replaces one with the same name."""
         self.outcome.files = [file for file in self.outcome.files if file[0] != name]
         self.outcome.files.append((name, media_type, content))
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
-        """Submit another job for the same document when this one finishes, in the transaction of its result."""
+        """Submit another job for the same document when this one finishes, in the transaction of the result. `delay` in seconds."""
         self.outcome.follow_up(type, params, priority, delay, self._claim.job.document_id)
 
     def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
-        """Write on the document what was decided on it, in the transaction of the result."""
+        """Record a decision on the document, in the transaction of the result."""
         self.outcome.decide(route, decision, score)
 
     def delivery(self, delivery_id: str) -> RunningDelivery | None:
-        """What a webhook is to be told by this job. None when it is no longer this job's to send."""
+        """The webhook delivery that this job sends. None when it is no longer this job's."""
         return delivery.load(delivery_id, self.id)
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
-        """Add to what this job cost at an LLM, and its owner today. Raises `Overtaken`, but not before it is written: it was
-        spent, whatever becomes of the attempt and whoever has the job now.
-        """
+        """Add to the LLM cost of this job and of its owner today. Raises `Overtaken`, but only after recording: the money is spent."""
         cost = budget.Cost(input_tokens, output_tokens, usd)
-        if retry_until_back(lambda: self._record(cost), MARKING_S) != ("started", self._claim.number):
-            raise Overtaken(f"job {self.id} no longer belongs to this worker")
-
-    def _record(self, cost: budget.Cost) -> Any:
         sums = {
             "input_tokens": Job.input_tokens + cost.input_tokens,
             "output_tokens": Job.output_tokens + cost.output_tokens,
             "usd": Job.usd + float(cost.usd),
         }
-        with write_session() as session:
-            budget.record(session, self._claim.job.owner_id, cost)
-            return session.execute(update(Job).where(Job.id == self.id).values(sums).returning(Job.status, Job.claims)).first()
+        add = update(Job).where(Job.id == self.id).values(sums).returning(Job.status, Job.claims)
+
+        def record() -> Any:
+            with write_session() as session:
+                budget.record(session, self._claim.job.owner_id, cost)
+                return session.execute(add).first()
+
+        if retry_until_back(record, MARKING_S) != ("started", self._claim.number):
+            raise Overtaken(self.id)
 
     def over_budget(self) -> Snooze | None:
-        """Why this job may spend nothing more at an LLM today, as what parks it; see `spending`."""
+        """The `Snooze` to raise when a daily LLM budget is used up; None while there is some left."""
         return budget.over_budget(self._claim.job.owner_id)
 
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
-        """Around one call of a server that many jobs need; see `breakers`."""
+        """A circuit breaker around one call of a server; see `job_types.interface.Job.circuit`."""
         return circuit_breaker.circuit(server, self.id, within_s)
 
     def mark(self, name: str, note: str, *, happened: bool = False) -> None:
-        """Write a step down that must not be repeated blindly; see `registry.Job`. Raises `Overtaken`, but not before it is written
-        what has happened: that is true whoever has the job now.
-        """
-        ours = [Job.id == self.id] if happened else running(self._claim)
-        said = select(Job.id, literal(MARK + name), literal(self.attempt), literal(storable(note, MAX_NOTE))).where(*ours)
-        row = insert(JobEvent).from_select(["job_id", "name", "attempt", "note"], said).returning(JobEvent.id)
-        if retry_until_back(lambda: self._write(row), MARKING_S) is None:
-            raise Overtaken(f"job {self.id} no longer belongs to this worker")
+        """Record a step that must not be repeated blindly; see `job_types.interface.Job.mark`.
 
-    def _write(self, row: Any) -> Any:
-        with write_session() as session:
-            return session.scalar(row)
+        Raises `Overtaken` and records nothing when the job is no longer ours; with `happened`, it is recorded even then.
+        """
+        guard = [Job.id == self.id] if happened else running(self._claim)
+        event = select(Job.id, literal(MARK + name), literal(self.attempt), literal(storable(note, MAX_NOTE))).where(*guard)
+        row = insert(JobEvent).from_select(["job_id", "name", "attempt", "note"], event).returning(JobEvent.id)
+
+        def write() -> Any:
+            with write_session() as session:
+                return session.scalar(row)
+
+        if retry_until_back(write, MARKING_S) is None:
+            raise Overtaken(self.id)
 
     def marks(self) -> list[tuple[str, str]]:
-        """Every mark that this job has made in any of its attempts, in order: name and note."""
+        """Name and note of every mark of this job, from all its attempts, in order."""
         made = select(JobEvent.name, JobEvent.note).where(JobEvent.job_id == self.id, JobEvent.name.startswith(MARK))
         with read_session() as session:
             return [(name.removeprefix(MARK), note or "") for name, note in session.execute(made.order_by(JobEvent.id))]
 
     def cached(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `make` gives for this key, or gave another job within the last `kept_s` seconds; see `answers`."""
+        """The cached value of `make()` for this key; see `job_types.interface.Job.cached`."""
         return cache.cached(key, kept_s, made_within_s, make)
 
     def clock(self) -> float:
-        """Seconds since 1970 by the database's clock."""
+        """The database's time, in seconds since 1970."""
         with read_session() as session:
             return read_now(session)
 
-    def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> SeenLedger:
-        """The jobs of a period that this job's owner may see; see `registry.Job`. Raises `Permanent`."""
-        return SeenLedger(self._claim.job.owner_id, self.id, start, end, types, owner)
-
-    def _update(self, session: Any, **values: Any) -> None:
-        if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
-            raise Overtaken(f"job {self.id} no longer belongs to this worker")
+    def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> VisibleLedger:
+        """The jobs of a period that this job's owner may see; see `job_types.interface.Job.ledger`. Raises `Permanent`."""
+        return VisibleLedger(self._claim.job.owner_id, self.id, start, end, types, owner)

@@ -1,4 +1,4 @@
-"""What a worker does with a message: claim the job, run its function, record the outcome."""
+"""Runs one job: claims it, calls its function under the time limit, records the outcome."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from monolith.runner.prefork.child import suspend_limit
 from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
-DATABASE_AWAY_S = 5.0  # until a job is tried again that missed the database
+DATABASE_AWAY_S = 5.0  # snooze of a job that could not reach the database
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
 
-beats_itself = True  # False where the parent says that its children live
+sends_heartbeats = True  # False in a worker's children: their parent sends the heartbeats
 
 log = structlog.get_logger()
 
 
 class TimedOut(BaseException):
-    """The attempt ran past its limit. No `except Exception` of a job type may hold it back."""
+    """The attempt exceeded its time limit. Derived from BaseException, so that no `except Exception` of a job type catches it."""
 
 
 def run(job_id: str) -> None:
-    """Run one job. The only function that a message ever names; a message that comes twice does nothing."""
+    """Run one job. The only function that messages name; a message that arrives twice does nothing."""
     claim = lifecycle.claim(job_id, worker=worker_name())
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return
     if claim.number > 1:
-        kill_marked(f"RQ_JOB_ID={job_id}")  # what an earlier run started here, when its worker died too suddenly to end it
+        kill_marked(f"RQ_JOB_ID={job_id}")  # what an earlier run started, if its worker died too suddenly to end it
     known = {"job_id": job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
     with structlog.contextvars.bound_contextvars(**known), heartbeat(claim):
         _attempt(claim)
 
 
 def worker_name() -> str:
-    """Who runs jobs here: RQ's name of the worker, or this process."""
+    """The name under which this process runs jobs: RQ's name of the worker, or host and process id."""
     return os.environ.get("RQ_WORKER_ID") or f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -66,29 +66,25 @@ def _attempt(claim: Claim) -> None:
         unknown = f"The job type {claim.job.type!r} no longer exists. Submit the document with another job type."
         _record(lambda: lifecycle.fail(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1)))
         return
-    job, began = RunningJob(claim), time.monotonic()
+    job, started = RunningJob(claim), time.monotonic()
     try:
         with time_limit(job_type.timeout):
             job.outcome.result = job_type.function(job, claim.job.params)
         if _record(lambda: lifecycle.succeed(claim, job.outcome)):
-            log.info("job_finished", seconds=round(time.monotonic() - began, 3))
-    except Snooze as later:
-        wait = later
-        log.info("job_snoozed", seconds=later.seconds, reason=str(later))
-        _record(lambda: lifecycle.snooze(claim, wait.seconds, str(wait)))
+            log.info("job_finished", seconds=round(time.monotonic() - started, 3))
+    except Snooze as raised:
+        snooze = raised
+        log.info("job_snoozed", seconds=snooze.seconds, reason=str(snooze))
+        _record(lambda: lifecycle.snooze(claim, snooze.seconds, str(snooze)))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
-    except OperationalError as error:  # not the job's fault: it may have read its document, or said how far it is
+    except OperationalError as error:  # not the job's fault: it read its document, or reported progress
         log.warning("database_away", error=str(error.orig))
         _record(lambda: lifecycle.snooze(claim, DATABASE_AWAY_S, "The database was not available"))
     except (Exception, TimedOut) as error:
-        _fail(claim, job_type, error, job.step)
-
-
-def _fail(claim: Claim, job_type: JobType, error: BaseException, step: str) -> None:
-    failure = _failure(error, job_type, step)
-    log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
-    _record(lambda: lifecycle.fail(claim, failure, job_type.backoff))
+        failure = _failure(error, job_type, job.step)
+        log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
+        _record(lambda: lifecycle.fail(claim, failure, job_type.backoff))
 
 
 def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
@@ -102,10 +98,10 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
     return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
 
 
-def _record(move: Callable[[], bool]) -> bool:
-    """Record an outcome; a database that is away is waited for, because the work is done and must not be lost."""
+def _record(transition: Callable[[], bool]) -> bool:
+    """Record an outcome; False when the job was overtaken. Waits for a database that is away, because the work is done."""
     suspend_limit()
-    is_recorded = retry_until_back(move, RECORDING_S)
+    is_recorded = retry_until_back(transition, RECORDING_S)
     if not is_recorded:
         log.warning("job_overtaken", reason="The job was stopped or given to another worker, so this outcome is ignored.")
     return is_recorded
@@ -113,7 +109,7 @@ def _record(move: Callable[[], bool]) -> bool:
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raise `TimedOut` in the block after so many seconds, and every second from then on, in case it is swallowed."""
+    """Raise `TimedOut` in the block after so many seconds. In the main thread, again every second, in case the job swallows it."""
 
     if threading.current_thread() is not threading.main_thread():
         with _time_limit_of_thread(seconds):
@@ -121,17 +117,17 @@ def time_limit(seconds: int) -> Iterator[None]:
         return
     is_armed = True
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def expire(number: int, frame: FrameType | None) -> None:
         if is_armed:
             raise TimedOut
 
-    previous = signal.signal(signal.SIGALRM, ring)
+    previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         try:
             yield
         finally:
-            is_armed = False  # a ring between the block's end and the next line must not leave the timer running
+            is_armed = False  # an alarm between the block's end and the next line must not leave the timer running
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -139,17 +135,17 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 @contextmanager
 def _time_limit_of_thread(seconds: int) -> Iterator[None]:
-    """Signals reach the main thread only: another one gets the exception when it next runs Python code."""
+    """`time_limit` outside of the main thread, which alone gets signals: the exception is raised when the thread next runs Python code."""
     thread = ctypes.c_ulong(threading.get_ident())
     guard = threading.Lock()
     is_armed = True
 
-    def ring() -> None:
+    def expire() -> None:
         with guard:
             if is_armed:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimedOut))
 
-    timer = threading.Timer(seconds, ring)
+    timer = threading.Timer(seconds, expire)
     timer.start()
     try:
         yield
@@ -161,24 +157,24 @@ def _time_limit_of_thread(seconds: int) -> Iterator[None]:
 
 @contextmanager
 def heartbeat(claim: Claim) -> Iterator[None]:
-    """Say every HEARTBEAT_S seconds that this job's worker lives; a silent one is lost, and its job runs elsewhere."""
-    if not beats_itself:
+    """Send a heartbeat every HEARTBEAT_S seconds while the block runs, unless the parent does. Without heartbeats, a job counts as lost."""
+    if not sends_heartbeats:
         yield
         return
     over = threading.Event()
-    beating = threading.Thread(target=_beat, args=(claim, over), daemon=True)
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            try:
+                with write_session() as session:
+                    session.execute(update(Job).where(*lifecycle.running(claim)).values(heartbeat_at=now()))
+            except OperationalError as error:
+                log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))
+
+    beating = threading.Thread(target=beat, daemon=True)
     beating.start()
     try:
         yield
     finally:
         over.set()
         beating.join()
-
-
-def _beat(claim: Claim, over: threading.Event) -> None:
-    while not over.wait(HEARTBEAT_S):
-        try:
-            with write_session() as session:
-                session.execute(update(Job).where(*lifecycle.running(claim)).values(heartbeat_at=now()))
-        except OperationalError as error:
-            log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))

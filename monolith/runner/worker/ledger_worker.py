@@ -1,4 +1,4 @@
-"""The worker of Intray: `PreforkWorker`, whose jobs are rows of the ledger. `manage.py worker` starts it."""
+"""Intray's worker: `PreforkWorker` with hooks into the ledger. `manage.py worker` starts it."""
 
 from __future__ import annotations
 
@@ -35,46 +35,72 @@ PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "traf
 
 
 class LedgerHooks:
-    """The hooks: what happens to a job whose process could not say it itself goes to the ledger, under the worker's name."""
+    """The hooks of one worker (see `prefork.hooks.Hooks`): they record in the ledger what a job's process could not record itself."""
+
+    why_refused = staticmethod(why_refused)
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
 
-    def refuses(self, job_id: str, fields: dict[bytes, bytes]) -> str:
-        return why_refused(job_id, fields)
-
     def prepare(self) -> None:
-        """In every forked process: connections of its own, and no heartbeat, for the worker sends it for all."""
+        """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
         rq_queues.connection.cache_clear()
         rq_queues.queue.cache_clear()
-        execute.beats_itself = False
+        execute.sends_heartbeats = False
 
     def heartbeat(self, job_ids: list[str]) -> set[str]:
-        return heartbeat(self._worker, job_ids)
+        """Record that these jobs are running. Returns the ids of those that are still this worker's."""
+        held = update(Job).where(*self._guard(job_ids)).values(heartbeat_at=now()).returning(Job.id)
+        with write_session() as session:
+            return set(session.scalars(held.execution_options(synchronize_session=False)))
 
     def lost(self, job_id: str, why: str) -> None:
-        if why == "timeout":
-            timed_out(self._worker, job_id)
-        else:
-            lost(self._worker, job_id, why)
+        """The job's process died: it runs again, and fails as poison after too many crashes. A `timeout` is a failed attempt."""
+        if not (claim := self._claim(job_id)):
+            return
+        if why != "timeout":
+            lifecycle.interrupt(job_id, claim.number, why, crashed=True)
+            return
+        job_type = registry.discover().get(claim.job.type)
+        with read_session() as session:
+            step = session.scalar(select(Job.progress_note).where(Job.id == job_id))
+        limit = f"{job_type.timeout} s" if job_type else "its type"
+        message = f"The job exceeded its time limit of {limit} and was killed. Last step: {step or 'starting'}."
+        lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
 
     def interrupted(self, job_ids: list[str]) -> None:
-        interrupted(self._worker, job_ids)
+        """The worker stops on request: its jobs run again, elsewhere or later."""
+        for job_id in job_ids:
+            if claim := self._claim(job_id):
+                lifecycle.interrupt(job_id, claim.number, "the worker was stopped", crashed=False)
 
     def stopped(self, job_id: str) -> None:
-        stopped(self._worker, job_id)
+        """RQ's own stop command ended the job: recorded like a stop by a user."""
+        if self._claim(job_id):
+            lifecycle.stop(job_id, tell_worker=False)
+
+    def _claim(self, job_id: str) -> Claim | None:
+        """The claim under which this worker runs the job; None when it does not."""
+        with read_session() as session:
+            row = session.execute(select(*TRANSITIONED).where(*self._guard([job_id]))).first()
+        job = row and TransitionedJob._make(row)
+        return Claim(job_id, job.claims, job.attempt, job) if job else None
+
+    def _guard(self, job_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
+        return (Job.id.in_(job_ids), Job.status == "started", Job.worker == self._worker)
 
 
 class LedgerWorker(PreforkWorker):
-    """Several jobs at once, in children that have the whole application loaded. It believes nothing of Redis but ids."""
+    """Runs jobs in children that have the whole application loaded. Of what Redis holds, only job ids are trusted."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "job_class": Message, "serializer": JSONSerializer})
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **{**keywords, "job_class": Message, "serializer": JSONSerializer})
         for queue in self.queues:
             queue.job_class, queue.serializer = Message, JSONSerializer
+        self.hooks = LedgerHooks(self.name)
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's own. Something in Redis that it cannot read must not end the worker."""
+        """RQ's own maintenance, without ending the worker when it finds data in Redis that it cannot read."""
         try:
             super().run_maintenance_tasks()
         except RedisError:
@@ -83,10 +109,9 @@ class LedgerWorker(PreforkWorker):
             self.log.exception("Worker %s: RQ's maintenance found data in Redis that it cannot read", self.name)
 
     def options(self) -> options.Options:
-        self.hooks = LedgerHooks(self.name)
         return options.Options(
             concurrency=settings().worker_concurrency,
-            waiting_per_child=settings().waiting_per_child,
+            io_bound_per_child=settings().waiting_per_child,
             grace_s=settings().shutdown_grace,
             child_max_jobs=settings().child_max_jobs,
             child_max_growth=settings().child_max_growth_mb * options.MEGABYTE,
@@ -94,68 +119,32 @@ class LedgerWorker(PreforkWorker):
 
     def preload(self) -> None:
         registry.discover()
-        rq_queues.turns = ForkLock()
+        rq_queues.push_lock = ForkLock()
         configure_mappers()
         for name in (*PRELOADED, *([LLM_CLIENT] if settings().openai_api_key else [])):
             importlib.import_module(name)
-        with suppress(SQLAlchemyError):  # away: then each child does it for itself
-            self._rehearse()
+        with suppress(SQLAlchemyError):  # while the database is away, each child does it for itself
+            self._compile_statements()
         get_engine().dispose()
 
-    def _rehearse(self) -> None:
-        """Do once, for no job, what children do for each: its statements are compiled, in memory that all of them share."""
-        nobody = Claim("", 0, 1, TransitionedJob("", 0, None, "", "", "", {}, "", 1, 0, 0, 1, None))
+    def _compile_statements(self) -> None:
+        """Claim and record a job that does not exist: the statements are compiled once, in memory that all children share."""
+        job = TransitionedJob(
+            id="",
+            owner_id=0,
+            document_id=None,
+            type="",
+            queue="",
+            priority="",
+            params={},
+            status="",
+            attempt=1,
+            claims=0,
+            crashes=0,
+            max_attempts=1,
+            request_id=None,
+        )
+        claim = Claim("", 0, 1, job)
         lifecycle.claim("", self.name)
-        lifecycle.succeed(nobody, Outcome({}))
-        lifecycle.fail(nobody, Failure("", "", permanent=True), fixed(1))
-
-
-def heartbeat(worker: str, job_ids: Sequence[str]) -> set[str]:
-    """Say that these jobs are being run; the ids of those that this worker still holds."""
-    held = update(Job).where(*_held(worker, job_ids)).values(heartbeat_at=now()).returning(Job.id)
-    with write_session() as session:
-        return set(session.scalars(held.execution_options(synchronize_session=False)))
-
-
-def lost(worker: str, job_id: str, why: str) -> None:
-    """The child died: the job runs again, and is poison when that happens too often."""
-    if claim := _claim(worker, job_id):
-        lifecycle.interrupt(job_id, claim.number, why, crashed=True)
-
-
-def interrupted(worker: str, job_ids: Sequence[str]) -> None:
-    """The worker stops on request: its jobs run again, elsewhere or later."""
-    for job_id in job_ids:
-        if claim := _claim(worker, job_id):
-            lifecycle.interrupt(job_id, claim.number, "the worker was stopped", crashed=False)
-
-
-def stopped(worker: str, job_id: str) -> None:
-    """RQ's own stop command ended the child: the same as a person's stop."""
-    if _claim(worker, job_id):
-        lifecycle.stop(job_id, tell_worker=False)
-
-
-def timed_out(worker: str, job_id: str) -> None:
-    """The child ran past its limit and had to be killed: an attempt that failed."""
-    if claim := _claim(worker, job_id):
-        job_type = registry.discover().get(claim.job.type)
-        seconds = f"{job_type.timeout} s" if job_type else "its type"
-        message = f"The job exceeded its time limit of {seconds} and was killed. Last step: {_step(job_id) or 'starting'}."
-        lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else registry.fixed(1))
-
-
-def _step(job_id: str) -> str | None:
-    with read_session() as session:
-        return session.scalar(select(Job.progress_note).where(Job.id == job_id))
-
-
-def _claim(worker: str, job_id: str) -> Claim | None:
-    with read_session() as session:
-        row = session.execute(select(*TRANSITIONED).where(*_held(worker, [job_id]))).first()
-    job = row and TransitionedJob._make(row)
-    return Claim(job_id, job.claims, job.attempt, job) if job else None
-
-
-def _held(worker: str, job_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
-    return (Job.id.in_(job_ids), Job.status == "started", Job.worker == worker)
+        lifecycle.succeed(claim, Outcome({}))
+        lifecycle.fail(claim, Failure("", "", permanent=True), fixed(1))

@@ -1,4 +1,4 @@
-"""The ledger as a job's function may read it: whose jobs these are is decided here, by the job's owner and by nothing it says."""
+"""Read-only queries on the ledger for job functions. Access depends on the job's owner alone, not on its params."""
 
 from __future__ import annotations
 
@@ -11,43 +11,45 @@ from monolith.db.engine import read_connection, read_session, whole
 from monolith.db.models import Document, Job, User
 from monolith.errors import Permanent
 from monolith.job_types import registry
-from monolith.job_types.interface import Count, LedgerRow, Spread
+from monolith.job_types.interface import JobCount, LedgerRow, Spread
 
 DAY_S = 86400.0
-ROWS_AT_ONCE = 2000
-MAX_TEXT = 300  # characters of an error message that are read
-MAX_VALUE = 100  # characters of a result's value
-MOST_VALUES = 1000
+ROWS_PER_PAGE = 2000
+MAX_MESSAGE = 300  # characters of an error message
+MAX_VALUE = 100  # characters of a value of a result
+MAX_COMBINATIONS = 1000
 _RAN = case((Job.ended_at >= Job.started_at, Job.ended_at - Job.started_at))
 _WAITED = case((Job.started_at >= Job.queued_at, Job.started_at - Job.queued_at))
 _ROW = (
     *(Job.id, Job.type, Job.status, Job.priority, Document.title, User.email, Job.created_at, Job.started_at, Job.ended_at),
-    *(_WAITED, _RAN, Job.attempt, Job.interruptions, Job.error_type, func.substr(Job.error_message, 1, MAX_TEXT)),
+    *(_WAITED, _RAN, Job.attempt, Job.interruptions, Job.error_type, func.substr(Job.error_message, 1, MAX_MESSAGE)),
     *(Job.input_tokens, Job.output_tokens, Job.usd),
 )
 
 
-class SeenLedger:
-    """See `ledger.Ledger`. Times in seconds since 1970; `end` is not in the period."""
+class VisibleLedger:
+    """The jobs of a period that the asking user may see; implements `job_types.interface.Ledger`. Times in seconds since 1970."""
 
     def __init__(self, asker_id: int, job_id: str, start: float, end: float, types: Sequence[str], owner: str | None) -> None:
-        whose = _whose(asker_id, owner)
-        self.whose = whose.email if whose else None
+        user = _user_to_read(asker_id, owner)
+        self.whose = user.email if user else None
         self._start = start
-        self._guard: list[ColumnElement[bool]] = [Job.created_at >= start, Job.created_at < end, Job.id != job_id, _of(types)]
-        if whose:
-            self._guard.append(Job.owner_id == whose.id)
+        internal = [one.name for one in registry.discover().values() if one.is_internal]
+        of_types = Job.type.in_(types) if types else Job.type.not_in(internal)
+        self._guard: list[ColumnElement[bool]] = [Job.created_at >= start, Job.created_at < end, Job.id != job_id, of_types]
+        if user:
+            self._guard.append(Job.owner_id == user.id)
 
-    def count(self, *by: str, every: int = 1, most: int = 10_000) -> list[Count]:
-        """See `ledger.Ledger`."""
+    def count(self, *by: str, every: int = 1, most: int = 10_000) -> list[JobCount]:
+        """The number of jobs per group with their LLM cost, the largest groups first."""
         jobs = self._jobs(every)
         groups = [jobs.c[name] for name in by]
         sums = [func.count(), *(func.coalesce(func.sum(jobs.c[name]), 0) for name in ("input_tokens", "output_tokens", "usd"))]
         found = select(*groups, *sums).select_from(jobs).group_by(*groups).order_by(func.count().desc(), *groups).limit(most)
-        return [Count(row[: len(by)], *row[len(by) :]) for row in _read(found)]
+        return [JobCount(row[: len(by)], *row[len(by) :]) for row in _read(found)]
 
     def spread(self, what: str, by: str | None = None, every: int = 1) -> list[Spread]:
-        """See `ledger.Ledger`. By rank, because SQLite knows no percentiles."""
+        """Durations per group. Percentiles are taken by rank, because SQLite has no function for them."""
         jobs = self._jobs(every)
         value, group = jobs.c[what], jobs.c[by] if by else jobs.c.all
         rank = func.row_number().over(partition_by=group, order_by=value).label("rank")
@@ -58,28 +60,28 @@ class SeenLedger:
         return [Spread(*row) for row in _read(found.group_by(ranked.c.group).order_by(ranked.c.group))]
 
     def results(self, type: str, *names: str) -> list[tuple[Any, ...]]:
-        """See `ledger.Ledger`."""
+        """The combinations of values that these fields have in the results of a type, each with its number of jobs."""
         values = [func.substr(Job.result[name].as_string(), 1, MAX_VALUE).label(f"value{place}") for place, name in enumerate(names)]
-        told = select(*values).where(*self._guard, Job.type == type, Job.result.is_not(None)).subquery()
-        found = select(*told.c, func.count()).group_by(*told.c).order_by(func.count().desc()).limit(MOST_VALUES)
+        results = select(*values).where(*self._guard, Job.type == type, Job.result.is_not(None)).subquery()
+        found = select(*results.c, func.count()).group_by(*results.c).order_by(func.count().desc()).limit(MAX_COMBINATIONS)
         return [(*(None if one is None else str(one) for one in row[:-1]), row[-1]) for row in _read(found)]
 
     def longest(self, most: int) -> list[LedgerRow]:
-        """See `ledger.Ledger`."""
+        """The jobs that ran longest, at most `most`."""
         return [LedgerRow(*row) for row in _read(self._rows().where(_RAN.is_not(None)).order_by(_RAN.desc(), Job.id).limit(most))]
 
     def rows(self) -> Iterator[LedgerRow]:
-        """See `ledger.Ledger`. Each part is a read of its own: a long one would keep SQLite from tidying up."""
-        query, last = self._rows().order_by(Job.created_at, Job.id).limit(ROWS_AT_ONCE), None
+        """Every job, the oldest first. Each page is a transaction of its own: a long one would keep SQLite from checkpointing its log."""
+        query, last = self._rows().order_by(Job.created_at, Job.id).limit(ROWS_PER_PAGE), None
         while True:
-            part = _read(query if last is None else query.where(tuple_(Job.created_at, Job.id) > tuple_(last.created_at, last.id)))
-            yield from (LedgerRow(*row) for row in part)
-            if len(part) < ROWS_AT_ONCE:
+            page = _read(query if last is None else query.where(tuple_(Job.created_at, Job.id) > tuple_(last.created_at, last.id)))
+            yield from (LedgerRow(*row) for row in page)
+            if len(page) < ROWS_PER_PAGE:
                 return
-            last = LedgerRow(*part[-1])
+            last = LedgerRow(*page[-1])
 
     def _jobs(self, every: int) -> Subquery:
-        """What is counted and measured, by name. Grouped from without: PostgreSQL takes an expression for another when its parameter is."""
+        """The columns to group by and to measure. A subquery, because PostgreSQL does not match a grouped expression with parameters."""
         day = whole((Job.created_at - self._start) / (DAY_S * every))
         named = {"type": Job.type, "status": Job.status, "owner": User.email, "error_type": Job.error_type, "day": day}
         measured = {"ran": _RAN, "waited": _WAITED, "all": literal("", String)}
@@ -99,8 +101,8 @@ def _read(query: Select[Any]) -> Sequence[Any]:
         return connection.execute(query).all()
 
 
-def _whose(asker_id: int, owner: str | None) -> User | None:
-    """The user whose jobs are read; None for those of everybody. Raises `Permanent` for who is not the asker's to read."""
+def _user_to_read(asker_id: int, owner: str | None) -> User | None:
+    """The user whose jobs are read; None for all users. Raises `Permanent` when the asker may not read that user's jobs."""
     with read_session() as session:
         asker = session.get_one(User, asker_id)
         if not asker.is_admin:
@@ -111,8 +113,3 @@ def _whose(asker_id: int, owner: str | None) -> User | None:
     if owner and not found:
         raise Permanent(f"Unknown user {owner[:100]!r}. Give a user's e-mail address, or leave the owner empty.")
     return found
-
-
-def _of(types: Sequence[str]) -> ColumnElement[bool]:
-    internal = [one.name for one in registry.discover().values() if one.is_internal]
-    return Job.type.in_(types) if types else Job.type.not_in(internal)

@@ -58,3 +58,11 @@ def test_a_stopped_job_ends_with_all_it_started(trial: Trial) -> None:
     send_stop_job_command(trial.connection, job)
     trial.wait_for("stopped", job)
     until(lambda: len(trial.processes()) <= at_rest, LATEST_S, lambda: f"{len(trial.processes())} instead of {at_rest}")
+
+
+def test_a_child_that_is_replaced_ends_although_the_scheduler_has_inherited_its_inbox(trial: Trial) -> None:
+    trial.start("--with-scheduler", WORKER_CONCURRENCY="1", CHILD_MAX_JOBS="1")
+    at_rest = set(trial.processes())
+    trial.wait_for("finished", *[trial.push(jobs.nap, 0) for _ in range(3)])
+    until(lambda: len(set(trial.processes()) & at_rest) < len(at_rest), LATEST_S, lambda: "the first child is still there")
+    until(lambda: len(trial.processes()) <= len(at_rest), LATEST_S)

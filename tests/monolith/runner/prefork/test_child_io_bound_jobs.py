@@ -1,4 +1,4 @@
-"""Jobs that mostly wait, which say so in their `meta`, run many at once in threads of one child; each fails alone."""
+"""I/O-bound jobs, marked in their `meta`, run many at once in threads of one child; each fails alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEIGHBOURS = 6
 
 
 def push(trial: Trial, function: Callable[..., Any], *args: Any, **options: Any) -> str:
-    return trial.push(function, *args, meta={"waits": True}, **options)
+    return trial.push(function, *args, meta={"io_bound": True}, **options)
 
 
 def push_neighbours(trial: Trial) -> list[str]:
@@ -27,7 +27,7 @@ def push_neighbours(trial: Trial) -> list[str]:
     return neighbours
 
 
-def at_once(effects: list[str]) -> int:
+def most_at_once(effects: list[str]) -> int:
     """How many jobs were running at the busiest moment."""
     running = most = 0
     for line in effects:
@@ -37,24 +37,32 @@ def at_once(effects: list[str]) -> int:
 
 
 @pytest.mark.parametrize("children", [1, 2])
-def test_waiting_jobs_run_side_by_side(trial: Trial, children: int) -> None:
+def test_io_bound_jobs_run_side_by_side(trial: Trial, children: int) -> None:
     pushed = [push(trial, jobs.nap, 1) for _ in range(32)]
     trial.start(WORKER_CONCURRENCY=str(children))
     trial.wait_for("finished", *pushed)
-    assert at_once(trial.effects()) >= 12
+    assert most_at_once(trial.effects()) >= 12
     assert sorted(trial.effects()) == sorted(f"{word} {job}" for job in pushed for word in ("begin", "end"))
 
 
-def test_waiting_jobs_do_not_keep_the_others_out(trial: Trial) -> None:
+def test_the_old_name_of_the_mark_is_accepted(trial: Trial) -> None:
+    """Messages of the release before this one say `waits`."""
+    pushed = [trial.push(jobs.nap, 1, meta={"waits": True}) for _ in range(4)]
+    trial.start(WORKER_CONCURRENCY="1")
+    trial.wait_for("finished", *pushed)
+    assert most_at_once(trial.effects()) == 4
+
+
+def test_io_bound_jobs_do_not_keep_the_others_out(trial: Trial) -> None:
     trial.start(WORKER_CONCURRENCY="2")
-    waiting = push_neighbours(trial)
+    neighbours = push_neighbours(trial)
     trial.wait_for("finished", *[trial.push(jobs.nap, 0) for _ in range(10)])
     trial.open()
-    trial.wait_for("finished", *waiting)
+    trial.wait_for("finished", *neighbours)
 
 
 @pytest.mark.parametrize("function", [jobs.sleep_loop, jobs.fail])
-def test_a_waiting_job_that_fails_does_so_alone(trial: Trial, function: Callable[..., Any]) -> None:
+def test_an_io_bound_job_that_fails_does_so_alone(trial: Trial, function: Callable[..., Any]) -> None:
     trial.start(WORKER_CONCURRENCY="1")
     neighbours = push_neighbours(trial)
     failing = push(trial, function, timeout=1)
@@ -66,7 +74,7 @@ def test_a_waiting_job_that_fails_does_so_alone(trial: Trial, function: Callable
 
 
 @pytest.mark.parametrize("function", [jobs.consume, jobs.swallow])
-def test_a_waiting_job_stuck_past_its_limit_ends_with_its_child_and_the_neighbours_run_again(
+def test_an_io_bound_job_stuck_past_its_limit_ends_with_its_child_and_the_neighbours_run_again(
     trial: Trial, function: Callable[..., Any]
 ) -> None:
     trial.start(WORKER_CONCURRENCY="1")
@@ -78,7 +86,7 @@ def test_a_waiting_job_stuck_past_its_limit_ends_with_its_child_and_the_neighbou
     _all_end_once(trial, neighbours)
 
 
-def test_a_waiting_job_is_stopped_alone(trial: Trial) -> None:
+def test_an_io_bound_job_is_stopped_alone(trial: Trial) -> None:
     trial.start(WORKER_CONCURRENCY="1")
     neighbours = push_neighbours(trial)
     job = push(trial, jobs.sleep_loop)
@@ -90,7 +98,7 @@ def test_a_waiting_job_is_stopped_alone(trial: Trial) -> None:
     assert trial.count(f"end {job}") == 0
 
 
-def test_a_waiting_job_that_kills_its_process_fails_when_it_has_done_so_alone(trial: Trial) -> None:
+def test_an_io_bound_job_that_kills_its_process_fails_when_it_has_done_so_alone(trial: Trial) -> None:
     """Any of those that ran in it may have been the culprit, so each runs again alone."""
     trial.start(WORKER_CONCURRENCY="1")
     neighbours = push_neighbours(trial)
@@ -103,7 +111,7 @@ def test_a_waiting_job_that_kills_its_process_fails_when_it_has_done_so_alone(tr
     assert trial.count(f"begin {culprit}") == 2
 
 
-def test_waiting_jobs_that_a_stopping_worker_gives_back_are_in_their_queue(trial: Trial) -> None:
+def test_io_bound_jobs_that_a_stopping_worker_gives_back_are_in_their_queue(trial: Trial) -> None:
     worker = trial.start(WORKER_CONCURRENCY="1", SHUTDOWN_GRACE="0")
     neighbours = push_neighbours(trial)
     assert trial.stop(worker) == 0
@@ -111,12 +119,12 @@ def test_waiting_jobs_that_a_stopping_worker_gives_back_are_in_their_queue(trial
     assert trial.processes() == []
 
 
-def test_waiting_jobs_know_who_they_are(trial: Trial) -> None:
+def test_io_bound_jobs_know_who_they_are(trial: Trial) -> None:
     """get_current_job and save_meta are of the thread."""
     pushed = [push(trial, jobs.save_meta) for _ in range(20)]
     trial.burst(WORKER_CONCURRENCY="1")
     assert [trial.job(job).return_value() for job in pushed] == pushed
-    assert {str(trial.job(job).get_meta()) for job in pushed} == {str({"waits": True, "seen": [1, 2]})}
+    assert {str(trial.job(job).get_meta()) for job in pushed} == {str({"io_bound": True, "seen": [1, 2]})}
 
 
 def _all_end_once(trial: Trial, neighbours: list[str]) -> None:
