@@ -244,7 +244,7 @@ def doctor(release: bool) -> None:
     for finding in doctor.examine(release):
         click.echo(str(finding))
         findings.append(finding)
-    if any(finding.is_trouble for finding in findings):
+    if any(finding.is_problem for finding in findings):
         raise SystemExit(1)
 
 

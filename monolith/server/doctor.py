@@ -1,4 +1,4 @@
-"""`manage.py doctor`: what is wrong with this deployment, and how to mend it."""
+"""`manage.py doctor`: checks this deployment and says how to fix each problem."""
 
 from __future__ import annotations
 
@@ -42,33 +42,35 @@ LIMIT_OF_DATABASE = """
 """
 
 
-class Trouble(Exception):
-    """A finding: what is wrong, and the mend."""
+class CheckFailed(Exception):
+    """Raised by a check: what is wrong, and how to fix it."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
+    """What one check found: `message` is the state, or the problem with its fix."""
+
     subject: str
-    is_trouble: bool
+    is_problem: bool
     message: str
 
     def __str__(self) -> str:
-        return f"{'PROBLEM' if self.is_trouble else 'ok':<8} {self.subject:<9} {self.message}"
+        return f"{'PROBLEM' if self.is_problem else 'ok':<8} {self.subject:<9} {self.message}"
 
 
-def examine(release: bool = False) -> Iterator[Finding]:
-    """Every check, in the order in which to mend. For a release, what must hold before its web, workers and clock start."""
-    for subject, check in (BEFORE_A_RELEASE if release else CHECKS).items():
+def examine(release: bool = False) -> Iterator[CheckResult]:
+    """Runs the checks, in the order in which to fix problems. `release`: only what a new version needs before its processes start."""
+    for subject, check in (RELEASE_CHECKS if release else CHECKS).items():
         if rq_queues.is_inline() and subject in ("redis", "eviction", "workers"):
             continue
         try:
-            yield Finding(subject, False, check())
-        except (Trouble, BadSetting) as trouble:
-            yield Finding(subject, True, str(trouble))
+            yield CheckResult(subject, False, check())
+        except (CheckFailed, BadSetting) as problem:
+            yield CheckResult(subject, True, str(problem))
         except RedisError:
-            yield Finding(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
+            yield CheckResult(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
         except SQLAlchemyError:
-            yield Finding(subject, True, "Not checked, because of the database problem above. Fix that first.")
+            yield CheckResult(subject, True, "Not checked, because of the database problem above. Fix that first.")
 
 
 def _settings() -> str:
@@ -76,20 +78,20 @@ def _settings() -> str:
     try:
         import_attribute(settings().worker_class)
     except (ValueError, ImportError, AttributeError) as error:
-        raise Trouble(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct or unset it.") from error
+        raise CheckFailed(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct or unset it.") from error
     return f"home {settings().home}"
 
 
 def _secret() -> str:
     if len(settings().secret_key) < SHORTEST_SECRET:
-        raise Trouble(f"SECRET_KEY has fewer than {SHORTEST_SECRET} characters and can be guessed. Set it to the output of {NEW_KEY}.")
+        raise CheckFailed(f"SECRET_KEY has fewer than {SHORTEST_SECRET} characters and can be guessed. Set it to the output of {NEW_KEY}.")
     return "stored in INTRAY_HOME" if settings().secret_is_kept else "set"
 
 
-def _secret_of_all() -> str:
-    """A release goes to processes that may share no disk: each would make a secret of its own."""
+def _shared_secret() -> str:
+    """For a release: its processes may share no disk, and each would create a secret of its own."""
     if settings().secret_is_kept:
-        raise Trouble(
+        raise CheckFailed(
             f"SECRET_KEY is not set, so hosts without a shared disk would reject each other's sessions. Set it to the output of {NEW_KEY}."
         )
     return _secret()
@@ -101,9 +103,9 @@ def _database() -> str:
             pass
     except OperationalError as error:
         reason = logs.mask(str(error.orig).strip().partition("\n\t")[0].splitlines()[-1].rstrip("."))
-        raise Trouble(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
+        raise CheckFailed(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
     if not engine.is_current():
-        raise Trouble("The tables are out of date. Run `manage.py db upgrade`.")
+        raise CheckFailed("The tables are out of date. Run `manage.py db upgrade`.")
     return f"{engine.get_engine().dialect.name}, tables up to date"
 
 
@@ -115,14 +117,14 @@ def _redis() -> str:
 def _eviction() -> str:
     policy = str(rq_queues.connection().info("memory").get("maxmemory_policy", "unknown"))
     if policy != "noeviction":
-        raise Trouble(f"Redis can evict messages: its maxmemory-policy is {policy}. Set it to noeviction.")
+        raise CheckFailed(f"Redis can evict messages: its maxmemory-policy is {policy}. Set it to noeviction.")
     return policy
 
 
 def _tls() -> str:
     bare = [name for name, is_bare in (("REDIS_URL", _redis_is_bare()), ("DATABASE_URL", _database_is_bare())) if is_bare]
     if bare:
-        raise Trouble(
+        raise CheckFailed(
             f"{' and '.join(bare)}: the connection crosses the internet unencrypted. Use rediss:// and, for PostgreSQL, ?sslmode=require."
         )
     return (
@@ -143,39 +145,39 @@ def _redis_is_bare() -> bool:
 def _database_is_bare() -> bool:
     if engine.get_engine().dialect.name == "sqlite" or not _is_public(engine.get_engine().url.host):
         return False
-    return not _asked("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    return not _query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
 
 
 def _is_public(host: str | None) -> bool:
-    """Whether the way there leads over the internet: not to this machine, a socket or a private network."""
+    """Whether the host is reached over the internet, and not on this machine, by a socket or in a private network."""
     with suppress(OSError, ValueError):
         return any(ipaddress.ip_address(one[4][0]).is_global for one in socket.getaddrinfo(host, None)) if host else False
     return False
 
 
-def _asked(question: str) -> Any:
+def _query(sql: str) -> Any:
     with engine.read_connection() as connection:
-        return connection.execute(text(question)).scalar()
+        return connection.execute(text(sql)).scalar()
 
 
-def _budget() -> str:
-    """Whether one web process, one worker and the clock, as they are configured, get all the connections that they may open."""
+def _connections_allowed() -> str:
+    """Whether the servers allow all connections that one web process, one worker and the clock may open."""
     webs, children = settings().web_concurrency, settings().worker_concurrency
     redis = webs * REDIS_OF_WEB + REDIS_OF_WORKER + OF_CLOCK
     sql = webs * settings().web_threads + children + OF_CLOCK + 1
     for server, (_, limit), wanted in (("Redis", _in_redis(), redis), ("PostgreSQL", _in_database(), sql)):
         if limit < wanted:
-            raise Trouble(
+            raise CheckFailed(
                 f"{server} allows {limit:.0f} connections, but a web process, a worker and the clock may open {wanted}. "
                 "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or use a larger plan."
             )
     return f"at most {redis} connections to Redis and {sql} to PostgreSQL for one web process, one worker and the clock"
 
 
-def _crowd() -> str:
+def _connections_used() -> str:
     for server, (used, limit) in (("Redis", _in_redis()), ("PostgreSQL", _in_database())):
         if used >= FULL * limit:
-            raise Trouble(
+            raise CheckFailed(
                 f"{used} of {limit:.0f} connections of {server} are in use. Run fewer processes, lower WEB_THREADS or "
                 "WORKER_CONCURRENCY, or use a larger plan."
             )
@@ -183,7 +185,7 @@ def _crowd() -> str:
 
 
 def _in_redis() -> tuple[int, float]:
-    """The connections that are used, by everybody, and that there may be."""
+    """The number of connections that all clients use, and the most that Redis allows."""
     if rq_queues.is_inline():
         return 0, float("inf")
     clients = rq_queues.connection().info("clients")
@@ -193,62 +195,62 @@ def _in_redis() -> tuple[int, float]:
 def _in_database() -> tuple[int, float]:
     if engine.get_engine().dialect.name == "sqlite":
         return 0, float("inf")
-    return int(_asked("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user")), float(_asked(LIMIT_OF_DATABASE))
+    return int(_query("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user")), float(_query(LIMIT_OF_DATABASE))
 
 
 def _workers() -> str:
     missing = [name for name in rq_queues.names() if name not in rq_queues.listened()]
     if missing:
-        raise Trouble(f"No worker is running for {', '.join(missing)}. Start one with `manage.py worker`.")
+        raise CheckFailed(f"No worker is running for {', '.join(missing)}. Start one with `manage.py worker`.")
     return f"every queue has a worker: {', '.join(rq_queues.names())}"
 
 
 def _clock() -> str:
     with engine.read_session() as session:
         if not lease.is_ticking(session):
-            raise Trouble("No clock is running, so retries, delayed jobs and schedules do not start. Start it with `manage.py clock`.")
+            raise CheckFailed("No clock is running, so retries, delayed jobs and schedules do not start. Start it with `manage.py clock`.")
     return "running"
 
 
 def _llm() -> str:
     if not settings().openai_api_key:
         return "off; the built-in engine is used"
-    limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
+    limits = settings().llm_connections_allowed_usd or settings().llm_connections_allowed_per_user_usd
     if limits and settings().openai_model not in settings().llm_prices:
-        raise Trouble(f"The budget has no effect, because no price is set for {settings().openai_model}. Set it in LLM_PRICES.")
+        raise CheckFailed(f"The budget has no effect, because no price is set for {settings().openai_model}. Set it in LLM_PRICES.")
     found = connection_test.run_connection_test()
     if not found["ok"]:
-        raise Trouble(f"{found['message']} Run `manage.py ai test` to try again.")
+        raise CheckFailed(f"{found['message']} Run `manage.py ai test` to try again.")
     return f"{found['model']} answered in {found['duration_ms']} ms"
 
 
 def _alerts() -> str:
-    """Whether those whom the settings name would hear of an alert."""
-    told = ["the log"]
+    """Whether alerts reach the recipients that the settings name."""
+    channels = ["the log"]
     if settings().alert_email and not settings().smtp_url:
-        raise Trouble("ALERT_EMAIL is set, but Intray cannot send e-mail. Set SMTP_URL and MAIL_FROM too, or unset ALERT_EMAIL.")
+        raise CheckFailed("ALERT_EMAIL is set, but Intray cannot send e-mail. Set SMTP_URL and MAIL_FROM too, or unset ALERT_EMAIL.")
     if settings().smtp_url:
-        told.append(f"e-mail to {_check_email()}")
+        channels.append(f"e-mail to {_check_email()}")
     if url := settings().alert_webhook_url:
         try:
             endpoints.check_url(url)
         except Invalid as error:
-            raise Trouble(f"ALERT_WEBHOOK_URL is not valid: {error.detail} Correct or unset it.") from error
-        told.append("a webhook")
-    return f"sent to {', '.join(told)}"
+            raise CheckFailed(f"ALERT_WEBHOOK_URL is not valid: {error.detail} Correct or unset it.") from error
+        channels.append("a webhook")
+    return f"sent to {', '.join(channels)}"
 
 
 def _check_email() -> str:
-    """Whom the mail of an alert goes to."""
+    """The recipients of alert e-mails."""
     mail = registry.discover().get("email")
     if mail is None or mail.unavailable_reason:
-        raise Trouble(f"Alerts cannot be e-mailed: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type `email`.'}")
+        raise CheckFailed(f"Alerts cannot be e-mailed: {mail.unavailable_reason if mail else 'JOB_PACKAGES has no job type `email`.'}")
     if not settings().alert_email:
         return "all admins"
     try:
         mail.load_params({"to": settings().alert_email[: alert_notifications.MAX_RECIPIENTS], "subject": "x", "text": "x"}, False)
     except Invalid as error:
-        raise Trouble(f"ALERT_EMAIL is not valid: {' '.join(one.detail for one in error.errors)} Correct or unset it.") from error
+        raise CheckFailed(f"ALERT_EMAIL is not valid: {' '.join(one.detail for one in error.errors)} Correct or unset it.") from error
     return ", ".join(settings().alert_email)
 
 
@@ -263,10 +265,12 @@ def _sandbox() -> str:
 
 
 def _job_types() -> str:
-    """Which types are off here, and why: no trouble in itself, such as projects on a host that allows no sandbox."""
+    """The job types that are off here, and why. Not a problem in itself: some hosts allow no sandbox, for example."""
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
-    said = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
-    return " ".join(said) or "all job types are available"
+    groups = [
+        f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())
+    ]
+    return " ".join(groups) or "all job types are available"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -276,8 +280,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "redis": _redis,
     "eviction": _eviction,
     "tls": _tls,
-    "budget": _budget,
-    "crowd": _crowd,
+    "budget": _connections_allowed,
+    "crowd": _connections_used,
     "workers": _workers,
     "clock": _clock,
     "alerts": _alerts,
@@ -285,5 +289,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "types": _job_types,
     "llm": _llm,
 }
-OF_A_RELEASE = ("settings", "secret", "database", "redis", "eviction", "tls", "budget")
-BEFORE_A_RELEASE = {subject: CHECKS[subject] for subject in OF_A_RELEASE} | {"secret": _secret_of_all}
+RELEASE_SUBJECTS = ("settings", "secret", "database", "redis", "eviction", "tls", "budget")
+RELEASE_CHECKS = {subject: CHECKS[subject] for subject in RELEASE_SUBJECTS} | {"secret": _shared_secret}

@@ -29,10 +29,10 @@ LINGER_BYTES = 64 * 1024  # read and discarded at once
 
 def serve() -> None:
     """Serves HTTP until SIGTERM."""
-    Server().run()
+    GunicornApplication().run()
 
 
-class Server(BaseApplication):
+class GunicornApplication(BaseApplication):
     """Gunicorn with the settings of Intray instead of a configuration file."""
 
     def load_config(self) -> None:

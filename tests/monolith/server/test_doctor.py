@@ -27,7 +27,7 @@ MAIL = {"SMTP_URL": "smtp://127.0.0.1:1", "MAIL_FROM": "i@example.org"}
 )
 def test_alerts_that_nobody_would_hear_of_are_trouble(intray_settings, settings, said):
     intray_settings(**settings)
-    with pytest.raises((doctor.Trouble, errors.BadSetting), match=said):
+    with pytest.raises((doctor.CheckFailed, errors.BadSetting), match=said):
         doctor.CHECKS["alerts"]()
 
 

@@ -18,7 +18,7 @@ NOWHERE = "redis://8.8.8.8:1"  # a public address; nothing is sent but the attem
 
 def trouble(release: bool = False) -> dict[str, str]:
     """What the doctor says of each subject that is in trouble."""
-    return {finding.subject: finding.message for finding in doctor.examine(release) if finding.is_trouble}
+    return {finding.subject: finding.message for finding in doctor.examine(release) if finding.is_problem}
 
 
 def test_a_release_needs_no_worker_and_no_clock_and_a_running_deployment_does(intray_settings: Settings) -> None:
@@ -34,7 +34,7 @@ def test_a_release_needs_no_worker_and_no_clock_and_a_running_deployment_does(in
     [("", True, "SECRET_KEY is not set"), ("hunter2", True, "can be guessed"), ("hunter2", False, "can be guessed"), ("", False, None)],
     ids=["none in a release", "short in a release", "short", "none on a laptop"],
 )
-def test_a_secret_that_hosts_do_not_share_or_that_is_short_is_trouble(
+def test_a_secret_that_hosts_do_not_share_or_that_is_short_is_problem(
     intray_settings: Settings, key: str, release: bool, said: str | None
 ) -> None:
     intray_settings(SECRET_KEY=key)
@@ -57,7 +57,7 @@ def test_a_redis_that_is_away_stops_a_release(intray_settings: Settings) -> None
     assert "Correct REDIS_URL" in trouble(release=True)["redis"]
 
 
-def test_what_crosses_the_internet_unencrypted_is_trouble(intray_settings: Settings) -> None:
+def test_what_crosses_the_internet_unencrypted_is_problem(intray_settings: Settings) -> None:
     intray_settings(REDIS_URL=NOWHERE, SECRET_KEY="k" * 40)
     assert "REDIS_URL: goes over the internet unencrypted" in trouble(release=True)["tls"]
     intray_settings(REDIS_URL=NOWHERE.replace("redis://", "rediss://"))
@@ -71,7 +71,7 @@ def test_the_way_by_sentinel_is_looked_at_too(intray_settings: Settings, scheme:
 
 
 @pytest.mark.databases
-def test_a_plan_with_too_few_connections_is_trouble_before_they_run_out(intray_settings: Settings) -> None:
+def test_a_plan_with_too_few_connections_is_problem_before_they_run_out(intray_settings: Settings) -> None:
     if "postgresql" not in settings().database_url:
         intray_settings(SECRET_KEY="k" * 40, WEB_CONCURRENCY="5000")
         assert "Redis gives" in trouble(release=True)["budget"]
