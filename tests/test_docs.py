@@ -147,7 +147,8 @@ def test_the_index_of_decisions_links_every_area() -> None:
 @pytest.mark.parametrize("page", [page for page in AREAS if page.stem != "index"], ids=name_of)
 def test_every_decision_has_its_context_its_decision_and_its_consequence(page: Path) -> None:
     entries = re.split(r"^### ", page.read_text(), flags=re.MULTILINE)[1:]
-    form = re.compile(
+    lines = r"[^\n]+\n\n- \*\*Context\*\*: [^\n]+\n- \*\*Decision\*\*: [^\n]+\n- \*\*Consequence\*\*: [^\n]+\n*"
+    form = re.compile(lines + r"(?:[^\n]+\n\n(?:\|[^\n]+\n)+\n*)?")  # a table may follow
         r"[^\n]+\n\n- \*\*Context\*\*: [^\n]+\n- \*\*Decision\*\*: [^\n]+\n- \*\*Consequence\*\*: [^\n]+\n*(?:[^\n]+\n\n(?:\|[^\n]+\n)+\n*)?"
     )
     assert entries

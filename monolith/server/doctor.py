@@ -215,7 +215,7 @@ def _clock() -> str:
 def _llm() -> str:
     if not settings().openai_api_key:
         return "off; the built-in engine is used"
-    limits = settings().llm_connections_allowed_usd or settings().llm_connections_allowed_per_user_usd
+    limits = settings().llm_budget_usd or settings().llm_budget_per_user_usd
     if limits and settings().openai_model not in settings().llm_prices:
         raise CheckFailed(f"The budget has no effect, because no price is set for {settings().openai_model}. Set it in LLM_PRICES.")
     found = connection_test.run_connection_test()
@@ -270,7 +270,7 @@ def _job_types() -> str:
     groups = [
         f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())
     ]
-    return " ".join(groups) or "all job types are available"
+    return " ".join(off) or "all job types are available"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
