@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
 
 from monolith.db.engine import now
@@ -24,6 +25,11 @@ MARK = "mark."  # begins the names of the events that jobs themselves write down
 
 def new_id() -> str:
     return str(uuid.uuid4())
+
+
+def rq_queue_of(queue: Any, priority: Any) -> Any:
+    """The name of the RQ queue, `<queue>.<priority>`, that the id of such a job is pushed to; of two texts or two SQL columns."""
+    return queue + "." + priority
 
 
 class Base(DeclarativeBase):
@@ -202,9 +208,11 @@ class Job(Base):
     def may_be_seen_by(self, user: User) -> bool:
         return user.sees_all or self.owner_id == user.id
 
-    @property
+    @hybrid_property
     def rq_queue(self) -> str:
-        return f"{self.queue}.{self.priority}"
+        """The name of its RQ queue; `Job.rq_queue` is the same as an SQL expression."""
+        name: str = rq_queue_of(self.queue, self.priority)
+        return name
 
 
 class JobEvent(Base):

@@ -13,8 +13,8 @@ from monolith.db.models import Document, Job, User
 from monolith.documents import queries, submission
 from monolith.documents.job_spec import MAX_TAGS
 from monolith.errors import Conflict, Invalid, Problem
-from monolith.runner.ledger import balance, search
-from monolith.runner.webhooks import endpoints
+from monolith.runner.admin.deletion import delete_jobs
+from monolith.runner.ledger import search
 
 AT_ONCE = 500  # documents or jobs that one request may change: some seconds of work
 ACTS = {"cancel": submission.cancel, "stop": submission.stop, "requeue": submission.requeue}
@@ -58,9 +58,8 @@ def delete_document(user: User, document_id: str) -> None:
         for job_id, status in jobs:
             if status == "started":
                 raise Conflict(f"Job {job_id} is running on this document. Delete the document when the job is over.")
-        endpoints.forget_job(session, [job_id for job_id, _ in jobs])
+        delete_jobs(session, Job.document_id == document_id)
         session.execute(delete(Document).where(Document.id == document_id))
-        balance.record_pruned(session, len(jobs))
 
 
 # ---- many at once

@@ -17,11 +17,12 @@ from monolith.db.models import LIVE, Document, Job, User
 from monolith.documents import queries
 from monolith.documents.job_spec import automatic, job_spec_for, want
 from monolith.errors import Conflict, FieldError, Gone, NotFound
-from monolith.runner.admin import trash
+from monolith.runner.admin import bulk_actions, trash
 from monolith.runner.ledger import admission, idempotency, lifecycle, search
 from monolith.runner.ledger.batches import NewBatch
 from monolith.runner.ledger.idempotency import Key
-from monolith.runner.ledger.insert import APART_S, JobSpec, NewJob
+from monolith.runner.ledger.insert import APART_S, JobSpec
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.webhooks import endpoints
 
 LOGGED = 20  # ids of jobs that the log line of a request names
@@ -41,7 +42,7 @@ class Submitted:
     is_replayed: bool = False
     is_deduplicated: bool = False
     documents: list[Document] = field(default_factory=list)
-    jobs: list[NewJob] = field(default_factory=list)
+    jobs: list[JobRecord] = field(default_factory=list)
     webhook_secret: str | None = None
     batch_id: str | None = None
 
@@ -134,7 +135,7 @@ def _accept(
         items = zip((one.document_id for one in wanted), taken, strict=True)
         along = [*documents, *map(search.entry, documents), *hooks, *([batch.row(user.id, items)] if batch else [])]
         try:
-            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=along, request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, before=first, admission=may, rows=along, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if found := earlier(user, key):
                 return found
@@ -165,7 +166,7 @@ def _there(user: User, ids: list[str]) -> list[str]:
     with read_session() as session:
         there = session.execute(select(Job.id, Job.trash_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
     if any(one.trash_id for one in there):
-        trash.delete_for_good([one.id for one in there])
+        trash.restore_jobs([one.id for one in there])
     return [one.id for one in there]
 
 
@@ -202,27 +203,16 @@ def requeue(user: User, job_id: str) -> None:
 
 
 def retry_batch(user: User, batch_id: str) -> int:
-    """Start the failed jobs of the user's batch again; how many they are. One whose twin lives is left as it is."""
+    """Queue the failed jobs of the user's batch again; returns how many. Jobs with a live duplicate are skipped."""
     with read_session() as session:
         failed = [job.id for job in queries.batch(session, user, batch_id).jobs if job.status == "failed"]
-    return sum(_requeued(job_id) for job_id in failed)
-
-
-def _requeued(job_id: str) -> bool:
-    try:
-        return lifecycle.requeue(job_id)
-    except IntegrityError:  # asked for as unique, and one of the same content waits or runs: that one will do
-        return False
+    return bulk_actions.requeue_jobs(failed)
 
 
 def _steer(user: User, job_id: str, move: Callable[[str], bool], rule: str) -> None:
     with read_session() as session:
         queries.job(session, user, job_id)
-    try:
-        moved = move(job_id)
-    except IntegrityError:  # requeue is the one move that makes a job live again
-        raise Conflict("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
-    if not moved:
+    if not move(job_id):
         with read_session() as session:
             status = session.scalar(select(Job.status).where(Job.id == job_id))
         raise Conflict(f"The job is {status}. {rule}")

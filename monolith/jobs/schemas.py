@@ -9,10 +9,10 @@ from flask import g, url_for
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from monolith.db.models import STATUSES, Artefact, Document
+from monolith.db.models import STATUSES, Artefact, Document, Job
 from monolith.documents.uploads import KINDS
 from monolith.job_types.registry import JobType
-from monolith.runner.ledger.insert import AnyJob
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.webhooks.payloads import rfc3339
 from monolith.web.schemas import ListSchema, Moment, PageQuery, Priority, Tags, params_schema
 
@@ -199,7 +199,7 @@ class JobTypeListSchema(ListSchema):
 
 
 def job_view(
-    job: AnyJob, waiting_reason: str | None = None, artefacts: Iterable[Artefact] = (), result: dict[str, Any] | None = None
+    job: Job | JobRecord, waiting_reason: str | None = None, artefacts: Iterable[Artefact] = (), result: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """A job as `JobSchema` describes it. Written by hand: a schema takes ten times as long, and there are 500 in an answer."""
     own = f"{jobs_url()}/{job.id}"

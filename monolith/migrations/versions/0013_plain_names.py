@@ -9,6 +9,8 @@ During a deploy this runs while processes of the version before still work, for 
 - Its clock fails when it reports its periodic tasks, empties the trash or retries an error group; it tries again each time.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,7 +30,7 @@ COLUMNS = (  # table as it is called now, old name, new name
     ('leases', 'duties', 'periodic_tasks'),
     ('leases', 'duties_at', 'periodic_tasks_at'),
 )
-OLD_COLUMNS = {  # of `jobs`, for the version before: the type, and the column that has the value now
+OLD_COLUMNS: dict[str, tuple[sa.types.TypeEngine[Any], str]] = {  # of `jobs`, for the version before: the type, and the column that has the value now
     'parked_reason': (sa.String(length=300), 'snooze_reason'),
     'cause': (sa.String(length=16), 'error_group'),
     'cleaning_id': (sa.Integer(), 'trash_id'),
@@ -51,7 +53,7 @@ def upgrade() -> None:
     for table, old, new in COLUMNS:
         _rename_column(table, old, new)
     for table, old, new, columns, condition, is_unique in INDEXES:
-        _rename_index(table, old, new, columns, condition, is_unique)
+        _rename_index(table, old, new, list(columns), condition, is_unique)
     if _is_postgresql():
         for table, old, new in CONSTRAINTS:
             op.execute(f'ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}')

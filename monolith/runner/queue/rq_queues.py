@@ -26,6 +26,7 @@ from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from monolith.config import settings
+from monolith.db.models import rq_queue_of
 from monolith.job_types import registry
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.queue.redis_client import RedisCooldown, options_of
@@ -117,7 +118,7 @@ def is_inline() -> bool:
 def names() -> list[str]:
     """Every RQ queue there is, the most urgent first: a worker takes from them in this order."""
     queues = sorted({job_type.queue for job_type in registry.discover().values()})
-    return [f"{name}.{priority}" for priority in PRIORITIES for name in queues]
+    return [rq_queue_of(name, priority) for priority in PRIORITIES for name in queues]
 
 
 def push(jobs: Iterable[Pushed]) -> bool:
@@ -277,6 +278,7 @@ def _living() -> list[BaseWorker]:
     return Worker.all(connection=connection(), serializer=JSONSerializer)
 
 
+FEW = 10
 REGISTRIES = (FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry)
 
 
@@ -285,7 +287,10 @@ def forget(jobs: Mapping[str, str]) -> None:
     if is_inline() or not jobs:
         return
     client = connection()
-    waiting = {name: jobs.keys() & waiting_ids(name) for name in set(jobs.values())}  # seldom any; LREM reads the whole list
+    waiting = {name: {one for one in jobs if jobs[one] == name} for name in set(jobs.values())}
+    for name, ids in waiting.items():
+        if len(ids) > FEW:  # seldom is one of them in the queue, and each LREM reads the whole list
+            ids &= waiting_ids(name)
     with client.pipeline(transaction=False) as pipeline:
         for name, ids in waiting.items():
             for job_id in ids:

@@ -192,8 +192,7 @@ class RunningJob:
 
     def clock(self) -> float:
         """Seconds since 1970 by the database's clock."""
-        with read_session() as session:
-            return read_now(session)
+        return read_now()
 
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> SeenLedger:
         """The jobs of a period that this job's owner may see; see `registry.Job`. Raises `Permanent`."""

@@ -22,7 +22,7 @@ from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome
-from monolith.runner.ledger.transitions import TRANSITIONED, TransitionedJob
+from monolith.runner.ledger.transitions import RETURNED, JobRecord
 from monolith.runner.prefork import options
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
@@ -104,7 +104,7 @@ class LedgerWorker(PreforkWorker):
 
     def _rehearse(self) -> None:
         """Do once, for no job, what children do for each: its statements are compiled, in memory that all of them share."""
-        nobody = Claim("", 0, 1, TransitionedJob("", 0, None, "", "", "", {}, "", 1, 0, 0, 1, None))
+        nobody = Claim("", 0, 1, JobRecord("", 0, None, "", "", "", {}, "", 1, 0, 0, 1, None))
         lifecycle.claim("", self.name)
         lifecycle.succeed(nobody, Outcome({}))
         lifecycle.fail(nobody, Failure("", "", permanent=True), fixed(1))
@@ -152,8 +152,8 @@ def _step(job_id: str) -> str | None:
 
 def _claim(worker: str, job_id: str) -> Claim | None:
     with read_session() as session:
-        row = session.execute(select(*TRANSITIONED).where(*_held(worker, [job_id]))).first()
-    job = row and TransitionedJob._make(row)
+        row = session.execute(select(*RETURNED).where(*_held(worker, [job_id]))).first()
+    job = row and JobRecord(*row)
     return Claim(job_id, job.claims, job.attempt, job) if job else None
 
 
