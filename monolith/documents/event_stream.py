@@ -118,7 +118,7 @@ class Feed:
             yield from _read_jobs(of_jobs)
         if not of_users:
             self._horizon = SafePosition()  # what was noted while somebody listened is old when the next one does
-        elif mark := self._horizon.look():
+        elif mark := self._horizon.advance():
             yield from _read_users(of_users, mark)
 
 

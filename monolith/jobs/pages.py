@@ -20,7 +20,7 @@ from monolith.job_types import registry
 from monolith.jobs import document_form, flash_messages, idempotency_key, job_page, request_bodies
 from monolith.jobs.schemas import MAX_SEARCH
 from monolith.runner.ledger import batches, search
-from monolith.runner.ledger.admission import room
+from monolith.runner.ledger.admission import headroom
 from monolith.runner.ledger.idempotency import Key
 from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.web import forms
@@ -68,7 +68,7 @@ def _submit(key: Key | None) -> submission.Submitted:
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": room(current_user)}
+    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": headroom(current_user)}
     kinds = {"endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
     alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
     return render_template("jobs/submit.html", typed=typed, errors=errors, once=once(typed), alone=alone, **limits, **kinds, **_choices())

@@ -119,6 +119,6 @@ def tell_room(response: Response) -> Response:
     """How many jobs the user may still submit, on each answer to a submission. A database that is away tells nothing."""
     if request.method == "POST" and request.endpoint in SUBMISSIONS and current_user.is_authenticated:
         with suppress(OperationalError):
-            room = admission.room(current_user)
-            response.headers.update(room.headers() if room else {})
+            headroom = admission.headroom(current_user)
+            response.headers.update(headroom.headers() if headroom else {})
     return response
