@@ -54,7 +54,7 @@ POSTGRESQL_TIMEOUTS = {
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
 class now(FunctionElement[float]):
@@ -177,7 +177,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def storable(text: str, limit: int | None = None) -> str:
     """The first `limit` characters of the text, with what a database or UTF-8 refuses (NUL, lone surrogates) replaced."""
-    return _UNSTORABLE.sub("\ufffd", text[:limit])
+    return UNSTORABLE.sub("\ufffd", text[:limit])
 
 
 @contextmanager
