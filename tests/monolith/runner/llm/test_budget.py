@@ -65,7 +65,7 @@ def test_a_job_costs_what_its_calls_took_by_the_prices(model: OpenAIServer, alic
     job = analyse(alice)
     assert job["cost"] == {"input_tokens": 1_000_101, "output_tokens": 23, "usd": 0.250071250}
     assert "Engine</dt><dd>gpt-5-mini</dd>" in alice.get(f"/jobs/{job['id']}").text
-    assert "1,000,101 read, 23 written" in alice.get(f"/jobs/{job['id']}").text
+    assert "1,000,101 input, 23 output" in alice.get(f"/jobs/{job['id']}").text
     assert "0.2501 USD" in alice.get(f"/jobs/{job['id']}").text
     assert "No price" not in job["result"]["basis"]
 
