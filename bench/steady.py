@@ -138,7 +138,7 @@ class Stand:
     def hold(self, per_minute: float, seconds: float) -> Phase:
         """Submit so many for so long, then wait until all is done."""
         phase, over = Phase(per_minute, seconds), threading.Event()
-        began, used = _moment(), self._cpu_s()
+        began, used = read_now(), self._cpu_s()
         watch = threading.Thread(target=self._watch, args=(phase, over))
         watch.start()
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -167,11 +167,6 @@ def _body(number: int) -> bytes:
     """A text of 1 to 20 kB, different each time."""
     text = f"Tool number {number} {time.time()}. " + " ".join(WORDS) * (8 + number * 7 % 140)
     return json.dumps({"type": "analyze", "params": {"text": text[:20_000]}}).encode()
-
-
-def _moment() -> float:
-    with read_session() as session:
-        return read_now(session)
 
 
 def _live() -> int:

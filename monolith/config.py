@@ -1,4 +1,4 @@
-"""Every setting, read from the environment once, in one place. docs/operations.md says what each is for."""
+"""All settings, read once from the environment. docs/operations.md documents each."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 @dataclass(frozen=True)
 class Settings:
+    """The settings of this process. docs/operations.md documents each environment variable."""
+
     home: Path
     port: int
     host: str
     database_url: str
     redis_url: str
-    redis_is_ours: bool  # no REDIS_URL: `manage.py run` starts one under the home
+    redis_is_ours: bool  # no REDIS_URL: `manage.py run` starts a Redis under the home
     secret_key: str
-    secret_is_kept: bool  # no SECRET_KEY: it is in a file of the home
+    secret_is_kept: bool  # no SECRET_KEY: the key is in a file under the home
     trusted_proxies: int
     job_packages: list[str]
     queue_mode: str
@@ -52,9 +54,9 @@ class Settings:
     web_threads: int
     web_concurrency: int
     patience_s: float
-    request_rate: str  # in each web process, as is the next
+    request_rate: str  # per web process, as is the next
     anonymous_rate: str
-    max_streams: int  # in each web process, as is the next
+    max_streams: int  # per web process, as is the next
     max_streams_per_user: int
     max_upload_bytes: int
     max_request_bytes: int
@@ -72,8 +74,8 @@ class Settings:
     openai_base_url: str | None
     openai_model: str
     openai_timeout: float
-    llm_prices: dict[str, list[Decimal]]  # by model, in USD for a million tokens: read, written, and read from the server's cache
-    llm_budget_usd: Decimal  # a day, as is the next; 0: none
+    llm_prices: dict[str, list[Decimal]]  # by model, in USD per million tokens: input, output, cached input
+    llm_budget_usd: Decimal  # per day, as is the next; 0: no budget
     llm_budget_per_user_usd: Decimal
     llm_over_budget: str
     fetch_allow_loopback: bool
@@ -98,7 +100,10 @@ class Settings:
     alert_webhook_secret: str | None = field(repr=False)
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
-        """What `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` say of a job type."""
+        """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` that are set, by name.
+
+        Raises `BadSetting` for a value that is not a number above 0.
+        """
         return {name: value for name in ("max_attempts", "timeout", "backoff") if (value := _override(job_type, name))}
 
 
@@ -118,17 +123,18 @@ def settings() -> Settings:
     try:
         return _read(Env())
     except EnvError as error:
-        said = str(error).replace("['", "").replace("']", "").rstrip(".")
-        raise BadSetting(f"{said}. Correct it or unset it.") from error
+        message = str(error).replace("['", "").replace("']", "").rstrip(".")
+        raise BadSetting(f"{message}. Correct it or unset it.") from error
 
 
 def _read(env: Env) -> Settings:
     home = Path(env.str("INTRAY_HOME", "instance")).resolve()
+    database_url = env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"
     return Settings(
         home=home,
         port=env.int("PORT", 8000),
-        host=env.str("HOST", "0.0.0.0" if on_dyno() else "127.0.0.1"),  # noqa: S104 - a dyno is reached from outside
-        database_url=_database_url(env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"),
+        host=env.str("HOST", "0.0.0.0" if on_dyno() else "127.0.0.1"),  # noqa: S104 - a dyno must be reachable from outside
+        database_url=re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", database_url),
         redis_url=_redis_url(env) or f"unix://{quote(str(redis_socket(home)))}",
         redis_is_ours=not env.str("REDIS_URL", ""),
         secret_key=_secret_key(env, home),
@@ -151,18 +157,12 @@ def _read(env: Env) -> Settings:
         mail_from=env.str("MAIL_FROM", "") or None,
         webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
         **_sandbox(env),
-        **_watching(env),
+        **_monitoring(env),
     )
 
 
-def _metrics_token(text: str) -> str | None:
-    if 0 < len(text) < SHORTEST_TOKEN:
-        raise BadSetting(f"METRICS_TOKEN is too short. Use at least {SHORTEST_TOKEN} random characters, or unset it.")
-    return text or None
-
-
 def _worker(env: Env) -> dict[str, Any]:
-    """What a worker does at once, and for how long."""
+    """Settings of the worker."""
     return {
         "worker_class": env.str("WORKER_CLASS", "monolith.runner.worker.ledger_worker.LedgerWorker"),
         "worker_concurrency": env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
@@ -174,7 +174,7 @@ def _worker(env: Env) -> dict[str, Any]:
 
 
 def _limits(env: Env) -> dict[str, Any]:
-    """What may wait, and what is kept."""
+    """Limits on waiting jobs, and retention."""
     return {
         "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
@@ -185,7 +185,7 @@ def _limits(env: Env) -> dict[str, Any]:
 
 
 def _web(env: Env) -> dict[str, Any]:
-    """What a web process does at once, and whom in front of it it believes."""
+    """Settings of the web process."""
     return {
         "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
         "web_threads": env.int("WEB_THREADS", 8),
@@ -212,7 +212,7 @@ def _llm(env: Env) -> dict[str, Any]:
 
 
 def _sandbox(env: Env) -> dict[str, Any]:
-    """What a project may use."""
+    """Limits of the sandbox."""
     return {
         "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
         "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
@@ -221,10 +221,13 @@ def _sandbox(env: Env) -> dict[str, Any]:
     }
 
 
-def _watching(env: Env) -> dict[str, Any]:
-    """Who may read the metrics, when an alert opens, and who is told."""
+def _monitoring(env: Env) -> dict[str, Any]:
+    """Metrics and alerts."""
+    token = env.str("METRICS_TOKEN", "")
+    if 0 < len(token) < SHORTEST_TOKEN:
+        raise BadSetting(f"METRICS_TOKEN is too short. Use at least {SHORTEST_TOKEN} random characters, or unset it.")
     return {
-        "metrics_token": _metrics_token(env.str("METRICS_TOKEN", "")),
+        "metrics_token": token or None,
         "alert_failed": env.int("ALERT_FAILED", 10, validate=Range(min=0)),
         "alert_waiting": env.int("ALERT_WAITING", 50, validate=Range(min=0)),
         "alert_oldest_s": env.float("ALERT_OLDEST_S", 300.0, validate=Range(min=0)),
@@ -239,12 +242,12 @@ def _watching(env: Env) -> dict[str, Any]:
 
 
 def _alert_webhook(url: str, secret: str) -> dict[str, str | None]:
-    """The secret is as Standard Webhooks writes one; without one nothing is sent, since nobody could tell that it comes from us."""
+    """The secret has the format of Standard Webhooks; without one, a receiver could not verify who sent the notification."""
     try:
-        is_fit = secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
+        is_valid = secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
     except ValueError:
-        is_fit = False
-    if url and not is_fit:
+        is_valid = False
+    if url and not is_valid:
         raise BadSetting(
             "ALERT_WEBHOOK_URL needs a signing secret. Set ALERT_WEBHOOK_SECRET to whsec_ followed by 24 to 64 random bytes in base64."
         )
@@ -259,27 +262,22 @@ def _secret_key(env: Env, home: Path) -> str:
 
 
 def on_dyno() -> bool:
-    """Whether this is Heroku, or a host that behaves like it: one router in front, and a disk that is thrown away."""
+    """Whether this is Heroku or a host like it: one router in front, and a disk that is not kept."""
     return "DYNO" in os.environ
 
 
 def redis_socket(home: Path) -> Path:
-    """Where our own Redis listens: under the home, or in the temp directory when the home's path is longer than a socket's may be."""
+    """The socket of the embedded Redis: under the home, or in the temporary directory where that path is too long for a socket."""
     if len(os.fsencode(socket := home / "redis.sock")) <= LONGEST_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     return Path(tempfile.gettempdir(), f"intray-{os.getuid()}-{digest}", "redis.sock")
 
 
-def _database_url(url: str) -> str:
-    """The URL as SQLAlchemy wants it: hosts hand out `postgres://`, and the driver here is psycopg."""
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-
-
 def _redis_url(env: Env) -> str:
-    """With REDIS_TLS_VERIFY=false, redis-py is told so in the URL: then `rq` and every other program that gets it knows."""
+    """REDIS_TLS_VERIFY=false becomes part of the URL, so that it holds for `rq` and every other program that gets the URL."""
     url: str = env.str("REDIS_URL", "")
-    verify = env.bool("REDIS_TLS_VERIFY", not on_dyno())  # a dyno's Redis has a certificate that nobody has signed
+    verify = env.bool("REDIS_TLS_VERIFY", not on_dyno())  # the Redis of a dyno has a self-signed certificate
     if verify or not url.startswith("rediss") or "ssl_cert_reqs=" in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
@@ -317,7 +315,7 @@ def _override(job_type: str, name: str) -> int | float | None:
 
 
 def kept_secret(home: Path) -> str:
-    """The secret, from its file or made now. Raises `BadSetting` where the home cannot be written."""
+    """The secret from its file under the home, which is created if missing. Raises `BadSetting` where that is not possible."""
     path = home / "secret_key"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -331,7 +329,7 @@ def kept_secret(home: Path) -> str:
 
 
 def _write_privately(path: Path, text: str) -> None:
-    """Write the whole file or nothing, readable by its owner alone; the first of several processes wins."""
+    """Write the whole file or nothing, readable by its owner only; the first of several processes wins."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Logs: one JSON line per event, or readable lines on a terminal; secrets are masked in both. They go to standard error."""
+"""Logs on standard error: one JSON line per event, or readable lines on a terminal. Secrets are masked in both."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _MASKS = [
 
 
 def configure(process: str = "web") -> None:
-    """Set up the logs of this process, ours and the libraries', under its short name. Raises `BadSetting` for an unknown LOG_LEVEL."""
-    level, before = chosen_level(), _before(process)
+    """Set up logging, ours and that of libraries; `process` is the name in each line. Raises `BadSetting` for an unknown LOG_LEVEL."""
+    level, processors = chosen_level(), _processors(process)
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=before, processors=_rendering()))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=processors, processors=_renderers()))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level == "INFO":
-        logging.getLogger("alembic").setLevel("WARNING")  # two lines at every start that say nothing
+        logging.getLogger("alembic").setLevel("WARNING")  # it logs two useless lines at every start
 
 
 def chosen_level() -> str:
-    """LOG_LEVEL. Raises `BadSetting` for one that there is not."""
+    """LOG_LEVEL. Raises `BadSetting` for an unknown level."""
     level = settings().log_level
     if level not in LEVELS:
         raise BadSetting(f"LOG_LEVEL is {level!r}. Set it to one of {', '.join(LEVELS)}, or unset it.")
@@ -51,18 +51,18 @@ def chosen_level() -> str:
 
 
 def mask(text: str) -> str:
-    """The text without the secrets that it may carry."""
+    """The text with passwords and tokens replaced by `***`."""
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
     return text
 
 
 def is_readable() -> bool:
-    """Whether logs are for a person: standard error is a terminal, unless LOG_FORMAT says `json` or `text`."""
+    """Whether to write readable lines instead of JSON: LOG_FORMAT (`text` or `json`), else whether standard error is a terminal."""
     return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", ""), sys.stderr.isatty())
 
 
-def _before(process: str) -> list[Processor]:
+def _processors(process: str) -> list[Processor]:
     def name_the_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         event["process"] = process
         return event
@@ -77,15 +77,15 @@ def _before(process: str) -> list[Processor]:
     ]
 
 
-def _rendering() -> list[Processor]:
+def _renderers() -> list[Processor]:
     first: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if is_readable():
-        return [*first, _put_the_process_first, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _masked]
+        return [*first, _prefix_process, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _masked]
     return [*first, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str), _masked]
 
 
-def _put_the_process_first(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """`web    | the event`: who speaks, in a colour of its own."""
+def _prefix_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """`web    | the event`: the name of the process first, in its colour."""
     name = event.pop("process")
     event["timestamp"] = event["timestamp"][11:19]
     prefix = f"{name:<6} |"

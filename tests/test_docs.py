@@ -149,8 +149,6 @@ def test_every_decision_has_its_context_its_decision_and_its_consequence(page: P
     entries = re.split(r"^### ", page.read_text(), flags=re.MULTILINE)[1:]
     lines = r"[^\n]+\n\n- \*\*Context\*\*: [^\n]+\n- \*\*Decision\*\*: [^\n]+\n- \*\*Consequence\*\*: [^\n]+\n*"
     form = re.compile(lines + r"(?:[^\n]+\n\n(?:\|[^\n]+\n)+\n*)?")  # a table may follow
-        r"[^\n]+\n\n- \*\*Context\*\*: [^\n]+\n- \*\*Decision\*\*: [^\n]+\n- \*\*Consequence\*\*: [^\n]+\n*(?:[^\n]+\n\n(?:\|[^\n]+\n)+\n*)?"
-    )
     assert entries
     assert [entry.split("\n")[0] for entry in entries if not form.fullmatch(entry)] == []
 

@@ -1,4 +1,13 @@
-"""The engine, sessions and the clock of the one database: SQLite in WAL mode, or PostgreSQL by `DATABASE_URL`."""
+"""Access to the database: SQLite in WAL mode, or PostgreSQL by `DATABASE_URL`.
+
+| For | With objects (ORM) | With rows (Core): without the cost of a session |
+|---|---|---|
+| reading | `read_session()` | `read_connection()` |
+| writing, in one transaction | `write_session()` | `write_transaction()` |
+| one statement, thousands of times a second | | `PreparedStatement(...).run()` |
+
+`now` is the database's clock within a statement, `read_now()` the same as a number.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +38,11 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
-# The server gives up a client that was cut off, or frozen within a transaction: its locks would hold up the clock and all others.
+# PostgreSQL ends the transaction of a client that was cut off or is frozen: its locks would block the clock and everybody else.
 IDLE_TRANSACTION_OPTIONS = (
     "-c idle_in_transaction_session_timeout=15000 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
 )
-# A host that is cut off says nothing: without these, what was asked of PostgreSQL would wait for a quarter of an hour.
+# Without these, a query to a host that was cut off would wait for a quarter of an hour.
 POSTGRESQL_TIMEOUTS = {
     "connect_timeout": 5,
     "tcp_user_timeout": 15_000,
@@ -42,22 +51,22 @@ POSTGRESQL_TIMEOUTS = {
     "keepalives_count": 2,
     "options": IDLE_TRANSACTION_OPTIONS,
 }
-IDLE_S = 1.0  # a connection that was not used for so long is tried before it is
-Answer = TypeVar("Answer")
+IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
+Result = TypeVar("Result")
 log = structlog.get_logger()
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
 class now(FunctionElement[float]):
-    """The database's clock: seconds since 1970 (UTC), as it is at this statement.
+    """The database's clock at this statement, in seconds since 1970 (UTC), as an SQL expression.
 
-    Never a host's clock: a worker whose clock is an hour wrong then harms nobody. Seconds as a number, because both
-    databases add and compare them in the same words.
+    Times never come from a host's clock, so a host whose clock is wrong does no harm. They are plain numbers, because both
+    databases add and compare numbers in the same syntax.
     """
 
     type = Float()
     name = "now"
-    inherit_cache = True  # a statement with it is compiled once, not each time
+    inherit_cache = True  # so that a statement with it is compiled once
 
 
 @compiles(now, "sqlite")
@@ -71,7 +80,7 @@ def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
 
 
 class whole(FunctionElement[int]):
-    """A number that is not negative, without its fraction: both databases round when they are asked for an integer, or know no FLOOR."""
+    """A non-negative number rounded down, as an SQL expression. A plain cast would round to the nearest on PostgreSQL."""
 
     type = Integer()
     name = "whole"
@@ -90,7 +99,7 @@ def _whole_postgresql(element: whole, compiler: Any, **options: Any) -> str:
 
 @cache
 def get_engine() -> Engine:
-    """The engine of this process. Raises `BadSetting` when `DATABASE_URL` is not a URL of SQLite or PostgreSQL."""
+    """The SQLAlchemy engine of this process. Raises `BadSetting` unless `DATABASE_URL` is a URL of SQLite or PostgreSQL."""
     url = settings().database_url
     try:
         backend = make_url(url).get_backend_name()
@@ -104,31 +113,31 @@ def get_engine() -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    # the driver must not begin transactions by itself: _begin_postgresql does
-    made = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args=POSTGRESQL_TIMEOUTS)
-    event.listen(made, "begin", _begin_postgresql)
-    event.listen(made, "checkin", _note_idle)
-    event.listen(made, "checkout", _try_idle)
-    return made
+    # AUTOCOMMIT: the driver begins no transactions by itself, _begin_postgresql does
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args=POSTGRESQL_TIMEOUTS)
+    event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "checkin", _note_checkin)
+    event.listen(engine, "checkout", _ping_if_idle)
+    return engine
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    """Who reads is spared BEGIN and ROLLBACK: at this isolation each statement sees a state of its own all the same.
+    """A reader needs no BEGIN and ROLLBACK: at READ COMMITTED each statement sees a snapshot of its own anyway.
 
-    For who asks for another isolation, the driver does begin.
+    Where another isolation level is set, the driver begins the transaction.
     """
     if not {"reading", "isolation_level"} & set(connection.get_execution_options()):
         connection.exec_driver_sql("BEGIN")
 
 
-def _note_idle(connection: Any, record: Any) -> None:
+def _note_checkin(connection: Any, record: Any) -> None:
     record.info["idle_since"] = time.monotonic()
 
 
-def _try_idle(connection: Any, record: Any, proxy: Any) -> None:
-    """A connection may have died while nobody used it, as all do when the database restarts: then the pool makes new ones.
+def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
+    """Idle connections die when the database restarts; the pool then replaces all of them.
 
-    One that was in use a moment ago is not asked: that would double the round trips of a busy process.
+    A connection that was in use a moment ago is not pinged: that would double the round trips of a busy process.
     """
     if time.monotonic() - record.info.get("idle_since", time.monotonic()) < IDLE_S:
         return
@@ -142,57 +151,54 @@ def _try_idle(connection: Any, record: Any, proxy: Any) -> None:
 def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
     if path and path != ":memory:":
-        _make_folder(Path(path).parent)
-    made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    event.listen(made, "connect", _set_up_sqlite)
-    event.listen(made, "begin", _begin_sqlite)
-    return made
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSetting(
-            f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
-        ) from error
+        folder = Path(path).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadSetting(
+                f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
+            ) from error
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
+    connection.isolation_level = None  # the driver begins no transactions by itself, _begin_sqlite does
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_S * 1000}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer takes the write lock at once: a read lock raised later fails at once when another writer was faster."""
+    """A writer takes the write lock at once: turning a read lock into a write lock fails when another writer was faster."""
     connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
 
 
 def storable(text: str, limit: int | None = None) -> str:
-    """The text without what a database or UTF-8 refuses (NUL, lone surrogates), and not longer than `limit` characters."""
+    """The first `limit` characters of the text, with what a database or UTF-8 refuses (NUL, lone surrogates) replaced."""
     return UNSTORABLE.sub("\ufffd", text[:limit])
 
 
 @contextmanager
 def write_session() -> Iterator[Session]:
-    """A session in one transaction: committed at the end of the block, rolled back when it raises."""
+    """A session in one transaction: committed at the end of the block, rolled back when the block raises."""
     with Session(get_engine(), expire_on_commit=False) as session, session.begin():
         yield session
 
 
-def write_transaction() -> AbstractContextManager[Connection]:
-    """What `writing` gives, without what a session costs: for what is done a thousand times a second."""
-    return get_engine().begin()
+def write_transaction(*, single_statement: bool = False) -> AbstractContextManager[Connection]:
+    """A connection in one transaction: committed at the end of the block, rolled back when the block raises.
+
+    `single_statement`: the block executes one statement only. On PostgreSQL that is a transaction by itself, which saves two
+    round trips.
+    """
+    engine = get_engine()
+    return (_read_only(engine) if single_statement and engine.dialect.name == "postgresql" else engine).begin()
 
 
-def autocommit() -> AbstractContextManager[Connection]:
-    """A transaction of a single statement. On PostgreSQL that is one by itself, which spares two round trips."""
-    return (_read_only(get_engine()) if get_engine().dialect.name == "postgresql" else get_engine()).begin()
-
-
-def retry_until_back(write: Callable[[], Answer], within_s: float) -> Answer:
-    """Write what must not be lost because the database is away just now: tried each second until it is back."""
+def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
+    """The result of `write`, which is repeated every second while the database is away; after `within_s` seconds its error."""
     give_up_at = time.monotonic() + within_s
     while True:
         try:
@@ -206,25 +212,28 @@ def retry_until_back(write: Callable[[], Answer], within_s: float) -> Answer:
 
 @contextmanager
 def read_session() -> Iterator[Session]:
-    """A session that only reads; nothing it changes is kept."""
+    """A session for reading only: it is never committed."""
     with Session(_read_only(get_engine()), expire_on_commit=False) as session:
         yield session
 
 
-def read_now(session: Session | Connection) -> float:
-    """What `now` is at this moment, for Python to reckon with."""
-    return float(session.scalar(select(now())) or 0)
+def read_connection() -> AbstractContextManager[Connection]:
+    """A connection for reading only: it is never committed."""
+    return _read_only(get_engine()).connect()
+
+
+def read_now(session: Session | Connection | None = None) -> float:
+    """The database's clock: seconds since 1970 (UTC). Opens a connection where no session is given."""
+    if session is not None:
+        return float(session.scalar(select(now())) or 0)
+    with read_connection() as connection:
+        return read_now(connection)
 
 
 def upsert(session: Session, table: type[Any]) -> Any:
-    """An INSERT that can say what to do about a row that is there already; both databases have it, each in its own name."""
+    """An INSERT of the database's own dialect, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
-
-
-def read_connection() -> AbstractContextManager[Connection]:
-    """What `reading` gives, without what a session costs."""
-    return _read_only(get_engine()).connect()
 
 
 @lru_cache(maxsize=1)
@@ -233,9 +242,9 @@ def _read_only(engine: Engine) -> Engine:
 
 
 def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -> FromClause:
-    """Rows that come as one text of JSON, a list of objects: one statement inserts one or hundreds, and is compiled once.
+    """A FROM clause over one JSON parameter, a list of objects with these columns: any number of rows in one compiled statement.
 
-    A statement with a parameter for each value of each row takes ten times as long to make, to send and to read.
+    A statement with a parameter for each value of each row takes ten times as long to build, send and parse.
     """
     text = bindparam(parameter, type_=Text)
     if dialect == "postgresql":
@@ -245,17 +254,18 @@ def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -
     return select(*(func.json_extract(each, f"$.{one.key}").label(one.key) for one in columns)).subquery(parameter)
 
 
-def _forget_connections() -> None:
-    """A forked child must not speak on its parent's connections."""
+def _drop_inherited_connections() -> None:
+    """A forked child must not use its parent's connections, nor close them."""
     if get_engine.cache_info().currsize:
         get_engine().dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_forget_connections)
+os.register_at_fork(after_in_child=_drop_inherited_connections)
 
 
 def migrations() -> Config:
-    from alembic.config import Config  # only those that migrate pay for it
+    """Alembic's configuration."""
+    from alembic.config import Config  # imported late: only processes that migrate need it
 
     config = Config()
     config.set_main_option("script_location", str(ROOT / "monolith" / "migrations"))
@@ -263,14 +273,14 @@ def migrations() -> Config:
 
 
 def upgrade() -> None:
-    """Bring the tables to the newest version. Raises `BadSetting` when the database cannot be reached."""
+    """Run all migrations that have not run. Raises `BadSetting` when the database cannot be reached."""
     try:
         with get_engine().connect():
             pass
     except OperationalError as error:
-        raise BadSetting(
-            f"Cannot connect to the database: {_reason(error)}. Check DATABASE_URL and that the database is running."
-        ) from error
+        lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # psycopg indents its hints
+        reason = lines[-1].strip().rstrip(".")
+        raise BadSetting(f"Cannot connect to the database: {reason}. Check DATABASE_URL and that the database is running.") from error
     from alembic import command
 
     command.upgrade(migrations(), "head")
@@ -291,44 +301,39 @@ def _newest_revision() -> str | None:
     return ScriptDirectory.from_config(migrations()).get_current_head()
 
 
-def _reason(error: OperationalError) -> str:
-    lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # such a line is a hint of psycopg
-    return lines[-1].strip().rstrip(".")
-
-
 class PreparedStatement:
-    """One statement that gives rows, with its parameters by name."""
+    """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read.
+
+    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution, and commits by itself.
+    """
 
     def __init__(self, statement: Any) -> None:
         self._statement = statement
         self._compiled: tuple[str, dict[str, Any]] | None = None
 
-    def run(self, **said: Any) -> Sequence[Any]:
-        """Its rows. Raises what a SQLAlchemy connection would."""
+    def run(self, **params: Any) -> Sequence[Any]:
+        """The rows. Raises what a SQLAlchemy connection would raise."""
         if get_engine().dialect.name == "postgresql":
-            return self._by_driver(said)
-        with autocommit() as connection:
-            return connection.execute(self._statement, said).all()
+            return self._run_by_driver(params)
+        with read_connection() as connection:
+            return connection.execute(self._statement, params).all()
 
-    def _by_driver(self, said: dict[str, Any]) -> Sequence[Any]:
-        self._compiled = self._compiled or self._compile(said)
-        sql, known = self._compiled
-        given = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in said.items()}
-        made = get_engine()
+    def _run_by_driver(self, params: dict[str, Any]) -> Sequence[Any]:
+        if self._compiled is None:
+            expanded = self._statement.compile(dialect=get_engine().dialect).construct_expanded_state(params)
+            self._compiled = expanded.statement, {name: value for name, value in expanded.parameters.items() if name not in params}
+        sql, constants = self._compiled
+        values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in params.items()}
+        engine = get_engine()
         connection = None
         try:
-            connection = made.raw_connection()
-            rows: Sequence[Any] = connection.driver_connection.execute(sql, {**known, **given}).fetchall()  # type: ignore[union-attr]
-        except made.dialect.loaded_dbapi.Error as error:
+            connection = engine.raw_connection()
+            rows: Sequence[Any] = connection.driver_connection.execute(sql, {**constants, **values}).fetchall()  # type: ignore[union-attr]
+        except engine.dialect.loaded_dbapi.Error as error:
             if connection is None or connection.driver_connection.closed:  # type: ignore[union-attr]
-                made.dispose()  # the others have died with it
-            raise DBAPIError.instance(sql, None, error, made.dialect.loaded_dbapi.Error, dialect=made.dialect) from error
+                engine.dispose()  # the database restarted: the other connections are dead as well
+            raise DBAPIError.instance(sql, None, error, engine.dialect.loaded_dbapi.Error, dialect=engine.dialect) from error
         finally:
             if connection is not None:
                 connection.close()
         return rows
-
-    def _compile(self, said: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The text in PostgreSQL's words, and the parameters that are the same each time."""
-        whole = self._statement.compile(dialect=get_engine().dialect).construct_expanded_state(said)
-        return whole.statement, {name: value for name, value in whole.parameters.items() if name not in said}

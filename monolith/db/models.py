@@ -1,4 +1,4 @@
-"""The tables, and small questions about one row. Times are seconds since 1970 by the database's clock."""
+"""The tables that several rooms share. Times are seconds since 1970 (UTC) by the database's clock."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import uuid
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
 
 from monolith.db.engine import now
 
 OVER = ("finished", "failed", "stopped", "canceled")
 STATUSES = ("queued", "scheduled", "started", *OVER)
-LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as a text, or no partial index answers for it
+LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as text: with parameters, no partial index is used
 IN_TRASH, NOT_IN_TRASH = text("trash_id IS NOT NULL"), text("trash_id IS NULL")
 ONE_LIVE = text(f"is_unique AND {LIVE}")
 WITH_ERROR_GROUP, IN_REQUEUE = text("error_group IS NOT NULL AND trash_id IS NULL"), text("requeue_id IS NOT NULL")
 
-
-SCOPES = ("read", "submit", "admin")  # of tokens, each with all that is before it
-MARK = "mark."  # begins the names of the events that jobs themselves write down
+SCOPES = ("read", "submit", "admin")  # of API tokens; each includes those before it
+MARK = "mark."  # prefix of the events that job functions write themselves
 
 
 def new_id() -> str:
+    """A random UUID as text."""
     return str(uuid.uuid4())
+
+
+def rq_queue_of(queue: Any, priority: Any) -> Any:
+    """The name of the RQ queue, `<queue>.<priority>`, that the id of such a job is pushed to; of two texts or two SQL columns."""
+    return queue + "." + priority
 
 
 class Base(DeclarativeBase):
@@ -37,18 +43,18 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(254), unique=True)
     password_hash: Mapped[str] = mapped_column(String(255))
     is_admin: Mapped[bool] = mapped_column(default=False)
-    is_viewer: Mapped[bool] = mapped_column(default=False, server_default=false())  # may look at everything, and change nothing
+    is_viewer: Mapped[bool] = mapped_column(default=False, server_default=false())  # sees everything, changes nothing
     created_at: Mapped[float] = mapped_column(default=now())
     mail_failed: Mapped[bool] = mapped_column(default=False, server_default=false())  # an e-mail for each job that ends so
     mail_done: Mapped[bool] = mapped_column(default=False, server_default=false())
-    mail_since: Mapped[float | None]  # for those that ended later
+    mail_since: Mapped[float | None]  # only for jobs that ended later
 
     @property
     def sees_all(self) -> bool:
-        """Whether other people's documents and jobs, and the admin pages, are shown."""
+        """Whether the user sees other people's documents and jobs, and the admin pages."""
         return self.is_admin or self.is_viewer
 
-    # What Flask-Login asks of a user.
+    # The interface of Flask-Login.
     is_authenticated = True
     is_active = True
     is_anonymous = False
@@ -58,7 +64,7 @@ class User(Base):
 
 
 class Token(Base):
-    """An API token. Only its hash is stored; the prefix lets its owner recognise it."""
+    """An API token. Only its hash is stored; its owner recognises it by the prefix."""
 
     __tablename__ = "tokens"
 
@@ -76,7 +82,7 @@ class Token(Base):
 
 
 class Document(Base):
-    """What a person submitted. `content` is empty for a page until a worker has fetched it."""
+    """A submitted document. The `content` of a web page is NULL until a worker has fetched it."""
 
     __tablename__ = "documents"
 
@@ -91,10 +97,10 @@ class Document(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     source_url: Mapped[str | None] = mapped_column(String(2048))
     content: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
-    route: Mapped[str | None] = mapped_column(String(20))  # this and the next: what the newest job that decides has decided
+    route: Mapped[str | None] = mapped_column(String(20))  # route, decision and score are those of the last job that decided
     decision: Mapped[str | None] = mapped_column(String(20))
     score: Mapped[int | None]
-    is_defaulted: Mapped[bool] = mapped_column(default=False, server_default=false())  # in place of a decision, as none was reached
+    is_defaulted: Mapped[bool] = mapped_column(default=False, server_default=false())  # the decision is a default, because none was reached
     created_at: Mapped[float] = mapped_column(default=now())
 
     jobs: Mapped[list[Job]] = relationship(
@@ -114,7 +120,7 @@ class Document(Base):
 
 
 class Job(Base):
-    """One row of the ledger: the truth about a job before, during and after it runs."""
+    """A job: the row in the ledger is the truth about it before, during and after its run."""
 
     __tablename__ = "jobs"
 
@@ -127,7 +133,9 @@ class Job(Base):
     priority: Mapped[str] = mapped_column(String(10))
     params: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(10))
-    preview: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what could be said at once
+    preview: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # the part of the result that was known at the submission
     progress: Mapped[float | None]
     progress_note: Mapped[str | None] = mapped_column(String(200))
     snooze_reason: Mapped[str | None] = mapped_column(String(300))
@@ -135,15 +143,15 @@ class Job(Base):
     error_type: Mapped[str | None] = mapped_column(String(100))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_trace: Mapped[str | None] = deferred(mapped_column(Text))
-    error_group: Mapped[str | None] = mapped_column(String(16))  # the same for failures that have the same cause: `runner.causes`
+    error_group: Mapped[str | None] = mapped_column(String(16))  # key of its error group: `ledger.error_fingerprint`
     attempt: Mapped[int] = mapped_column(default=0)
-    claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it tells a stale outcome where attempt cannot
+    claims: Mapped[int] = mapped_column(default=0)  # never decreases, so it exposes a stale outcome where `attempt` cannot
     max_attempts: Mapped[int]
     interruptions: Mapped[int] = mapped_column(default=0)
-    crashes: Mapped[int] = mapped_column(default=0)  # the interruptions that may be the job's own doing
+    crashes: Mapped[int] = mapped_column(default=0)  # the interruptions in which the worker died
     worker: Mapped[str | None] = mapped_column(String(120))
     request_id: Mapped[str | None] = mapped_column(String(64))
-    content_key: Mapped[str | None] = mapped_column(String(64))  # the same for the same owner, type, params and content
+    content_key: Mapped[str | None] = mapped_column(String(64))  # equal for equal owner, type, params and content
     is_unique: Mapped[bool] = mapped_column(default=False, server_default=false())
     input_tokens: Mapped[int] = mapped_column(default=0)
     output_tokens: Mapped[int] = mapped_column(default=0)
@@ -154,8 +162,8 @@ class Job(Base):
     started_at: Mapped[float | None]
     heartbeat_at: Mapped[float | None]
     ended_at: Mapped[float | None]
-    trash_id: Mapped[int | None]  # set while the job is in the trash: the row of `trash` that put it there
-    requeue_id: Mapped[int | None]  # started again by this requeue of a whole cause
+    trash_id: Mapped[int | None]  # while the job is in the trash: the row of `trash` it belongs to
+    requeue_id: Mapped[int | None]  # the retry of an error group that requeued it last
 
     owner: Mapped[User] = relationship(viewonly=True)
     document: Mapped[Document | None] = relationship(back_populates="jobs")
@@ -202,13 +210,15 @@ class Job(Base):
     def may_be_seen_by(self, user: User) -> bool:
         return user.sees_all or self.owner_id == user.id
 
-    @property
+    @hybrid_property
     def rq_queue(self) -> str:
-        return f"{self.queue}.{self.priority}"
+        """The name of its RQ queue; `Job.rq_queue` is the same as an SQL expression."""
+        name: str = rq_queue_of(self.queue, self.priority)
+        return name
 
 
 class JobEvent(Base):
-    """One step in the life of a job: the timeline that its page shows."""
+    """One event in the life of a job, as in the timeline of its page."""
 
     __tablename__ = "job_events"
 
@@ -219,11 +229,11 @@ class JobEvent(Base):
     attempt: Mapped[int]
     note: Mapped[str | None] = mapped_column(Text)
 
-    __table_args__ = {"sqlite_autoincrement": True}  # a number is given once: see `webhooks.outbox`
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never reused: `webhooks.outbox` relies on that
 
 
 class Artefact(Base):
-    """A file that a job made, in SQL because web and worker share no disk."""
+    """A file that a job attached. In SQL, because web and worker may share no disk."""
 
     __tablename__ = "artefacts"
 
@@ -238,21 +248,21 @@ class Artefact(Base):
 
 
 class Lease(Base):
-    """Who may do what only one process may do at a time, and until when."""
+    """The lease of a task that only one process may do at a time: its holder, and until when."""
 
     __tablename__ = "leases"
 
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     holder: Mapped[str] = mapped_column(String(120))
     expires_at: Mapped[float]
-    periodic_tasks: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # their state, as the holder last reported it
+    periodic_tasks: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # their state, as last reported by the holder
     periodic_tasks_at: Mapped[float | None]
 
 
 class Tally(Base):
-    """So many jobs accepted, or pruned, in one transaction. Rows are added and never changed: no submission waits for another.
+    """How many jobs one transaction accepted or pruned. Rows are never updated, so no submission waits for another.
 
-    What the ledger's rows are checked against, and so counted apart from them; see `runner.accounting`.
+    `ledger.balance` compares them with the rows of `jobs`.
     """
 
     __tablename__ = "tallies"
@@ -264,8 +274,7 @@ class Tally(Base):
 
 
 class Sample(Base):
-    """One minute of one job type that had something to do: how many were in which state at its end, what ended in it, and
-    how long what finished took."""
+    """One minute of a job type: how many jobs were waiting or running at its end, how many ended in it, and their mean times."""
 
     __tablename__ = "samples"
 
@@ -284,7 +293,7 @@ class Sample(Base):
 
 
 class IdempotencyKey(Base):
-    """What one request of a user made, under the name the user gave that request. `ids` of documents and of jobs."""
+    """An idempotency key of a user, and the `ids` of the documents and jobs that its request created."""
 
     __tablename__ = "idempotency_keys"
 
@@ -298,7 +307,7 @@ class IdempotencyKey(Base):
 
 
 class LlmAnswer(Base):
-    """An answer that was paid for, to be used again; while it is being made, no answer yet and who makes it."""
+    """A cached answer; see `llm.cache`. While a job is making it, `answer` is NULL."""
 
     __tablename__ = "llm_answers"
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import IntegrityError
 
 from monolith.db.engine import read_session, storable, write_session
 from monolith.db.models import Document, Job, User
 from monolith.documents import queries
 from monolith.documents.submission import MAX_TAGS
 from monolith.errors import Conflict, Invalid, Problem
-from monolith.runner.ledger import balance, lifecycle, search
-from monolith.runner.webhooks import endpoints
+from monolith.runner.admin import bulk_actions
+from monolith.runner.admin.deletion import delete_jobs
+from monolith.runner.ledger import lifecycle, search
 
 MAX_SELECTED = 500  # documents or jobs that one request may change: some seconds of work
 
@@ -61,9 +61,8 @@ def delete_document(user: User, document_id: str) -> None:
         for job_id, status in jobs:
             if status == "started":
                 raise Conflict(f"Job {job_id} is running on this document. Delete the document when the job is over.")
-        endpoints.forget_job(session, [job_id for job_id, _ in jobs])
+        delete_jobs(session, Job.document_id == document_id)
         session.execute(delete(Document).where(Document.id == document_id))
-        balance.record_pruned(session, len(jobs))
 
 
 # ---- jobs
@@ -84,7 +83,7 @@ def stop(user: User, job_id: str) -> None:
 def requeue(user: User, job_id: str) -> None:
     """Queue the user's failed, stopped or cancelled job again. Raises `NotFound`, and `Conflict` when it is none of these."""
     _check_visible(user, job_id)
-    _requeue(job_id)
+    _change_status(job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be retried.")
 
 
 JOB_ACTIONS = {"cancel": cancel, "stop": stop, "requeue": requeue}
@@ -97,19 +96,12 @@ def retry_batch(user: User, batch_id: str) -> int:
     """
     with read_session() as session:
         failed = [job.id for job in queries.batch(session, user, batch_id).jobs if job.status == "failed"]
-    return _each(failed, _requeue).changed
+    return bulk_actions.requeue_jobs(failed)
 
 
 def _check_visible(user: User, job_id: str) -> None:
     with read_session() as session:
         queries.job(session, user, job_id)
-
-
-def _requeue(job_id: str) -> None:
-    try:
-        _change_status(job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be retried.")
-    except IntegrityError:  # requeueing is the only transition that makes a job live again
-        raise Conflict("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
 
 
 def _change_status(job_id: str, transition: Callable[[str], bool], rule: str) -> None:

@@ -117,7 +117,7 @@ class Feed:
             yield from _read_jobs(of_jobs)
         if not of_users:
             self._position = SafePosition()  # a position from an earlier stream would be out of date
-        elif position := self._position.look():
+        elif position := self._position.advance():
             yield from _read_users(of_users, position)
 
 

@@ -27,7 +27,8 @@ from monolith.runner.admin import trash
 from monolith.runner.ledger import admission, idempotency, lifecycle, search
 from monolith.runner.ledger.batches import NewBatch
 from monolith.runner.ledger.idempotency import Key
-from monolith.runner.ledger.insert import APART_S, JobSpec, NewJob
+from monolith.runner.ledger.insert import APART_S, JobSpec
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.runner.webhooks import endpoints
 
@@ -52,7 +53,7 @@ class Submitted:
     is_replayed: bool = False
     is_deduplicated: bool = False
     documents: list[Document] = field(default_factory=list)
-    jobs: list[NewJob] = field(default_factory=list)
+    jobs: list[JobRecord] = field(default_factory=list)
     webhook_secret: str | None = None
     batch_id: str | None = None
 
@@ -261,7 +262,7 @@ def _accept(
         items = zip((one.document_id for one in specs), ids, strict=True)
         rows = [*documents, *map(search.entry, documents), *hooks, *([batch.row(user.id, items)] if batch else [])]
         try:
-            jobs = lifecycle.submit(user.id, new, first=first, may=may, along=rows, request_id=request_id)
+            jobs = lifecycle.submit(user.id, new, before=first, admission=may, rows=rows, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
             if replayed := _earlier(user, key):
                 return replayed
@@ -293,7 +294,7 @@ def _with_ids(user: User, ids: list[str]) -> list[str]:
     with read_session() as session:
         found = session.execute(select(Job.id, Job.trash_id).where(Job.owner_id == user.id, Job.id.in_(ids))).all()
     if any(one.trash_id for one in found):
-        trash.delete_for_good([one.id for one in found])
+        trash.restore_jobs([one.id for one in found])
     return [one.id for one in found]
 
 

@@ -17,7 +17,7 @@ from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.jobs import flash_messages, request_bodies
 from monolith.runner.ledger import batches, search
-from monolith.runner.ledger.admission import room
+from monolith.runner.ledger.admission import headroom
 from monolith.runner.ledger.batches import NewBatch
 from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.web import forms
@@ -56,7 +56,7 @@ def submit() -> Answer:
 
 
 def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
-    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": room(current_user)}
+    limits = {"limit": settings().max_upload_bytes, "limit_in_all": settings().max_request_bytes, "room": headroom(current_user)}
     kinds = {"endings": list(uploads.MEDIA_TYPES), "kinds": uploads.KINDS}
     alone = [one for one in registry.open_to(current_user).values() if one.takes == "nothing"]
     return render_template(

@@ -19,7 +19,7 @@ from monolith.documents.submission import Submitted
 from monolith.jobs import schemas
 from monolith.runner.ledger import admission
 from monolith.runner.ledger.batches import Batch, BatchProgress, progress_of
-from monolith.runner.ledger.insert import AnyJob
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.monitoring.waiting_reason import reasons_of_new, waiting_reason
 from monolith.web.schemas import view_of
 
@@ -43,7 +43,7 @@ def job_view(session: Session, job: Job, *, with_result: bool = True) -> dict[st
 
 
 def _job_view(
-    job: AnyJob, waiting_reason: str | None, artefacts: Iterable[Artefact] = (), result: dict[str, Any] | None = None
+    job: Job | JobRecord, waiting_reason: str | None, artefacts: Iterable[Artefact] = (), result: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     if "jobs_url" not in g:  # made once for each response: making a URL takes longer than the rest of a job
         g.jobs_url = url_for("jobs.Jobs")
@@ -150,8 +150,8 @@ def add_headroom(response: Response) -> Response:
     """Add to each response to a submission how many more jobs the user may submit; nothing while the database is away."""
     if request.method == "POST" and request.endpoint in SUBMISSIONS and current_user.is_authenticated:
         with suppress(OperationalError):
-            room = admission.room(current_user)
-            response.headers.update(room.headers() if room else {})
+            headroom = admission.headroom(current_user)
+            response.headers.update(headroom.headers() if headroom else {})
     return response
 
 

@@ -7,10 +7,9 @@ from typing import Any
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.db.engine import read_session
-from monolith.errors import NotFound
-from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups
-from monolith.runner.admin.bulk_retry import RequeueProgress
+from monolith.db.engine import read_now, read_session
+from monolith.runner.admin import bulk_retry, failure_groups
+from monolith.runner.admin.bulk_retry import RetryProgress
 from monolith.web.security import actor, require_admin
 
 blueprint = Blueprint("admin_failures", __name__, url_prefix="/admin/failures")
@@ -21,7 +20,7 @@ blueprint.before_request(require_admin)
 def index() -> str:
     """The causes, the most frequent first, and what is being requeued."""
     with read_session() as session:
-        groups, going = failure_groups.by_cause(session), bulk_retry.recent(session)
+        groups, going = failure_groups.list_groups(session), bulk_retry.recent(session)
         busy = {one.requeue.error_group for one in going if not one.requeue.ended_at}
         shown = {"groups": groups[: failure_groups.SHOWN], "causes": len(groups), "jobs": sum(one.count for one in groups), "busy": busy}
         return render_template("queue_admin/failures.html", rates=bulk_retry.RATES, **shown, **_going(going))
@@ -34,18 +33,14 @@ def under_way() -> str:
         return render_template("queue_admin/_requeues.html", **_going(bulk_retry.recent(session)))
 
 
-def _going(going: list[RequeueProgress]) -> dict[str, Any]:
-    return {"going": going, "judged": bulk_retry.JUDGED, "now": bulk_actions.moment()}
+def _going(going: list[RetryProgress]) -> dict[str, Any]:
+    return {"going": going, "judged": bulk_retry.JUDGED, "now": read_now()}
 
 
 @blueprint.post("/<cause>/requeue")
 def requeue(cause: str) -> AnyResponse:
     """Begin to start a cause again, at the rate that was chosen."""
-    with read_session() as session:
-        group = failure_groups.one(session, cause)
-    if group is None:
-        raise NotFound("This error group has no failed jobs any more. Reload the Failures page.")
-    bulk_retry.start(cause, group.title, request.form.get("per_minute", 0, type=int), actor())
+    bulk_retry.start(cause, request.form.get("per_minute", 0, type=int), actor())
     return redirect(url_for("admin_failures.index"), 303)
 
 

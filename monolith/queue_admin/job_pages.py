@@ -12,7 +12,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.content import formatting
-from monolith.db.engine import read_session
+from monolith.db.engine import read_now, read_session
 from monolith.db.models import STATUSES, Job
 from monolith.errors import Invalid
 from monolith.job_types import registry
@@ -34,7 +34,7 @@ Chosen = JobFilter | list[str]
 @blueprint.get("")
 def index() -> str:
     """A page of jobs, the newest first."""
-    moment = bulk_actions.moment()
+    moment = read_now()
     criteria = job_filter_form.criteria(request.args, moment)
     with read_session() as session:
         found = job_filter.newest(session, criteria, PAGE_ROWS + 1, job_filter_form.place(request.args.get("after")))
@@ -76,8 +76,8 @@ def take_step() -> str | AnyResponse:
     """Do the next step of it; then show how far it is, or go back when it is over."""
     act, chosen = bulk_actions.find(request.form.get("act", "")), _chosen(request.form)
     number = request.form.get("cleaning", type=int)
-    step = bulk_actions.step(act, chosen, actor(), after=job_filter_form.place(request.form.get("after")), cleaning_id=number)
-    done = request.form.get("done", 0, type=int) + step.moved
+    step = bulk_actions.run(act, chosen, actor(), after=job_filter_form.place(request.form.get("after")), cleaning_id=number)
+    done = request.form.get("done", 0, type=int) + step.changed
     if step.after:
         return _page(act, chosen, request.form.get("total", 0, type=int), done, step)
     flash(f"{done:,} {'job' if done == 1 else 'jobs'} {act.done}.")
@@ -87,7 +87,7 @@ def take_step() -> str | AnyResponse:
 def _chosen(given: MultiDict[str, str]) -> Chosen:
     """The jobs with a tick, or all that match as it is now: those that come later are not meant."""
     if given.get("all"):
-        moment = bulk_actions.moment()
+        moment = read_now()
         criteria = job_filter_form.criteria(given, moment)
         return criteria if criteria.until is not None else replace(criteria, until=moment)
     job_ids = given.getlist("job")[: bulk_actions.STEP]
@@ -108,5 +108,5 @@ def _page(act: BulkAction, chosen: Chosen, total: int, done: int, step: StepResu
 def _back(chosen: Chosen) -> str:
     if request.values.get("goes_to") == "bin":
         return url_for("admin_bin.index")
-    told = chosen.told() if isinstance(chosen, JobFilter) else {}
+    told = chosen.as_dict() if isinstance(chosen, JobFilter) else {}
     return url_for("admin_jobs.index", **{name: told[name] for name in job_filter_form.WORDS if name in told})

@@ -11,9 +11,8 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
 from monolith.db.engine import read_session
-from monolith.errors import NotFound
-from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups, job_filter
-from monolith.runner.admin.bulk_retry import RequeueProgress
+from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups
+from monolith.runner.admin.bulk_retry import RetryProgress
 from monolith.runner.admin.job_filter import JobFilter
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
@@ -44,11 +43,11 @@ class RequeuedSchema(Schema):
 class FailureSchema(Schema):
     object = fields.Constant("failure")
     cause = fields.String(attribute="key", metadata={"description": "The error group's key, for retrying and for filters"})
-    error_type = fields.String(attribute="cause.type")
+    error_type = fields.String(attribute="fingerprint.type")
     message = fields.String(
-        attribute="cause.message", metadata={"description": "The message with IDs, numbers, addresses and quoted text removed"}
+        attribute="fingerprint.message", metadata={"description": "The message with IDs, numbers, addresses and quoted text removed"}
     )
-    place = fields.String(attribute="cause.place")
+    place = fields.String(attribute="fingerprint.place")
     count = fields.Integer()
     types = fields.Dict(metadata={"description": "Number of jobs by job type"})
     first_at = Moment()
@@ -91,9 +90,7 @@ class RequeueJobs(MethodView):
     def post(self, given: dict[str, Any]) -> dict[str, int]:
         """Retry failed jobs immediately, with a full set of attempts. For a large error group, a rate-limited retry is safer."""
         criteria = JobFilter(status="failed", type=given["type"], error=given["error"])
-        with read_session() as session:
-            found = job_filter.newest(session, criteria, given["limit"])
-        return {"requeued": bulk_actions.requeue([one.id for one in found], actor(), criteria) if found else 0}
+        return {"requeued": bulk_actions.run(bulk_actions.ACTIONS["requeue"], criteria, actor(), limit=given["limit"]).changed}
 
 
 @blueprint.route("/failures")
@@ -102,7 +99,7 @@ class Failures(MethodView):
     def get(self) -> dict[str, Any]:
         """List failed jobs by error group, largest first."""
         with read_session() as session:
-            found = failure_groups.by_cause(session)
+            found = failure_groups.list_groups(session)
         shown = found[: failure_groups.SHOWN]
         return {"object": "list", "data": shown, "has_more": len(found) > len(shown), "url": request.path}
 
@@ -113,13 +110,9 @@ class RequeueCause(MethodView):
     @blueprint.response(202, RequeueSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="This error group has no failed jobs")
     @blueprint.alt_response(409, schema=ProblemSchema, description="A retry of this error group is already running")
-    def post(self, given: dict[str, Any], cause: str) -> RequeueProgress:
+    def post(self, given: dict[str, Any], cause: str) -> RetryProgress:
         """Retry all failed jobs of an error group at a limited rate. Stops automatically if more than 20 % fail again."""
-        with read_session() as session:
-            group = failure_groups.one(session, cause)
-        if group is None:
-            raise NotFound(f"Error group {cause[:40]!r} has no failed jobs. GET /api/v1/queues/failures lists the error groups.")
-        return RequeueProgress(bulk_retry.start(cause, group.title, given["per_minute"], actor()), 0, 0, 0, 0)
+        return RetryProgress(bulk_retry.start(cause, given["per_minute"], actor()), 0, 0, 0, 0)
 
 
 @blueprint.route("/requeues")

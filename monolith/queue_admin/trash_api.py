@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from flask import request
@@ -14,7 +13,6 @@ from marshmallow.validate import OneOf, Range
 from monolith.db.engine import read_session
 from monolith.db.models import STATUSES
 from monolith.runner.admin import bulk_actions, trash
-from monolith.runner.admin.job_filter import JobFilter
 from monolith.runner.admin.trash import TrashEntry
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment, Truth
@@ -90,18 +88,9 @@ class Clean(MethodView):
             found = trash.preview(session, criteria)
         if given["dry_run"]:
             return {"matched": found.matched, "deleted": 0, "oldest": found.oldest, "newest": found.newest, "samples": found.samples}
-        deleted, cleaning_id = _clean(criteria)
-        return {"matched": max(found.matched, deleted), "deleted": deleted, "cleaning_id": cleaning_id}
-
-
-def _clean(criteria: JobFilter) -> tuple[int, int | None]:
-    act, give_up_at = bulk_actions.find("clean"), time.monotonic() + WITHIN_S
-    done = bulk_actions.step(act, criteria, actor())
-    deleted = done.moved
-    while done.after and time.monotonic() < give_up_at:
-        done = bulk_actions.step(act, criteria, actor(), after=done.after, cleaning_id=done.cleaning_id)
-        deleted += done.moved
-    return deleted, done.cleaning_id if deleted else None
+        done = bulk_actions.run(bulk_actions.ACTIONS["clean"], criteria, actor(), within_s=WITHIN_S)
+        cleaning_id = done.cleaning_id if done.changed else None
+        return {"matched": max(found.matched, done.changed), "deleted": done.changed, "cleaning_id": cleaning_id}
 
 
 @blueprint.route("/cleanings")

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.content import formatting
-from monolith.db.engine import read_session
+from monolith.db.engine import read_now, read_session
 from monolith.errors import Invalid
 from monolith.queue_admin import job_pages
-from monolith.runner.admin import bulk_actions, trash
+from monolith.runner.admin import trash
 from monolith.web.security import actor, require_admin
 
 UNITS = {"hours": 3600.0, "days": 86400.0}
@@ -29,7 +29,7 @@ def index() -> str:
         shown = {
             "cleanings": trash.list_trash(session),
             "asked": request.args,
-            "now": bulk_actions.moment(),
+            "now": read_now(session),
             "words": formatting.STATUS_WORDS,
         }
         look = _look(session) if request.args.get("status") else {}

@@ -267,9 +267,7 @@ def _sandbox() -> str:
 def _job_types() -> str:
     """The job types that are off here, and why. Not a problem in itself: some hosts allow no sandbox, for example."""
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
-    groups = [
-        f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())
-    ]
+    off = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
     return " ".join(off) or "all job types are available"
 
 

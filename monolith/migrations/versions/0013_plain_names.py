@@ -54,7 +54,7 @@ def upgrade() -> None:
     for table, old, new in COLUMNS:
         _rename_column(table, old, new)
     for table, old, new, columns, condition, is_unique in INDEXES:
-        _rename_index(table, old, new, columns, condition, is_unique)
+        _rename_index(table, old, new, list(columns), condition, is_unique)
     if _is_postgresql():
         for table, old, new in CONSTRAINTS:
             op.execute(f'ALTER TABLE {table} RENAME CONSTRAINT {old} TO {new}')

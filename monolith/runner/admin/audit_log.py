@@ -1,4 +1,4 @@
-"""The audit trail to look through: filtered, page by page, the newest first; and as CSV."""
+"""Reads the audit log: filtered, page by page, newest first; and as CSV."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from monolith.errors import Invalid
 from monolith.runner.ledger.audit import AuditEntry
 
 COLUMNS = ("id", "at", "actor", "act", "subject", "count", "address", "request_id", "before", "after")
-MOST_ROWS = 100_000  # of one CSV
+MOST_ROWS = 100_000  # of one CSV file
 AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What to show: whose name has these letters, which act, which subject has these letters, and between which times."""
+    """Which entries to show: `actor` and `subject` contain these texts, `act` is equal, the time is in [since, until)."""
 
     actor: str = ""
     act: str = ""
@@ -34,14 +34,14 @@ class Filters:
 
 
 def entries(session: Session, filters: Filters, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
-    """So many entries that are older than the one of this number, and whether there are more."""
+    """The newest matching entries with an id below `before`, and whether there are more."""
     rows = _matching(filters).order_by(AuditEntry.id.desc()).limit(limit + 1)
     found = list(session.scalars(rows.where(AuditEntry.id < before) if before is not None else rows))
     return found[:limit], len(found) > limit
 
 
 def acts(session: Session) -> list[str]:
-    """The acts there are in the trail. It has few kinds and is short, as people make it."""
+    """The names of the actions in the log, sorted."""
     return list(session.scalars(select(AuditEntry.act).distinct().order_by(AuditEntry.act)))
 
 
@@ -73,7 +73,7 @@ def moment(text: str, field: str) -> float | None:
 
 
 def sheet(filters: Filters) -> Iterator[str]:
-    """The matching entries as CSV, the newest first, piece by piece. What somebody wrote is text there, never a formula."""
+    """The matching entries as CSV, newest first, in pieces. Text that a spreadsheet would take for a formula is quoted."""
     yield "\ufeff" + _line(COLUMNS)  # tells spreadsheets that it is UTF-8
     before: int | None = None
     for _ in range(MOST_ROWS // AT_ONCE):

@@ -1,4 +1,4 @@
-"""Failed jobs by what they have in common."""
+"""Failed jobs grouped by error: those with the same fingerprint form an error group."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from sqlalchemy.orm import Session, joinedload, undefer
 
 from monolith.db.engine import read_now, whole
 from monolith.db.models import Job
+from monolith.errors import NotFound
 from monolith.runner.ledger import error_fingerprint
 from monolith.runner.ledger.error_fingerprint import Fingerprint
 
-SHOWN = 50  # causes, the most frequent
+SHOWN = 50  # error groups on the page, the largest
 FAILED = (Job.error_group.is_not(None), Job.trash_id.is_(None), Job.status == "failed")
 BARS, BAR_S = 42, 4 * 3600.0  # of the sparkline: seven days
 
 
 @dataclass
-class Group:
-    """The failed jobs of one cause. `bars` counts them by when they failed, BAR_S each, the newest last; what is older is left out."""
+class ErrorGroup:
+    """The failed jobs with one fingerprint. `bars` counts them by when they failed, BAR_S seconds each, the newest last."""
 
     key: str
     count: int = 0
@@ -32,14 +33,14 @@ class Group:
     example: Job | None = None
 
     @property
-    def cause(self) -> Fingerprint:
+    def fingerprint(self) -> Fingerprint:
         one = self.example
         return error_fingerprint.fingerprint_of(one.error_type, one.error_message, one.error_trace) if one else Fingerprint("", "", "")
 
     @property
     def title(self) -> str:
-        """The cause in one line."""
-        return ": ".join(filter(None, (self.cause.type, self.cause.message)))
+        """Error type and message in one line."""
+        return ": ".join(filter(None, (self.fingerprint.type, self.fingerprint.message)))
 
     def add(self, type_name: str, count: int, first_at: float, last_at: float) -> None:
         self.count += count
@@ -47,28 +48,32 @@ class Group:
         self.first_at, self.last_at = min(self.first_at, first_at), max(self.last_at, last_at)
 
 
-def by_cause(session: Session) -> list[Group]:
-    """All causes, the most frequent first; the first SHOWN with an example. Reads one index, and a row for each example."""
-    found: dict[str, Group] = {}
+def list_groups(session: Session) -> list[ErrorGroup]:
+    """All error groups, the largest first; the first SHOWN with an example. Reads one index, and a row for each example."""
+    found: dict[str, ErrorGroup] = {}
     numbers: Any = (func.count(), func.min(Job.ended_at), func.max(Job.ended_at))
     rows: Any = session.execute(select(Job.error_group, Job.type, *numbers).where(*FAILED).group_by(Job.error_group, Job.type))
-    for key, *said in rows:
-        found.setdefault(key, Group(key)).add(*said)
+    for key, *values in rows:
+        found.setdefault(key, ErrorGroup(key)).add(*values)
     groups = sorted(found.values(), key=lambda one: (-one.count, -one.last_at))
     _add_bars(session, found)
     _add_examples(session, groups[:SHOWN])
     return groups
 
 
-def one(session: Session, key: str) -> Group | None:
-    """One cause, with its example."""
-    group = next((group for group in by_cause(session) if group.key == key), None)
-    if group and not group.example:
+def find(session: Session, key: str) -> ErrorGroup:
+    """The error group of this key, with its example. Raises `NotFound` when it has no failed jobs."""
+    group = next((group for group in list_groups(session) if group.key == key), None)
+    if group is None:
+        raise NotFound(
+            f"Error group {key[:40]!r} has no failed jobs. See the Failures page or GET /api/v1/queues/failures for a current list."
+        )
+    if not group.example:
         _add_examples(session, [group])
     return group
 
 
-def _add_bars(session: Session, groups: dict[str, Group]) -> None:
+def _add_bars(session: Session, groups: dict[str, ErrorGroup]) -> None:
     since = read_now(session) - BARS * BAR_S
     bar = whole((Job.ended_at - since) / BAR_S).label("bar")
     for key, place, count in session.execute(
@@ -78,8 +83,8 @@ def _add_bars(session: Session, groups: dict[str, Group]) -> None:
             groups[key].bars[min(place, BARS - 1)] += count
 
 
-def _add_examples(session: Session, groups: list[Group]) -> None:
-    """The newest of each, with its trace."""
+def _add_examples(session: Session, groups: list[ErrorGroup]) -> None:
+    """Set the newest job of each group as its example, with its traceback."""
     newest = tuple_(Job.error_group, Job.ended_at).in_([(group.key, group.last_at) for group in groups])
     query = select(Job).where(newest, *FAILED)
     rows = session.scalars(query.options(undefer(Job.error_trace), joinedload(Job.document))).all()

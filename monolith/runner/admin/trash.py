@@ -1,7 +1,7 @@
-"""Cleaning: jobs that are no longer wanted go to the bin, from which they can be restored for a day; then they are gone.
+"""The trash: deleted jobs can be restored for a day; then they are deleted for good.
 
-What waits is cancelled first. What runs is left alone: stop it, and then clean what was stopped. In the bin a job is shown
-nowhere and counted nowhere but in the ledger's balance.
+Waiting jobs are cancelled first. Running jobs cannot be moved to the trash. A job in the trash is shown nowhere, and counted
+only in the ledger's balance.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import JSON, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column
 
@@ -19,14 +20,15 @@ from monolith.db.engine import now, read_now, read_session, write_session
 from monolith.db.models import OVER, Base, Job
 from monolith.errors import Invalid, NotFound
 from monolith.runner.admin import job_filter
+from monolith.runner.admin.deletion import delete_jobs
 from monolith.runner.admin.job_filter import Found, JobFilter
-from monolith.runner.ledger import audit, balance
+from monolith.runner.ledger import audit
 from monolith.runner.ledger.audit import Actor
 from monolith.runner.ledger.lifecycle import CANCEL
-from monolith.runner.queue.rq_queues import forget
-from monolith.runner.webhooks import endpoints, outbox
+from monolith.runner.queue import rq_queues
+from monolith.runner.webhooks import outbox
 
-KEEP_S = 24 * 3600.0  # in the bin
+KEEP_S = 24 * 3600.0
 CLEANABLE = (*OVER, "queued", "scheduled")
 SAMPLES = 5
 RESTORED_AT_ONCE = 5000
@@ -36,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Cleaning(Base):
-    """One act of cleaning, as long as something of it is in the bin."""
+    """One deletion that moved jobs to the trash. Its row exists as long as some of its jobs are there."""
 
     __tablename__ = "trash"
 
@@ -50,7 +52,10 @@ class Cleaning(Base):
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be cleaned: how many, when the oldest and the newest ended (or were submitted, if they wait), and a few of them."""
+    """The jobs that would be moved to the trash: how many, the oldest and newest time, and the newest few.
+
+    The times are those of their end; of their submission where the filter asks for waiting jobs.
+    """
 
     matched: int
     oldest: float | None
@@ -59,15 +64,13 @@ class Preview:
 
 
 def older_than(seconds: float, status: str | None, type_name: str | None = None) -> JobFilter:
-    """What has been in this status for so many seconds. Raises `Invalid`."""
+    """A filter for the jobs that have been in this status for so many seconds. Raises `Invalid`."""
     check_status(status)
-    with read_session() as session:
-        moment = read_now(session)
-    return JobFilter(status=status, type=type_name, old_before=moment - seconds)
+    return JobFilter(status=status, type=type_name, old_before=read_now() - seconds)
 
 
 def check_status(status: str | None) -> None:
-    """Raises `Invalid` for what cannot be cleaned."""
+    """Raises `Invalid` for a status whose jobs cannot be moved to the trash."""
     if status == "started":
         raise Invalid.field("/status", "Running jobs cannot be moved to the trash. Stop them first.")
     if status is not None and status not in CLEANABLE:
@@ -75,43 +78,43 @@ def check_status(status: str | None) -> None:
 
 
 def preview(session: Session, criteria: JobFilter) -> Preview:
-    """What cleaning by these criteria would move to the bin."""
+    """The jobs that the filter would move to the trash."""
     order = criteria.order
     bounds = select(func.count(), func.min(order), func.max(order)).select_from(Job)
     matched, oldest, newest = session.execute(bounds.where(*criteria.guard(session), Job.status.in_(CLEANABLE))).one()
-    found = job_filter.newest(session, criteria, SAMPLES, among=CLEANABLE)
+    found = job_filter.newest(session, criteria, SAMPLES, statuses=CLEANABLE)
     rows = select(Job).where(Job.id.in_([one.id for one in found])).options(joinedload(Job.document), joinedload(Job.owner))
     samples = session.scalars(rows.order_by(order.desc(), Job.id.desc())).all()
     return Preview(matched, oldest, newest, list(samples))
 
 
 def begin(session: Session, criteria: JobFilter, by: Actor) -> int:
-    """A new cleaning, whose jobs are still to come; its number."""
-    made = Cleaning(trashed_by=by.name[:254], criteria=criteria.told())
-    session.add(made)
+    """Insert a new deletion without jobs; returns its id."""
+    cleaning = Cleaning(trashed_by=by.name[:254], criteria=criteria.as_dict())
+    session.add(cleaning)
     session.flush()
-    return made.id
+    return cleaning.id
 
 
 def move_to_trash(session: Session, cleaning_id: int, criteria: JobFilter, found: Sequence[Found]) -> int:
-    """Move these to the bin, as far as they still are what was asked for; how many were moved.
+    """Move those of these jobs to the trash that still match the filter; returns how many.
 
-    Status and age are asked again in the same statement: one that was started again since is another matter.
+    The same statement checks status and age again: a job may have been requeued since it was found.
     """
     waiting = [one.id for one in found if one.status not in OVER]
     over = [one.id for one in found if one.status in OVER]
-    canceled = [job.id for job in CANCEL.on(session.connection(), "Moved to trash", job_ids=waiting)] if waiting else []
-    meant = or_(Job.id.in_(canceled), and_(Job.id.in_(over), *criteria.guard(session)))
-    moved = update(Job).where(meant, Job.status.in_(OVER), Job.trash_id.is_(None)).values(trash_id=cleaning_id)
+    canceled = [job.id for job in CANCEL.apply("Moved to trash", connection=session.connection(), job_ids=waiting)] if waiting else []
+    chosen = or_(Job.id.in_(canceled), and_(Job.id.in_(over), *criteria.guard(session)))
+    moved = update(Job).where(chosen, Job.status.in_(OVER), Job.trash_id.is_(None)).values(trash_id=cleaning_id)
     return len(session.scalars(moved.returning(Job.id).execution_options(synchronize_session=False)).all())
 
 
-# ---- the bin
+# ---- jobs in the trash
 
 
 @dataclass(frozen=True)
 class TrashEntry:
-    """A cleaning, how many of its jobs are in the bin, and until when they can be restored."""
+    """A deletion, how many of its jobs are in the trash, and until when they can be restored."""
 
     cleaning: Cleaning
     jobs: int
@@ -119,7 +122,7 @@ class TrashEntry:
 
 
 def list_trash(session: Session) -> list[TrashEntry]:
-    """What can be restored, the newest first."""
+    """The deletions that can be restored, newest first."""
     numbers = select(Job.trash_id, func.count()).where(Job.trash_id.is_not(None)).group_by(Job.trash_id)
     counts = dict(session.execute(numbers).all())
     rows = session.scalars(select(Cleaning).where(Cleaning.at > _kept_since()).order_by(Cleaning.id.desc()))
@@ -131,9 +134,9 @@ def _kept_since() -> Any:
 
 
 def restore(cleaning_id: int, by: Actor, *, within_s: float = 0) -> tuple[int, int]:
-    """Take jobs of a cleaning out of the bin, RESTORED_AT_ONCE in a step, for so many seconds; how many were, and how many are left.
+    """Restore jobs of a deletion, RESTORED_AT_ONCE in a step, until `within_s` seconds are over: how many were, how many are left.
 
-    Jobs that waited when they were cleaned come back as cancelled. Raises `NotFound` when the cleaning is gone, or was restored.
+    Jobs that were waiting come back as cancelled. Raises `NotFound` when the deletion is no longer in the trash.
     """
     give_up_at, restored, left = time.monotonic() + within_s, 0, 1
     while left and (not restored or time.monotonic() < give_up_at):
@@ -154,30 +157,30 @@ def _restore(cleaning_id: int, by: Actor) -> tuple[int, int]:
     return count, left
 
 
+def restore_jobs(job_ids: Sequence[str]) -> None:
+    """Restore single jobs, because somebody submitted the same work again."""
+    with write_session() as session:
+        session.execute(update(Job).where(Job.id.in_(job_ids), Job.trash_id.is_not(None)).values(trash_id=None))
+
+
 def drop_if_empty(session: Session, cleaning_id: int) -> None:
-    """Forget a cleaning of which nothing is in the bin."""
+    """Delete the row of a deletion that has no jobs in the trash."""
     left = select(Job.id).where(Job.trash_id == cleaning_id).exists()
     session.execute(delete(Cleaning).where(Cleaning.id == cleaning_id, ~left))
 
 
 def lock(session: Session, cleaning_id: int) -> Cleaning:
-    """A cleaning that can be restored, kept so until the transaction ends. Raises `NotFound`."""
+    """A deletion that can be restored, locked until the transaction ends. Raises `NotFound`."""
     found = session.scalar(select(Cleaning).where(Cleaning.id == cleaning_id, Cleaning.at > _kept_since()).with_for_update())
     if found is None:
         raise NotFound(f"Deletion {cleaning_id} is not in the trash: it was restored, or deleted for good after 24 hours.")
     return found
 
 
-def delete_for_good(job_ids: Sequence[str]) -> None:
-    """Restore single jobs, as somebody asks for the same work again."""
-    with write_session() as session:
-        session.execute(update(Job).where(Job.id.in_(job_ids), Job.trash_id.is_not(None)).values(trash_id=None))
-
-
 def empty_trash() -> Iterator[None]:
-    """Delete for good what has been in the bin for KEEP_S, with its events, its files and what Redis has of it; a step for each few.
+    """Delete for good the jobs that have been in the trash for KEEP_S, DELETED_AT_ONCE in a step.
 
-    Raises RedisError when Redis is away: then it is done later.
+    Raises RedisError when Redis is away, so that the clock tries again later: nothing of a deleted job stays in Redis.
     """
     with read_session() as session:
         old = session.scalars(select(Cleaning.id).where(Cleaning.at <= _kept_since()).order_by(Cleaning.id)).all()
@@ -193,15 +196,8 @@ def empty_trash() -> Iterator[None]:
 
 
 def _delete_some(cleaning_id: int) -> int:
-    """Redis comes first: what is deleted here is not known any more. No job goes before webhooks have read its end."""
-    meant = (Job.trash_id == cleaning_id, Job.ended_at <= outbox.read_until())
-    with read_session() as session:
-        some = session.execute(select(Job.id, Job.queue, Job.priority).where(*meant).limit(DELETED_AT_ONCE)).all()
-    forget({one.id: f"{one.queue}.{one.priority}" for one in some})
-    ids = [one.id for one in some]
+    if not rq_queues.is_reachable():
+        raise RedisAway("Redis does not respond, so the trash is not emptied")
+    guard = (Job.trash_id == cleaning_id, Job.ended_at <= outbox.read_until())  # webhooks read the end of a job first
     with write_session() as session:
-        endpoints.forget_job(session, ids)
-        gone = delete(Job).where(*meant, Job.id.in_(ids)).returning(Job.id).execution_options(synchronize_session=False)
-        deleted = len(session.scalars(gone).all())
-        balance.record_pruned(session, deleted)
-    return deleted
+        return delete_jobs(session, *guard, Job.id.in_(select(Job.id).where(*guard).limit(DELETED_AT_ONCE)))

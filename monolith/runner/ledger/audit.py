@@ -1,6 +1,6 @@
-"""The audit trail: who did what, on what, to how many, from where, and what it was before and after.
+"""The audit log: who did what to what, how many jobs it changed, from where, and the values before and after.
 
-Append-only: the database itself refuses to change or delete a row.
+Append-only: triggers of the database refuse to change or delete a row.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, String, insert
+from sqlalchemy import JSON, BigInteger, Connection, Index, Integer, String, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from monolith.db.engine import now, storable
@@ -19,7 +19,7 @@ from monolith.db.models import Base
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts, and from where: a person by the web or at the command line, or Intray itself."""
+    """Who acts, and from where: a person in the browser, by the API or at the command line, or Intray itself."""
 
     name: str
     address: str | None = None
@@ -27,7 +27,7 @@ class Actor:
 
 
 def at_command_line() -> Actor:
-    """Whoever runs this process, by the names that the machine has for them and for itself."""
+    """The user who runs this process, and the name of the host as the address."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
@@ -36,7 +36,7 @@ def at_command_line() -> Actor:
 
 
 class AuditEntry(Base):
-    """One act. `before` and `after` hold what it changed, never a secret."""
+    """One action. `before` and `after` hold what it changed, never a secret."""
 
     __tablename__ = "audit"
 
@@ -55,7 +55,7 @@ class AuditEntry(Base):
 
 
 def record(
-    session: Session,
+    session: Session | Connection,
     by: Actor,
     act: str,
     subject: str,
@@ -64,6 +64,6 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Write the act down in the transaction that does it."""
-    told = {"count": count, "address": by.address, "request_id": by.request_id, "before": before, "after": after}
-    session.execute(insert(AuditEntry).values(actor=by.name[:254], act=act, subject=storable(subject, 200), **told))
+    """Add an entry, in the transaction of the action itself. `count`: how many jobs it changed."""
+    values = {"count": count, "address": by.address, "request_id": by.request_id, "before": before, "after": after}
+    session.execute(insert(AuditEntry).values(actor=by.name[:254], act=act, subject=storable(subject, 200), **values))

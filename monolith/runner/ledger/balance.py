@@ -1,7 +1,6 @@
-"""The ledger's balance: every job that was ever accepted is in exactly one status, or was pruned.
+"""The balance of the ledger: the jobs ever accepted equal the rows that exist and the jobs that were pruned.
 
-Accepted and pruned jobs are counted apart from the rows, in `tallies`, by the transactions that add and delete rows. So a
-row that vanished in any other way shows.
+The transactions that insert and delete jobs count them in `tallies` as well, so a row that is lost in any other way shows.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Balance:
-    """The two sides at one moment; `counts` is the number of rows by queue, type and status."""
+    """Both sides at one moment; `counts` is the number of rows by queue, type and status."""
 
     accepted: int
     pruned: int
@@ -39,7 +38,7 @@ class Balance:
 
     @property
     def imbalance(self) -> int:
-        """Above 0: so many accepted jobs have vanished. Below 0: so many rows were never accepted."""
+        """Above 0: accepted jobs that are lost. Below 0: rows that were never accepted."""
         return self.accepted - self.pruned - sum(self.counts.values())
 
     def json(self) -> str:
@@ -54,16 +53,16 @@ class Balance:
 
 
 def balance() -> Balance:
-    """The balance now, of one snapshot: a busy system shows no imbalance that is not there."""
+    """The balance now, read in one snapshot, so that concurrent changes do not look like an imbalance."""
     with snapshot() as session:
         return balance_in(session)
 
 
 def balance_in(session: Session) -> Balance:
-    """The balance as this session's snapshot has it."""
+    """The balance as this session sees it; the session must be a `snapshot()`."""
     totals = _totals(session)
     by_status = Counter(counts.counts(session))
-    by_status.update(counts.counts_in_bin(session))  # still rows, until they are deleted
+    by_status.update(counts.counts(session, in_trash=True))
     return Balance(totals["accepted"], totals["pruned"], dict(by_status))
 
 
@@ -74,21 +73,21 @@ def _totals(session: Session) -> Counter[str]:
 
 @contextmanager
 def snapshot() -> Iterator[Session]:
-    """A session that reads, and whose every query sees the same moment."""
+    """A read session whose queries all see the same moment."""
     with read_session() as session:
-        if session.get_bind().dialect.name == "postgresql":  # SQLite's transactions are snapshots anyway
+        if session.get_bind().dialect.name == "postgresql":  # on SQLite every transaction is a snapshot
             session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         yield session
 
 
 def record_pruned(session: Session, amount: int) -> None:
-    """Count so many jobs that this transaction deletes."""
+    """Count the jobs that this transaction deletes."""
     if amount:
         session.execute(insert(Tally).values(name="pruned", amount=amount))
 
 
 def imbalance() -> int:
-    """By how much the two sides differ, and say so. The rows are counted as a whole, by status only when there is something to say."""
+    """The imbalance, which is logged unless it is 0. Rows are counted by status only where there is one."""
     with snapshot() as session:
         rows = session.scalar(select(func.count()).select_from(Job)) or 0
         expected = sum(total if name == "accepted" else -total for name, total in _totals(session).items())
@@ -100,9 +99,9 @@ def imbalance() -> int:
 
 
 def fold() -> Iterator[None]:
-    """Make one row of many, so that adding them up stays quick.
+    """Replace tallies by their sums, so that adding them up stays fast.
 
-    What is added up is exactly what is deleted: a submission that commits meanwhile keeps its own row for the next time.
+    Only rows that are deleted are summed: a submission that commits in between keeps its row for the next time.
     """
     folded = FOLDED_AT_ONCE
     while folded == FOLDED_AT_ONCE:
@@ -112,13 +111,13 @@ def fold() -> Iterator[None]:
 
 
 def _fold(session: Session) -> int:
-    if len(session.scalars(select(Tally.id).limit(3)).all()) < 3:  # one row of each name is as few as can be
+    if len(session.scalars(select(Tally.id).limit(3)).all()) < 3:  # one row of each name is the minimum
         return 0
     oldest = select(Tally.id).order_by(Tally.id).limit(FOLDED_AT_ONCE)
     rows = session.execute(delete(Tally).where(Tally.id.in_(oldest)).returning(Tally.name, Tally.amount)).all()
     totals: Counter[str] = Counter()
     for name, amount in rows:
         totals[name] += amount
-    if rows:  # another clock may have folded them meanwhile
+    if rows:  # none when another clock was faster
         session.execute(insert(Tally), [{"name": name, "amount": total} for name, total in totals.items()])
     return len(rows)

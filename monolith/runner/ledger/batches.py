@@ -1,4 +1,4 @@
-"""Batches: several documents and what is to be done with each, in one submission. Their tables, and how far they are."""
+"""Batches: several documents submitted at once, each with its jobs. Their tables and their progress."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import OVER, STATUSES, Base, Document, Job, User, new_id
 
-PRUNED = "pruned"  # what became of a job that is deleted already
+PRUNED = "pruned"  # the status of a job that has been deleted
 PRUNED_AT_ONCE = 500
 
 
 class Batch(Base):
-    """One submission of several documents. `refused` says which were not taken, and why."""
+    """One submission of several documents. `refused`: the documents that were not accepted, and why."""
 
     __tablename__ = "batches"
 
@@ -35,9 +35,9 @@ class Batch(Base):
 
 
 class BatchItem(Base):
-    """One job of a batch. Of a job that is asked for as unique it may be one that another submission made.
+    """One job of a batch. For a unique job it may be the live duplicate that another submission created.
 
-    No foreign keys: a batch still knows how many jobs it had when some are pruned, and they cost nothing when they are not in one.
+    No foreign keys: a batch still counts jobs that are pruned, and deleting a job costs nothing here.
     """
 
     __tablename__ = "batch_items"
@@ -58,14 +58,14 @@ class NewBatch:
     id: str = field(default_factory=new_id)
 
     def row(self, owner_id: int, items: Iterable[tuple[str | None, str]]) -> Batch:
-        """The row that goes along with its jobs; an item is the id of a document and that of a job."""
-        made = [BatchItem(place=place, document_id=document_id, job_id=job_id) for place, (document_id, job_id) in enumerate(items)]
-        return Batch(id=self.id, owner_id=owner_id, refused=self.refused, items=made)
+        """The new row of the batch with its items, each a document id and a job id."""
+        rows = [BatchItem(place=place, document_id=document_id, job_id=job_id) for place, (document_id, job_id) in enumerate(items)]
+        return Batch(id=self.id, owner_id=owner_id, refused=self.refused, items=rows)
 
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How many jobs of a batch are in which status, and how far it is in all: 0..100."""
+    """The jobs of a batch by status, and its progress in percent, 0 to 100."""
 
     counts: dict[str, int]
     progress: float
@@ -80,25 +80,25 @@ class BatchProgress:
 
 
 def progress_of(session: Session, batch_ids: Sequence[str]) -> dict[str, BatchProgress]:
-    """How far each of these batches is. A job that is over counts as done, whatever came of it."""
+    """The progress of each of these batches, by id. A job that is over counts as 100 %, however it ended."""
     items = select(BatchItem.batch_id, BatchItem.job_id).where(BatchItem.batch_id.in_(batch_ids)).distinct().subquery()
     status, running = func.coalesce(Job.status, PRUNED), func.coalesce(Job.progress, 0.0)
     rows = select(items.c.batch_id, status, func.count(), func.sum(running)).join_from(items, Job, Job.id == items.c.job_id, isouter=True)
     found: dict[str, list[tuple[str, int, float]]] = {one: [] for one in batch_ids}
     for batch_id, *numbers in session.execute(rows.group_by(items.c.batch_id, status)):
         found[batch_id].append((numbers[0], numbers[1], numbers[2]))
-    return {batch_id: _standing(numbers) for batch_id, numbers in found.items()}
+    return {batch_id: _progress(numbers) for batch_id, numbers in found.items()}
 
 
-def _standing(numbers: list[tuple[str, int, float]]) -> BatchProgress:
+def _progress(numbers: list[tuple[str, int, float]]) -> BatchProgress:
     counts = {status: count for status, count, _ in numbers}
     done = sum(100.0 * count if status in (*OVER, PRUNED) else percent * (status == "started") for status, count, percent in numbers)
-    standing = BatchProgress({status: counts.get(status, 0) for status in (*STATUSES, PRUNED)}, done / max(sum(counts.values()), 1))
-    return standing if standing.is_over else BatchProgress(standing.counts, min(standing.progress, 99.9))  # 100 only when all is over
+    progress = BatchProgress({status: counts.get(status, 0) for status in (*STATUSES, PRUNED)}, done / max(sum(counts.values()), 1))
+    return progress if progress.is_over else BatchProgress(progress.counts, min(progress.progress, 99.9))  # 100 only when all are over
 
 
 def titles(session: Session, batch_ids: Sequence[str]) -> dict[str, tuple[str | None, int]]:
-    """Of each batch the title of its first document, None when that is deleted, and the number of its documents."""
+    """By batch id: the title of its first document, None when that is deleted, and the number of its documents."""
     first = select(BatchItem.batch_id, Document.title).join(Document, Document.id == BatchItem.document_id)
     named = dict(session.execute(first.where(BatchItem.batch_id.in_(batch_ids), BatchItem.place == 0)).all())
     number = select(BatchItem.batch_id, func.count(BatchItem.document_id.distinct())).where(BatchItem.batch_id.in_(batch_ids))
@@ -106,17 +106,17 @@ def titles(session: Session, batch_ids: Sequence[str]) -> dict[str, tuple[str | 
 
 
 def jobs(batch_id: str) -> Any:
-    """The ids of a batch's jobs, as a query within others."""
+    """A subquery for the ids of a batch's jobs."""
     return select(BatchItem.job_id).where(BatchItem.batch_id == batch_id)
 
 
 def documents(batch_id: str) -> Any:
-    """The ids of a batch's documents, as a query within others."""
+    """A subquery for the ids of a batch's documents."""
     return select(BatchItem.document_id).where(BatchItem.batch_id == batch_id)
 
 
 def places(session: Session, batch_id: str) -> dict[str, int]:
-    """Where each job and each document of a batch stands, by its id."""
+    """The position in the batch of each of its jobs and documents, by id."""
     items = session.execute(select(BatchItem.place, BatchItem.document_id, BatchItem.job_id).where(BatchItem.batch_id == batch_id))
     found: dict[str, int] = {}
     for place, *ids in sorted(items):
@@ -126,18 +126,18 @@ def places(session: Session, batch_id: str) -> dict[str, int]:
 
 
 def of_document(session: Session, document_id: str) -> str | None:
-    """The batch that this document was submitted in."""
+    """The id of the batch that this document was submitted in; None for a document without one."""
     return session.scalar(select(BatchItem.batch_id).where(BatchItem.document_id == document_id).limit(1))
 
 
 def prune(until: float) -> Iterator[None]:
-    """Delete the batches, older than this moment, of which neither a job nor a document is left."""
+    """Delete the batches created before `until` (seconds since 1970) that have neither a job nor a document left, step by step."""
     job = exists().where(BatchItem.batch_id == Batch.id, Job.id == BatchItem.job_id)
     document = exists().where(BatchItem.batch_id == Batch.id, Document.id == BatchItem.document_id)
     empty = select(Batch.id).where(Batch.created_at < until, ~job, ~document).limit(PRUNED_AT_ONCE)
     found: Sequence[str] = [""] * PRUNED_AT_ONCE
     while len(found) == PRUNED_AT_ONCE:
-        with read_session() as session:  # looked for before the write lock is taken: most of the old ones have documents
+        with read_session() as session:  # before the write lock is taken: most old batches still have documents
             found = session.scalars(empty).all()
         with write_session() as session:
             session.execute(delete(Batch).where(Batch.id.in_(found)).execution_options(synchronize_session=False))

@@ -1,6 +1,6 @@
-"""What failures have in common: the type of the error, its message without what differs from one job to the next, and the place.
+"""The fingerprint of an error: its type, its message without the parts that vary from job to job, and the place in our code.
 
-Two jobs that failed with the same cause have the same key, by which the ledger groups them; the words are made again from any of them.
+Failed jobs with the same fingerprint form an error group. The ledger stores its key; any job of the group gives the words again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from monolith.config import ROOT
 
 OURS = f"{ROOT}/"
-MAX_MESSAGE = 300  # characters of a message that tell causes apart
+MAX_MESSAGE = 300  # characters of a message that count
 KEY_LENGTH = 16
 
-# What differs, in the order in which it is looked for: an address holds numbers, and what is quoted may hold an address.
-_DIFFERS = (
+# The varying parts, in the order of replacement: addresses contain numbers, and quoted text may contain addresses.
+_VARYING = (
     (re.compile(r"""(?<!\w)'[^'\n]*'(?!\w)|"[^"\n]*"|“[^”\n]*”|`[^`\n]*`"""), "‘…’"),
     (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s,;)\]>]+", re.IGNORECASE), "<address>"),
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w"), "<address>"),
@@ -30,7 +30,7 @@ _OTHERS = ("/site-packages/", "/lib/python", "<frozen", "<string>")
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Why jobs failed. `place` is a file and a function of ours, empty where no trace tells."""
+    """Error type, normalized message, and place: file and function of our code, empty where no traceback names one."""
 
     type: str
     message: str
@@ -38,25 +38,25 @@ class Fingerprint:
 
     @property
     def key(self) -> str:
-        """The same for the same cause, in every process and after every deploy that leaves the place where it is."""
+        """The key of the error group: the same in every process, and after a deploy that does not move the place."""
         return hashlib.sha256(f"{self.type}\n{self.message}\n{self.place}".encode()).hexdigest()[:KEY_LENGTH]
 
 
 def fingerprint_of(error_type: str | None, message: str | None, trace: str | None) -> Fingerprint:
-    """The cause of a failure, from what the ledger keeps of it."""
-    return Fingerprint(error_type or "", _alike(message or ""), _place(trace or ""))
+    """The fingerprint of an error, from the columns of a failed job."""
+    return Fingerprint(error_type or "", _normalized(message or ""), _place(trace or ""))
 
 
-def _alike(message: str) -> str:
-    """The first line of a message, without what differs."""
+def _normalized(message: str) -> str:
+    """The first line of a message, with its varying parts replaced."""
     text = next((line.strip() for line in message[: 2 * MAX_MESSAGE].splitlines() if line.strip()), "")[:MAX_MESSAGE]
-    for pattern, instead in _DIFFERS:
-        text = pattern.sub(instead, text)
+    for pattern, replacement in _VARYING:
+        text = pattern.sub(replacement, text)
     return text
 
 
 def _place(trace: str) -> str:
-    """The innermost frame of ours; its line is left out, which any edit above it moves."""
+    """The innermost frame of our code, without its line number, which any edit above it changes."""
     ours = [(path, function) for path, function in _FRAME.findall(trace) if not any(one in path for one in _OTHERS)]
     if not ours:
         return ""

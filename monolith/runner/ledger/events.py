@@ -1,9 +1,9 @@
-"""How far the events of jobs can be read in the order of their numbers, and none be missed.
+"""Reads the events of jobs in the order of their ids without missing one.
 
-PostgreSQL gives an event its number before it commits: a lower one may appear after a higher one was read. So what is
-there is noted first, with the transactions that hold the lock of those who write events; it is read when these are over.
-They let go of the lock only when what they wrote is seen by all. (Transaction ids would do as well, but for those of other
-databases on the same server, whose long transactions would hold everything up.)
+PostgreSQL assigns an id before the commit, so a lower id may appear after a higher one was read. Therefore the reader first
+notes the highest id together with the transactions that hold a writer's lock on `job_events`, and reads up to that id when
+these transactions are over: they release the lock only when their rows are visible. (Comparing transaction ids would work too,
+but long transactions in other databases of the same server would delay everything.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monolith.db.engine import read_connection, read_now
 from monolith.db.models import Job, JobEvent
 from monolith.job_types import registry
 
-STEP = 500  # events of users' jobs that are read at once
+STEP = 500  # events that one query of `of_owners` reads
 
 
 _WRITERS = text(
@@ -29,7 +29,7 @@ _WRITERS = text(
 
 @dataclass(frozen=True)
 class Position:
-    """Up to which number there are events, when that was so, and which transactions were adding some right then."""
+    """The highest event id at a time `at`, and the transactions that were writing events at that time."""
 
     position: int
     at: float
@@ -37,37 +37,34 @@ class Position:
 
 
 class SafePosition:
-    """What one reader knows of it."""
+    """Safe read position of one reader: no event with a lower id can still be committed."""
 
     def __init__(self) -> None:
-        self._mark: Position | None = None
+        self._pending: Position | None = None
 
-    def look(self) -> Position | None:
-        """A mark up to which all events are there; None while some may still appear below the one that was noted last."""
-        mark = self._mark or position_now()
-        self._mark = mark if mark.writers & _writers() else None
-        return None if self._mark else mark
+    def advance(self) -> Position | None:
+        """A position up to which all events are committed; None while a transaction may still add some below the pending one."""
+        position = self._pending or position_now()
+        with read_connection() as connection:
+            is_pending = position.writers & _writers(connection)
+        self._pending = position if is_pending else None
+        return None if is_pending else position
 
 
 def position_now() -> Position:
-    """What is there at this moment; events below it may still appear."""
+    """The current position; events with lower ids may still be committed."""
     with read_connection() as connection:
         moment = read_now(connection)
         position = connection.scalar(select(func.max(JobEvent.id))) or 0
-        return Position(position, moment, _writers_on(connection))
+        return Position(position, moment, _writers(connection))
 
 
-def _writers() -> frozenset[str]:
-    with read_connection() as connection:
-        return _writers_on(connection)
-
-
-def _writers_on(connection: Connection) -> frozenset[str]:
-    """SQLite has one writer at a time, which numbers its events while all others wait."""
+def _writers(connection: Connection) -> frozenset[str]:
+    """The transactions that are writing events. On SQLite none: it has one writer at a time, so ids are in order of the commits."""
     return frozenset(connection.scalars(_WRITERS)) if connection.dialect.name == "postgresql" else frozenset()
 
 
-# The job as it is now, and the event: `number` is that of the event, in the order of the ledger.
+# The job as it is now, and the event: `number` is its id.
 _JOB = (
     Job.id.label("job_id"),
     *(getattr(Job, name) for name in ("owner_id", "type", "status", "progress", "progress_note", "max_attempts")),
@@ -81,33 +78,31 @@ Owners = Collection[int] | None  # None: everybody
 
 
 def of_jobs(after: Mapping[str, int]) -> list[Row[Any]]:
-    """Of each of these jobs, what has happened after the event of this number: the job as it is now with each event, in order.
+    """The events of these jobs after the lowest of these ids, in order, each with the job as it is now.
 
-    A job of which there is nothing new comes once, with `number` None; one that is no longer there does not come.
+    A job without new events comes once, with `number` None; a job that does not exist does not come.
     """
-    lowest = min(after.values())
-    news = and_(JobEvent.job_id == Job.id, JobEvent.id > lowest)
-    found = select(*_JOB, *_EVENT).outerjoin(JobEvent, news).where(Job.id.in_(after)).order_by(JobEvent.id)
-    return _read(found)
+    is_new = and_(JobEvent.job_id == Job.id, JobEvent.id > min(after.values()))
+    return _rows(select(*_JOB, *_EVENT).outerjoin(JobEvent, is_new).where(Job.id.in_(after)).order_by(JobEvent.id))
 
 
 def of_owners(owners: Owners, after: int, until: int) -> list[Row[Any]]:
-    """The first STEP events between these numbers that happened to jobs of these users, as `of_jobs` gives them."""
+    """The first STEP events with ids above `after`, up to `until`, of jobs of these users; rows as in `of_jobs`."""
     found = select(*_JOB, *_EVENT).join(JobEvent, JobEvent.job_id == Job.id).where(JobEvent.id > after, JobEvent.id <= until)
-    return _read(found.where(_shown_to(owners)).order_by(JobEvent.id).limit(STEP))
+    return _rows(found.where(_visible_to(owners)).order_by(JobEvent.id).limit(STEP))
 
 
 def running_of(owners: Owners) -> list[Row[Any]]:
-    """The jobs of these users that run, as they are now."""
-    return _read(select(*_JOB).where(Job.status == "started", _shown_to(owners)))
+    """The running jobs of these users."""
+    return _rows(select(*_JOB).where(Job.status == "started", _visible_to(owners)))
 
 
-def _shown_to(owners: Owners) -> ColumnElement[bool]:
-    """What Intray submits by itself is left out, as it is of the lists."""
+def _visible_to(owners: Owners) -> ColumnElement[bool]:
+    """Internal jobs are left out, as in the lists of jobs."""
     internal = [one.name for one in registry.discover().values() if one.is_internal]
     return and_(Job.type.not_in(internal), true() if owners is None else Job.owner_id.in_(owners))
 
 
-def _read(found: Select[Any]) -> list[Row[Any]]:
+def _rows(query: Select[Any]) -> list[Row[Any]]:
     with read_connection() as connection:
-        return list(connection.execute(found))
+        return list(connection.execute(query))

@@ -1,6 +1,6 @@
-"""New jobs as rows of the ledger: any number of them with one statement, or one for each table, compiled once.
+"""Inserts new jobs, any number at a time: one statement on PostgreSQL, one for each table on SQLite, compiled once.
 
-What the unit of work of a session does for a new job takes longer than all the rest of accepting it.
+Uses SQLAlchemy Core: the unit of work of an ORM session would take longer than the rest of a submission.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from monolith.db.engine import now, rows_of_json
-from monolith.db.models import Base, Job, new_id
+from monolith.db.models import Base, new_id
 from monolith.job_types.registry import JobType
+from monolith.runner.ledger.transitions import JobRecord
 
-APART_S = 1e-6  # jobs of one submission stand in line in their order, although SQLite's clock stands still in a statement
+APART_S = 1e-6  # keeps the jobs of one submission in their order: SQLite's clock stands still within a statement
 _JOBS, _EVENTS, _TALLIES = (Base.metadata.tables[name] for name in ("jobs", "job_events", "tallies"))
 _ROW_PARAMS = ("id", "document_id", "type", "queue", "priority", "params", "content_key", "is_unique", "max_attempts", "status", "preview")
 _SHARED = ("owner_id", "parent_id", "request_id")
-_TOLD = ("id", "created_at", "queued_at", "run_at")  # what the database alone knows
+_GENERATED = ("id", "created_at", "queued_at", "run_at")  # set by the database's clock; and the id, to tell the rows apart
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One job that somebody asks for, already validated. `delay` in seconds."""
+    """A job to be submitted, already validated. `delay`: seconds until it is queued."""
 
     type: JobType
     params: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class JobSpec:
     id: str = field(default_factory=new_id)
 
     def row(self) -> dict[str, Any]:
-        """What a new row says, and its delay."""
+        """The columns of its row that come from here, and `delay`."""
         return {
             "id": self.id,
             "document_id": self.document_id,
@@ -59,71 +60,32 @@ class JobSpec:
         }
 
 
-@dataclass(slots=True)
-class NewJob:
-    """A job as it was accepted: it reads as its row does."""
+def insert_jobs(connection: Connection, specs: Iterable[JobSpec], **shared: Any) -> list[JobRecord]:
+    """Insert the jobs, one event `submitted` for each, and their number in the tally. Returns the rows in the order of `specs`.
 
-    id: str
-    document_id: str | None
-    type: str
-    queue: str
-    priority: str
-    params: dict[str, Any]
-    content_key: str | None
-    is_unique: bool
-    max_attempts: int
-    status: str
-    delay: float
-    preview: dict[str, Any] | None
-    owner_id: int
-    parent_id: str | None
-    request_id: str | None
-    created_at: float
-    queued_at: float | None
-    run_at: float | None
-    attempt: int = 0
-    interruptions: int = 0
-    crashes: int = 0
-    progress: float | None = None
-    progress_note: str | None = None
-    snooze_reason: str | None = None
-    error_type: str | None = None
-    error_message: str | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float = 0.0
-
-    @property
-    def rq_queue(self) -> str:
-        return f"{self.queue}.{self.priority}"
-
-
-AnyJob = Job | NewJob
-
-
-def insert_jobs(connection: Connection, wanted: Iterable[JobSpec], **shared: Any) -> list[NewJob]:
-    """Insert the jobs with the event of their submission, and count them; `shared` are the columns that all have alike."""
-    rows = [one.row() for one in wanted]
+    `shared`: `owner_id`, `parent_id` and `request_id`, where all jobs have the same. Raises IntegrityError for a second live
+    unique job of the same content.
+    """
+    rows = [one.row() for one in specs]
     if not rows:
         return []
     shared = {**dict.fromkeys(_SHARED), **shared}
-    said = {**shared, "new": json.dumps([{**row, "place": place} for place, row in enumerate(rows)], allow_nan=False)}
+    params = {**shared, "new": json.dumps([{**row, "place": place} for place, row in enumerate(rows)], allow_nan=False)}
     first, *others = _statements(connection.dialect.name)
-    told = {job_id: rest for job_id, *rest in connection.execute(first, said)}
+    returned = {job_id: times for job_id, *times in connection.execute(first, params)}
     for statement in others:
-        connection.execute(statement, said)
-    return [_new_job({**row, **shared}, *told[row["id"]]) for row in rows]
+        connection.execute(statement, params)
+    return [_record(row, shared, *returned[row["id"]]) for row in rows]
 
 
-def _new_job(said: dict[str, Any], created_at: float, queued_at: float | None, run_at: float | None) -> NewJob:
-    return NewJob(**said, created_at=created_at, queued_at=queued_at, run_at=run_at)
+def _record(row: dict[str, Any], shared: dict[str, Any], created_at: float, queued_at: float | None, run_at: float | None) -> JobRecord:
+    del row["delay"]
+    return JobRecord(**row, **shared, attempt=0, claims=0, crashes=0, created_at=created_at, queued_at=queued_at, run_at=run_at)
 
 
 @cache
 def _statements(dialect: str) -> list[Executable]:
-    """The first gives the rows. PostgreSQL does all with one, in one round trip; SQLite, which has none, knows no such statement."""
+    """What inserts jobs, events and the tally; the first statement returns the rows. PostgreSQL does all in one round trip."""
     jobs = _jobs(dialect)
     if dialect == "postgresql":
         added = jobs.cte("added")
@@ -143,7 +105,7 @@ def _jobs(dialect: str) -> ReturningInsert[Any]:
     values["created_at"] = moment
     values["queued_at"] = case((new.c.delay <= 0, moment))
     values["run_at"] = case((new.c.delay > 0, now() + new.c.delay))
-    return insert(_JOBS).from_select(list(values), select(*values.values())).returning(*(_JOBS.c[name] for name in _TOLD))
+    return insert(_JOBS).from_select(list(values), select(*values.values())).returning(*(_JOBS.c[name] for name in _GENERATED))
 
 
 def _events(jobs: FromClause) -> Insert:

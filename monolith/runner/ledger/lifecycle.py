@@ -1,8 +1,8 @@
-"""The life of a job, top to bottom. Every change of status in the project is one guarded UPDATE in this file.
+"""The life of a job, top to bottom. Every change of status in the project is one transition in this file: a guarded UPDATE.
 
-A move names the status it leaves and, for a running job, the claim it belongs to. Zero rows changed means that somebody
-else moved the job first, and the mover stops. Every move appends a row to `job_events`. Commit first, push after: a push
-that fails leaves the row for the clock.
+The guard names the status that the job leaves and, for a running job, its claim. No row changed means that another process
+changed the job first; the caller then stops. Every transition adds a row to `job_events`. Commit first, push afterwards: when
+the push fails, the clock pushes the job later.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from monolith.db.engine import autocommit, now, storable, write_transaction
+from monolith.db.engine import now, storable, write_transaction
 from monolith.db.models import Base, Job
+from monolith.errors import Conflict
 from monolith.job_types.registry import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, pauses
-from monolith.runner.ledger.insert import JobSpec, NewJob
-from monolith.runner.ledger.outcomes import Outcome, check_result, has_aftermath, keep_aftermath
-from monolith.runner.ledger.transitions import Transition, TransitionedJob, param
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, check_result, has_on_failure
+from monolith.runner.ledger.transitions import JobRecord, Transition, param
 from monolith.runner.queue import rq_queues
 
-MAX_CRASHES = 3  # a job that takes its worker down this often is poison
-MAX_SNOOZE_S = 3 * 24 * 3600  # nothing waits for ever
+MAX_CRASHES = 3  # a job that crashes its worker this often is poison
+MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MAX_MESSAGE = 2000  # characters of an error that are kept
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One run of one job. `number` fences: the outcome of an older claim changes nothing."""
+    """One run of one job. `number` fences it: an outcome recorded with an older number changes nothing."""
 
     job_id: str
     number: int
     attempt: int
-    job: TransitionedJob
+    job: JobRecord
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed: a short type, a message for the submitter, a trace for admins."""
+    """Why an attempt failed: a short type, a message for the submitter, a traceback for admins."""
 
     type: str
     message: str
@@ -54,34 +56,30 @@ class Failure:
 
 def submit(
     owner_id: int,
-    wanted: Sequence[JobSpec],
+    specs: Sequence[JobSpec],
     *,
-    first: Callable[[Connection], None] | None = None,
-    may: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
-    along: Sequence[Base] = (),
+    before: Callable[[Connection], None] | None = None,
+    admission: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    rows: Sequence[Base] = (),
     request_id: str | None = None,
-) -> list[NewJob]:
-    """Accept jobs in one transaction; then push them.
+) -> list[JobRecord]:
+    """Insert jobs in one transaction, then push them. Returns them in the order of `specs`.
 
-    In the transaction comes `first`, then `may`, which refuses all of it by raising and is left when all is written, then the
-    new rows that go `along` with the jobs. Raises IntegrityError, with nothing accepted, for a second live unique job of one content.
+    `before` is called first in the transaction; `admission` is entered next, may refuse everything by raising, and is left when
+    all is inserted; `rows` are new rows of other tables to insert. Raises IntegrityError, with nothing inserted, for a second live
+    unique job of the same content.
     """
-    is_alone = not first and not along
-    with autocommit() if is_alone else write_transaction() as connection:
-        if first:
-            first(connection)
-        with may(connection):
-            _keep(connection, along)
-            jobs = insert.insert_jobs(connection, wanted, owner_id=owner_id, request_id=request_id)
+    with write_transaction(single_statement=not before and not rows) as connection:
+        if before:
+            before(connection)
+        with admission(connection):
+            if rows:
+                with Session(connection, expire_on_commit=False) as session:
+                    session.add_all(rows)
+                    session.flush()
+            jobs = insert.insert_jobs(connection, specs, owner_id=owner_id, request_id=request_id)
     rq_queues.push(jobs)
     return jobs
-
-
-def _keep(connection: Connection, along: Sequence[Base]) -> None:
-    if along:
-        with Session(connection, expire_on_commit=False) as session:
-            session.add_all(along)
-            session.flush()
 
 
 _ONE = Job.id == param("job_id", Job.id)
@@ -91,14 +89,14 @@ _ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": Non
 _NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None, "error_group": None}
 _ERROR: dict[str, Any] = {name: param(name, getattr(Job, name)) for name in _NO_ERROR}
 
-_moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
-_overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= _moment).order_by(Job.run_at).limit(param("limit"))
+_now = select(now()).scalar_subquery()  # evaluated once: an index cannot be searched by a volatile expression
+_overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= _now).order_by(Job.run_at).limit(param("limit"))
 QUEUE_DUE = Transition("queued", Job.status == "scheduled", Job.id.in_(_overdue), status="queued", **_QUEUED)
 
 
-def queue_due(limit: int) -> list[TransitionedJob]:
-    """Queue the scheduled jobs whose time has come, the longest overdue first, and push them."""
-    jobs = QUEUE_DUE.make(limit=limit)
+def queue_due(limit: int) -> list[JobRecord]:
+    """Queue and push up to `limit` scheduled jobs whose time has come, the longest overdue first."""
+    jobs = QUEUE_DUE.apply(limit=limit)
     rq_queues.push(jobs)
     return jobs
 
@@ -122,9 +120,9 @@ CLAIM = Transition(
 
 
 def claim(job_id: str, worker: str) -> Claim | None:
-    """Take a queued job to run it. None when it is not queued (the message was a double, the job was cancelled) or paused."""
-    moved = CLAIM.make(worker, job_id=job_id, worker=worker)
-    return Claim(job_id, moved[0].claims, moved[0].attempt, moved[0]) if moved else None
+    """Claim a queued job to run it. None when it is not queued (a repeated message, a cancelled job) or is paused."""
+    jobs = CLAIM.apply(worker, job_id=job_id, worker=worker)
+    return Claim(job_id, jobs[0].claims, jobs[0].attempt, jobs[0]) if jobs else None
 
 
 _RUNNING = (_ONE, Job.status == "started", Job.claims == param("claim", Job.claims))
@@ -132,16 +130,19 @@ SUCCEED = Transition("finished", *_RUNNING, status="finished", result=param("res
 
 
 def succeed(claim: Claim, outcome: Outcome) -> bool:
-    """Record the result and what comes with it in one transaction. Raises `Permanent` when the result cannot be kept."""
+    """Record the result, its files, decision and follow-ups in one transaction. False when the claim is no longer current.
+
+    Raises `Permanent` for a result that cannot be stored.
+    """
     check_result(outcome.result)
-    if outcome.is_alone:
-        return bool(SUCCEED.make(**_of(claim), result=outcome.result))
+    if outcome.is_result_only:
+        return bool(SUCCEED.apply(**_fence(claim), result=outcome.result))
     with write_transaction() as connection:
-        moved = SUCCEED.on(connection, **_of(claim), result=outcome.result)
-        if not moved:
+        finished = SUCCEED.apply(connection=connection, **_fence(claim), result=outcome.result)
+        if not finished:
             return False
-        jobs = outcome.keep(connection, moved[0])
-    rq_queues.push(jobs)
+        follow_ups = outcome.save(connection, finished[0])
+    rq_queues.push(follow_ups)
     return True
 
 
@@ -150,31 +151,28 @@ RETRY = Transition("retrying", *_RUNNING, status="scheduled", run_at=now() + par
 
 
 def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
-    """End the attempt as failed: tried again after the backoff while attempts are left, else for good."""
+    """End the attempt as failed: retried after the backoff while attempts are left, else failed for good.
+
+    For good, the job type's `on_failure` runs and is saved in the same transaction. False when the claim is no longer current.
+    """
     error = _error(failure)
-    if failure.permanent or claim.attempt >= claim.job.max_attempts:
-        return _give_up(claim, error)
-    return bool(RETRY.make(failure.message, **_of(claim), **error, seconds=backoff.delay(claim.attempt)))
+    message = error["error_message"]
+    if not failure.permanent and claim.attempt < claim.job.max_attempts:
+        return bool(RETRY.apply(message, **_fence(claim), **error, seconds=backoff.delay(claim.attempt)))
+    if not has_on_failure(claim.job.type):
+        return bool(FAIL.apply(message, **_fence(claim), **error))
+    with write_transaction() as connection:
+        failed = FAIL.apply(message, connection=connection, **_fence(claim), **error)
+        follow_ups = [one for job in failed for one in apply_on_failure(connection, job, error["error_type"], message)]
+    rq_queues.push(follow_ups)
+    return bool(failed)
 
 
 def _error(failure: Failure) -> dict[str, Any]:
-    """What the ledger keeps of a failure, as it can be stored."""
+    """The error columns of a failed job."""
     message, trace = storable(failure.message, MAX_MESSAGE), storable(failure.trace or "")
     error_group = error_fingerprint.fingerprint_of(failure.type, message, trace).key
     return {"error_type": failure.type, "error_message": message, "error_trace": trace, "error_group": error_group}
-
-
-def _give_up(claim: Claim, error: dict[str, Any]) -> bool:
-    """Fail for good, with what comes of it in one transaction: `on_failure` of the job's type says what."""
-    if not has_aftermath(claim.job.type):
-        return bool(FAIL.make(error["error_message"], **_of(claim), **error))
-    jobs: list[NewJob] = []
-    with write_transaction() as connection:
-        moved = FAIL.on(connection, error["error_message"], **_of(claim), **error)
-        for job in moved:
-            jobs = keep_aftermath(connection, job, error["error_type"], error["error_message"])
-    rq_queues.push(jobs)
-    return bool(moved)
 
 
 SNOOZE = Transition(
@@ -190,14 +188,11 @@ SNOOZE = Transition(
 
 
 def snooze(claim: Claim, seconds: float, reason: str) -> bool:
-    """Put the job aside for some seconds and give its attempt back; three days after it was submitted that counts as failed."""
-    if SNOOZE.make(reason, **_of(claim), seconds=seconds, reason=storable(reason, 300)):
+    """Schedule the job again in some seconds and return its attempt. Three days after its submission that counts as a failure."""
+    if SNOOZE.apply(reason, **_fence(claim), seconds=seconds, reason=storable(reason, 300)):
         return True
-    return fail(
-        claim,
-        Failure("parked_too_long", f"The job was snoozed repeatedly for three days. Last reason: {reason}"),
-        Backoff("fixed", seconds),
-    )
+    message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
+    return fail(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
 
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
@@ -215,23 +210,23 @@ INTERRUPT = Transition(
 
 
 def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bool:
-    """Give a job back to its queue: its worker stopped or died, which is not the job's fault.
+    """Queue a job again whose worker stopped or died, and return its attempt. False when this claim is no longer current.
 
-    The attempt is given back. After MAX_CRASHES the job is poison and fails: a job that kills its worker three times
-    would otherwise take the fleet down, one worker at a time. A worker that stops on request has not crashed.
+    After MAX_CRASHES crashes the job is poison and fails: otherwise it would crash one worker after the other. A worker that
+    stops on request (`crashed=False`) does not count.
     """
-    said = {"job_id": job_id, "claim": number, "crash": int(crashed)}
+    fence = {"job_id": job_id, "claim": number, "crash": int(crashed)}
     error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
     message = error["error_message"]
     with write_transaction() as connection:
-        poison = POISON.on(connection, message, **said, **error)
-        interrupted = INTERRUPT.on(connection, why, **said)
-        follow_ups = [one for job in poison for one in keep_aftermath(connection, job, "poison", message)]
+        poison = POISON.apply(message, connection=connection, **fence, **error)
+        interrupted = INTERRUPT.apply(why, connection=connection, **fence)
+        follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])
     return bool(poison or interrupted)
 
 
-# ---- what people do, to one job or to many at once
+# ---- what people do, to one job or to many
 
 _THESE = Job.id.in_(bindparam("job_ids", expanding=True))
 CANCEL = Transition("canceled", _THESE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
@@ -254,34 +249,60 @@ REQUEUE = Transition(
 )
 
 
+class DuplicateIsLive(Conflict):
+    """A unique job of the same type and content is waiting or running, so this one cannot be queued."""
+
+
 def cancel(job_id: str) -> bool:
-    """End a job that has not started. False when it has, or is over."""
+    """Cancel a job that has not started. False when it has, or is over."""
     with write_transaction() as connection:
-        return bool(CANCEL.on(connection, job_ids=[job_id]))
+        return bool(CANCEL.apply(connection=connection, job_ids=[job_id]))
 
 
 def stop(job_id: str, *, tell_worker: bool = True) -> bool:
-    """End a running job: from now on its outcome changes nothing, and its worker ends it. False when it does not run."""
+    """Stop a running job: from now on its outcome changes nothing, and its worker ends it. False when it is not running."""
     with write_transaction() as connection:
-        stopped = STOP.on(connection, job_ids=[job_id])
+        stopped = STOP.apply(connection=connection, job_ids=[job_id])
     if stopped and tell_worker:
         rq_queues.stop(job_id)
     return bool(stopped)
 
 
-def requeue(job_id: str, *, requeue_id: int | None = None) -> bool:
-    """Start a job again that failed, was stopped or was cancelled, with all its attempts. False when it is none of these."""
-    with write_transaction() as connection:
-        jobs = REQUEUE.on(connection, job_ids=[job_id], requeue_id=requeue_id)
+def requeue(job_id: str) -> bool:
+    """Queue a failed, stopped or cancelled job again, with all its attempts. False when it is none of these.
+
+    Raises `DuplicateIsLive`.
+    """
+    return bool(requeue_jobs([job_id]))
+
+
+def requeue_jobs(
+    job_ids: Sequence[str],
+    *,
+    note: str | None = None,
+    requeue_id: int | None = None,
+    record: Callable[[Connection, int], None] = lambda connection, count: None,
+) -> int:
+    """Queue those of these jobs again that failed, were stopped or cancelled; returns how many. All or none.
+
+    `record` is called in the same transaction with their number; `requeue_id` is the retry of an error group they belong to.
+    Raises `DuplicateIsLive`, with nothing changed, where one of them is unique and has a live duplicate, be it another of them.
+    """
+    try:
+        with write_transaction() as connection:
+            jobs = REQUEUE.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
+            record(connection, len(jobs))
+    except IntegrityError:
+        raise DuplicateIsLive("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
     rq_queues.push(jobs)
-    return bool(jobs)
+    return len(jobs)
 
 
-def _of(claim: Claim) -> dict[str, Any]:
-    """What the guard of a running job asks for."""
+def _fence(claim: Claim) -> dict[str, Any]:
+    """The parameters of the guard of a running job."""
     return {"job_id": claim.job_id, "claim": claim.number}
 
 
 def running(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """The guard of a running job: still started, and by this claim."""
+    """A guard for other statements about a running job: it is started, and by this claim."""
     return (Job.id == claim.job_id, Job.status == "started", Job.claims == claim.number)

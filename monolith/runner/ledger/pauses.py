@@ -1,7 +1,7 @@
-"""Who paused what, why, and until when. What is paused is everything, a queue, or a job type.
+"""Pauses of all jobs, a queue or a job type: who paused it, why, and until when.
 
-A pause holds back claims and nothing else: submitting goes on. A worker that takes a message of a paused job leaves the job
-queued and moves on; when the pause is over, the clock pushes what waited.
+A pause prevents claims and nothing else: jobs can still be submitted. A worker that receives the message of a paused job leaves
+the job queued; when the pause is over, the clock pushes the waiting jobs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from monolith.runner.ledger import audit
 from monolith.runner.ledger.audit import Actor
 
 EVERYTHING = "all"
-FRESH_S = 1.0  # how long what is shown of pauses may be old; claims always know
+FRESH_S = 1.0  # the age of pauses on pages; claims read the table itself
 
 
 class Pause(Base):
+    """A pause. `scope`: `all`, `queue:<name>` or `type:<name>`; `until`: when it ends automatically."""
+
     __tablename__ = "pauses"
 
     scope: Mapped[str] = mapped_column(String(70), primary_key=True)
@@ -37,7 +39,7 @@ class Pause(Base):
 
 @dataclass(frozen=True)
 class Paused:
-    """One pause that holds now, as it was read."""
+    """A read-only copy of an active pause."""
 
     scope: str
     reason: str
@@ -46,21 +48,22 @@ class Paused:
     until: float | None
 
 
-_holds_now = or_(Pause.until.is_(None), Pause.until > now())
+_is_active = or_(Pause.until.is_(None), Pause.until > now())
 
 
 def holds_back(queue: InstrumentedAttribute[str], type_name: InstrumentedAttribute[str]) -> ColumnElement[bool]:
-    """Whether a pause holds the jobs of this queue and type back, for the guard of a claim."""
+    """A condition for the guard of a claim: jobs of this queue and type are paused."""
     scopes = (literal(EVERYTHING), literal("queue:") + queue, literal("type:") + type_name)
-    return exists().where(Pause.scope.in_(scopes), _holds_now)
+    return exists().where(Pause.scope.in_(scopes), _is_active)
 
 
 def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> Paused:
     """Pause `all`, `queue:<name>` or `type:<name>`, or change the reason and end of its pause. Claims stop at once.
 
-    `until`: seconds since 1970, the time at which it ends by itself. Raises `NotFound` for another scope, and `Invalid`.
+    `until`: seconds since 1970, when it ends automatically. Raises `NotFound` for an unknown scope, and `Invalid`.
     """
-    _check_scope(scope)
+    if scope not in scopes():
+        raise NotFound(f"No queue or job type {scope[:70]!r} exists. Choose one of: {', '.join(scopes())}.")
     reason = storable(reason.strip(), 300)
     if not reason:
         raise Invalid.field("/reason", "Enter a reason for the users whose jobs are waiting.")
@@ -72,14 +75,14 @@ def pause(scope: str, reason: str, by: Actor, *, until: float | None = None) -> 
         changed = {name: values[name] for name in values if name != "scope"}
         session.execute(upsert(session, Pause).values(values).on_conflict_do_update(index_elements=["scope"], set_=changed))
         after = _of(session, scope)
-        assert after is not None  # noqa: S101 - written just now
+        assert after is not None  # noqa: S101 - it was just written
         audit.record(session, by, "pause", scope, before=asdict(before) if before else None, after=asdict(after))
     active_in.cache_clear()
     return after
 
 
 def resume(scope: str, by: Actor) -> None:
-    """End a pause. The clock pushes what waited within a second. Raises `NotFound` when nothing pauses it."""
+    """End a pause; within a second the clock pushes the waiting jobs. Raises `NotFound` when the scope is not paused."""
     with write_session() as session:
         before = _of(session, scope)
         if before is None:
@@ -90,50 +93,45 @@ def resume(scope: str, by: Actor) -> None:
 
 
 def active(session: Session) -> list[Paused]:
-    """The pauses that hold now, the oldest first."""
+    """The active pauses, the oldest first."""
     columns = [getattr(Pause, name) for name in Paused.__dataclass_fields__]
-    return [Paused(*row) for row in session.execute(select(*columns).where(_holds_now).order_by(Pause.since, Pause.scope))]
+    return [Paused(*row) for row in session.execute(select(*columns).where(_is_active).order_by(Pause.since, Pause.scope))]
 
 
 def known() -> list[Paused]:
-    """The same for pages and answers, up to FRESH_S old."""
+    """The active pauses for pages and API answers, up to FRESH_S old."""
     return active_in(int(time.monotonic() / FRESH_S))
 
 
 @lru_cache(maxsize=1)
 def active_in(period: int) -> list[Paused]:
-    """As it was read in this period of FRESH_S seconds."""
+    """The pauses that were active in this period of FRESH_S seconds; the cache of `known`."""
     with read_session() as session:
         return active(session)
 
 
-def of(queue: str, type_name: str, among: Iterable[Paused]) -> Paused | None:
-    """The pause that holds such a job back: the one that ends last, since all of them must be over."""
+def of(queue: str, type_name: str, pauses: Iterable[Paused]) -> Paused | None:
+    """The pause that such a job waits for: the last one to end, since all of them must be over."""
     scopes = (EVERYTHING, f"queue:{queue}", f"type:{type_name}")
-    return max((one for one in among if one.scope in scopes), key=lambda one: one.until or float("inf"), default=None)
+    return max((one for one in pauses if one.scope in scopes), key=lambda one: one.until or float("inf"), default=None)
 
 
 def scopes() -> list[str]:
-    """All that can be paused."""
+    """Every scope that can be paused."""
     types = registry.discover()
     queues = sorted({one.queue for one in types.values()})
     return [EVERYTHING, *(f"queue:{name}" for name in queues), *(f"type:{name}" for name in sorted(types))]
 
 
 def forget_ended() -> None:
-    """Delete the pauses that are over by themselves, each with its line in the audit trail."""
-    with read_session() as session:  # asked every second, and seldom so
+    """Delete the pauses whose time is over, each with an entry in the audit log."""
+    with read_session() as session:  # called every second: do not take the write lock in vain
         if not session.scalar(select(Pause.scope).where(Pause.until <= now()).limit(1)):
             return
     ended = delete(Pause).where(Pause.until <= now()).returning(Pause.scope, Pause.reason)
     with write_session() as session:
         for scope, reason in session.execute(ended).all():
             audit.record(session, Actor("clock"), "pause_ended", scope, before={"reason": reason})
-
-
-def _check_scope(scope: str) -> None:
-    if scope not in scopes():
-        raise NotFound(f"No queue or job type {scope[:70]!r} exists. Choose one of: {', '.join(scopes())}.")
 
 
 def _of(session: Session, scope: str) -> Paused | None:

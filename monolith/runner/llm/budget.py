@@ -1,6 +1,6 @@
-"""What the LLM costs, by user and day (UTC, by the database's clock), and the daily budgets of the settings.
+"""The LLM cost of each user and day (UTC, by the database's clock), and the daily budgets from the settings.
 
-A budget is asked before a call and grows after it: it can be overrun by the calls that are under way when it is reached.
+A budget is checked before a call and charged after it, so calls in progress can exceed it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from monolith.db.models import Base
 from monolith.errors import Snooze
 
 DAY_S = 24 * 3600.0
-PLACES = 9  # of a dollar: a token at a price with three decimals is then exact
+PLACES = 9  # decimal places of a dollar: the price of a single token is then exact
 
 
 class Spending(Base):
-    """What the jobs of one user cost on one day. Kept apart from the jobs: who deletes these gets nothing back."""
+    """The LLM cost of one user on one day. Not part of the jobs: deleting jobs does not give the budget back."""
 
     __tablename__ = "spendings"
 
-    day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # since 1970
+    day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # days since 1970
     owner_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     input_tokens: Mapped[int] = mapped_column(BigInteger)
     output_tokens: Mapped[int] = mapped_column(BigInteger)
@@ -34,7 +34,7 @@ class Spending(Base):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call cost."""
+    """The tokens and the cost of one LLM call."""
 
     input_tokens: int
     output_tokens: int
@@ -42,7 +42,7 @@ class Cost:
 
 
 def record(session: Session, owner_id: int, cost: Cost) -> None:
-    """Add to what this user has spent today."""
+    """Add a cost to the spending of this user today (UTC)."""
     day = int(read_now(session) // DAY_S)
     spent = {"input_tokens": cost.input_tokens, "output_tokens": cost.output_tokens, "nano_usd": round(cost.usd.scaleb(PLACES))}
     row = upsert(session, Spending).values(day=day, owner_id=owner_id, **spent)
@@ -51,13 +51,15 @@ def record(session: Session, owner_id: int, cost: Cost) -> None:
 
 
 def over_budget(owner_id: int) -> Snooze | None:
-    """Why nothing more may be spent for this user today, as what parks a job until midnight UTC; None while it may."""
+    """None while the user may spend more today; else a `Snooze` until midnight UTC, with the reason."""
     own_limit, limit = settings().llm_budget_per_user_usd, settings().llm_budget_usd
     if not own_limit and not limit:
         return None
     with read_session() as session:
         moment = read_now(session)
-        own, everybody = _spent(session, owner_id, int(moment // DAY_S))
+        mine = func.sum(case((Spending.owner_id == owner_id, Spending.nano_usd), else_=0))
+        sums = session.execute(select(mine, func.sum(Spending.nano_usd)).where(Spending.day == int(moment // DAY_S))).one()
+    own, everybody = usd(sums[0]), usd(sums[1])
     until_midnight = DAY_S - moment % DAY_S
     if own_limit and own >= own_limit:
         return Snooze(until_midnight, f"Your daily language model budget of {own_limit:f} USD is used up until midnight UTC.")
@@ -66,13 +68,6 @@ def over_budget(owner_id: int) -> Snooze | None:
     return None
 
 
-def _spent(session: Session, owner_id: int, day: int) -> tuple[Decimal, Decimal]:
-    """By this user, and by all."""
-    own = func.sum(case((Spending.owner_id == owner_id, Spending.nano_usd), else_=0))
-    sums = session.execute(select(own, func.sum(Spending.nano_usd)).where(Spending.day == day)).one()
-    return usd(sums[0]), usd(sums[1])
-
-
 def usd(nano: int | Decimal | None) -> Decimal:
-    """Dollars, from a sum of `nano_usd`, which is None where nothing was spent."""
+    """Converts a sum of `nano_usd`, which is None without any rows, to dollars."""
     return Decimal(int(nano or 0)).scaleb(-PLACES)

@@ -1,7 +1,7 @@
-"""Answers that cost money or minutes, kept in SQL by what was asked: made once, by one at a time, used by all who ask the same.
+"""A cache for answers that cost money or minutes, in SQL: each is made once, by one job at a time, and used by all that need it.
 
-Who finds no answer claims it by a row without one, and makes it; others wait for that row. A maker that dies lets its claim
-run out. Nothing here can fail a job: where the database cannot help, each makes its own answer.
+A job that finds no answer claims the key with a row without an answer, and makes the answer; others wait for that row. The claim
+of a job that died expires. The cache never fails a job: without the database, each job makes its own answer.
 """
 
 from __future__ import annotations
@@ -27,33 +27,31 @@ log = structlog.get_logger()
 
 
 def cached(key: str, kept_s: float, made_within_s: float, make: Callable[[], Answer]) -> Answer:
-    """The answer of this key: kept from the last `kept_s` seconds, else made now and kept.
+    """The cached answer for this key; without one, the result of `make`, which is then cached for `kept_s` seconds.
 
-    While another makes it, it is waited for, at most `made_within_s` seconds. Raises what `make` raises, and then keeps nothing.
+    While another job makes the answer, waits for it, at most `made_within_s` seconds. Raises what `make` raises; nothing is
+    cached then.
     """
     maker = new_id()
     give_up_at = time.monotonic() + made_within_s
     while time.monotonic() < give_up_at:
         try:
-            if (answer := _kept(key)) is not None:
+            with read_session() as session:
+                answer: Answer | None = session.scalar(select(LlmAnswer.answer).where(LlmAnswer.key == key, LlmAnswer.expires_at > now()))
+            if answer is not None:
                 return answer
             is_ours = _claim(key, maker, made_within_s)
         except SQLAlchemyError as error:
             log.warning("llm_cache_unavailable", error=str(error))
             break
         if is_ours:
-            return _made(key, maker, kept_s, make)
+            return _make_and_store(key, maker, kept_s, make)
         time.sleep(POLL_S)
     return make()
 
 
-def _kept(key: str) -> Answer | None:
-    with read_session() as session:
-        return session.scalar(select(LlmAnswer.answer).where(LlmAnswer.key == key, LlmAnswer.expires_at > now()))
-
-
 def _claim(key: str, maker: str, seconds: float) -> bool:
-    """Put the row without an answer, where there is none or one that has run out. False when another has it."""
+    """Insert a row without an answer, in place of an expired one. False when another job has claimed the key."""
     try:
         with write_session() as session:
             session.execute(delete(LlmAnswer).where(LlmAnswer.key == key, LlmAnswer.expires_at <= now()))
@@ -63,29 +61,25 @@ def _claim(key: str, maker: str, seconds: float) -> bool:
     return True
 
 
-def _made(key: str, maker: str, kept_s: float, make: Callable[[], Answer]) -> Answer:
+def _make_and_store(key: str, maker: str, kept_s: float, make: Callable[[], Answer]) -> Answer:
     try:
         answer = make()
-    except BaseException:  # a time limit too: the next one need not wait for the claim to run out
+    except BaseException:  # a time limit too: the next job need not wait until the claim expires
         with suppress(SQLAlchemyError), write_session() as session:
             session.execute(delete(LlmAnswer).where(LlmAnswer.key == key, LlmAnswer.maker == maker))
         raise
     try:
-        _keep(key, maker, kept_s, answer)
-        _drop_the_oldest()
+        with write_session() as session:
+            ours = update(LlmAnswer).where(LlmAnswer.key == key, LlmAnswer.maker == maker)
+            session.execute(ours.values(answer=answer, created_at=now(), expires_at=now() + kept_s))
+        _delete_oldest()
     except SQLAlchemyError as error:
         log.warning("llm_cache_write_failed", error=str(error))
     return answer
 
 
-def _keep(key: str, maker: str, kept_s: float, answer: Answer) -> None:
-    with write_session() as session:
-        ours = update(LlmAnswer).where(LlmAnswer.key == key, LlmAnswer.maker == maker)
-        session.execute(ours.values(answer=answer, created_at=now(), expires_at=now() + kept_s))
-
-
-def _drop_the_oldest() -> None:
-    """Keep MOST_KEPT; what another is making now is not touched."""
+def _delete_oldest() -> None:
+    """Keep the newest MOST_KEPT answers. Answers that are being made are not touched."""
     newest = select(LlmAnswer.key).order_by(LlmAnswer.created_at.desc()).limit(MOST_KEPT)
     with write_session() as session:
         old = or_(LlmAnswer.expires_at <= now(), LlmAnswer.answer.is_not(None) & LlmAnswer.key.not_in(newest))

@@ -1,7 +1,7 @@
-"""A breaker for each server that jobs depend on, in SQL and so shared by all workers, whatever becomes of Redis.
+"""Circuit breakers, one for each server that jobs depend on; in SQL, so all workers share them, with or without Redis.
 
-While it is open, jobs that need the server are parked and do not ask it. When its time is over, one job is let through as the
-probe. Its success closes the breaker for all; its failure opens it again, for longer.
+While a breaker is open, jobs that need its server are snoozed. When its time is over, a single job tests the server as the probe:
+success closes the breaker, failure opens it again, for longer.
 """
 
 from __future__ import annotations
@@ -18,32 +18,35 @@ from monolith.db.engine import now, read_now, read_session, storable, upsert, wr
 from monolith.db.models import Base
 from monolith.errors import Permanent, Snooze
 
-AWAY_AFTER = 3  # times in a row that the server could not be reached
+AWAY_AFTER = 3  # failed connections in a row that open the breaker
 AWAY_S = 30.0
-LONGEST_S = 900.0  # unless the server asks for more
-PROBING_S = 2.0  # how soon a job looks again while another probes
+LONGEST_S = 900.0  # unless the server itself asks for more
+PROBING_S = 2.0  # how long a job is snoozed at least while another is the probe
 MAX_REASON = 300
 
 log = structlog.get_logger()
 
 
 class CircuitBreaker(Base):
-    """One breaker; closed while there is no `open_until`."""
+    """One breaker. It is closed while `open_until` is NULL."""
 
     __tablename__ = "breakers"
 
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
-    failures: Mapped[int] = mapped_column(default=0)  # in a row
+    failures: Mapped[int] = mapped_column(default=0)  # connection failures in a row
     open_until: Mapped[float | None]
-    wait_s: Mapped[float | None]  # how long it was opened for
+    wait_s: Mapped[float | None]  # for how long it was opened
     reason: Mapped[str | None] = mapped_column(String(MAX_REASON))
-    probe: Mapped[str | None] = mapped_column(String(36))  # the job that is let through
-    probe_until: Mapped[float | None]  # when that job has had its time, and another one may
+    probe: Mapped[str | None] = mapped_column(String(36))  # the job that tests the server
+    probe_until: Mapped[float | None]  # from then on another job may be the probe
 
 
 @contextmanager
 def circuit(name: str, job_id: str, within_s: float) -> Iterator[None]:
-    """Around one call of a server, of at most `within_s` seconds; see `registry.Job.calling`."""
+    """Wraps one call to a server, which takes at most `within_s` seconds; `job_types.interface.Job.circuit` documents it.
+
+    Raises `Snooze` while the breaker is open, where the call opens it, and where the call itself asks to wait.
+    """
     is_probe = _admit(name, job_id, within_s)
     try:
         yield
@@ -53,22 +56,22 @@ def circuit(name: str, job_id: str, within_s: float) -> Iterator[None]:
         if wait_s := _count_failure(name, job_id, str(error)):
             raise Snooze(wait_s, str(error)) from error
         raise
-    except Permanent:  # a refusal is an answer
+    except Permanent:  # the server answered
         _close(name, job_id)
         raise
     except Exception as error:
         if is_probe:
             _open(name, job_id, 0, str(error))
         raise
-    except BaseException:  # the job was stopped, or ran past its limit: nothing was learned
+    except BaseException:  # the job was stopped or exceeded its time limit: the test has no result
         if is_probe:
-            _let_another_probe(name, job_id)
+            _release_probe(name, job_id)
         raise
     _close(name, job_id)
 
 
 def _admit(name: str, job_id: str, within_s: float) -> bool:
-    """Whether this call is the probe. Raises `Later` where the job must wait."""
+    """Whether this call is the probe. Raises `Snooze` where the job must wait."""
     with read_session() as session:
         row = session.execute(select(CircuitBreaker.open_until, CircuitBreaker.reason, now()).where(CircuitBreaker.name == name)).first()
     open_until, reason, moment = row or (None, None, 0.0)
@@ -76,25 +79,28 @@ def _admit(name: str, job_id: str, within_s: float) -> bool:
         return False
     if open_until > moment:
         raise Snooze(open_until - moment, reason or "")
-    return _probe(name, job_id, within_s)
+    return _become_probe(name, job_id, within_s)
 
 
-def _probe(name: str, job_id: str, within_s: float) -> bool:
-    """Be the probe, if no other is and the breaker is still due."""
+def _become_probe(name: str, job_id: str, within_s: float) -> bool:
+    """Make this job the probe. False when the breaker was closed meanwhile; raises `Snooze` while another job is the probe."""
     with _locked(name) as (breaker, moment):
         if breaker.open_until is None:
             return False
         if breaker.open_until > moment:
             raise Snooze(breaker.open_until - moment, breaker.reason or "")
         if breaker.probe_until is not None and breaker.probe_until > moment:
-            probed_for_s = within_s - (breaker.probe_until - moment)  # the longer it takes, the less often the others look
+            probed_for_s = within_s - (breaker.probe_until - moment)  # the longer the test takes, the longer the others wait
             raise Snooze(max(PROBING_S, probed_for_s), f"{breaker.reason} Another job is testing whether it is back.")
         breaker.probe, breaker.probe_until = job_id, moment + within_s
         return True
 
 
 def _open(name: str, job_id: str, seconds: float, reason: str) -> float:
-    """Open it for so long, for longer after a failed probe, or no shorter than it is open already. For how many seconds now."""
+    """Open the breaker for so many seconds: for longer after a failed probe, never shorter than it is open already.
+
+    Returns the seconds.
+    """
     with _locked(name) as (breaker, moment):
         least = max(0.0, (breaker.open_until or 0.0) - moment)
         if breaker.probe == job_id:
@@ -108,7 +114,7 @@ def _open(name: str, job_id: str, seconds: float, reason: str) -> float:
 
 
 def _count_failure(name: str, job_id: str, reason: str) -> float | None:
-    """Note that the server could not be reached; opens the breaker when that happens too often, and gives the seconds."""
+    """Count a failed connection. Returns None, or the seconds for which that opened the breaker."""
     with _locked(name) as (breaker, _):
         breaker.failures += 1
         if breaker.open_until is None and breaker.failures < AWAY_AFTER:
@@ -117,7 +123,7 @@ def _count_failure(name: str, job_id: str, reason: str) -> float | None:
 
 
 def _close(name: str, job_id: str) -> None:
-    """After an answer. Only the probe's closes an open breaker: other calls may have begun before it opened."""
+    """Close the breaker after an answer. Only the probe closes an open one: other calls may have begun before it opened."""
     ours = or_(CircuitBreaker.probe == job_id, CircuitBreaker.open_until.is_(None) & (CircuitBreaker.failures > 0))
     closed = {"failures": 0, "open_until": None, "wait_s": None, "reason": None, "probe": None, "probe_until": None}
     with write_session() as session:
@@ -125,7 +131,7 @@ def _close(name: str, job_id: str) -> None:
             log.info("breaker_closed", breaker=name)
 
 
-def _let_another_probe(name: str, job_id: str) -> None:
+def _release_probe(name: str, job_id: str) -> None:
     with suppress(SQLAlchemyError), write_session() as session:
         session.execute(
             update(CircuitBreaker).where(CircuitBreaker.name == name, CircuitBreaker.probe == job_id).values(probe=None, probe_until=None)
@@ -134,7 +140,7 @@ def _let_another_probe(name: str, job_id: str) -> None:
 
 @contextmanager
 def _locked(name: str) -> Iterator[tuple[CircuitBreaker, float]]:
-    """The breaker, whose row is made if need be and is ours until the end of the block, and the moment."""
+    """The row of the breaker, inserted if missing and locked until the end of the block, and the time now."""
     with write_session() as session:
         session.execute(upsert(session, CircuitBreaker).values(name=name, failures=0).on_conflict_do_nothing())
         breaker = session.scalars(select(CircuitBreaker).where(CircuitBreaker.name == name).with_for_update()).one()

@@ -22,7 +22,8 @@ from monolith.db.models import User, new_id
 from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
-from monolith.runner.ledger.insert import JobSpec, NewJob
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.monitoring.alert_rules import RULES
 from monolith.runner.monitoring.alert_snapshot import Snapshot
 from monolith.runner.queue import rq_queues
@@ -104,13 +105,13 @@ def _submit(senders: Senders, write: Callable[[Connection], None], seen: Snapsho
         write(connection)
         senders.keep(connection)
 
-    jobs = lifecycle.submit(senders.owner_id, senders.jobs, first=first)
+    jobs = lifecycle.submit(senders.owner_id, senders.jobs, before=first)
     alone = [job for job in jobs if not rq_queues.is_inline() and job.rq_queue not in (seen.listened or ())]
     if alone:
         threading.Thread(target=_run, args=(alone,), daemon=True).start()
 
 
-def _run(jobs: list[NewJob]) -> None:
+def _run(jobs: list[JobRecord]) -> None:
     """What nobody else would run just now. Whoever claims one runs it: none is sent twice."""
     for job in jobs:
         try:

@@ -97,11 +97,8 @@ def _redis_percent() -> float | None:
 
 
 def _lines(session: Session, moment: float) -> dict[str, QueueBacklog]:
-    rows = select(Job.queue, Job.priority, func.count(), func.min(Job.queued_at)).where(*WAITING).group_by(Job.queue, Job.priority)
-    return {
-        f"{queue}.{priority}": QueueBacklog(jobs, max(0.0, moment - (since or moment)))
-        for queue, priority, jobs, since in session.execute(rows)
-    }
+    rows = select(Job.rq_queue, func.count(), func.min(Job.queued_at)).where(*WAITING).group_by(Job.queue, Job.priority)
+    return {rq_queue: QueueBacklog(jobs, max(0.0, moment - (since or moment))) for rq_queue, jobs, since in session.execute(rows)}
 
 
 def _has_moved(session: Session, lines: dict[str, QueueBacklog], since: float) -> bool:

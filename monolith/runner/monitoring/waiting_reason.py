@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from monolith.db.engine import now, read_connection, read_session
 from monolith.db.models import Job, Sample
 from monolith.runner.ledger import lease, pauses
-from monolith.runner.ledger.insert import AnyJob
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
 
@@ -76,7 +76,7 @@ def _silent(session: Session, job: Job) -> Why | None:
     return Why("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")
 
 
-def _scheduled(session: Session, job: AnyJob) -> Why:
+def _scheduled(session: Session, job: Job | JobRecord) -> Why:
     found = _until_due(session, job)
     pause = pauses.of(job.queue, job.type, pauses.known())
     if pause is None or (pause.until is not None and pause.until <= (job.run_at or 0)):
@@ -84,7 +84,7 @@ def _scheduled(session: Session, job: AnyJob) -> Why:
     return found._replace(text=f"{found.text} It is also paused: {pause.reason.rstrip('.')}.")
 
 
-def _until_due(session: Session, job: AnyJob) -> Why:
+def _until_due(session: Session, job: Job | JobRecord) -> Why:
     at = _clock_time(job.run_at or 0)
     if not lease.is_ticking(session):
         return Why("no_clock", f"Due at {at}, but no clock is running to start it.")
@@ -103,7 +103,7 @@ def _queued(session: Session, job: Job) -> Why:
     return _why_none_takes_it(job) or _in_line(job, _place(session, job))
 
 
-def _why_none_takes_it(job: AnyJob) -> Why | None:
+def _why_none_takes_it(job: Job | JobRecord) -> Why | None:
     if pause := pauses.of(job.queue, job.type, pauses.known()):
         until = f" Resumes at {_clock_time(pause.until)}." if pause.until else ""
         return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
@@ -115,7 +115,7 @@ def _why_none_takes_it(job: AnyJob) -> Why | None:
     return None
 
 
-def _in_line(job: AnyJob, place: int) -> Why:
+def _in_line(job: Job | JobRecord, place: int) -> Why:
     around = _around()
     seconds = place / around.pace if around.pace and place <= COUNTED_TO else None
     said = [
@@ -155,14 +155,14 @@ def _more_urgent(priority: str) -> tuple[str, ...]:
 # ---- new jobs
 
 
-def reasons_of_new(jobs: Sequence[AnyJob]) -> list[str | None]:
+def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
     """Why jobs wait that were accepted just now, one answer for each. They are the last in line, so nobody counts for them."""
     queued = [job for job in jobs if job.status == "queued"]
     places = dict(zip((job.id for job in queued), line().join([job.priority for job in queued]), strict=True))
     return [_of_new(job, places) for job in jobs]
 
 
-def _of_new(job: AnyJob, places: dict[str, int]) -> str | None:
+def _of_new(job: Job | JobRecord, places: dict[str, int]) -> str | None:
     if job.id in places:
         return (_why_none_takes_it(job) or _in_line(job, places[job.id])).text
     with read_session() as session:

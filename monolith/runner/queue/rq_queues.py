@@ -26,6 +26,7 @@ from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from monolith.config import settings
+from monolith.db.models import rq_queue_of
 from monolith.job_types import registry
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.queue.redis_client import RedisCooldown, options_of
@@ -112,7 +113,7 @@ def is_inline() -> bool:
 def names() -> list[str]:
     """All RQ queues, the most urgent first: the order in which a worker takes from them."""
     queues = sorted({job_type.queue for job_type in registry.discover().values()})
-    return [f"{name}.{priority}" for priority in PRIORITIES for name in queues]
+    return [rq_queue_of(name, priority) for priority in PRIORITIES for name in queues]
 
 
 def push(jobs: Iterable[Pushed]) -> bool:
@@ -250,6 +251,9 @@ def stop(job_id: str) -> None:
         log.warning("stop_not_sent", job_id=job_id, error=str(error))
 
 
+FEW = 10  # so many ids are removed from a queue without reading it first
+
+
 REGISTRIES = (FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry)
 
 
@@ -258,7 +262,10 @@ def forget(jobs: Mapping[str, str]) -> None:
     if is_inline() or not jobs:
         return
     client = connection()
-    waiting = {name: jobs.keys() & waiting_ids(name) for name in set(jobs.values())}  # rarely any, and LREM reads the whole list
+    waiting = {name: {one for one in jobs if jobs[one] == name} for name in set(jobs.values())}
+    for name, ids in waiting.items():
+        if len(ids) > FEW:  # seldom is one of them in the queue, and each LREM reads the whole list
+            ids &= waiting_ids(name)
     with client.pipeline(transaction=False) as pipeline:
         for name, ids in waiting.items():
             for job_id in ids:

@@ -197,7 +197,7 @@ def _submit(schedule: Schedule, why: str, first: Any) -> str:
     owner = schedule.owner
     wanted = wanted_of(schedule.type, schedule.params, schedule.priority, owner)
     said = f"Schedule “{schedule.name}” of {owner.email}: {why}."
-    lifecycle.submit(owner.id, [wanted], first=partial(first, wanted.id), may=partial(_telling, owner, wanted.id, said))
+    lifecycle.submit(owner.id, [wanted], before=partial(first, wanted.id), admission=partial(_telling, owner, wanted.id, said))
     return wanted.id
 
 

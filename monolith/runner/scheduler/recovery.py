@@ -71,7 +71,7 @@ class MissingMessages:
 
     def _look_closer(self, name: str, missing: int) -> Iterator[None]:
         began, pushed = time.monotonic(), 0
-        before = _moment() - ARRIVING_S
+        before = read_now() - ARRIVING_S
         present: set[str] = set()
         for ids in rq_queues.waiting_pages(name):
             present.update(ids)
@@ -102,18 +102,13 @@ class MissingMessages:
 def _too_few() -> dict[str, int]:
     """How many messages each queue lacks, where it does. Counting the rows reads one index only."""
     moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
-    waiting = select(Job.queue, Job.priority, func.count()).where(*WAITING, Job.queued_at < moment - ARRIVING_S)
+    waiting = select(Job.rq_queue, func.count()).where(*WAITING, Job.queued_at < moment - ARRIVING_S)
     with read_session() as session:
         found = session.execute(waiting.group_by(Job.queue, Job.priority)).all()
-    rows = Counter({f"{queue}.{priority}": count for queue, priority, count in found})
+    rows = Counter(dict(found))
     lengths = rq_queues.lengths(sorted({*rows, *rq_queues.names()}))
     rq_queues.cooldown.end()
     return {name: rows[name] - messages for name, messages in lengths.items() if messages < rows[name]}
-
-
-def _moment() -> float:
-    with read_session() as session:
-        return read_now(session)
 
 
 def _pages(name: str, before: float) -> Iterator[list[str]]:

@@ -13,7 +13,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 from monolith.config import settings
 from monolith.db.engine import read_now, read_session, write_session
 from monolith.db.models import OVER, Job, LlmAnswer, Sample
-from monolith.runner.ledger import balance, batches, counts, idempotency
+from monolith.runner.admin.deletion import delete_jobs
+from monolith.runner.ledger import batches, counts, idempotency
 from monolith.runner.llm.budget import Spending
 from monolith.runner.monitoring.alerts import Alert
 from monolith.runner.webhooks import outbox
@@ -66,14 +67,11 @@ def _surplus_until(status: str, type_name: str) -> float:
 
 
 def _prune_batch(status: str, type_name: str, until: float) -> int:
-    """The guard stands twice: a job that is started again meanwhile is no longer what the inner query found."""
+    """The guard is checked twice: a job may be requeued after the inner query found it. Deliveries are pruned by their own age."""
     guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.trash_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
-    gone = delete(Job).where(*guard, Job.id.in_(oldest)).returning(Job.id).execution_options(synchronize_session=False)
     with write_session() as session:
-        deleted = len(session.scalars(gone).all())
-        balance.record_pruned(session, deleted)
-    return deleted
+        return delete_jobs(session, *guard, Job.id.in_(oldest), keep_deliveries=True)
 
 
 def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[Any], until: float) -> Iterator[None]:

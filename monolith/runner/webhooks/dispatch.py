@@ -69,7 +69,7 @@ def _due() -> Select[Any]:
 def _send(job_type: JobType, owner_id: int, delivery_ids: Sequence[str]) -> None:
     wanted = [JobSpec(job_type, {"delivery": one}, "high") for one in delivery_ids]
     senders = [(one.params["delivery"], one.id) for one in wanted]
-    lifecycle.submit(owner_id, wanted, first=partial(_hand_over, senders))
+    lifecycle.submit(owner_id, wanted, before=partial(_hand_over, senders))
 
 
 def _hand_over(senders: list[tuple[str, str]], connection: Connection) -> None:

@@ -14,7 +14,8 @@ from monolith.config import settings
 from monolith.db.models import Document, Job, JobEvent, User
 from monolith.job_types import registry
 from monolith.runner.ledger import insert
-from monolith.runner.ledger.insert import JobSpec, NewJob
+from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.ledger.transitions import JobRecord
 
 TYPE = "email"
 MOST_NAMED = 20  # in one e-mail
@@ -32,7 +33,7 @@ def is_possible() -> bool:
     return settings().smtp_url is not None
 
 
-def submit(connection: Connection, begin: int, end: int) -> list[NewJob]:
+def submit(connection: Connection, begin: int, end: int) -> list[JobRecord]:
     """Accept the e-mails about the ends among these events; to be pushed after the commit."""
     job_type = registry.discover().get(TYPE)
     if job_type is None or not is_possible():
@@ -40,7 +41,7 @@ def submit(connection: Connection, begin: int, end: int) -> list[NewJob]:
     of_owner: dict[tuple[int, str], list[Row[Any]]] = defaultdict(list)
     for row in connection.execute(_ends(begin, end)):
         of_owner[row.owner_id, row.email].append(row)
-    jobs: list[NewJob] = []
+    jobs: list[JobRecord] = []
     for (owner_id, email), ends in of_owner.items():
         params = job_type.load_params({"to": [email], **_letter(ends)}, has_document=False)
         jobs += insert.insert_jobs(connection, [JobSpec(job_type, params, "low")], owner_id=owner_id)

@@ -41,7 +41,7 @@ class Outbox:
         if not _anybody_listens():
             _skip()
             return
-        mark = self._horizon.look()
+        mark = self._horizon.advance()
         while mark is not None and _step(mark):
             yield
 

@@ -202,8 +202,7 @@ class RunningJob:
 
     def clock(self) -> float:
         """The database's time, in seconds since 1970."""
-        with read_session() as session:
-            return read_now(session)
+        return read_now()
 
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> VisibleLedger:
         """The jobs of a period that this job's owner may see; see `job_types.interface.Job.ledger`. Raises `Permanent`."""

@@ -22,7 +22,7 @@ from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome
-from monolith.runner.ledger.transitions import TRANSITIONED, TransitionedJob
+from monolith.runner.ledger.transitions import RETURNED, JobRecord
 from monolith.runner.prefork import options
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
@@ -82,8 +82,8 @@ class LedgerHooks:
     def _claim(self, job_id: str) -> Claim | None:
         """The claim under which this worker runs the job; None when it does not."""
         with read_session() as session:
-            row = session.execute(select(*TRANSITIONED).where(*self._guard([job_id]))).first()
-        job = row and TransitionedJob._make(row)
+            row = session.execute(select(*RETURNED).where(*self._guard([job_id]))).first()
+        job = row and JobRecord(*row)
         return Claim(job_id, job.claims, job.attempt, job) if job else None
 
     def _guard(self, job_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
@@ -129,7 +129,7 @@ class LedgerWorker(PreforkWorker):
 
     def _compile_statements(self) -> None:
         """Claim and record a job that does not exist: the statements are compiled once, in memory that all children share."""
-        job = TransitionedJob(
+        job = JobRecord(
             id="",
             owner_id=0,
             document_id=None,

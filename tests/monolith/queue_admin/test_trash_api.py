@@ -208,9 +208,9 @@ def test_what_failed_again_since_it_was_looked_at_is_not_cleaned(admin: Caller, 
     def late(given: JobFilter, found: object, by: Actor, number: int | None) -> tuple[int, int | None]:
         lifecycle.requeue(old)
         execute.run(old)
-        return act.move(given, found, by, number)
+        return act.apply(given, found, by, number)
 
-    assert bulk_actions.step(bulk_actions.BulkAction("clean", act.among, "", late), criteria, Actor("tests")).moved == 0
+    assert bulk_actions.run(bulk_actions.BulkAction("clean", act.statuses, "", late), criteria, Actor("tests")).changed == 0
     assert seen(admin) == {old}
     assert rows(Cleaning) == 0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from monolith.runner.ledger import error_fingerprint
-from monolith.runner.ledger.error_fingerprint import ROOT
+from monolith.runner.ledger.error_fingerprint import OURS as PREFIX
 
-OURS = f'Traceback (most recent call last):\n  File "{ROOT}monolith/runner/worker/execute.py", line 70, in _attempt\n    x\n'
+OURS = f'Traceback (most recent call last):\n  File "{PREFIX}monolith/runner/worker/execute.py", line 70, in _attempt\n    x\n'
 FRAME = '  File "{}", line {}, in {}\n    x\n'
 
 
@@ -35,7 +35,7 @@ def test_what_differs_between_jobs_is_left_out_of_the_message(message: str, alik
     [
         (None, ""),
         (OURS, "monolith/runner/worker/execute.py in _attempt"),
-        (OURS + FRAME.format(f"{ROOT}jobs/analyze.py", 12, "read"), "jobs/analyze.py in read"),
+        (OURS + FRAME.format(f"{PREFIX}jobs/analyze.py", 12, "read"), "jobs/analyze.py in read"),
         (
             OURS + FRAME.format("/app/.venv/lib/python3.11/site-packages/requests/api.py", 9, "get"),
             "monolith/runner/worker/execute.py in _attempt",

@@ -112,7 +112,7 @@ def test_a_job_past_its_limit_fails_as_timeout_although_it_swallows_exceptions(s
     execute.run(job.id)
     row = stored(job.id)
     assert (row.status, row.error_type) == ("failed", "timeout")
-    assert row.error_message == "It ran past its limit of 1 s while sleeping."
+    assert row.error_message == "The job exceeded its time limit of 1 s. Last step: sleeping."
 
 
 @pytest.mark.parametrize(("value", "reason"), [("set", "JSON"), ("nan", "JSON"), ("big", "1,048,576")])

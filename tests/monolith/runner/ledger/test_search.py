@@ -184,7 +184,7 @@ def test_many_documents_are_deleted_at_once_and_what_cannot_be_is_left(alice: Ca
         session.execute(update(Job).where(Job.document_id == ids[0]).values({"status": "started"}))
     done = alice.post("/api/v1/documents/delete", json={"ids": [*ids, his, ids[1]]}).json
     assert (done["changed"], [one["id"] for one in done["left"]]) == (2, [ids[0], his])
-    assert "working on" in done["left"][0]["detail"] and "no document" in done["left"][1]["detail"]
+    assert "is running on this document" in done["left"][0]["detail"] and "no document" in done["left"][1]["detail"]
     with read_session() as session:
         assert set(session.scalars(select(Document.id))) == {ids[0], his}
 

@@ -64,8 +64,8 @@ def test_a_job_costs_what_its_calls_took_by_the_prices(model: OpenAIServer, alic
     model.will(answer("no json"), usage(1_000_001, 3))
     job = analyse(alice)
     assert job["cost"] == {"input_tokens": 1_000_101, "output_tokens": 23, "usd": 0.250071250}
-    assert "Made by</dt><dd>gpt-5-mini</dd>" in alice.get(f"/jobs/{job['id']}").text
-    assert "1,000,101 read, 23 written" in alice.get(f"/jobs/{job['id']}").text
+    assert "Engine</dt><dd>gpt-5-mini</dd>" in alice.get(f"/jobs/{job['id']}").text
+    assert "1,000,101 input, 23 output" in alice.get(f"/jobs/{job['id']}").text
     assert "0.2501 USD" in alice.get(f"/jobs/{job['id']}").text
     assert "No price" not in job["result"]["basis"]
 
@@ -122,7 +122,7 @@ def test_over_their_budget_a_users_jobs_are_parked_until_midnight_and_spend_no_a
     assert analyse(alice)["status"] == "finished"
     job = analyse(alice, "Another.")
     assert (job["status"], job["attempt"], job["cost"]["usd"]) == ("scheduled", 0, 0)
-    why = "Your budget for the language model, 0.000065 USD a day, is used up until midnight UTC."
+    why = "Your daily language model budget of 0.000065 USD is used up until midnight UTC."
     with read_session() as session:
         row = session.get_one(Job, job["id"])
     assert row.snooze_reason == why
@@ -148,7 +148,7 @@ def test_over_everybodys_budget_the_local_engine_works_on_and_says_why(
     assert analyse(alice)["result"]["engine"] == "openai:gpt-5-mini"
     job = analyse(bob, TEXT + " Another.")
     assert (job["status"], job["result"]["engine"], job["attempt"]) == ("finished", "local", 1)
-    assert job["result"]["basis"].startswith("Everybody's budget for the language model, 0.00006 USD a day, is used up until midnight UTC.")
+    assert job["result"]["basis"].startswith("The total daily language model budget of 0.00006 USD is used up until midnight UTC.")
     assert "It does not support Windows." in job["result"]["limitations"]
     assert len(model.requests) == 1
 

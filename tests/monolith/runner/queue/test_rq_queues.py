@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monolith.job_types import registry
-from monolith.runner.ledger.insert import NewJob
+from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.queue import rq_queues
 from tests.support.callers import Caller
 from tests.support.jobs import new_jobs
@@ -19,7 +19,7 @@ MOMENTS = (b"created_at", b"enqueued_at")
 
 
 @pytest.fixture
-def submit(alice: Caller) -> Callable[..., list[NewJob]]:
+def submit(alice: Caller) -> Callable[..., list[JobRecord]]:
     return lambda number, **wanted: new_jobs(alice.user.id, number=number, **wanted)
 
 
@@ -37,7 +37,7 @@ def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
     return found
 
 
-def enqueue_with_rq(job: NewJob) -> None:
+def enqueue_with_rq(job: JobRecord) -> None:
     timeout = registry.find(job.type).timeout + rq_queues.MARGIN_S
     options = {"result_ttl": rq_queues.RESULT_TTL_S, "failure_ttl": rq_queues.FAILURE_TTL_S, "description": "job"}
     rq_queues.queue(job.rq_queue).enqueue_call(rq_queues.FUNCTION, args=(job.id,), job_id=job.id, timeout=timeout, **options)

@@ -1,0 +1,42 @@
+"""Deletes jobs for good. The only place that does: for the trash, for retention and for deleted documents."""
+
+from __future__ import annotations
+
+import structlog
+from redis import RedisError
+from sqlalchemy import ColumnElement, delete, event
+from sqlalchemy.orm import Session
+
+from monolith.db.models import Job
+from monolith.runner.ledger import balance
+from monolith.runner.queue import rq_queues
+from monolith.runner.webhooks import endpoints
+
+log = structlog.get_logger()
+
+
+def delete_jobs(session: Session, *guard: ColumnElement[bool], keep_deliveries: bool = False) -> int:
+    """Delete the jobs that match the guard, with their events, files and webhooks, in this transaction. Returns how many.
+
+    They are counted as pruned. After the commit, what Redis has of them is deleted; where Redis is away it stays, which is
+    harmless: workers ignore the message of a job that does not exist, and the rest expires. `keep_deliveries` keeps webhook
+    deliveries, which hold the jobs' results and may still be sent.
+    """
+    statement = delete(Job).where(*guard).returning(Job.id, Job.rq_queue).execution_options(synchronize_session=False)
+    gone: dict[str, str] = dict(session.execute(statement).all())
+    if not gone:
+        return 0
+    if not keep_deliveries:
+        endpoints.forget_job(session, list(gone))
+    balance.record_pruned(session, len(gone))
+    event.listen(session, "after_commit", lambda _: _delete_from_redis(gone), once=True)
+    return len(gone)
+
+
+def _delete_from_redis(rq_queue_by_id: dict[str, str]) -> None:
+    if rq_queues.cooldown.is_active:
+        return
+    try:
+        rq_queues.forget(rq_queue_by_id)
+    except (RedisError, TimeoutError) as error:
+        log.warning("redis_not_cleaned", jobs=len(rq_queue_by_id), error=str(error))
