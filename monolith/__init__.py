@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import tomllib
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,54 +56,55 @@ def create_app() -> Flask:
     return app
 
 
-PAGES = (
-    "monolith.web.health",
-    "monolith.web.metrics",
-    "monolith.auth.pages",
-    "monolith.auth.account_pages",
-    "monolith.jobs.document_pages",
-    "monolith.jobs.job_pages",
-    "monolith.jobs.bulk_pages",
-    "monolith.jobs.job_type_pages",
-    "monolith.jobs.batch_pages",
-    "monolith.jobs.webhook_pages",
-    "monolith.queue_admin.overview_pages",
-    "monolith.queue_admin.pause_pages",
-    "monolith.queue_admin.schedule_pages",
-    "monolith.queue_admin.audit_pages",
-    "monolith.queue_admin.alert_pages",
-    "monolith.queue_admin.job_pages",
-    "monolith.queue_admin.failure_pages",
-    "monolith.queue_admin.trash_pages",
-)
-API = (  # in the order of the API document
-    "monolith.jobs.documents_api",
-    "monolith.jobs.jobs_api",
-    "monolith.jobs.events_api",
-    "monolith.jobs.batches_api",
-    "monolith.jobs.bulk_api",
-    "monolith.jobs.job_types_api",
-    "monolith.jobs.webhooks_api",
-    "monolith.auth.api",
-    "monolith.queue_admin.queues_api",
-    "monolith.queue_admin.pauses_api",
-    "monolith.queue_admin.schedules_api",
-    "monolith.queue_admin.audit_api",
-    "monolith.queue_admin.health_api",
-    "monolith.queue_admin.trash_api",
-    "monolith.queue_admin.requeues_api",
-    "monolith.queue_admin.llm_api",
-)
-
-
 def _register_blueprints(app: Flask) -> None:
-    from monolith.queue_admin import rq_pages
+    from monolith.auth import account_api, account_pages, sign_in_pages
+    from monolith.jobs import (
+        batch_pages,
+        batches_api,
+        bulk_api,
+        bulk_pages,
+        document_pages,
+        documents_api,
+        events_api,
+        job_pages,
+        job_type_pages,
+        job_types_api,
+        jobs_api,
+        webhook_pages,
+        webhooks_api,
+    )
+    from monolith.queue_admin import (
+        alert_pages,
+        audit_api,
+        audit_pages,
+        failure_pages,
+        health_api,
+        llm_api,
+        overview_pages,
+        pause_pages,
+        pauses_api,
+        queues_api,
+        requeues_api,
+        rq_pages,
+        schedule_pages,
+        schedules_api,
+        trash_api,
+        trash_pages,
+    )
+    from monolith.queue_admin import job_pages as admin_job_pages
+    from monolith.web import health, metrics
     from monolith.web.openapi import make_api
 
-    for name in PAGES:
-        app.register_blueprint(import_module(name).blueprint)
+    for pages in (
+        *(health, metrics, sign_in_pages, account_pages),
+        *(document_pages, job_pages, bulk_pages, job_type_pages, batch_pages, webhook_pages),
+        *(overview_pages, pause_pages, schedule_pages, audit_pages, alert_pages, admin_job_pages, failure_pages, trash_pages),
+    ):
+        app.register_blueprint(pages.blueprint)
     rq_pages.init_app(app)
     api = make_api(app)
-    for name in API:
-        blueprint = import_module(name).blueprint
-        api.register_blueprint(blueprint, url_prefix="/api/v1" + (blueprint.url_prefix or ""))
+    for module in (  # in the order of the API document
+        *(documents_api, jobs_api, events_api, batches_api, bulk_api, job_types_api, webhooks_api, account_api),
+        *(queues_api, pauses_api, schedules_api, audit_api, health_api, trash_api, requeues_api, llm_api),
+    ):
+        api.register_blueprint(module.blueprint, url_prefix="/api/v1" + (module.blueprint.url_prefix or ""))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
 from jobs.tools.report import csv_export
-from monolith.auth.pages import own_path
+from monolith.auth.sign_in_pages import own_path
 from monolith.content import markdown_html
 from monolith.content.fetch import seconds_asked, why_unfit
 from monolith.documents import submission, uploads
