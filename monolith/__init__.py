@@ -1,4 +1,4 @@
-"""Intray, a document job runner in one Flask application: create_app() and the version.
+"""Intray, a document job runner in one Flask application: create_app(), and the former names that still work.
 Called by manage.py, gunicorn and the tests.
 Imports the blueprints only within create_app(), so that the folders below can be imported without Flask.
 """
@@ -47,9 +47,7 @@ def create_app() -> Flask:
 
 
 def _register_blueprints(app: Flask) -> None:
-    from monolith.auth import account_pages
-    from monolith.auth import api as auth_api
-    from monolith.auth import pages as auth_pages
+    from monolith.auth import account_api, account_pages, sign_in_pages
     from monolith.jobs import (
         batch_pages,
         batches_api,
@@ -88,15 +86,15 @@ def _register_blueprints(app: Flask) -> None:
     from monolith.web.openapi import make_api
 
     for pages in (
-        *(health, metrics, auth_pages, account_pages),
+        *(health, metrics, sign_in_pages, account_pages),
         *(document_pages, job_pages, bulk_pages, job_type_pages, batch_pages, webhook_pages),
         *(overview_pages, pause_pages, schedule_pages, audit_pages, alert_pages, admin_job_pages, failure_pages, trash_pages),
     ):
         app.register_blueprint(pages.blueprint)
     rq_pages.init_app(app)
     api = make_api(app)
-    for of_api in (  # in the order of the API document
-        *(documents_api, jobs_api, events_api, batches_api, bulk_api, job_types_api, webhooks_api, auth_api),
+    for module in (  # in the order of the API document
+        *(documents_api, jobs_api, events_api, batches_api, bulk_api, job_types_api, webhooks_api, account_api),
         *(queues_api, pauses_api, schedules_api, audit_api, health_api, trash_api, requeues_api, llm_api),
     ):
-        api.register_blueprint(of_api.blueprint, url_prefix="/api/v1" + (of_api.blueprint.url_prefix or ""))
+        api.register_blueprint(module.blueprint, url_prefix="/api/v1" + (module.blueprint.url_prefix or ""))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
-from monolith.auth.pages import own_path
+from monolith.auth.sign_in_pages import own_path
 from monolith.content import markdown_html
 from monolith.content.fetch import retry_after_s, url_problem
 from monolith.content.formatting import csv_text
