@@ -53,12 +53,12 @@ PAGES = (
     "monolith.jobs.batch_pages",
     "monolith.jobs.webhook_pages",
     "monolith.queue_admin.overview_pages",
-    "monolith.queue_admin.pause_pages",
-    "monolith.queue_admin.schedule_pages",
+    "monolith.queue_admin.pauses_pages",
+    "monolith.queue_admin.schedules_pages",
     "monolith.queue_admin.audit_pages",
-    "monolith.queue_admin.alert_pages",
-    "monolith.queue_admin.job_pages",
-    "monolith.queue_admin.failure_pages",
+    "monolith.queue_admin.alerts_pages",
+    "monolith.queue_admin.jobs_pages",
+    "monolith.queue_admin.failures_pages",
     "monolith.queue_admin.trash_pages",
 )
 API = (  # in the order in which the document shows them
@@ -74,9 +74,9 @@ API = (  # in the order in which the document shows them
     "monolith.queue_admin.pauses_api",
     "monolith.queue_admin.schedules_api",
     "monolith.queue_admin.audit_api",
-    "monolith.queue_admin.health_api",
+    "monolith.queue_admin.alerts_api",
     "monolith.queue_admin.trash_api",
-    "monolith.queue_admin.requeues_api",
+    "monolith.queue_admin.failures_api",
     "monolith.queue_admin.llm_api",
 )
 

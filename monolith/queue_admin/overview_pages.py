@@ -19,7 +19,7 @@ from monolith.runner.queue import rq_queues
 from monolith.web.responses import Fragment, answer, fragment
 from monolith.web.security import limit, require_admin
 
-blueprint = Blueprint("queue_admin", __name__, url_prefix="/admin")
+blueprint = Blueprint("overview_pages", __name__, url_prefix="/admin")
 blueprint.before_request(require_admin)
 
 
@@ -76,7 +76,7 @@ def _now() -> Fragment:
 
 
 def _fragment(name: str, shown: dict[str, Any], every_s: int = 2, **at: str) -> Fragment:
-    url = url_for("queue_admin.part", name=name, _external=False, **at)
+    url = url_for("overview_pages.part", name=name, _external=False, **at)
     return fragment(name, url, f"queue_admin/_{name}.html", shown, every_s=every_s)
 
 

@@ -18,7 +18,7 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("numbers", __name__, description="Queues and workers, for admins")
+blueprint = Blueprint("queues", __name__, description="Queues and workers, for admins")
 blueprint.before_request(require_admin)
 
 

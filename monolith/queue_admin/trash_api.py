@@ -22,7 +22,7 @@ from monolith.web.security import actor, require_admin
 
 WITHIN_S = 15.0  # then the answer says what is left
 
-blueprint = Blueprint("cleaning", __name__, url_prefix="/queues", description="The trash: deleting and restoring jobs, for admins")
+blueprint = Blueprint("trash", __name__, url_prefix="/queues", description="The trash: deleting and restoring jobs, for admins")
 blueprint.before_request(require_admin)
 
 

@@ -11,14 +11,14 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.content import formatting
 from monolith.db.engine import read_session
 from monolith.errors import Invalid
-from monolith.queue_admin import job_pages
+from monolith.queue_admin import jobs_pages
 from monolith.runner.admin import bulk_actions, trash
 from monolith.web.security import actor, require_admin
 
 UNITS = {"hours": 3600.0, "days": 86400.0}
 WITHIN_S = 8.0  # restored in one request
 
-blueprint = Blueprint("admin_bin", __name__, url_prefix="/admin/bin")
+blueprint = Blueprint("trash_pages", __name__, url_prefix="/admin/bin")
 blueprint.before_request(require_admin)
 
 
@@ -33,8 +33,8 @@ def index() -> str:
             "words": formatting.STATUS_WORDS,
         }
         look = _look(session) if request.args.get("status") else {}
-        types = job_pages.choices()["type_names"]
-        return render_template("queue_admin/bin.html", statuses=trash.CLEANABLE, type_names=types, units=UNITS, **shown, **look)
+        types = jobs_pages.choices()["type_names"]
+        return render_template("queue_admin/trash.html", statuses=trash.CLEANABLE, type_names=types, units=UNITS, **shown, **look)
 
 
 def _look(session: Session) -> dict[str, Any]:
@@ -59,4 +59,4 @@ def restore(cleaning_id: int) -> AnyResponse:
     restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
     more = f" {left:,} {'is' if left == 1 else 'are'} still in the trash. Restore again to continue." if left else ""
     flash(f"{restored:,} {'job' if restored == 1 else 'jobs'} restored.{more}")
-    return redirect(url_for("admin_bin.index"), 303)
+    return redirect(url_for("trash_pages.index"), 303)

@@ -15,7 +15,7 @@ from monolith.runner.monitoring import alerts
 from monolith.web.openapi import ProblemSchema
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("queues_health", __name__, description="Health of the queues, for admins")
+blueprint = Blueprint("alerts", __name__, description="Health of the queues, for admins")
 blueprint.before_request(require_admin)
 
 

@@ -19,7 +19,7 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Retrying failed jobs, for admins")
+blueprint = Blueprint("failures", __name__, url_prefix="/queues", description="Retrying failed jobs, for admins")
 blueprint.before_request(require_admin)
 
 

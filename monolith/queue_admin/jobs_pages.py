@@ -25,7 +25,7 @@ from monolith.web.security import actor, require_admin
 
 PAGE_ROWS = 50
 
-blueprint = Blueprint("admin_jobs", __name__, url_prefix="/admin/jobs")
+blueprint = Blueprint("jobs_pages", __name__, url_prefix="/admin/jobs")
 blueprint.before_request(require_admin)
 
 Chosen = JobFilter | list[str]
@@ -107,6 +107,6 @@ def _page(act: BulkAction, chosen: Chosen, total: int, done: int, step: StepResu
 
 def _back(chosen: Chosen) -> str:
     if request.values.get("goes_to") == "bin":
-        return url_for("admin_bin.index")
+        return url_for("trash_pages.index")
     told = chosen.told() if isinstance(chosen, JobFilter) else {}
-    return url_for("admin_jobs.index", **{name: told[name] for name in job_filter_form.WORDS if name in told})
+    return url_for("jobs_pages.index", **{name: told[name] for name in job_filter_form.WORDS if name in told})

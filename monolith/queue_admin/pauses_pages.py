@@ -20,7 +20,7 @@ from monolith.web.security import actor, require_admin
 FOR_HOW_LONG = {"": "Until resumed", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until …"}
 LONGEST_ZONE_MIN = 15 * 60
 
-blueprint = Blueprint("pause_pages", __name__, url_prefix="/admin/pauses")
+blueprint = Blueprint("pauses_pages", __name__, url_prefix="/admin/pauses")
 blueprint.before_request(require_admin)
 
 
@@ -40,7 +40,7 @@ def pause() -> AnyResponse | tuple[str, int]:
     except Invalid as problem:
         return _page(request.form, forms.errors_by_name(problem)), 422
     flash(f"Paused {scope_words(paused.scope)}. Running jobs finish; no new jobs start.")
-    return redirect(url_for("pause_pages.index"), 303)
+    return redirect(url_for("pauses_pages.index"), 303)
 
 
 @blueprint.post("/<scope>/resume")
@@ -51,7 +51,7 @@ def resume(scope: str) -> AnyResponse:
         flash(f"Resumed {scope_words(scope)}. Waiting jobs start within a second.")
     except NotFound:
         flash("It was already resumed.")
-    return redirect(url_for("pause_pages.index"), 303)
+    return redirect(url_for("pauses_pages.index"), 303)
 
 
 def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:

@@ -26,7 +26,7 @@ from monolith.web.security import actor, require_admin
 
 PLAIN = ("name", "cron")  # fields of the form besides the job type's own
 
-blueprint = Blueprint("schedule_pages", __name__, url_prefix="/admin/schedules")
+blueprint = Blueprint("schedules_pages", __name__, url_prefix="/admin/schedules")
 blueprint.before_request(require_admin)
 
 
@@ -69,7 +69,7 @@ def create() -> AnyResponse | tuple[str, int]:
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type)), 422
     flash(f"Schedule “{made.name}” created.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.get("/<int:schedule_id>")
@@ -89,14 +89,14 @@ def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type), schedule), 422
     flash("Changes saved.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.post("/<int:schedule_id>/<any(on, off):state>")
 def switch(schedule_id: int, state: str) -> AnyResponse:
     """Let it run by itself, or not."""
     cron_schedules.change(schedule_id, {"is_on": state == "on"}, actor())
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.post("/<int:schedule_id>/run")
@@ -109,7 +109,7 @@ def run(schedule_id: int) -> AnyResponse:
 def remove(schedule_id: int) -> AnyResponse:
     """Delete it; the jobs it made stay."""
     flash(f"Schedule “{cron_schedules.remove(schedule_id, actor())}” deleted. Jobs it has created are kept.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.get("/preview")

@@ -15,7 +15,7 @@ from monolith.web.security import require_admin
 
 SHOWN = 50  # of those that are over, on one page
 
-blueprint = Blueprint("alert_pages", __name__, url_prefix="/admin/alerts")
+blueprint = Blueprint("alerts_pages", __name__, url_prefix="/admin/alerts")
 blueprint.before_request(require_admin)
 
 

@@ -13,7 +13,7 @@ from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups
 from monolith.runner.admin.bulk_retry import RequeueProgress
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("admin_failures", __name__, url_prefix="/admin/failures")
+blueprint = Blueprint("failures_pages", __name__, url_prefix="/admin/failures")
 blueprint.before_request(require_admin)
 
 
@@ -46,7 +46,7 @@ def requeue(cause: str) -> AnyResponse:
     if group is None:
         raise NotFound("This error group has no failed jobs any more. Reload the Failures page.")
     bulk_retry.start(cause, group.title, request.form.get("per_minute", 0, type=int), actor())
-    return redirect(url_for("admin_failures.index"), 303)
+    return redirect(url_for("failures_pages.index"), 303)
 
 
 @blueprint.post("/requeues/<int:requeue_id>/stop")
@@ -54,4 +54,4 @@ def stop(requeue_id: int) -> AnyResponse:
     """Stop it; what was started goes on."""
     bulk_retry.stop(requeue_id, actor())
     flash("Retry stopped. Jobs that already restarted continue.")
-    return redirect(url_for("admin_failures.index"), 303)
+    return redirect(url_for("failures_pages.index"), 303)
