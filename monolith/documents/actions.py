@@ -58,7 +58,7 @@ def delete_document(user: User, document_id: str) -> None:
         for job_id, status in jobs:
             if status == "started":
                 raise Conflict(f"Job {job_id} is running on this document. Delete the document when the job is over.")
-        endpoints.forget_job(session, [job_id for job_id, _ in jobs])
+        endpoints.delete_for_jobs(session, [job_id for job_id, _ in jobs])
         session.execute(delete(Document).where(Document.id == document_id))
         balance.record_pruned(session, len(jobs))
 

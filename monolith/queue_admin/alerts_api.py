@@ -1,4 +1,4 @@
-"""`GET /api/v1/queues/health`: is all well, and if not, what is it? For admins and their monitors."""
+"""`GET /api/v1/queues/health`: overall health and the current alerts. For admins and their monitoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /api/v1/queues/requeue`, failures by cause, and requeues of a whole cause. For admins."""
+"""Failed jobs by error group, and retries: of matching jobs at once, or of a group at a limited rate. For admins."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def _delete_some(cleaning_id: int) -> int:
     forget({one.id: f"{one.queue}.{one.priority}" for one in some})
     ids = [one.id for one in some]
     with write_session() as session:
-        endpoints.forget_job(session, ids)
+        endpoints.delete_for_jobs(session, ids)
         gone = delete(Job).where(*meant, Job.id.in_(ids)).returning(Job.id).execution_options(synchronize_session=False)
         deleted = len(session.scalars(gone).all())
         balance.record_pruned(session, deleted)

@@ -31,11 +31,11 @@ def ticking(app: object) -> None:
 def listening(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a worker listened to everything; the rest of Redis is real."""
     monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
-    waiting_reason.around_in.cache_clear()
+    waiting_reason.conditions_in.cache_clear()
 
 
 def reason(alice: Caller, job_id: str) -> str:
-    waiting_reason.around_in.cache_clear()
+    waiting_reason.conditions_in.cache_clear()
     return str(alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"])
 
 
@@ -103,10 +103,10 @@ def test_its_worker_has_fallen_silent(listening, alice):
     assert lifecycle.claim(job_id, "w")
     assert alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"] is None
     change(job_id, heartbeat_at=now() - 20)
-    assert reason(alice, job_id) == "Its worker has said nothing for 20 s. No clock is running to give the job to another one."
+    assert reason(alice, job_id) == "Its worker has not reported for 20 s. No clock is running that could return the job to its queue."
     with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
-    assert "After 30 s the job is given back to its queue" in reason(alice, job_id)
+    assert "After 30 s the job returns to its queue" in reason(alice, job_id)
     assert "is not responding" in on_page(alice, job_id)
 
 
@@ -122,7 +122,7 @@ def test_an_attempt_failed_and_another_one_follows(ticking, listening, alice):
     job_id = submit_job(alice)["id"]
     claim = lifecycle.claim(job_id, "w")
     assert claim and lifecycle.fail(claim, lifecycle.Failure("x", "The site answered 503."), registry.Backoff("fixed", 600))
-    assert reason(alice, job_id).startswith("Attempt 1 of 2 failed; the next one is at ")
+    assert reason(alice, job_id).startswith("Attempt 1 of 2 failed. Next attempt at ")
 
 
 def test_all_workers_are_busy(new_intray: Callable[..., Intray], ticking: None, alice: Caller, database_url: str, redis_url: str) -> None:
