@@ -1,4 +1,4 @@
-"""How long the clock's duties take beside many jobs: `manage.py bench clock`. Results and plans are in docs/performance.md."""
+"""How long the clock's tasks take beside many jobs: `manage.py bench clock`. Results and plans are in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measure(queued: int, finished: int, say: Say) -> None:
     _fill_redis()
     say(f"{'task':<44}{'median ms':>10}{'max ms':>10}")
     with slow_queries(SLOW_S) as slow:
-        for name, (prepare, work) in _duties().items():
+        for name, (prepare, work) in _tasks().items():
             times = [_timed(prepare, work) for _ in range(ROUNDS)]
             say(f"{name:<44}{statistics.median(times):>10.1f}{max(times):>10.1f}")
     if get_engine().dialect.name == "postgresql":
@@ -100,7 +100,7 @@ def _fill_redis() -> None:
             rq_queues.connection().rpush(key, *ids)
 
 
-def _duties() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+def _tasks() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """What is done before each round, unmeasured, and what is measured."""
     calm, busy = recovery.MissingMessages(), recovery.MissingMessages
     fresh = clock.Clock(lambda: False, "bench")

@@ -64,37 +64,37 @@ def _register_blueprints(app: Flask) -> None:
         webhooks_api,
     )
     from monolith.queue_admin import (
-        alert_pages,
+        alerts_api,
+        alerts_pages,
         audit_api,
         audit_pages,
-        failure_pages,
-        health_api,
+        failures_api,
+        failures_pages,
+        jobs_pages,
         llm_api,
         overview_pages,
-        pause_pages,
         pauses_api,
+        pauses_pages,
         queues_api,
-        requeues_api,
         rq_pages,
-        schedule_pages,
         schedules_api,
+        schedules_pages,
         trash_api,
         trash_pages,
     )
-    from monolith.queue_admin import job_pages as admin_job_pages
     from monolith.web import health, metrics
     from monolith.web.openapi import make_api
 
     for pages in (
         *(health, metrics, sign_in_pages, account_pages),
         *(document_pages, job_pages, bulk_pages, job_type_pages, batch_pages, webhook_pages),
-        *(overview_pages, pause_pages, schedule_pages, audit_pages, alert_pages, admin_job_pages, failure_pages, trash_pages),
+        *(overview_pages, pauses_pages, schedules_pages, audit_pages, alerts_pages, jobs_pages, failures_pages, trash_pages),
     ):
         app.register_blueprint(pages.blueprint)
     rq_pages.init_app(app)
     api = make_api(app)
     for module in (  # in the order of the API document
         *(documents_api, jobs_api, events_api, batches_api, bulk_api, job_types_api, webhooks_api, account_api),
-        *(queues_api, pauses_api, schedules_api, audit_api, health_api, trash_api, requeues_api, llm_api),
+        *(queues_api, pauses_api, schedules_api, audit_api, alerts_api, trash_api, failures_api, llm_api),
     ):
         api.register_blueprint(module.blueprint, url_prefix="/api/v1" + (module.blueprint.url_prefix or ""))

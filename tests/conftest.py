@@ -235,8 +235,8 @@ def _forget() -> None:
         rq_queues.connection,
         rq_queues.queue,
         registry.discover,
-        waiting_reason.around_in,
-        waiting_reason.line,
+        waiting_reason.conditions_in,
+        waiting_reason.queue_position,
     )
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()

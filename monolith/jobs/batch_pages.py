@@ -15,7 +15,7 @@ from monolith.db.models import Job
 from monolith.documents import actions, queries
 from monolith.jobs import job_status_text
 from monolith.runner.ledger.batches import progress_of, titles
-from monolith.runner.monitoring.waiting_reason import why
+from monolith.runner.monitoring.waiting_reason import explain
 
 ROWS = 25
 blueprint = Blueprint("batch_pages", __name__, url_prefix="/batches")
@@ -59,7 +59,7 @@ def _shown(session: Session, batch_id: str) -> dict[str, Any]:
     """The variables of the page. `version` changes whenever the live part changes."""
     whole = queries.batch(session, current_user, batch_id)
     first = next((job for job in whole.jobs if job.status == "queued"), None)
-    found = why(session, first) if first else None
+    found = explain(session, first) if first else None
     reason = job_status_text.waiting(first, found, 0) if first and found else None
     jobs = [(job.id, job.status, job.claims, job.progress, job.progress_note, job.error_message) for job in whole.jobs]
     version = hashlib.sha256(repr((jobs, reason, len(whole.documents))).encode()).hexdigest()[:16]

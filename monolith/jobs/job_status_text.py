@@ -13,7 +13,7 @@ from monolith.db.engine import read_now
 from monolith.db.models import MARK, Job, JobEvent, User
 from monolith.documents import queries
 from monolith.runner.monitoring import waiting_reason
-from monolith.runner.monitoring.waiting_reason import COUNTED_TO, TypicalDuration, Why, why
+from monolith.runner.monitoring.waiting_reason import COUNTED_TO, TypicalDuration, WaitingReason, explain
 
 SOON_S = 120.0  # a time that is nearer is shown with its seconds
 DAY_S = 86400.0
@@ -32,7 +32,7 @@ def of_job(session: Session, user: User, job_id: str) -> dict[str, Any]:
     """The variables of the page of the user's job. `version` changes whenever the live part changes. Raises `NotFound`."""
     job = queries.job(session, user, job_id)
     now = read_now(session)
-    reason = why(session, job)
+    reason = explain(session, job)
     usual = None if job.is_over else waiting_reason.typical_duration(session, job.type)
     texts = {"lead": status_text(job, reason, now), "outlook": time_estimate(job, usual, now), "steps": steps(job.events)}
     shown = (job.status, job.claims, job.progress, job.progress_note, texts["lead"], texts["outlook"], len(job.events))
@@ -40,7 +40,7 @@ def of_job(session: Session, user: User, job_id: str) -> dict[str, Any]:
     return {"job": job, "version": version, "now": now, "timeline": [timeline_entry(one) for one in job.events], **texts}
 
 
-def status_text(job: Job, reason: Why | None, now: float) -> Markup:
+def status_text(job: Job, reason: WaitingReason | None, now: float) -> Markup:
     """The state of the job in one or two sentences; empty if the status says it all."""
     if reason:
         return waiting(job, reason, now)
@@ -51,16 +51,16 @@ def status_text(job: Job, reason: Why | None, now: float) -> Markup:
     return Markup("")
 
 
-def waiting(job: Job, reason: Why, now: float) -> Markup:
+def waiting(job: Job, reason: WaitingReason, now: float) -> Markup:
     """Why the job is waiting."""
     at = when(job.run_at, now)
     if reason.code == "retry":
         return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt {}.").format(at)
-    if reason.code == "parked":
+    if reason.code == "snoozed":
         return Markup("{} Resumes {}.").format(job.snooze_reason or "", at)
     if reason.code == "paused":
         until = Markup(" Resumes {}.").format(when(reason.until, now)) if reason.until else ""
-        return Markup("Paused: {}.{}").format(reason.said.rstrip("."), until)
+        return Markup("Paused: {}.{}").format(reason.pause_reason.rstrip("."), until)
     if reason.code == "delayed":
         return Markup("Starts {}.").format(at)
     if reason.code == "no_clock":
@@ -70,7 +70,7 @@ def waiting(job: Job, reason: Why, now: float) -> Markup:
     return escape(("Interrupted; it will start again. " if job.interruptions else "") + _in_line(reason))
 
 
-def _in_line(reason: Why) -> str:
+def _in_line(reason: WaitingReason) -> str:
     if reason.code == "redis_away":
         return "Saved. Your job will start automatically when the queue server is back."
     if reason.code == "no_worker":
@@ -86,14 +86,14 @@ def time_estimate(job: Job, usual: TypicalDuration | None, now: float) -> str:
     if usual is None or job.is_over:
         return ""
     if job.status != "started" or job.started_at is None:
-        return f"Usually takes {_about(usual.half)}."
-    left = usual.half - (now - job.started_at)
+        return f"Usually takes {_about(usual.median_s)}."
+    left = usual.median_s - (now - job.started_at)
     if left > 1:
         return f"{humanise(_about(left))} left."
     return (
         "It should be done any moment now."
-        if now - job.started_at < usual.most
-        else f"This is taking longer than usual: most jobs take up to {_about(usual.most)}."
+        if now - job.started_at < usual.p90_s
+        else f"This is taking longer than usual: most jobs take up to {_about(usual.p90_s)}."
     )
 
 

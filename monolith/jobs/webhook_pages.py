@@ -41,7 +41,7 @@ def create() -> Answer:
 def _index(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     with read_session() as session:
         page = queries.webhooks(session, current_user, ROWS, request.args.get("after"))
-        shown = {"typed": typed, "errors": errors, "events": EVENTS, "most": endpoints.MOST_OF_USER}
+        shown = {"typed": typed, "errors": errors, "events": EVENTS, "most": endpoints.MAX_PER_USER}
         return render_template("jobs/webhooks.html", page=page, now=read_now(session), **shown)
 
 

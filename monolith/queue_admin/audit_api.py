@@ -1,4 +1,4 @@
-"""`GET /api/v1/audit`: who did what, on what, to how many, from where, and what it was before and after. For admins."""
+"""`GET /api/v1/audit`: the audit log. For admins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AuditListSchema(ListSchema):
 
 
 def filters_of(given: dict[str, Any]) -> audit_log.Filters:
-    """What was asked for. Raises `Invalid` naming the field."""
+    """The filters given in a query. Raises `Invalid` naming the field."""
     words = {name: str(given.get(name) or "").strip() for name in ("actor", "act", "subject")}
     return audit_log.Filters(
         **words, since=audit_log.moment(given.get("since") or "", "since"), until=audit_log.moment(given.get("until") or "", "until")

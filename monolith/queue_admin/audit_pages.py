@@ -1,4 +1,4 @@
-"""The page of the audit trail: who did what, filtered in the address; and the same as a file."""
+"""The audit log as a page, filtered by the query string, and as a CSV file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ blueprint.before_request(require_admin)
 
 @blueprint.get("")
 def index() -> str | tuple[str, int]:
-    """What was done, the newest first."""
+    """A page of audit entries, newest first."""
     typed = MultiDict({name: request.args.get(name, "") for name in FIELDS})
     try:
         return _page(typed, filters_of(typed), {})
@@ -32,7 +32,7 @@ def index() -> str | tuple[str, int]:
 
 @blueprint.get("/audit.csv")
 def sheet() -> Response:
-    """The same as CSV, all that matches."""
+    """All matching audit entries as CSV."""
     return saved(Response(audit_log.sheet(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
 
 

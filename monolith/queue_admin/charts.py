@@ -1,6 +1,6 @@
-"""Charts as the template draws them: where each bar and line goes, what the axes say, and the same in words.
+"""Charts for the template: coordinates of bars and lines, labels of the axes, and a summary in words.
 
-A chart is drawn 10 units wide for each step and 100 high, and stretched to its place; what is text stands beside it as HTML.
+A chart is 10 units wide for each step and 100 high; the page scales it. Labels are HTML beside the SVG.
 """
 
 from __future__ import annotations
@@ -14,7 +14,25 @@ from monolith.content.formatting import duration, humanise, number
 from monolith.runner.monitoring.history import History, Series
 
 STEP, HEIGHT = 10, 100
-NICE_SECONDS = (2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 14400, 28800, 43200, 86400)  # and so are their halves
+NICE_SECONDS = (
+    2,
+    4,
+    10,
+    20,
+    40,
+    60,
+    120,
+    240,
+    600,
+    1200,
+    2400,
+    3600,
+    7200,
+    14400,
+    28800,
+    43200,
+    86400,
+)  # half of each is a round duration too
 AGO = {
     "1h": ("60 min ago", "45", "30", "15", "now"),
     "24h": ("24 h ago", "18", "12", "6", "now"),
@@ -24,6 +42,8 @@ AGO = {
 
 @dataclass(frozen=True)
 class Bar:
+    """A rectangle of a bar chart, in units of the chart."""
+
     x: float
     y: float
     height: float
@@ -31,21 +51,21 @@ class Bar:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One series as it is drawn: `kind` is its colour's number. `line` is a path, for what is no count."""
+    """One drawn series: `kind` is the number of its colour; `bars` are for counts, `line` is an SVG path for seconds."""
 
     name: str
     kind: int
     bars: list[Bar]
     line: str
-    said: str
-    most: str
-    most_at: str
+    summary: str
+    maximum: str
+    maximum_at: str
     latest: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of one measure. `hints` are the words for each step that has something to say, by its place."""
+    """A chart of one measure. `hints` are the tooltips of the steps that have data, by position."""
 
     key: str
     title: str
@@ -60,19 +80,21 @@ class Chart:
 
     @property
     def is_empty(self) -> bool:
+        """Whether no step has data."""
         return not self.hints
 
 
 @dataclass(frozen=True)
 class ChartStyle:
-    """How one measure is shown: as bars of counts that stand on each other, or as lines of seconds."""
+    """How a measure is shown: counts as stacked bars, seconds as lines."""
 
     title: str
     explained: str
     is_count: bool
     sum_up: Callable[[list[float]], float]
 
-    def say(self, value: float) -> str:
+    def text(self, value: float) -> str:
+        """The value as a number or a duration."""
         return number(round(value)) if self.is_count else duration(value)
 
 
@@ -86,53 +108,53 @@ CHART_STYLES = {
 
 def all_of(history: History) -> list[Chart]:
     """The four charts of a period."""
-    return [_chart(key, look, history) for key, look in CHART_STYLES.items()]
+    return [_chart(key, style, history) for key, style in CHART_STYLES.items()]
 
 
-def _chart(key: str, look: ChartStyle, history: History) -> Chart:
+def _chart(key: str, style: ChartStyle, history: History) -> Chart:
     series = history.measures[key]
-    top = _top(look, series)
+    top = _top(style, series)
     floors = [0.0] * history.period.steps
-    drawn = [_drawn(kind, one, look, top, floors, history) for kind, one in enumerate(series) if any(one.values)]
+    drawn = [_drawn(kind, one, style, top, floors, history) for kind, one in enumerate(series) if any(one.values)]
     step = duration(history.period.step_s, 1)
-    said = "; ".join(f"{one.name}: {one.said}, maximum {one.most} at {one.most_at}" for one in drawn) or "no data"
+    text = "; ".join(f"{one.name}: {one.summary}, maximum {one.maximum} at {one.maximum_at}" for one in drawn) or "no data"
     return Chart(
         key,
-        look.title,
-        look.explained.format(step=step),
+        style.title,
+        style.explained.format(step=step),
         history.period.steps * STEP,
-        look.say(top) if look.is_count else duration(top, 1),
-        look.say(top / 2) if look.is_count else duration(top / 2, 1),
+        style.text(top) if style.is_count else duration(top, 1),
+        style.text(top / 2) if style.is_count else duration(top / 2, 1),
         AGO[history.period.name],
         drawn,
-        _hints(series, look, history),
-        f"{look.title}, {look.explained.format(step=step)}, over {history.period.words}: {said}.",
+        _hints(series, style, history),
+        f"{style.title}, {style.explained.format(step=step)}, over {history.period.words}: {text}.",
     )
 
 
-def _top(look: ChartStyle, series: list[Series]) -> float:
-    """The number at the top of the axis: a round one, not below any value."""
+def _top(style: ChartStyle, series: list[Series]) -> float:
+    """The top of the axis: a round number, not below any value."""
     columns = zip(*(one.values for one in series), strict=True)
-    whole = sum if look.is_count else max
+    whole = sum if style.is_count else max
     most = max((whole([value or 0.0 for value in column]) for column in columns), default=0.0)
-    if not look.is_count:
+    if not style.is_count:
         return float(next((nice for nice in NICE_SECONDS if nice >= most), math.ceil(most / 86400) * 86400))
     power = 10 ** math.floor(math.log10(max(most, 1)))
     return float(max(2, next(power * nice for nice in (1, 2, 4, 6, 8, 10) if power * nice >= most)))
 
 
-def _drawn(kind: int, one: Series, look: ChartStyle, top: float, floors: list[float], history: History) -> Drawn:
+def _drawn(kind: int, one: Series, style: ChartStyle, top: float, floors: list[float], history: History) -> Drawn:
     values = [value for value in one.values if value is not None]
     most = max(values)
     at = one.values.index(most)
-    bars = _bars(one.values, top, floors) if look.is_count else []
-    line = "" if look.is_count else _line(one.values, top)
-    said = look.say(look.sum_up(values)) + (" in total" if look.sum_up is sum else "")
-    return Drawn(humanise(one.name), kind, bars, line, said, look.say(most), _clock(at, history), look.say(one.values[-1] or 0.0))
+    bars = _bars(one.values, top, floors) if style.is_count else []
+    line = "" if style.is_count else _line(one.values, top)
+    text = style.text(style.sum_up(values)) + (" in total" if style.sum_up is sum else "")
+    return Drawn(humanise(one.name), kind, bars, line, text, style.text(most), _clock(at, history), style.text(one.values[-1] or 0.0))
 
 
 def _bars(values: list[float | None], top: float, floors: list[float]) -> list[Bar]:
-    """Each bar stands on those of the series before: `floors` is how high these reach."""
+    """Stacked bars. `floors` is the height reached by earlier series at each step, and is updated."""
     bars = []
     for place, value in enumerate(values):
         if value:
@@ -143,7 +165,7 @@ def _bars(values: list[float | None], top: float, floors: list[float]) -> list[B
 
 
 def _line(values: list[float | None], top: float) -> str:
-    """A path with a gap where there is no value; a value alone is a dash, or it would not be seen."""
+    """An SVG path with gaps where there is no value. A single value becomes a dash, because a point would be invisible."""
     parts: list[str] = []
     for place, value in enumerate(values):
         if value is None:
@@ -154,16 +176,16 @@ def _line(values: list[float | None], top: float) -> str:
     return "".join(parts)
 
 
-def _hints(series: list[Series], look: ChartStyle, history: History) -> dict[int, str]:
+def _hints(series: list[Series], style: ChartStyle, history: History) -> dict[int, str]:
     found = {}
     for place in range(history.period.steps):
-        said = [f"{humanise(one.name)}: {look.say(value)}" for one in series if (value := one.values[place])]
-        if said:
-            found[place] = "\n".join([_clock(place, history), *said])
+        text = [f"{humanise(one.name)}: {style.text(value)}" for one in series if (value := one.values[place])]
+        if text:
+            found[place] = "\n".join([_clock(place, history), *text])
     return found
 
 
 def _clock(place: int, history: History) -> str:
-    """When a step began."""
+    """When a step starts, as text."""
     at = datetime.fromtimestamp(history.start + place * history.period.step_s, UTC)
     return at.strftime("%H:%M UTC" if history.period.name == "1h" else "%-d %b, %H:%M UTC")

@@ -1,4 +1,4 @@
-"""What an address or a form says of the jobs that are meant."""
+"""Reads a job filter and page positions from a query string or a form."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from monolith.runner.admin.job_filter import JobFilter
 
 WORDS = ("status", "type", "queue", "owner", "error", "text")
 TIMES = ("since", "until", "old_before")
-WITHIN = {"hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}  # how lately submitted
+WITHIN = {"hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}  # seconds since submission
 
 
 def criteria(given: Mapping[str, str], now: float) -> JobFilter:
-    """Raises `Invalid` naming the field."""
+    """The filter given in a query string or a form. Raises `Invalid` naming the field."""
     asked: dict[str, Any] = {name: given[name].strip() for name in WORDS if given.get(name, "").strip()}
     if asked.get("status", STATUSES[0]) not in STATUSES:
         raise Invalid.field("/status", f"Unknown status {asked['status'][:40]!r}. Choose one of: {', '.join(STATUSES)}.")
@@ -35,7 +35,7 @@ def _moment(name: str, text: str) -> float:
 
 
 def place(text: str | None) -> tuple[float, str] | None:
-    """Where a page or a step begins, from `<seconds>~<id>`. Raises `Invalid`."""
+    """The position after which a page or step begins, from `<seconds>~<id>`. Raises `Invalid`."""
     if not text:
         return None
     at, _, job_id = text.partition("~")
@@ -46,5 +46,5 @@ def place(text: str | None) -> tuple[float, str] | None:
 
 
 def written(after: tuple[float, str] | None) -> str:
-    """The same as text."""
+    """The position as `<seconds>~<id>`; empty for None."""
     return f"{after[0]!r}~{after[1]}" if after else ""

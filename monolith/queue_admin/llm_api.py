@@ -1,4 +1,4 @@
-"""`POST /api/v1/ai/test`: does the language model work? For admins."""
+"""`POST /api/v1/ai/test`: tests the language model. For admins."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from monolith.runner.llm import connection_test
 from monolith.web.openapi import ProblemSchema
 from monolith.web.security import limit, require_admin
 
-RATE = "10 per minute"  # each is a process and a paid call
+RATE = "10 per minute"  # each test starts a process and makes a paid call
 
 blueprint = Blueprint("ai", __name__, description="The language model")
 blueprint.before_request(require_admin)
 
 
-class TrialSchema(Schema):
+class TestResultSchema(Schema):
     object = fields.Constant("ai_test")
     configured = fields.Boolean(metadata={"description": "Whether an API key is set. Without one, the built-in engine is used"})
     ok = fields.Boolean()
@@ -32,7 +32,7 @@ class TrialSchema(Schema):
 
 @blueprint.route("/ai/test")
 class Trial(MethodView):
-    @blueprint.response(200, TrialSchema)
+    @blueprint.response(200, TestResultSchema)
     @blueprint.alt_response(403, schema=ProblemSchema, description="Only admins may do this")
     def post(self) -> dict[str, Any]:
         """Test the language model with one small request. Returns 200 even if the test fails; see `ok` and `message`."""

@@ -1,4 +1,4 @@
-"""`PUT` and `DELETE /api/v1/pauses/<scope>`: hold everything, a queue or a job type back, and let it go on. For admins."""
+"""`/api/v1/pauses`: pause and resume everything, a queue or a job type. For admins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`GET /api/v1/queues` and `GET /api/v1/workers`: what the overview shows, for programs. For admins."""
+"""`GET /api/v1/queues` and `GET /api/v1/workers`: the counts and workers of the overview page. For admins."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("numbers", __name__, description="Queues and workers, for admins")
+blueprint = Blueprint("queues", __name__, description="Queues and workers, for admins")
 blueprint.before_request(require_admin)
 
 
 class CountsSchema(Schema):
-    """How many jobs are in which state."""
+    """The number of jobs of a queue or job type by status."""
 
     object = fields.Constant("type")
     name = fields.String()
@@ -62,7 +62,7 @@ class ChildSchema(Schema):
             "description": "Memory in bytes. Where the system reports it, shared memory is divided among the processes that share it"
         },
     )
-    waits = fields.Boolean(metadata={"description": "Whether this process runs I/O-bound jobs, several at once"})
+    waits = fields.Boolean(attribute="io_bound", metadata={"description": "Whether this process runs I/O-bound jobs, several at once"})
     jobs = fields.List(fields.Nested(RunningSchema))
 
 
@@ -105,7 +105,7 @@ class Workers(MethodView):
         """List the running workers, with the jobs and memory of each of their processes."""
         with read_session() as session:
             try:
-                return _list(workers.seen(session))
+                return _list(workers.list_workers(session))
             except RedisError as error:
                 raise Unavailable("Redis is not responding, so the list of workers is not available. Try again.", retry_after=5) from error
 

@@ -1,7 +1,7 @@
-"""rq-dashboard under `/admin/rq/`, with what it lacks: a guard, CSRF, our connection and serializer, escaping, and the audit trail.
+"""rq-dashboard under `/admin/rq/`, with what it lacks: access control, CSRF, our connection and serializer, escaping, audit log.
 
-It is shown as it comes, but for two templates of ours (`templates/rq_dashboard/`). What it does to Redis changes nothing in the
-ledger: a message that is deleted is pushed again by the clock, and one that comes twice is ignored.
+It is unchanged but for two templates (`templates/rq_dashboard/`). Its actions change Redis but not the ledger: the clock pushes
+a deleted message again, and a duplicate message is ignored.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from monolith.web.security import SAFE, actor, bearer, require_admin
 
 NAME = "rq_dashboard"
 PREFIX = "/admin/rq"
-FILES = (f"{NAME}.static", f"{NAME}.favicon")  # need no Redis
-AT_ONCE = 5000  # messages that one click may delete or requeue: it is done within the request
+STATIC = (f"{NAME}.static", f"{NAME}.favicon")  # work without Redis
+MAX_MESSAGES = 5000  # that one click may delete or requeue, because this happens within the request
 REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
-# What stands in an address goes into scripts of the page, some of it as it is: nothing but this gets there.
-FORMS = {
+# rq-dashboard copies parts of the URL into scripts, partly unescaped, so each part must match its pattern.
+PATTERNS = {
     "queue_name": r"[\w.:-]{1,120}",
     "job_id": r"[\w-]{1,120}",
     "registry_name": "|".join(REGISTRIES),
@@ -47,7 +47,7 @@ FORMS = {
 
 
 def init_app(app: Flask) -> None:
-    """Mount it, guarded."""
+    """Mount rq-dashboard behind the guard."""
     web.from_url = _connect
     web.config.serializer = Json
     web.Job, web.Worker = JsonJob, JsonWorker
@@ -56,20 +56,20 @@ def init_app(app: Flask) -> None:
     web.setup_rq_connection(app)
     app.before_request(_guard)
     app.after_request(_relax)
-    for error, said in ERRORS.items():
-        app.register_error_handler(error, partial(_answer, said))
+    for error, make_problem in ERRORS.items():
+        app.register_error_handler(error, partial(_answer, make_problem))
     app.register_blueprint(web.blueprint, url_prefix=PREFIX)
     for rule in app.url_map.iter_rules(f"{NAME}.requeue_all"):
-        rule.methods = {"POST"}  # it also does it when it is only read
+        rule.methods = {"POST"}  # rq-dashboard also accepts GET, which must not change anything
 
 
 def _connect(url: str, **options: Any) -> tuple[str, Redis]:
-    """Where it would open a connection of its own for each request."""
+    """Replaces the function that opens a new connection for each request."""
     return "", rq_queues.connection()
 
 
 class Json(JSONSerializer):
-    """What Intray did not write may be no JSON."""
+    """A JSON serializer that reports invalid data, which Intray has not written, as `DeserializationError`."""
 
     @staticmethod
     def loads(s: bytes, *args: Any, **kwargs: Any) -> Any:
@@ -80,7 +80,7 @@ class Json(JSONSerializer):
 
 
 class JsonJob(Job):
-    """It reads jobs with RQ's default in places, which is pickle: whoever writes to Redis could then run code here."""
+    """A job that is always read as JSON. rq-dashboard uses pickle in places; then anyone who can write to Redis could run code."""
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Job:
@@ -88,11 +88,13 @@ class JsonJob(Job):
 
     @property
     def dependency_ids(self) -> Any:
-        """It expects bytes, as RQ gave them long ago."""
+        """The ids as bytes, as older versions of RQ gave them and rq-dashboard expects them."""
         return [one.encode() for one in super().dependency_ids]
 
 
 class JsonWorker(Worker):
+    """A worker whose jobs are read as JSON."""
+
     @classmethod
     def all(cls, connection: Redis | None = None, *_: Any, **__: Any) -> list[Any]:
         return Worker.all(connection=connection, job_class=JsonJob, serializer=Json)
@@ -112,7 +114,7 @@ def _guard() -> None:
         raise NotFound(
             "QUEUE_MODE=inline runs jobs in the web process, so RQ has no queues to show. See the other admin pages for all jobs."
         )
-    if request.endpoint not in FILES and not rq_queues.is_reachable():
+    if request.endpoint not in STATIC and not rq_queues.is_reachable():
         raise Unavailable(REDIS_AWAY, retry_after=5)
     current_app.redis_conn = rq_queues.connection()  # type: ignore[attr-defined]
     if request.method not in SAFE:
@@ -121,12 +123,12 @@ def _guard() -> None:
 
 def _check_address() -> None:
     for name, value in (request.view_args or {}).items():
-        if name in FORMS and value is not None and not re.fullmatch(FORMS[name], str(value), re.ASCII):
+        if name in PATTERNS and value is not None and not re.fullmatch(PATTERNS[name], str(value), re.ASCII):
             raise NotFound(f"The address contains an invalid {name.replace('_', ' ')}. Start again from {PREFIX}/.")
 
 
 def _check_origin() -> None:
-    """Besides the CSRF token: what a browser sends must come from our own pages. Programs with a token are no browsers."""
+    """Check the origin of browsers' requests, in addition to the CSRF token. Requests with an API token come from programs."""
     origin = urlsplit(request.headers.get("Origin", "")).netloc
     is_ours = request.headers.get("Sec-Fetch-Site") == "same-origin" or origin == request.host
     if bearer() is None and not is_ours:
@@ -134,23 +136,23 @@ def _check_origin() -> None:
 
 
 def _record() -> None:
-    """Before it is done: what was not written down does not happen. Refuses what is too much for one request."""
-    said = request.view_args or {}
-    count = _count(said)
-    if count > AT_ONCE:
-        raise Conflict(f"This would change {count:,} messages; the limit here is {AT_ONCE:,}. Use the other admin pages for more.")
-    subject = f"job {said['job_id']}" if "job_id" in said else "queue " + " ".join(said[name] for name in sorted(said))
+    """Record the action in the audit log before it happens. Raises `Conflict` if it affects too many messages."""
+    target = request.view_args or {}
+    count = _count(target)
+    if count > MAX_MESSAGES:
+        raise Conflict(f"This would change {count:,} messages; the limit here is {MAX_MESSAGES:,}. Use the other admin pages for more.")
+    subject = f"job {target['job_id']}" if "job_id" in target else "queue " + " ".join(target[name] for name in sorted(target))
     act = str(request.endpoint).rpartition(".")[2].removesuffix("_view")
     with write_session() as session:
         audit.record(session, actor(), f"rq_{act}"[:40], subject, count=count)
 
 
-def _count(said: dict[str, Any]) -> int:
-    """How many messages it is about."""
-    if "job_id" in said:
+def _count(target: dict[str, Any]) -> int:
+    """The number of messages that the action affects."""
+    if "job_id" in target:
         return 1
-    queue = rq_queues.queue(said["queue_name"])
-    registry = "failed" if str(request.endpoint).endswith("requeue_all") else said.get("registry_name", "queued")
+    queue = rq_queues.queue(target["queue_name"])
+    registry = "failed" if str(request.endpoint).endswith("requeue_all") else target.get("registry_name", "queued")
     if registry == "queued":
         return int(queue.count)
     found: Any = getattr(queue, f"{registry}_job_registry")
@@ -170,12 +172,12 @@ ERRORS: dict[type[Exception], Callable[[], Exception]] = {
 }
 
 
-def _answer(said: Callable[[], Any], error: Exception) -> AnyResponse:
-    return problems.answer(said())
+def _answer(make_problem: Callable[[], Any], error: Exception) -> AnyResponse:
+    return problems.answer(make_problem())
 
 
 def script_nonce() -> str:
-    """What the page's own script must carry to run, new for each request; for templates."""
+    """The CSP nonce of this request for the page's own script; for templates."""
     if "script_nonce" not in g:
         g.script_nonce = secrets.token_urlsafe(16)
     nonce: str = g.script_nonce
@@ -183,7 +185,7 @@ def script_nonce() -> str:
 
 
 def _relax(response: Response) -> Response:
-    """Its templates are made with `eval`, and have styles in their elements. Scripts in its data still do not run."""
+    """Relax the CSP for rq-dashboard, whose templates need `eval` and inline styles. Scripts in data still do not run."""
     if request.blueprint == NAME and "script_nonce" in g:
         response.headers["Content-Security-Policy"] = (
             f"default-src 'none'; script-src 'self' 'nonce-{script_nonce()}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "

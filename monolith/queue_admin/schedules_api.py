@@ -1,4 +1,4 @@
-"""Periodic work as JSON: `/api/v1/schedules`. For admins."""
+"""`/api/v1/schedules`: jobs that run regularly. For admins."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from monolith.web.security import actor, require_admin
 
 blueprint = Blueprint("schedules", __name__, description="Schedules: jobs that run regularly, for admins")
 blueprint.before_request(require_admin)
-NOT_THERE = {"schema": ProblemSchema, "description": "No such schedule"}
-TAKEN = {"schema": ProblemSchema, "description": "Another schedule has this name"}
+NOT_FOUND = {"schema": ProblemSchema, "description": "No such schedule"}
+NAME_IN_USE = {"schema": ProblemSchema, "description": "Another schedule has this name"}
 
 
 class ScheduleChange(Schema):
@@ -67,7 +67,7 @@ class RunSchema(Schema):
 
 
 def view(schedule: Schedule, moment: float) -> dict[str, Any]:
-    """A schedule as it is shown, with its words and the times to come."""
+    """A schedule as pages and the API show it, with its cron expression in words and its next times."""
     names = ("id", "owner", "created_at", "next_at", "last_at", "last_job_id", "last_error", *cron_schedules.FIELDS)
     links = {"self": url_for("schedules.OneSchedule", schedule_id=schedule.id)}
     if schedule.last_job_id:
@@ -91,12 +91,12 @@ class Schedules(MethodView):
     def get(self) -> dict[str, Any]:
         """List schedules by name."""
         with read_session() as session:
-            data = [view(one, read_now(session)) for one in cron_schedules.known(session)]
+            data = [view(one, read_now(session)) for one in cron_schedules.list_schedules(session)]
         return {"object": "list", "data": data, "has_more": False, "url": request.path}
 
     @blueprint.arguments(ScheduleRequest())
     @blueprint.response(201, ScheduleSchema)
-    @blueprint.alt_response(409, **TAKEN)
+    @blueprint.alt_response(409, **NAME_IN_USE)
     def post(self, given: dict[str, Any]) -> dict[str, Any]:
         """Create a schedule. You own the jobs it submits."""
         return _now_viewed(cron_schedules.create(given, current_user, actor()))
@@ -105,7 +105,7 @@ class Schedules(MethodView):
 @blueprint.route("/schedules/<int:schedule_id>")
 class OneSchedule(MethodView):
     @blueprint.response(200, ScheduleSchema)
-    @blueprint.alt_response(404, **NOT_THERE)
+    @blueprint.alt_response(404, **NOT_FOUND)
     def get(self, schedule_id: int) -> dict[str, Any]:
         """Show a schedule."""
         with read_session() as session:
@@ -113,14 +113,14 @@ class OneSchedule(MethodView):
 
     @blueprint.arguments(ScheduleChange(), required=False)
     @blueprint.response(200, ScheduleSchema)
-    @blueprint.alt_response(404, **NOT_THERE)
-    @blueprint.alt_response(409, **TAKEN)
+    @blueprint.alt_response(404, **NOT_FOUND)
+    @blueprint.alt_response(409, **NAME_IN_USE)
     def patch(self, given: dict[str, Any], schedule_id: int) -> dict[str, Any]:
         """Change the given fields. If it is enabled or its times change, the next run is counted from now."""
         return _now_viewed(cron_schedules.change(schedule_id, given, actor()))
 
     @blueprint.response(204)
-    @blueprint.alt_response(404, **NOT_THERE)
+    @blueprint.alt_response(404, **NOT_FOUND)
     def delete(self, schedule_id: int) -> None:
         """Delete a schedule. Jobs it has created are kept."""
         cron_schedules.remove(schedule_id, actor())
@@ -129,7 +129,7 @@ class OneSchedule(MethodView):
 @blueprint.route("/schedules/<int:schedule_id>/run")
 class RunSchedule(MethodView):
     @blueprint.response(202, RunSchema)
-    @blueprint.alt_response(404, **NOT_THERE)
+    @blueprint.alt_response(404, **NOT_FOUND)
     def post(self, schedule_id: int) -> dict[str, str]:
         """Run a schedule now, in addition to its regular times."""
         return {"job_id": cron_schedules.run_now(schedule_id, actor())}

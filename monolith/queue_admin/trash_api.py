@@ -1,4 +1,4 @@
-"""`POST /api/v1/queues/clean` and the bin: what is no longer wanted, gone after a day. For admins."""
+"""`POST /api/v1/queues/clean` and the trash, from which jobs can be restored for a day. For admins."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment, Truth
 from monolith.web.security import actor, require_admin
 
-WITHIN_S = 15.0  # then the answer says what is left
+WITHIN_S = 15.0  # then the response says how many jobs are left
 
-blueprint = Blueprint("cleaning", __name__, url_prefix="/queues", description="The trash: deleting and restoring jobs, for admins")
+blueprint = Blueprint("trash", __name__, url_prefix="/queues", description="The trash: deleting and restoring jobs, for admins")
 blueprint.before_request(require_admin)
 
 

@@ -1,4 +1,4 @@
-"""Cleaning, and the bin: what is no longer wanted, with a look before and a day to think better of it."""
+"""The trash page: moving old jobs to the trash, with a preview, and restoring them within a day."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.content import formatting
 from monolith.db.engine import read_now, read_session
 from monolith.errors import Invalid
-from monolith.queue_admin import job_pages
+from monolith.queue_admin import jobs_pages
 from monolith.runner.admin import trash
 from monolith.web.security import actor, require_admin
 
 UNITS = {"hours": 3600.0, "days": 86400.0}
-WITHIN_S = 8.0  # restored in one request
+WITHIN_S = 8.0  # time limit for restoring in one request
 
-blueprint = Blueprint("admin_bin", __name__, url_prefix="/admin/bin")
+blueprint = Blueprint("trash_pages", __name__, url_prefix="/admin/bin")
 blueprint.before_request(require_admin)
 
 
 @blueprint.get("")
 def index() -> str:
-    """What is in the bin; where the address says what to clean, also a look at that."""
+    """The trash; if the query string says what to clean, also a preview of that."""
     with read_session() as session:
         shown = {
             "cleanings": trash.list_trash(session),
@@ -32,13 +32,13 @@ def index() -> str:
             "now": read_now(session),
             "words": formatting.STATUS_WORDS,
         }
-        look = _look(session) if request.args.get("status") else {}
-        types = job_pages.choices()["type_names"]
-        return render_template("queue_admin/bin.html", statuses=trash.CLEANABLE, type_names=types, units=UNITS, **shown, **look)
+        preview = _preview(session) if request.args.get("status") else {}
+        types = jobs_pages.choices()["type_names"]
+        return render_template("queue_admin/trash.html", statuses=trash.CLEANABLE, type_names=types, units=UNITS, **shown, **preview)
 
 
-def _look(session: Session) -> dict[str, Any]:
-    """What cleaning would move, or what is wrong with what was asked for."""
+def _preview(session: Session) -> dict[str, Any]:
+    """What cleaning would move to the trash, or the errors of the form."""
     try:
         criteria = trash.older_than(_age(), request.args["status"], request.args.get("type") or None)
     except Invalid as problem:
@@ -55,8 +55,8 @@ def _age() -> float:
 
 @blueprint.post("/<int:cleaning_id>/restore")
 def restore(cleaning_id: int) -> AnyResponse:
-    """Take the jobs of a cleaning out of the bin."""
+    """Restore the jobs of a cleaning from the trash."""
     restored, left = trash.restore(cleaning_id, actor(), within_s=WITHIN_S)
     more = f" {left:,} {'is' if left == 1 else 'are'} still in the trash. Restore again to continue." if left else ""
     flash(f"{restored:,} {'job' if restored == 1 else 'jobs'} restored.{more}")
-    return redirect(url_for("admin_bin.index"), 303)
+    return redirect(url_for("trash_pages.index"), 303)

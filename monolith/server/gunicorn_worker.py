@@ -135,7 +135,7 @@ def _start_threads() -> None:
 
 def _stop_threads() -> None:
     sse_thread.leave()
-    inline_runner.leave()
+    inline_runner.stop()
 
 
 def _options() -> dict[str, Any]:

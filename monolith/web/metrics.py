@@ -21,7 +21,7 @@ from monolith.runner.ledger import balance, counts, lease, pauses
 from monolith.runner.ledger.balance import Balance
 from monolith.runner.monitoring import alert_rules, metrics_data, workers
 from monolith.runner.monitoring.alerts import CurrentAlert, current_alerts
-from monolith.runner.monitoring.workers import SeenWorker
+from monolith.runner.monitoring.workers import WorkerInfo
 from monolith.runner.queue import rq_queues
 from monolith.web.security import bearer, require_admin, require_user
 
@@ -66,7 +66,7 @@ class LedgerCollector(Collector):
             yield _labelled("intray_webhook_deliveries", "Pending webhook deliveries.", "state", metrics_data.deliveries(session))
             yield from _spent(metrics_data.spent_today(session))
             yield _alerts(current_alerts(session))
-            yield from _workers(workers.seen_or_none(session))
+            yield from _workers(workers.list_workers_or_none(session))
         yield from _redis()
 
 
@@ -129,7 +129,7 @@ def _alerts(found: list[CurrentAlert]) -> Metric:
     return family
 
 
-def _workers(seen: list[SeenWorker] | None) -> Iterator[Metric]:
+def _workers(seen: list[WorkerInfo] | None) -> Iterator[Metric]:
     """Nothing while Redis is unavailable: 0 would be wrong."""
     if seen is None:
         return

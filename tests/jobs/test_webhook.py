@@ -337,7 +337,7 @@ def test_a_sender_that_ended_without_a_word_has_spent_an_attempt(alice: Caller, 
     assert (delivery["status"], delivery["attempts"]) == ("waiting", 1)
     deliver()
     assert deliveries(alice, webhook)[0]["status"] == "delivered"
-    assert len(webhook_type.RETRY_DELAYS_S) + 1 == dispatch.MOST_ATTEMPTS
+    assert len(webhook_type.RETRY_DELAYS_S) + 1 == dispatch.MAX_ATTEMPTS
 
 
 def test_two_senders_of_one_delivery_record_it_once(alice: Caller, receiver: Receiver) -> None:

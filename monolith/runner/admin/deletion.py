@@ -27,7 +27,7 @@ def delete_jobs(session: Session, *guard: ColumnElement[bool], keep_deliveries: 
     if not gone:
         return 0
     if not keep_deliveries:
-        endpoints.forget_job(session, list(gone))
+        endpoints.delete_for_jobs(session, list(gone))
     balance.record_pruned(session, len(gone))
     event.listen(session, "after_commit", lambda _: _delete_from_redis(gone), once=True)
     return len(gone)

@@ -1,7 +1,7 @@
-"""What an alert is opened for: the rules, and what is so now by each of them.
+"""The alert rules, and the conditions that each of them finds in a snapshot.
 
-A rule that measures something has a limit. Its alert opens above the limit and closes at CLOSING of it, so that a number which
-hovers around the limit does not open and close it all the time.
+A rule that measures something has a limit. Its alert opens above the limit and closes at CLOSING times the limit, so that a value
+near the limit does not open and close it repeatedly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CRITICAL, WARNING = "critical", "warning"
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is so now. `level` is what was measured, in parts of its limit; without a limit it is simply so."""
+    """A condition found in a snapshot. `level` is the measured value divided by the limit; infinite for a rule without a limit."""
 
     code: str
     subject: str
@@ -30,11 +30,12 @@ class Condition:
 
     @property
     def opens(self) -> bool:
+        """Whether it opens an alert."""
         return self.level > 1
 
     @property
     def holds(self) -> bool:
-        """Whether an alert that is open for it stays so."""
+        """Whether an alert that is already open for it stays open."""
         return self.level > CLOSING
 
     @property
@@ -43,105 +44,105 @@ class Condition:
 
 
 class Rule(NamedTuple):
-    """One code: how bad it is, when it opens (`limit` is filled in), and what to do."""
+    """The rule of one alert code: its severity, when it opens (a format string for `limit`), and how to fix it."""
 
     severity: str
     when: str
-    mend: str
+    fix: str
     limit: Callable[[], float] = lambda: math.nan
-    conditions: Callable[[Snapshot, float], Iterator[Condition]] = lambda look, limit: iter(())
+    conditions: Callable[[Snapshot, float], Iterator[Condition]] = lambda snapshot, limit: iter(())
 
 
-def conditions(look: Snapshot) -> Iterator[Condition]:
-    """What is so now, by every rule that can be judged."""
+def conditions(snapshot: Snapshot) -> Iterator[Condition]:
+    """The conditions found by all rules that this snapshot can evaluate."""
     for code, rule in RULES.items():
-        if code not in look.unknown:
-            yield from rule.conditions(look, rule.limit())
+        if code not in snapshot.unknown:
+            yield from rule.conditions(snapshot, rule.limit())
 
 
 def _level(value: float, limit: float) -> float:
     return value / limit if limit else math.inf if value else 0.0
 
 
-def _failed(look: Snapshot, limit: float) -> Iterator[Condition]:
-    more = " or more" if look.failed >= COUNTED_TO else ""
-    yield Condition("failed", "all", f"{_jobs(look.failed, more)} failed in the last 24 hours.", _level(look.failed, limit))
+def _failed(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    more = " or more" if snapshot.failed >= COUNTED_TO else ""
+    yield Condition("failed", "all", f"{_jobs(snapshot.failed, more)} failed in the last 24 hours.", _level(snapshot.failed, limit))
 
 
-def _waiting(look: Snapshot, limit: float) -> Iterator[Condition]:
-    yield Condition("waiting", "all", f"{_jobs(look.waiting)} waiting.", _level(look.waiting, limit))
+def _waiting(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    yield Condition("waiting", "all", f"{_jobs(snapshot.waiting)} waiting.", _level(snapshot.waiting, limit))
 
 
-def _no_worker(look: Snapshot, limit: float) -> Iterator[Condition]:
-    """Only after a while: workers that are started anew, as by a deploy, are away for a moment."""
-    for name, line in look.lines.items():
-        if look.listened is not None and name not in look.listened:
-            said = f"No worker is running for {name} ({_jobs(line.jobs)} waiting)."
-            yield Condition("no_worker", name, said, math.inf if line.oldest_s > limit else 1.0)
+def _no_worker(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    """Opens only after a delay: a deploy restarts workers, so a short absence is normal."""
+    for name, backlog in snapshot.backlogs.items():
+        if snapshot.listened is not None and name not in snapshot.listened:
+            message = f"No worker is running for {name} ({_jobs(backlog.jobs)} waiting)."
+            yield Condition("no_worker", name, message, math.inf if backlog.oldest_s > limit else 1.0)
 
 
-def _oldest_waiting(look: Snapshot, limit: float) -> Iterator[Condition]:
+def _oldest_waiting(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
     oldest: dict[str, float] = defaultdict(float)
-    for name, line in look.lines.items():
+    for name, backlog in snapshot.backlogs.items():
         queue = name.rpartition(".")[0]
-        oldest[queue] = max(oldest[queue], line.oldest_s)
+        oldest[queue] = max(oldest[queue], backlog.oldest_s)
     for queue, seconds in oldest.items():
         yield Condition("oldest_waiting", queue, f"A job has been waiting in queue {queue} for {_span(seconds)}.", _level(seconds, limit))
 
 
-def _silence(look: Snapshot, limit: float) -> Iterator[Condition]:
-    """Workers say that they live, jobs wait that nothing holds back, and none was begun or ended for all that time."""
-    served = [line.oldest_s for name, line in look.lines.items() if name in (look.listened or ())]
-    if served and not look.has_moved:
-        said = f"Workers are running and jobs are waiting, but no job has started or ended for {_span(limit)}."
-        yield Condition("silence", "all", said, _level(max(served), limit))
+def _silence(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    """Workers report, unpaused jobs wait for them, and no job has started or ended within the limit."""
+    served = [backlog.oldest_s for name, backlog in snapshot.backlogs.items() if name in (snapshot.listened or ())]
+    if served and not snapshot.has_activity:
+        message = f"Workers are running and jobs are waiting, but no job has started or ended for {_span(limit)}."
+        yield Condition("silence", "all", message, _level(max(served), limit))
 
 
-def _redis_away(look: Snapshot, limit: float) -> Iterator[Condition]:
-    """Only when it is so twice in a row: a Redis that is started again is away for a moment."""
-    if look.redis_missed:
-        yield Condition("redis_away", "redis", REDIS_AWAY, float(look.redis_missed))
+def _redis_away(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    """Opens only at the second check in a row: a Redis that restarts is away for a moment."""
+    if snapshot.redis_missed:
+        yield Condition("redis_away", "redis", REDIS_AWAY, float(snapshot.redis_missed))
 
 
 REDIS_AWAY = "Redis is not responding. New jobs are saved, but no job starts."
 
 
-def _redis_memory(look: Snapshot, limit: float) -> Iterator[Condition]:
-    if look.redis_percent is not None:
-        said = f"Redis uses {look.redis_percent:.0f} % of its memory limit."
-        yield Condition("redis_memory", "redis", said, _level(look.redis_percent, limit))
+def _redis_memory(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    if snapshot.redis_percent is not None:
+        message = f"Redis uses {snapshot.redis_percent:.0f} % of its memory limit."
+        yield Condition("redis_memory", "redis", message, _level(snapshot.redis_percent, limit))
 
 
-def _disk(look: Snapshot, limit: float) -> Iterator[Condition]:
-    if look.disk_free_mb is not None:
-        said = f"The database disk has {look.disk_free_mb:,.0f} MB free."
-        yield Condition("disk", "disk", said, limit / max(look.disk_free_mb, 1.0))
+def _disk(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    if snapshot.disk_free_mb is not None:
+        message = f"The database disk has {snapshot.disk_free_mb:,.0f} MB free."
+        yield Condition("disk", "disk", message, limit / max(snapshot.disk_free_mb, 1.0))
 
 
-def _pause_forgotten(look: Snapshot, limit: float) -> Iterator[Condition]:
-    for pause in look.pauses:
-        if pause.until is None and look.moment - pause.since > limit:
-            held = f"{pause.scope} has been paused for {_span(look.moment - pause.since)}, with no end time."
-            said = f"{held} Paused by {pause.paused_by}: {pause.reason}"
-            yield Condition("pause_forgotten", pause.scope, said)
+def _pause_forgotten(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    for pause in snapshot.pauses:
+        if pause.until is None and snapshot.moment - pause.since > limit:
+            held = f"{pause.scope} has been paused for {_span(snapshot.moment - pause.since)}, with no end time."
+            message = f"{held} Paused by {pause.paused_by}: {pause.reason}"
+            yield Condition("pause_forgotten", pause.scope, message)
 
 
-def _ledger_imbalance(look: Snapshot, limit: float) -> Iterator[Condition]:
-    if look.imbalance:
-        what = "missing from the ledger" if look.imbalance > 0 else "in the ledger but never accepted"
-        yield Condition("ledger_imbalance", "ledger", f"{_jobs(abs(look.imbalance))} {what}.")
+def _ledger_imbalance(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    if snapshot.imbalance:
+        what = "missing from the ledger" if snapshot.imbalance > 0 else "in the ledger but never accepted"
+        yield Condition("ledger_imbalance", "ledger", f"{_jobs(abs(snapshot.imbalance))} {what}.")
 
 
-def _breaker_open(look: Snapshot, limit: float) -> Iterator[Condition]:
-    for name, reason in look.breakers.items():
+def _breaker_open(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    for name, reason in snapshot.breakers.items():
         yield Condition("breaker_open", name, f"Jobs that need {name} are snoozed: {reason}")
 
 
-def _budget_reached(look: Snapshot, limit: float) -> Iterator[Condition]:
-    if look.spent_all is not None:
-        said = f"Today's total language model budget is used up: {look.spent_all:.2f} USD spent."
-        yield Condition("budget_reached", "everybody", said)
-    for email in look.overspent:
+def _budget_reached(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    if snapshot.spent_all is not None:
+        message = f"Today's total language model budget is used up: {snapshot.spent_all:.2f} USD spent."
+        yield Condition("budget_reached", "everybody", message)
+    for email in snapshot.overspent:
         yield Condition("budget_reached", email, f"Today's language model budget of {email} is used up.")
 
 
@@ -254,4 +255,5 @@ RULES: dict[str, Rule] = {
 
 
 def worst_first(alerts: Iterable[Condition]) -> list[Condition]:
+    """Critical conditions first, then by code and subject."""
     return sorted(alerts, key=lambda one: (RULES[one.code].severity != CRITICAL, one.code, one.subject))

@@ -1,4 +1,4 @@
-"""One look at everything that alerts are judged by. Each query reads an index only, or a handful of rows."""
+"""A snapshot of everything that alert rules use. Each query reads an index only, or a handful of rows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from monolith.runner.llm.budget import DAY_S, PLACES, Spending, usd
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.queue import rq_queues
 
-COUNTED_TO = 10_000  # failures, and no further
-OVERSPENT_AT_MOST = 20  # users who are named
+COUNTED_TO = 10_000  # failed jobs are counted up to this number
+MAX_OVERSPENT = 20  # users named in alerts
 
 
 class QueueBacklog(NamedTuple):
-    """What waits in one RQ queue and is not paused, and for how many seconds the oldest does."""
+    """The number of queued jobs of one RQ queue that are not paused, and the age of the oldest in seconds."""
 
     jobs: int
     oldest_s: float
@@ -34,20 +34,20 @@ class QueueBacklog(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How things were at one moment. `unknown` are the codes of alerts that could not be judged."""
+    """The state of the installation at one moment, in seconds since 1970. `unknown`: codes of alerts that cannot be evaluated from it."""
 
     moment: float
     waiting: int
     failed: int
-    lines: dict[str, QueueBacklog]
-    has_moved: bool  # whether a job was begun or ended in the last ALERT_SILENCE_S, or none has waited for so long
+    backlogs: dict[str, QueueBacklog]
+    has_activity: bool  # whether a job started or ended in the last ALERT_SILENCE_S; also true if no job has waited that long
     pauses: list[Paused]
     breakers: dict[str, str]
-    spent_all: Decimal | None  # where that is everybody's budget or more
+    spent_all: Decimal | None  # today's total, only if the total budget is used up
     overspent: list[str]
     listened: set[str] | None
     redis_percent: float | None
-    redis_missed: int  # looks in a row, this one included, at which Redis did not answer
+    redis_missed: int  # consecutive snapshots, including this one, for which Redis did not respond
     disk_free_mb: float | None
     imbalance: int | None
 
@@ -58,18 +58,21 @@ class Snapshot:
 
 
 def take_snapshot(redis_missed: int = 0, imbalance: int | None = None) -> Snapshot:
-    """Look at the ledger and at Redis. `redis_missed`: before this look; `imbalance` takes a minute's count, and is the caller's."""
+    """Read the ledger and Redis.
+
+    `redis_missed` is that of the previous snapshot. `imbalance` is counted by the caller, because that reads all rows.
+    """
     listened, percent = _redis()
     with read_session() as session:
         moment = read_now(session)
         spent, overspent = _spent(session, int(moment // DAY_S))
-        lines = _lines(session, moment)
+        backlogs = _backlogs(session, moment)
         return Snapshot(
             moment=moment,
             waiting=sum(counts.counts(session, "queued").values()),
             failed=counts.failed_since(session, moment - DAY_S, COUNTED_TO),
-            lines=lines,
-            has_moved=_has_moved(session, lines, moment - settings().alert_silence_s),
+            backlogs=backlogs,
+            has_activity=_has_activity(session, backlogs, moment - settings().alert_silence_s),
             pauses=pauses.active(session),
             breakers=_breakers(session),
             spent_all=spent,
@@ -83,7 +86,7 @@ def take_snapshot(redis_missed: int = 0, imbalance: int | None = None) -> Snapsh
 
 
 def _redis() -> tuple[set[str] | None, float | None]:
-    """The queues that some worker listens to, None while Redis is away; and how full it is, where it has a limit."""
+    """The queues that a worker listens to, None if Redis does not respond; and its memory use in percent, if it has a limit."""
     try:
         return rq_queues.listened(), None if rq_queues.is_inline() else _redis_percent()
     except RedisError:
@@ -91,22 +94,22 @@ def _redis() -> tuple[set[str] | None, float | None]:
 
 
 def _redis_percent() -> float | None:
-    said = rq_queues.connection().info("memory")
-    most = int(said.get("maxmemory") or 0)
-    return 100 * int(said["used_memory"]) / most if most else None
+    memory = rq_queues.connection().info("memory")
+    limit = int(memory.get("maxmemory") or 0)
+    return 100 * int(memory["used_memory"]) / limit if limit else None
 
 
-def _lines(session: Session, moment: float) -> dict[str, QueueBacklog]:
+def _backlogs(session: Session, moment: float) -> dict[str, QueueBacklog]:
     rows = select(Job.rq_queue, func.count(), func.min(Job.queued_at)).where(*WAITING).group_by(Job.queue, Job.priority)
     return {rq_queue: QueueBacklog(jobs, max(0.0, moment - (since or moment))) for rq_queue, jobs, since in session.execute(rows)}
 
 
-def _has_moved(session: Session, lines: dict[str, QueueBacklog], since: float) -> bool:
-    """Whether a job was begun since, or ended; not asked where none has waited for so long."""
-    if all(line.oldest_s <= settings().alert_silence_s for line in lines.values()):
+def _has_activity(session: Session, backlogs: dict[str, QueueBacklog], since: float) -> bool:
+    """Whether a job started or ended since then. Not queried if no job has waited for ALERT_SILENCE_S."""
+    if all(line.oldest_s <= settings().alert_silence_s for line in backlogs.values()):
         return True
-    begun = exists().where(Job.status == "started", Job.started_at > since)
-    if session.scalar(select(begun)):
+    started = exists().where(Job.status == "started", Job.started_at > since)
+    if session.scalar(select(started)):
         return True
     return any(session.scalar(counts.ended_since(session, status, since).limit(1)) for status in OVER)
 
@@ -119,7 +122,7 @@ def _breakers(session: Session) -> dict[str, str]:
 
 
 def _spent(session: Session, day: int) -> tuple[Decimal | None, list[str]]:
-    """What all have spent today, where that is the budget; and who has used up their own."""
+    """The total spent today, if that uses up the total budget; and the users who have used up their own."""
     limit, own_limit = settings().llm_budget_usd, settings().llm_budget_per_user_usd
     spent, over = Decimal(0), list[str]()
     if limit:
@@ -127,12 +130,12 @@ def _spent(session: Session, day: int) -> tuple[Decimal | None, list[str]]:
     if own_limit:
         used_up = (Spending.day == day, Spending.nano_usd >= int(own_limit.scaleb(PLACES)))
         emails = select(User.email).join(Spending, Spending.owner_id == User.id).where(*used_up).order_by(Spending.nano_usd.desc())
-        over = list(session.scalars(emails.limit(OVERSPENT_AT_MOST)))
+        over = list(session.scalars(emails.limit(MAX_OVERSPENT)))
     return (spent if limit and spent >= limit else None), over
 
 
 def _disk_free_mb() -> float | None:
-    """Of the disk with the ledger, where that is a file under the home."""
+    """Free space of the disk that holds the SQLite database; None with PostgreSQL."""
     if not settings().database_url.startswith("sqlite"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The last hours and days, from the samples of every minute, in at most 120 steps: for charts."""
+"""History for charts: what the samples of every minute show of the last hours or days, in at most 120 steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from monolith.db.engine import read_now, whole
 from monolith.db.models import Sample
 
-MOST_SERIES = 8
+MAX_SERIES = 8
 OTHERS = "others"
 
 
 @dataclass(frozen=True)
 class HistoryPeriod:
-    """How far back to look, and in what steps, in seconds."""
+    """A period that charts can show: its length and its step, in seconds."""
 
     name: str
     words: str
@@ -36,7 +36,7 @@ PERIODS["7d"] = HistoryPeriod("7d", "7 days", 7 * 86400, 5400)
 
 
 class HistoryStep(NamedTuple):
-    """What one step saw of one queue and type. `waited_s` is summed over the finished, `oldest_s` the longest that was seen."""
+    """One step of one queue and job type. `waited_s` is the sum over finished jobs, `oldest_s` the maximum."""
 
     place: int
     queue: str
@@ -49,7 +49,7 @@ class HistoryStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: a value for each step, None where there is none."""
+    """One series of a chart: a value for each step, None where there is no data."""
 
     name: str
     values: list[float | None]
@@ -57,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class History:
-    """What happened in a period. `start` and `end` in seconds since 1970; each measure has the same names in the same order."""
+    """The measures of a period. `start` and `end` are in seconds since 1970; all measures have the same series in the same order."""
 
     period: HistoryPeriod
     start: float
@@ -66,11 +66,11 @@ class History:
 
 
 def newest(session: Session) -> float:
-    """The minute that was sampled last."""
+    """When the last sample was taken, in seconds since 1970; 0 if there is none."""
     return session.scalar(select(func.max(Sample.at))) or 0.0
 
 
-def of(session: Session, period: HistoryPeriod, by: str) -> History:
+def load(session: Session, period: HistoryPeriod, by: str) -> History:
     """The measures `finished`, `failed`, `waited_s` (mean) and `oldest_s`, each by `queue` or by `type`."""
     end = -(-read_now(session) // period.step_s) * period.step_s
     start = end - period.seconds
@@ -80,12 +80,16 @@ def of(session: Session, period: HistoryPeriod, by: str) -> History:
     for step in steps:
         name = getattr(step, by)
         grouped[name if name in names else OTHERS][step.place].append(step)
-    measures = {key: [Series(name, _values(grouped[name], period.steps, how)) for name in names] for key, how in MEASURES.items()}
+    places = range(period.steps)
+    measures = {
+        key: [Series(name, [how(grouped[name][at]) if at in grouped[name] else None for at in places]) for name in names]
+        for key, how in MEASURES.items()
+    }
     return History(period, start, end, measures)
 
 
 def _steps(start: float, step_s: int) -> Any:
-    """A sample tells of the minute before it, so the one at the end of a step still belongs to it."""
+    """The query. A sample covers the minute before it, so the sample at the end of a step belongs to that step."""
     place = whole((Sample.at - start - 1) / step_s).label("place")
     sums = (func.sum(Sample.finished), func.sum(Sample.failed), func.sum(Sample.mean_wait_s * Sample.finished))
     rows = select(place, Sample.queue, Sample.type, *sums, func.max(Sample.oldest_waiting_s)).where(Sample.at > start)
@@ -93,17 +97,13 @@ def _steps(start: float, step_s: int) -> Any:
 
 
 def _names(steps: list[HistoryStep], by: str) -> list[str]:
-    """The names that are shown, in the order of the alphabet; the least busy of many together as others."""
+    """The names to show, in alphabetical order; if there are many, the least busy are grouped as "others"."""
     busy = Counter({getattr(step, by): 0 for step in steps})
     for step in steps:
         busy[getattr(step, by)] += step.finished + step.failed + bool(step.oldest_s)
-    if len(busy) <= MOST_SERIES:
+    if len(busy) <= MAX_SERIES:
         return sorted(busy)
-    return [*sorted(name for name, _ in busy.most_common(MOST_SERIES - 1)), OTHERS]
-
-
-def _values(steps: dict[int, list[HistoryStep]], count: int, how: Callable[[list[HistoryStep]], float | None]) -> list[float | None]:
-    return [how(steps[place]) if place in steps else None for place in range(count)]
+    return [*sorted(name for name, _ in busy.most_common(MAX_SERIES - 1)), OTHERS]
 
 
 def _mean_wait(steps: list[HistoryStep]) -> float | None:

@@ -1,4 +1,4 @@
-"""What is measured for `/metrics`, beside the counts of `statistics`. Each query reads an index, or a handful of rows."""
+"""Numbers for `/metrics` beside the counts of jobs, and the log line `statistics`. Each query reads an index or a handful of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
-from redis import RedisError
 from sqlalchemy import Select, func, select, union_all
 from sqlalchemy.orm import Session
 
@@ -22,17 +21,17 @@ from monolith.runner.monitoring import workers
 from monolith.runner.webhooks.models import Delivery
 
 STATISTICS_S = 30.0
-TOLD = ("started", "finished", "failed")
-
-
+COUNTED_EVENTS = ("started", "finished", "failed")
 TIMES_S = 300.0
-TIMED = 500  # jobs of a type at most, the newest
+MAX_TIMED = 500  # newest jobs of each type
 QUANTILES = (0.5, 0.95)
+
+log = structlog.get_logger()
 
 
 @dataclass
 class Times:
-    """Seconds that jobs of one queue and type ran, and had waited before."""
+    """Run times and waiting times of jobs of one queue and type, in seconds."""
 
     queue: str
     type: str
@@ -42,20 +41,22 @@ class Times:
 
 @dataclass(frozen=True)
 class Spent:
+    """What language model calls cost, in USD and tokens."""
+
     usd: Decimal
     input_tokens: int
     output_tokens: int
 
 
 def last_minute(session: Session) -> dict[tuple[str, str], tuple[int, int]]:
-    """How many jobs of each queue and type finished and failed in the last whole minute, by its sample."""
+    """The numbers of jobs that finished and failed in the last whole minute, by queue and type, from its samples."""
     minute = read_now(session) // counts.SAMPLE_S * counts.SAMPLE_S
     rows = select(Sample.queue, Sample.type, Sample.finished, Sample.failed).where(Sample.at >= minute)
     return {(queue, type_name): (finished, failed) for queue, type_name, finished, failed in session.execute(rows)}
 
 
 def times(session: Session) -> list[Times]:
-    """Of the jobs that finished in the last TIMES_S."""
+    """The times of the jobs that finished in the last TIMES_S, by queue and type."""
     found: dict[tuple[str, str], Times] = {}
     since = read_now(session) - TIMES_S
     newest = [_newest(type_name, since) for type_name in counts.types(session, "finished")]
@@ -67,72 +68,70 @@ def times(session: Session) -> list[Times]:
 
 
 def _newest(type_name: str, since: float) -> Select[Any]:
-    """Those of one type, the newest, as a part of one statement for all."""
+    """The newest finished jobs of one type, as one part of a union."""
     spans = ((Job.ended_at - Job.started_at).label("ran"), (Job.started_at - Job.queued_at).label("waited"))
     done = (Job.status == "finished", Job.type == type_name, Job.ended_at > since)
-    return select(select(Job.queue, Job.type, *spans).where(*done).order_by(Job.ended_at.desc()).limit(TIMED).subquery())
+    return select(select(Job.queue, Job.type, *spans).where(*done).order_by(Job.ended_at.desc()).limit(MAX_TIMED).subquery())
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """The value below which this part of them is (nearest rank)."""
+    """The quantile `part` (0 to 1) of the values, by nearest rank. `values` must not be empty."""
     return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
 
 
 def breakers(session: Session) -> dict[str, int]:
-    """Every breaker that ever was, and 1 where it is open."""
+    """Every known circuit breaker: 1 if it is open, else 0."""
     return {name: int(until is not None) for name, until in session.execute(select(CircuitBreaker.name, CircuitBreaker.open_until))}
 
 
 def deliveries(session: Session) -> dict[str, int]:
-    """The deliveries of webhooks that wait for their next attempt, and that are being sent."""
+    """The number of webhook deliveries that wait for an attempt and that are being sent, by state."""
     states = ("waiting", "sending")
     rows = session.execute(select(Delivery.state, func.count()).where(Delivery.state.in_(states)).group_by(Delivery.state))
     return dict.fromkeys(states, 0) | {state: int(count) for state, count in rows}
 
 
 def spent_today(session: Session) -> Spent:
+    """What all users have spent on language models since midnight UTC."""
     day = int(read_now(session) // DAY_S)
     sums = (func.sum(Spending.nano_usd), func.sum(Spending.input_tokens), func.sum(Spending.output_tokens))
     nano, read, written = session.execute(select(*sums).where(Spending.day == day)).one()
     return Spent(usd(nano), int(read or 0), int(written or 0))
 
 
-log = structlog.get_logger()
-
-
 class StatisticsLog:
-    """Remembers up to which event it has counted."""
+    """The periodic task that logs `statistics`. It remembers the last event it has counted."""
 
     def __init__(self) -> None:
         self._counted_to: int | None = None
 
     def work(self) -> Iterator[None]:
-        """Write the line. The first one can say nothing of what has happened before it."""
+        """Log one line. The first one has no event counts, because there is no earlier line to count from."""
         with read_session() as session:
             by_queue: dict[str, dict[str, int]] = {}
             for kind, count in counts.counts(session, *counts.LIVE).items():
                 of_queue = by_queue.setdefault(kind.queue, dict.fromkeys(counts.LIVE, 0))
                 of_queue[kind.status] += count
             oldest = max(counts.oldest_waiting(session).values(), default=0.0)
-            happened = self._happened(session)
+            events = self._new_events(session)
+        names = workers.names()
         waiting = sum(one["queued"] for one in by_queue.values())
-        log.info("statistics", queues=by_queue, waiting=waiting, oldest_waiting_s=round(oldest, 1), workers=_workers(), **happened)
+        log.info(
+            "statistics",
+            queues=by_queue,
+            waiting=waiting,
+            oldest_waiting_s=round(oldest, 1),
+            workers=None if names is None else len(names),
+            **events,
+        )
         yield
 
-    def _happened(self, session: Session) -> dict[str, int]:
-        """Events since the last line; they are numbered, so only new ones are read."""
+    def _new_events(self, session: Session) -> dict[str, int]:
+        """The number of events since the last line, by name. Ids increase, so only new rows are read."""
         newest = session.scalar(select(func.max(JobEvent.id))) or 0
         since, self._counted_to = self._counted_to, newest
         if since is None:
             return {}
-        new = (JobEvent.id > since, JobEvent.id <= newest, JobEvent.name.in_(TOLD))
+        new = (JobEvent.id > since, JobEvent.id <= newest, JobEvent.name.in_(COUNTED_EVENTS))
         rows = session.execute(select(JobEvent.name, func.count()).where(*new).group_by(JobEvent.name))
-        return dict.fromkeys(TOLD, 0) | {name: int(count) for name, count in rows}
-
-
-def _workers() -> int | None:
-    """How many live; None while Redis is away."""
-    try:
-        return len(workers.names())
-    except RedisError:
-        return None
+        return dict.fromkeys(COUNTED_EVENTS, 0) | {name: int(count) for name, count in rows}

@@ -1,4 +1,4 @@
-"""Why is my job not running? One answer, from the ledger and the queues, for the page and the API alike."""
+"""Why a job is not running: one answer from the ledger and the queues, for pages and the API."""
 
 from __future__ import annotations
 
@@ -23,48 +23,46 @@ from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
 
-LOOKED_AT = 50  # the newest; what was true a thousand jobs ago may not be any more
-FEWEST = 3  # of fewer nothing can be said
+SAMPLED = 50  # newest finished jobs of a type; older ones may no longer be typical
+MIN_SAMPLES = 3  # with fewer, no typical duration is given
 HOUR_S, MINUTE_S = 3600, 60
+COUNTED_TO = 1000  # a position in the queue is counted up to this number
+COUNTED_FOR_S = 1.0  # how long a count of queued jobs is reused
+CONDITIONS_S = 2.0  # how long the state of workers, clock and pace is reused
+SILENT_S = 12.0  # a worker reports every 5 s
 
 
-COUNTED_TO = 1000  # a place in line, and no further: who is so far behind need not know how far
-COUNTED_FOR_S = 1.0  # how long a count of the line is good enough
-AROUND_S = 2.0  # how long what is known of workers, clock and pace is good enough
-SILENT_S = 12.0  # a worker says every 5 s that it lives
+class WaitingReason(NamedTuple):
+    """Why a job waits: a code for programs, a sentence for the API, and the position in the queue (0: not queued).
 
-
-class Why(NamedTuple):
-    """Why a job waits: a word for programs, a sentence for those who run Intray, and the place in line (0: it is in none).
-
-    Pages have words of their own for each `code`; see `jobs.story`.
+    Job pages have their own sentence for each `code`; see `monolith.jobs.job_page`.
     """
 
     code: str
     text: str
     place: int = 0
-    until: float | None = None  # when a pause ends by itself
-    said: str = ""  # the reason of a pause
-    seconds: float | None = None  # until it is its turn, at the pace of the last hour
+    until: float | None = None  # when a pause ends automatically, in seconds since 1970
+    pause_reason: str = ""  # the reason of a pause
+    seconds: float | None = None  # until its turn, at the pace of the last hour
 
 
 def waiting_reason(session: Session, job: Job) -> str | None:
-    """Why the job waits, in a sentence or two; None for a job that runs or is over."""
-    found = why(session, job)
+    """Why the job waits, in a sentence or two; None for a job that is running or over."""
+    found = explain(session, job)
     return found.text if found else None
 
 
-def why(session: Session, job: Job) -> Why | None:
-    """The same as `Why`."""
+def explain(session: Session, job: Job) -> WaitingReason | None:
+    """Why the job waits, as a `WaitingReason`; None for a job that is running or over."""
     if job.status == "scheduled":
         return _scheduled(session, job)
     if job.status == "started":
         return _silent(session, job)
-    return _queued(session, job) if job.status == "queued" else None
+    return _no_start(job) or _in_line(job, _place(session, job)) if job.status == "queued" else None
 
 
-def _silent(session: Session, job: Job) -> Why | None:
-    """Nothing holds a running job up, but for a worker that seems to be lost."""
+def _silent(session: Session, job: Job) -> WaitingReason | None:
+    """The reason if the job's worker seems to be lost; otherwise a running job does not wait."""
     beat = (Job.id == job.id, Job.status == "started", Job.heartbeat_at < now() - SILENT_S)
     silent = session.scalar(select(now() - Job.heartbeat_at).where(*beat))
     if silent is None:
@@ -73,10 +71,10 @@ def _silent(session: Session, job: Job) -> Why | None:
         after = f"After {lease.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
     else:
         after = "No clock is running that could return the job to its queue."
-    return Why("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")
+    return WaitingReason("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")
 
 
-def _scheduled(session: Session, job: Job | JobRecord) -> Why:
+def _scheduled(session: Session, job: Job | JobRecord) -> WaitingReason:
     found = _until_due(session, job)
     pause = pauses.of(job.queue, job.type, pauses.known())
     if pause is None or (pause.until is not None and pause.until <= (job.run_at or 0)):
@@ -84,47 +82,43 @@ def _scheduled(session: Session, job: Job | JobRecord) -> Why:
     return found._replace(text=f"{found.text} It is also paused: {pause.reason.rstrip('.')}.")
 
 
-def _until_due(session: Session, job: Job | JobRecord) -> Why:
+def _until_due(session: Session, job: Job | JobRecord) -> WaitingReason:
     at = _clock_time(job.run_at or 0)
     if not lease.is_ticking(session):
-        return Why("no_clock", f"Due at {at}, but no clock is running to start it.")
+        return WaitingReason("no_clock", f"Due at {at}, but no clock is running to start it.")
     if job.snooze_reason:
-        return Why("parked", f"Snoozed until {at}: {job.snooze_reason}")
+        return WaitingReason("snoozed", f"Snoozed until {at}: {job.snooze_reason}")
     if job.error_message:
-        return Why("retry", f"Attempt {job.attempt} of {job.max_attempts} failed. Next attempt at {at}.")
-    return Why("delayed", f"Starts at {at}.")
+        return WaitingReason("retry", f"Attempt {job.attempt} of {job.max_attempts} failed. Next attempt at {at}.")
+    return WaitingReason("delayed", f"Starts at {at}.")
 
 
 def _clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
-def _queued(session: Session, job: Job) -> Why:
-    return _why_none_takes_it(job) or _in_line(job, _place(session, job))
-
-
-def _why_none_takes_it(job: Job | JobRecord) -> Why | None:
+def _no_start(job: Job | JobRecord) -> WaitingReason | None:
     if pause := pauses.of(job.queue, job.type, pauses.known()):
         until = f" Resumes at {_clock_time(pause.until)}." if pause.until else ""
-        return Why("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, said=pause.reason)
-    listened = _around().listened
+        return WaitingReason("paused", f"Paused: {pause.reason.rstrip('.')}.{until}", until=pause.until, pause_reason=pause.reason)
+    listened = _conditions().listened
     if listened is None:
-        return Why("redis_away", "The queue server (Redis) is not responding. The job is saved and starts when Redis is back.")
+        return WaitingReason("redis_away", "The queue server (Redis) is not responding. The job is saved and starts when Redis is back.")
     if job.rq_queue not in listened:
-        return Why("no_worker", f"No worker is running for {job.rq_queue}. The job starts automatically when one is.")
+        return WaitingReason("no_worker", f"No worker is running for {job.rq_queue}. The job starts automatically when one is.")
     return None
 
 
-def _in_line(job: Job | JobRecord, place: int) -> Why:
-    around = _around()
-    seconds = place / around.pace if around.pace and place <= COUNTED_TO else None
-    said = [
+def _in_line(job: Job | JobRecord, place: int) -> WaitingReason:
+    conditions = _conditions()
+    seconds = place / conditions.pace if conditions.pace and place <= COUNTED_TO else None
+    sentences = [
         "A worker stopped while running it, so it starts again." if job.interruptions else "",
-        "All workers are busy." if job.rq_queue in (around.busy or ()) else "",
+        "All workers are busy." if job.rq_queue in (conditions.busy or ()) else "",
         _place_words(place, seconds),
-        "" if around.is_ticking else "No clock is running, so if its message in Redis is lost, it is not sent again.",
+        "" if conditions.is_ticking else "No clock is running, so if its message in Redis is lost, it is not sent again.",
     ]
-    return Why("in_line", " ".join(filter(None, said)), place, seconds=seconds)
+    return WaitingReason("in_line", " ".join(filter(None, sentences)), place, seconds=seconds)
 
 
 def _place_words(place: int, seconds: float | None) -> str:
@@ -142,13 +136,15 @@ def _about(seconds: float) -> str:
 
 
 def _place(session: Session, job: Job) -> int:
-    """The job's place in line: more urgent ones and older ones of its own urgency come first."""
+    """The job's position in the queue: jobs of a higher priority, and older jobs of the same priority, come first."""
     older = (Job.priority == job.priority) & (Job.queued_at < (job.queued_at or 0))
-    ahead = select(literal(1)).select_from(Job).where(Job.status == "queued", or_(Job.priority.in_(_more_urgent(job.priority)), older))
+    ahead = (
+        select(literal(1)).select_from(Job).where(Job.status == "queued", or_(Job.priority.in_(_higher_priorities(job.priority)), older))
+    )
     return 1 + (session.scalar(select(func.count()).select_from(ahead.limit(COUNTED_TO).subquery())) or 0)
 
 
-def _more_urgent(priority: str) -> tuple[str, ...]:
+def _higher_priorities(priority: str) -> tuple[str, ...]:
     return rq_queues.PRIORITIES[: rq_queues.PRIORITIES.index(priority)]
 
 
@@ -156,21 +152,22 @@ def _more_urgent(priority: str) -> tuple[str, ...]:
 
 
 def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
-    """Why jobs wait that were accepted just now, one answer for each. They are the last in line, so nobody counts for them."""
+    """Why jobs that were accepted just now wait: one answer for each. They are last in the queue, so no query counts for each."""
     queued = [job for job in jobs if job.status == "queued"]
-    places = dict(zip((job.id for job in queued), line().join([job.priority for job in queued]), strict=True))
-    return [_of_new(job, places) for job in jobs]
-
-
-def _of_new(job: Job | JobRecord, places: dict[str, int]) -> str | None:
-    if job.id in places:
-        return (_why_none_takes_it(job) or _in_line(job, places[job.id])).text
-    with read_session() as session:
-        return _scheduled(session, job).text
+    places = dict(zip((job.id for job in queued), queue_position().join([job.priority for job in queued]), strict=True))
+    reasons: list[str | None] = []
+    for job in jobs:
+        if job.id in places:
+            reason = _no_start(job) or _in_line(job, places[job.id])
+        else:
+            with read_session() as session:
+                reason = _scheduled(session, job)
+        reasons.append(reason.text)
+    return reasons
 
 
 class QueuePosition:
-    """How many wait, by priority, as far as it is known here: counted once a second, and those that join meanwhile."""
+    """The number of queued jobs by priority: counted once a second, plus those that this process has added since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -178,14 +175,14 @@ class QueuePosition:
         self._counted_at = -math.inf
 
     def join(self, priorities: Sequence[str]) -> list[int]:
-        """The place of each, in this order. Their rows are there already."""
+        """The positions of new jobs of these priorities, in this order. Their rows are committed already."""
         if time.monotonic() - self._counted_at > COUNTED_FOR_S:
             self._count(Counter(priorities))
         with self._lock:
             return [self._place(priority) for priority in priorities]
 
     def _count(self, joining: Counter[str]) -> None:
-        self._counted_at = time.monotonic()  # now, and the others do not count too
+        self._counted_at = time.monotonic()  # set first, so that other threads do not count too
         with read_connection() as connection:
             found = connection.execute(select(Job.priority, func.count()).where(Job.status == "queued").group_by(Job.priority))
             counted = Counter({row[0]: row[1] for row in found})
@@ -194,21 +191,23 @@ class QueuePosition:
 
     def _place(self, priority: str) -> int:
         self._numbers[priority] += 1
-        return self._numbers[priority] + sum(self._numbers[one] for one in _more_urgent(priority))
+        return self._numbers[priority] + sum(self._numbers[one] for one in _higher_priorities(priority))
 
 
 @cache
-def line() -> QueuePosition:
-    """The line as this process knows it."""
+def queue_position() -> QueuePosition:
+    """This process's only `QueuePosition`."""
     return QueuePosition()
 
 
-# ---- what is around
+# ---- conditions that all waiting jobs share
 
 
-class Around(NamedTuple):
-    """What decides over all waiting jobs alike: the queues that are listened to (None while Redis is away), those of them whose
-    workers are all busy, whether a clock leads, and how many jobs ended a second (None where that cannot be said).
+class Conditions(NamedTuple):
+    """Conditions that all waiting jobs share.
+
+    `listened`: the queues that have a worker; `busy`: those whose workers are all busy (both None if Redis does not respond);
+    `is_ticking`: whether a clock is running; `pace`: jobs ended per second, None if unknown.
     """
 
     listened: set[str] | None
@@ -217,19 +216,19 @@ class Around(NamedTuple):
     pace: float | None
 
 
-_asking = threading.Lock()  # one thread asks, and the others wait for its answer
+_reading = threading.Lock()  # one thread reads, and the others wait for its result
 
 
-def _around() -> Around:
-    with _asking:
-        return around_in(int(time.monotonic() / AROUND_S))
+def _conditions() -> Conditions:
+    with _reading:
+        return conditions_in(int(time.monotonic() / CONDITIONS_S))
 
 
 @lru_cache(maxsize=1)
-def around_in(period: int) -> Around:
-    """As it was in this period of AROUND_S seconds: submissions do not ask for it each."""
+def conditions_in(period: int) -> Conditions:
+    """The conditions in this period of CONDITIONS_S seconds, read once for all submissions in it."""
     with read_session() as session:
-        return Around(*_workers(), lease.is_ticking(session), pace(session))
+        return Conditions(*_workers(), lease.is_ticking(session), pace(session))
 
 
 def _workers() -> tuple[set[str] | None, set[str] | None]:
@@ -243,23 +242,23 @@ def _workers() -> tuple[set[str] | None, set[str] | None]:
 
 
 class TypicalDuration(NamedTuple):
-    """Seconds from the start of the attempt that succeeded to its end: half take at most `half`, nine of ten at most `most`."""
+    """The duration of the successful attempt of a job type's jobs, in seconds: median and 90th percentile."""
 
-    half: float
-    most: float
+    median_s: float
+    p90_s: float
 
 
 def typical_duration(session: Session, type_name: str) -> TypicalDuration | None:
-    """None where too few were done to tell."""
+    """The typical duration of a job type; None if fewer than MIN_SAMPLES of its newest jobs are known."""
     done = select(Job.ended_at - Job.started_at).where(Job.status == "finished", Job.type == type_name)
-    took = [max(seconds, 0.0) for seconds in session.scalars(done.order_by(Job.ended_at.desc()).limit(LOOKED_AT)) if seconds is not None]
-    if len(took) < FEWEST:
+    took = [max(seconds, 0.0) for seconds in session.scalars(done.order_by(Job.ended_at.desc()).limit(SAMPLED)) if seconds is not None]
+    if len(took) < MIN_SAMPLES:
         return None
     return TypicalDuration(statistics.median(took), statistics.quantiles(took, n=10, method="inclusive")[-1])
 
 
 def pace(session: Session) -> float | None:
-    """How many jobs ended a second in the last hour, by its samples: over the minutes in which some did. None where none did."""
+    """Jobs ended per second in the last hour, over the minutes in which any ended, from samples. None if none ended."""
     ended = Sample.finished + Sample.failed
     sums = select(func.sum(ended), func.count(Sample.at.distinct())).where(Sample.at > now() - HOUR_S, ended > 0)
     jobs, minutes = session.execute(sums).one()

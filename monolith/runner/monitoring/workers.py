@@ -1,4 +1,4 @@
-"""The workers as they are seen: what each says of itself in Redis, and what the ledger says that it runs."""
+"""The list of workers: what each reports in Redis, and the jobs it runs according to the ledger."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 from monolith.db.models import Job
 from monolith.runner.queue import rq_queues
 
-MOST_RUNNING = 1000  # jobs shown as running
+MAX_RUNNING = 1000  # running jobs that are listed
 
 
 @dataclass(frozen=True)
-class SeenJob:
-    """A job that runs, by the ledger."""
+class JobInfo:
+    """A running job, according to the ledger. `started_at` is in seconds since 1970."""
 
     id: str
     type: str
@@ -31,18 +31,18 @@ class SeenJob:
 
 
 @dataclass
-class SeenChild:
-    """A process of a worker: bytes of memory, whether it runs several waiting jobs at once, and what it runs."""
+class ChildInfo:
+    """A child process of a worker: its memory in bytes, whether it runs several I/O-bound jobs at once, and its jobs."""
 
     pid: int
     memory: int | None
-    waits: bool
-    jobs: list[SeenJob] = field(default_factory=list)
+    io_bound: bool
+    jobs: list[JobInfo] = field(default_factory=list)
 
 
 @dataclass
-class SeenWorker:
-    """One living worker. `jobs` are those it runs of which its last report says nothing yet, or which it runs without children."""
+class WorkerInfo:
+    """A living worker. `jobs` are the running jobs that its last report assigns to no child. Times are in seconds since 1970."""
 
     name: str
     host: str = ""
@@ -54,69 +54,71 @@ class SeenWorker:
     finished: int = 0
     failed: int = 0
     memory: int | None = None
-    children: list[SeenChild] = field(default_factory=list)
-    jobs: list[SeenJob] = field(default_factory=list)
+    children: list[ChildInfo] = field(default_factory=list)
+    jobs: list[JobInfo] = field(default_factory=list)
 
     @property
     def total_memory(self) -> int:
+        """Memory of the parent and its children in bytes."""
         return (self.memory or 0) + sum(child.memory or 0 for child in self.children)
 
     @property
-    def running(self) -> list[SeenJob]:
-        """All it runs, the oldest first."""
+    def running(self) -> list[JobInfo]:
+        """All its running jobs, oldest first."""
         found = [job for child in self.children for job in child.jobs] + self.jobs
         return sorted(found, key=lambda job: job.started_at)
 
 
-def seen(session: Session) -> list[SeenWorker]:
-    """Every living worker with what it runs, and whoever else the ledger knows to run something. Raises RedisError when Redis is away."""
+def list_workers(session: Session) -> list[WorkerInfo]:
+    """Every living worker with its running jobs, and every other process that runs a job according to the ledger.
+
+    The others have died, or Redis has lost them, or they are web processes that run jobs themselves. Raises RedisError.
+    """
     running = _running(session)
-    workers = [_worker(name, told, running.pop(name, [])) for name, told in _hashes() if told]
-    return workers + _of_ledger_alone(running)
+    workers = [_worker(name, fields, running.pop(name, [])) for name, fields in _hashes() if fields]
+    return workers + [WorkerInfo(name, state="busy", jobs=jobs) for name, jobs in sorted(running.items())]
 
 
-def seen_or_none(session: Session) -> list[SeenWorker] | None:
-    """The same; None while Redis is away."""
+def list_workers_or_none(session: Session) -> list[WorkerInfo] | None:
+    """The workers as `list_workers` gives them; None if Redis does not respond."""
     try:
-        return seen(session)
+        return list_workers(session)
     except RedisError:
         return None
 
 
-def _of_ledger_alone(running: dict[str, list[SeenJob]]) -> list[SeenWorker]:
-    """Who runs something and is not in Redis: it died, or Redis has forgotten it, or it is the web process itself."""
-    return [SeenWorker(name, state="busy", jobs=jobs) for name, jobs in sorted(running.items())]
-
-
-def names() -> list[str]:
-    """The names of the living workers. Raises RedisError when Redis is away."""
-    return [name for name, told in _hashes() if told]
+def names() -> list[str] | None:
+    """The names of the living workers; None if Redis does not respond."""
+    try:
+        return [name for name, fields in _hashes() if fields]
+    except RedisError:
+        return None
 
 
 def busy_queues() -> set[str]:
-    """The queues whose listeners all have their hands full, as they last said. Raises RedisError when Redis is away."""
+    """The queues whose workers are all busy, according to their last reports. Raises RedisError."""
     busy, free = set[str](), set[str]()
-    for _, told in _hashes():
-        (free if _has_room(told) else busy).update(_queues(told))
+    for _, fields in _hashes():
+        (free if _has_room(fields) else busy).update(_queues(fields))
     return busy - free
 
 
-def _has_room(told: dict[str, str]) -> bool:
-    """Whether one of its processes has nothing to do; those in which jobs wait are started when they are needed."""
-    ordinary = [one for one in _listed(told.get("children")) if not _is_io_bound(one)]
-    return any(not one["jobs"] for one in ordinary) if ordinary else told.get("state") != "busy"
+def _has_room(fields: dict[str, str]) -> bool:
+    """Whether one of its children is idle. Children for I/O-bound jobs do not count: they are started on demand."""
+    ordinary = [one for one in _listed(fields.get("children")) if not _is_io_bound(one)]
+    return any(not one["jobs"] for one in ordinary) if ordinary else fields.get("state") != "busy"
 
 
-def _running(session: Session) -> dict[str, list[SeenJob]]:
-    rows = select(Job.worker, Job.id, Job.type, Job.started_at).where(Job.status == "started").limit(MOST_RUNNING)
-    found: dict[str, list[SeenJob]] = defaultdict(list)
+def _running(session: Session) -> dict[str, list[JobInfo]]:
+    rows = select(Job.worker, Job.id, Job.type, Job.started_at).where(Job.status == "started").limit(MAX_RUNNING)
+    found: dict[str, list[JobInfo]] = defaultdict(list)
     for worker, job_id, type_name, started_at in session.execute(rows):
-        found[worker or "unknown"].append(SeenJob(job_id, type_name, started_at or 0.0))
+        found[worker or "unknown"].append(JobInfo(job_id, type_name, started_at or 0.0))
     return found
 
 
 def _hashes() -> Iterable[tuple[str, dict[str, str]]]:
-    """The hash of each registered worker, in two round trips; one that died without a word leaves an empty one."""
+    """The name and hash of each registered worker, in two round trips. The hash of a worker that was killed is empty."""
     if rq_queues.is_inline():
         return []
     redis = rq_queues.connection()
@@ -129,34 +131,34 @@ def _hashes() -> Iterable[tuple[str, dict[str, str]]]:
     return zip((key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys), texts, strict=True)
 
 
-def _worker(name: str, told: dict[str, str], running: list[SeenJob]) -> SeenWorker:
+def _worker(name: str, fields: dict[str, str], running: list[JobInfo]) -> WorkerInfo:
     jobs = {job.id: job for job in running}
     children = [
-        SeenChild(one["pid"], one["memory"], _is_io_bound(one), [jobs.pop(job_id) for job_id in one["jobs"] if job_id in jobs])
-        for one in _listed(told.get("children"))
+        ChildInfo(one["pid"], one["memory"], _is_io_bound(one), [jobs.pop(job_id) for job_id in one["jobs"] if job_id in jobs])
+        for one in _listed(fields.get("children"))
     ]
-    return SeenWorker(
+    return WorkerInfo(
         name=name,
-        host=told.get("hostname", ""),
-        pid=_number(told.get("pid")),
-        state=told.get("state", ""),
-        queues=_queues(told),
-        born_at=_moment(told.get("birth")),
-        heartbeat_at=_moment(told.get("last_heartbeat")),
-        finished=_number(told.get("successful_job_count")) or 0,
-        failed=_number(told.get("failed_job_count")) or 0,
-        memory=_number(told.get("memory")),
+        host=fields.get("hostname", ""),
+        pid=_number(fields.get("pid")),
+        state=fields.get("state", ""),
+        queues=_queues(fields),
+        born_at=_moment(fields.get("birth")),
+        heartbeat_at=_moment(fields.get("last_heartbeat")),
+        finished=_number(fields.get("successful_job_count")) or 0,
+        failed=_number(fields.get("failed_job_count")) or 0,
+        memory=_number(fields.get("memory")),
         children=children,
         jobs=list(jobs.values()),
     )
 
 
-def _queues(told: dict[str, str]) -> list[str]:
-    return [one for one in told.get("queues", "").split(",") if one]
+def _queues(fields: dict[str, str]) -> list[str]:
+    return [one for one in fields.get("queues", "").split(",") if one]
 
 
 def _listed(text: str | None) -> list[dict[str, Any]]:
-    """What a worker says of its children; nothing where it is a stock one, which has none."""
+    """The children that a worker reports. RQ's own workers report none."""
     try:
         return list(json.loads(text or "[]"))
     except ValueError:

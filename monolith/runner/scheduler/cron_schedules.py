@@ -1,7 +1,7 @@
-"""Periodic work: a job that is submitted again and again, at the times that a cron expression says, in UTC.
+"""Schedules: jobs that are submitted at the times of a cron expression, in UTC.
 
-The clock submits what is due. That the next time moves on and that the job is accepted are one transaction, so each time is
-submitted once, however many clocks there are. Times that passed while no clock ran are made up for by one job, not by many.
+The clock submits due jobs. Advancing the schedule and inserting the job are one transaction, so each time is submitted once,
+however many clocks run. If times passed while no clock ran, one job makes up for all of them.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from monolith.runner.ledger import admission, audit, lifecycle
 from monolith.runner.ledger.audit import Actor
 from monolith.runner.ledger.insert import JobSpec
 
-LONGEST = 100
+MAX_CRON = 100
 PREVIEWED = 5
 CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
-HOW = "Enter five fields in UTC: minute, hour, day of month, month, day of week. For example, '30 6 * * MON' runs every Monday at 06:30."
-SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *"}
-
-
+CRON_HELP = (
+    "Enter five fields in UTC: minute, hour, day of month, month, day of week. For example, '30 6 * * MON' runs every Monday at 06:30."
+)
+NICKNAMES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *"}
 FIELDS = ("name", "type", "params", "priority", "cron", "is_on")
 MAX_NAME = 100
-AT_ONCE = 100  # schedules that are looked at in one turn of the clock
+BATCH = 100  # due schedules in one run of the task
 
 log = structlog.get_logger()
 
 
 class Schedule(Base):
-    """`next_at` is None while it is off; `last_at` is when it last made a job, by the clock or by hand."""
+    """A schedule. `next_at` is None while it is off; `last_at` is when it last submitted a job, automatically or by hand."""
 
     __tablename__ = "schedules"
 
@@ -52,7 +52,7 @@ class Schedule(Base):
     type: Mapped[str] = mapped_column(String(60))
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     priority: Mapped[str] = mapped_column(String(10))
-    cron: Mapped[str] = mapped_column(String(LONGEST))
+    cron: Mapped[str] = mapped_column(String(MAX_CRON))
     is_on: Mapped[bool]
     created_at: Mapped[float] = mapped_column(default=now())
     next_at: Mapped[float | None]
@@ -62,67 +62,70 @@ class Schedule(Base):
 
     owner: Mapped[User] = relationship(lazy="joined")
 
-    def told(self) -> dict[str, Any]:
-        """What people set, for the audit trail."""
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that users set, for the audit log."""
         return {name: getattr(self, name) for name in FIELDS}
 
 
-class Taken(Exception):
-    """Another clock was faster, or the schedule was changed meanwhile."""
+class ScheduleChanged(Exception):
+    """The schedule has changed since it was read, or another clock has submitted its job."""
 
 
-# ---- what people do
+# ---- actions of admins
 
 
-def known(session: Session) -> list[Schedule]:
-    """All of them, by name."""
+def list_schedules(session: Session) -> list[Schedule]:
+    """All schedules, by name."""
     return list(session.scalars(select(Schedule).order_by(Schedule.name)))
 
 
 def find(session: Session, schedule_id: int) -> Schedule:
-    """Raises `NotFound`."""
+    """The schedule. Raises `NotFound`."""
     if found := session.get(Schedule, schedule_id):
         return found
     raise NotFound(f"Schedule {schedule_id} does not exist. It may have been deleted.")
 
 
 def create(given: dict[str, Any], owner: User, by: Actor) -> Schedule:
-    """A new schedule of what FIELDS names; its jobs are the owner's. Raises `Invalid`, or `Conflict` for a name that is taken."""
+    """Create a schedule from FIELDS; `owner` owns its jobs. Raises `Invalid`, or `Conflict` if the name is in use."""
     with _named(given), write_session() as session:
         schedule = Schedule(owner_id=owner.id, **_checked({"params": {}, "priority": "normal", "is_on": True, **given}, owner))
         schedule.next_at = _next(session, schedule)
         session.add(schedule)
         session.flush()
-        audit.record(session, by, "schedule_created", schedule.name, after=schedule.told())
+        audit.record(session, by, "schedule_created", schedule.name, after=schedule.as_dict())
         session.refresh(schedule)
     return schedule
 
 
 def change(schedule_id: int, given: dict[str, Any], by: Actor) -> Schedule:
-    """Change what is given of it. Where its time is changed or it is switched on, it goes on from now. Raises as `create` does."""
+    """Change the given fields. A new cron expression, or switching it on, counts from now.
+
+    Raises `NotFound`, `Invalid`, or `Conflict` if the name is in use.
+    """
     with _named(given), write_session() as session:
         schedule = find(session, schedule_id)
-        before = schedule.told()
+        before = schedule.as_dict()
         for name, value in _checked({**before, **given}, schedule.owner).items():
             setattr(schedule, name, value)
         if (schedule.cron, schedule.is_on) != (before["cron"], before["is_on"]):
             schedule.next_at = _next(session, schedule)
         session.flush()
-        audit.record(session, by, "schedule_changed", schedule.name, before=before, after=schedule.told())
+        audit.record(session, by, "schedule_changed", schedule.name, before=before, after=schedule.as_dict())
     return schedule
 
 
 def remove(schedule_id: int, by: Actor) -> str:
-    """Delete it; the jobs it made stay. Gives its name. Raises `NotFound`."""
+    """Delete the schedule and return its name; jobs it has submitted are kept. Raises `NotFound`."""
     with write_session() as session:
         schedule = find(session, schedule_id)
         session.execute(delete(Schedule).where(Schedule.id == schedule_id))
-        audit.record(session, by, "schedule_deleted", schedule.name, before=schedule.told())
+        audit.record(session, by, "schedule_deleted", schedule.name, before=schedule.as_dict())
     return schedule.name
 
 
 def run_now(schedule_id: int, by: Actor) -> str:
-    """Submit its job now, besides its times; the job's id. Raises what a submission raises."""
+    """Submit its job now, in addition to its regular times, and return the job's id. Raises what a submission raises."""
     with read_session() as session:
         schedule = find(session, schedule_id)
     return _submit(schedule, f"run by {by.name}", partial(_note_run, schedule, by))
@@ -138,19 +141,19 @@ def _named(given: dict[str, Any]) -> Iterator[None]:
 
 
 def _checked(given: dict[str, Any], owner: User) -> dict[str, Any]:
-    """What was given, as it is kept. Raises `Invalid` naming the field."""
+    """The given fields, validated and normalized. Raises `Invalid` naming the field."""
     name = storable(str(given.get("name") or "").strip())
     if not 1 <= len(name) <= MAX_NAME:
         raise Invalid.field("/name", f"Enter a name of 1 to {MAX_NAME} characters.")
     if given["priority"] not in registry.PRIORITIES:
         raise Invalid.field("/priority", f"Choose one of: {', '.join(registry.PRIORITIES)}.")
-    expression = checked(str(given.get("cron") or ""))
-    wanted_of(given.get("type"), given["params"], given["priority"], owner)
+    expression = normalize(str(given.get("cron") or ""))
+    job_spec(given.get("type"), given["params"], given["priority"], owner)
     return {**{field: given[field] for field in FIELDS}, "name": name, "cron": expression, "is_on": bool(given["is_on"])}
 
 
-def wanted_of(type_name: Any, params: dict[str, Any], priority: str, owner: User) -> JobSpec:
-    """The job that a schedule asks for. Raises `Invalid` naming the field, also for what was right when it was set up."""
+def job_spec(type_name: Any, params: dict[str, Any], priority: str, owner: User) -> JobSpec:
+    """The job spec of a schedule. Raises `Invalid` naming the field, also if it was valid when the schedule was created."""
     if not owner.is_admin:
         raise Invalid.field("/owner", f"{owner.email} is no longer an admin, and only admins' schedules run.")
     job_type = registry.find(type_name, user=owner)
@@ -165,12 +168,12 @@ def _next(session: Session, schedule: Schedule) -> float | None:
     return following(schedule.cron, read_now(session)) if schedule.is_on else None
 
 
-# ---- what the clock does
+# ---- the clock's task
 
 
 def submit_due() -> Iterator[None]:
-    """Submit what is due, the longest overdue first, each once."""
-    due = select(Schedule).where(Schedule.is_on, Schedule.next_at <= now()).order_by(Schedule.next_at).limit(AT_ONCE)
+    """Submit the jobs of due schedules, the longest overdue first."""
+    due = select(Schedule).where(Schedule.is_on, Schedule.next_at <= now()).order_by(Schedule.next_at).limit(BATCH)
     with read_session() as session:
         found = list(session.scalars(due))
         moment = read_now(session)
@@ -183,40 +186,40 @@ def _run_due(schedule: Schedule, following: float) -> None:
     try:
         job_id = _submit(schedule, explained(schedule.cron), partial(_move_on, schedule, following))
         log.info("schedule_ran", schedule=schedule.name, job_id=job_id)
-    except Taken:
+    except ScheduleChanged:
         pass
     except Problem as problem:
         log.warning("schedule_failed", schedule=schedule.name, error=problem.detail)
-        said = "; ".join(error.detail for error in problem.errors) or problem.detail
+        reasons = "; ".join(error.detail for error in problem.errors) or problem.detail
         with write_session() as session:
-            session.execute(_mine(schedule).values(next_at=following, last_error=storable(said, 500)))
+            session.execute(_update_unchanged(schedule).values(next_at=following, last_error=storable(reasons, 500)))
 
 
 def _submit(schedule: Schedule, why: str, first: Any) -> str:
-    """The id of the job, which says whose schedule it follows and why. `first` is done in the same transaction, with that id."""
+    """Submit the job and return its id. Its timeline names the schedule. `first(job_id, connection)` runs in the same transaction."""
     owner = schedule.owner
-    wanted = wanted_of(schedule.type, schedule.params, schedule.priority, owner)
-    said = f"Schedule “{schedule.name}” of {owner.email}: {why}."
-    lifecycle.submit(owner.id, [wanted], before=partial(first, wanted.id), admission=partial(_telling, owner, wanted.id, said))
-    return wanted.id
+    spec = job_spec(schedule.type, schedule.params, schedule.priority, owner)
+    note = f"Schedule “{schedule.name}” of {owner.email}: {why}."
+    lifecycle.submit(owner.id, [spec], before=partial(first, spec.id), admission=partial(_admit, owner, spec.id, note))
+    return spec.id
 
 
 @contextmanager
-def _telling(owner: User, job_id: str, said: str, connection: Connection) -> Iterator[None]:
-    """Let the job in, and write into its timeline where it comes from."""
+def _admit(owner: User, job_id: str, note: str, connection: Connection) -> Iterator[None]:
+    """Check the limits of admission, and add an event that names the schedule to the job's timeline."""
     with admission.admit(connection, user=owner, jobs=1):
         yield
-    connection.execute(insert(JobEvent).values(job_id=job_id, name=f"{MARK}by_schedule", attempt=0, note=storable(said)))
+    connection.execute(insert(JobEvent).values(job_id=job_id, name=f"{MARK}by_schedule", attempt=0, note=storable(note)))
 
 
-def _mine(schedule: Schedule) -> Any:
-    """The guard: it is still as it was read, and on."""
+def _update_unchanged(schedule: Schedule) -> Any:
+    """An update guarded by: the schedule is on, and its time is as it was read."""
     return update(Schedule).where(Schedule.id == schedule.id, Schedule.next_at == schedule.next_at, Schedule.is_on)
 
 
 def _move_on(schedule: Schedule, following: float, job_id: str, connection: Connection) -> None:
-    if connection.execute(_mine(schedule).values(next_at=following, **_ran(job_id))).rowcount != 1:
-        raise Taken
+    if connection.execute(_update_unchanged(schedule).values(next_at=following, **_ran(job_id))).rowcount != 1:
+        raise ScheduleChanged
 
 
 def _ran(job_id: str) -> dict[str, Any]:
@@ -229,11 +232,11 @@ def _note_run(schedule: Schedule, by: Actor, job_id: str, connection: Connection
         audit.record(session, by, "schedule_run", schedule.name, after={"job_id": job_id})
 
 
-def checked(expression: str) -> str:
-    """The expression with single spaces, short ones such as `@daily` written out. Raises `Invalid` saying which field is wrong."""
-    given = SHORT.get(expression.strip().lower(), " ".join(expression.split()))
-    if len(given) > LONGEST or len(given.split()) != len(CRON_FIELDS):
-        raise Invalid.field("/cron", HOW)
+def normalize(expression: str) -> str:
+    """The expression with single spaces and nicknames such as `@daily` expanded. Raises `Invalid` naming the wrong field."""
+    given = NICKNAMES.get(expression.strip().lower(), " ".join(expression.split()))
+    if len(given) > MAX_CRON or len(given.split()) != len(CRON_FIELDS):
+        raise Invalid.field("/cron", CRON_HELP)
     try:
         next(CronSim(given, datetime(2000, 1, 1, tzinfo=UTC)))
     except StopIteration:
@@ -243,25 +246,25 @@ def checked(expression: str) -> str:
     return given
 
 
-def _what_is_wrong(given: str, said: str) -> str:
+def _what_is_wrong(given: str, message: str) -> str:
     for name, part in zip(CRON_FIELDS, given.split(), strict=True):
-        if said == f"Bad {name.replace(' of ', '-of-')}":
-            return f"The {name} {part!r} is not valid. {HOW}"
-    return f"{given!r} is not a valid cron expression. {HOW}"
+        if message == f"Bad {name.replace(' of ', '-of-')}":
+            return f"The {name} {part!r} is not valid. {CRON_HELP}"
+    return f"{given!r} is not a valid cron expression. {CRON_HELP}"
 
 
 def explained(expression: str) -> str:
-    """In words: `At 06:30 on Monday`."""
+    """The expression in words, such as `At 06:30 on Monday`."""
     return CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)).explain()
 
 
 def following(expression: str, moment: float) -> float:
-    """The first time after this moment, in seconds since 1970; both databases keep it to the second."""
+    """The first time after this moment, in whole seconds since 1970."""
     return next(_times(expression, moment))
 
 
 def upcoming(expression: str, moment: float) -> list[float]:
-    """The next PREVIEWED times."""
+    """The next PREVIEWED times after this moment, in seconds since 1970."""
     return list(islice(_times(expression, moment), PREVIEWED))
 
 

@@ -1,4 +1,4 @@
-"""What the clock repairs: running jobs that lost their worker, waiting jobs that lost their message."""
+"""Recovery: interrupts running jobs whose worker is lost, and pushes queued jobs whose message is missing in Redis."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from monolith.runner.ledger.counts import WAITING
 from monolith.runner.ledger.lease import LOST_AFTER_S
 from monolith.runner.queue import rq_queues
 
-ARRIVING_S = 2.0  # a message that was pushed a moment ago is not missing
+IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
 BATCH = 1000
 PAGE = 10_000
-LONGEST_REST_S = 30.0
-REST = 100  # a close look at a queue is followed by so many times its duration of rest: it costs at most 1 % of the time
+MAX_COOLDOWN_S = 30.0
+COOLDOWN_FACTOR = (
+    100  # a full check of a queue is followed by a cooldown of this many times its duration, so it costs at most 1 % of the time
+)
 
 log = structlog.get_logger()
 
 
 def interrupt_lost() -> Iterator[None]:
-    """Give back the jobs whose worker has said nothing for LOST_AFTER_S."""
+    """Interrupt the running jobs whose worker has not reported for LOST_AFTER_S; they return to their queues."""
     silent = select(Job.id, Job.claims, Job.worker).where(Job.status == "started", Job.heartbeat_at < now() - LOST_AFTER_S).limit(BATCH)
     with read_session() as session:
         lost = session.execute(silent).all()
@@ -39,8 +41,8 @@ def interrupt_lost() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Rest:
-    """A queue that was looked at: left alone until then, unless a whole batch more is missing than there was."""
+class Cooldown:
+    """A queue that was checked: not checked again before `until`, unless more than BATCH further messages are missing."""
 
     until: float
     missing: int
@@ -49,29 +51,29 @@ class Rest:
 class MissingMessages:
     """Pushes queued jobs whose message is not in Redis.
 
-    First only numbers are compared. A queue that lacks messages is looked at closely, which costs a read of all its ids.
-    Workers that hold messages they have not claimed yet make a busy queue look like that all the time: hence the rest.
-    A Redis that was started again or emptied since is looked at closely at once, and so is all when a pause is over.
+    First only counts are compared. A queue with too few messages is checked in full, which reads all its ids. Messages that
+    workers have taken but not claimed yet make a busy queue differ all the time; hence the cooldown. It is skipped after Redis
+    was restarted or emptied, and when a pause ends.
     """
 
     def __init__(self) -> None:
-        self._rests: dict[str, Rest] = {}
+        self._cooldowns: dict[str, Cooldown] = {}
         self._incarnation = ""
         self._paused: set[str] = set()
 
     def push(self) -> Iterator[None]:
-        """Raises RedisError when Redis is away."""
+        """Push all missing messages, a batch at a step. Raises RedisError."""
         incarnation = rq_queues.incarnation()
         if incarnation != self._incarnation:
-            self._incarnation, self._rests = incarnation, {}
-        for name, missing in _too_few().items():
-            rest = self._rests.get(name)
-            if rest is None or time.monotonic() >= rest.until or missing > rest.missing + BATCH:
-                yield from self._look_closer(name, missing)
+            self._incarnation, self._cooldowns = incarnation, {}
+        for name, missing in _missing_messages().items():
+            cooldown = self._cooldowns.get(name)
+            if cooldown is None or time.monotonic() >= cooldown.until or missing > cooldown.missing + BATCH:
+                yield from self._push_missing(name, missing)
 
-    def _look_closer(self, name: str, missing: int) -> Iterator[None]:
+    def _push_missing(self, name: str, missing: int) -> Iterator[None]:
         began, pushed = time.monotonic(), 0
-        before = read_now() - ARRIVING_S
+        before = read_now() - IN_FLIGHT_S
         present: set[str] = set()
         for ids in rq_queues.waiting_pages(name):
             present.update(ids)
@@ -85,24 +87,24 @@ class MissingMessages:
         if pushed:
             log.warning("messages_pushed_again", queue=name, jobs=pushed)
         ended = time.monotonic()
-        rest = min(REST * (ended - began), LONGEST_REST_S)
-        self._rests[name] = Rest(ended + rest, max(0, missing - pushed))
+        cooldown = min(COOLDOWN_FACTOR * (ended - began), MAX_COOLDOWN_S)
+        self._cooldowns[name] = Cooldown(ended + cooldown, max(0, missing - pushed))
 
     def resume(self) -> Iterator[None]:
-        """Push what waited for a pause that is over now. Raises RedisError when Redis is away: then it is tried again."""
+        """Push the jobs that waited for a pause that has ended. Raises RedisError; then the next run tries again."""
         pauses.forget_ended()
         with read_session() as session:
             paused = {one.scope for one in pauses.active(session)}
         if not self._paused <= paused:
-            self._rests = {}
+            self._cooldowns = {}
             yield from self.push()
         self._paused = paused
 
 
-def _too_few() -> dict[str, int]:
-    """How many messages each queue lacks, where it does. Counting the rows reads one index only."""
-    moment = select(now()).scalar_subquery()  # read once: an index cannot be searched by a clock that goes on
-    waiting = select(Job.rq_queue, func.count()).where(*WAITING, Job.queued_at < moment - ARRIVING_S)
+def _missing_messages() -> dict[str, int]:
+    """The number of missing messages of each queue that has fewer messages than queued jobs. Reads one index only."""
+    moment = select(now()).scalar_subquery()  # a subquery is evaluated once; a volatile function would prevent the use of the index
+    waiting = select(Job.rq_queue, func.count()).where(*WAITING, Job.queued_at < moment - IN_FLIGHT_S)
     with read_session() as session:
         found = session.execute(waiting.group_by(Job.queue, Job.priority)).all()
     rows = Counter(dict(found))
@@ -112,7 +114,7 @@ def _too_few() -> dict[str, int]:
 
 
 def _pages(name: str, before: float) -> Iterator[list[str]]:
-    """The ids that wait in this queue since before that moment, the oldest first."""
+    """Pages of the ids of jobs queued in this RQ queue before that moment, oldest first."""
     queue, _, priority = name.rpartition(".")
     guard = (*WAITING, Job.queue == queue, Job.priority == priority, Job.queued_at < before)
     page = select(Job.queued_at, Job.id).where(*guard).order_by(Job.queued_at, Job.id).limit(PAGE)
@@ -127,7 +129,7 @@ def _pages(name: str, before: float) -> Iterator[list[str]]:
 
 
 def _push_again(job_ids: list[str], before: float) -> int:
-    """Push those that still wait: a worker may just have claimed one, which then was not missing. How many were pushed."""
+    """Push those that are still queued and return their number. A job that was just claimed was not missing."""
     with read_session() as session:
         still = (Job.id.in_(job_ids), *WAITING, Job.queued_at < before)
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()

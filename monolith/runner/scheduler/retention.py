@@ -1,5 +1,8 @@
-"""Deleting what is old: jobs that are over, with their events and files; samples, answers
-and idempotency keys. Documents stay, they are people's own."""
+"""Retention: deletes old rows in small batches.
+
+These are jobs that are over, with their events and files; samples, spendings, cached answers, deliveries, alerts, batches and
+idempotency keys. Documents are never deleted: they belong to users.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from monolith.runner.monitoring.alerts import Alert
 from monolith.runner.webhooks import outbox
 from monolith.runner.webhooks.models import Delivery, Webhook
 
-BATCH = 500  # jobs in one transaction: a fraction of a second
+BATCH = 500  # rows in one transaction, which takes a fraction of a second
 DAY_S = 24 * 3600.0
 KEEP_SAMPLES_DAYS = 8
 KEEP_SPENDINGS_DAYS = 400
@@ -30,7 +33,7 @@ log = structlog.get_logger()
 
 
 def prune() -> Iterator[None]:
-    """Delete in small batches, a step each, what is older than the settings say or over the number to keep."""
+    """Delete what is older than the settings allow, or exceeds the number to keep, one batch at a step."""
     with read_session() as session:
         moment = read_now(session)
         kinds = [(status, type_name) for status in OVER for type_name in counts.types(session, status)]
@@ -60,14 +63,17 @@ def _prune_jobs(status: str, type_name: str, moment: float) -> Iterator[None]:
 
 
 def _surplus_until(status: str, type_name: str) -> float:
-    """When the newest job ended that is one too many."""
+    """When the newest job ended that exceeds KEEP_PER_TYPE; 0 if none does."""
     newest = select(Job.ended_at).where(Job.status == status, Job.type == type_name).order_by(Job.ended_at.desc())
     with read_session() as session:
         return session.scalar(newest.offset(settings().keep_per_type).limit(1)) or 0.0
 
 
 def _prune_batch(status: str, type_name: str, until: float) -> int:
-    """The guard is checked twice: a job may be requeued after the inner query found it. Deliveries are pruned by their own age."""
+    """Delete one batch and return its size. The guard is repeated, because a job may be requeued after the inner query found it.
+
+    Webhook deliveries are pruned by their own age.
+    """
     guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.trash_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
     with write_session() as session:
@@ -79,18 +85,18 @@ def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[Any],
     while batch == BATCH:
         with write_session() as session:
             old = select(key).where(at < until).limit(BATCH)
-            gone = delete(key.class_).where(key.in_(old)).returning(key).execution_options(synchronize_session=False)
-            batch = len(session.scalars(gone).all())
+            deletion = delete(key.class_).where(key.in_(old)).returning(key).execution_options(synchronize_session=False)
+            batch = len(session.scalars(deletion).all())
         yield
 
 
 def _prune_single_webhooks() -> Iterator[None]:
-    """The endpoints of single jobs that are gone, with nothing left that was sent to them."""
-    job, told = exists().where(Job.id == Webhook.job_id), exists().where(Delivery.webhook_id == Webhook.id)
-    old = select(Webhook.id).where(Webhook.job_id.is_not(None), ~job, ~told).limit(BATCH)
+    """Delete the endpoints of single jobs whose job and deliveries have been deleted."""
+    job, deliveries = exists().where(Job.id == Webhook.job_id), exists().where(Delivery.webhook_id == Webhook.id)
+    old = select(Webhook.id).where(Webhook.job_id.is_not(None), ~job, ~deliveries).limit(BATCH)
     batch = BATCH
     while batch == BATCH:
         with write_session() as session:
-            gone = delete(Webhook).where(Webhook.id.in_(old)).returning(Webhook.id).execution_options(synchronize_session=False)
-            batch = len(session.scalars(gone).all())
+            deletion = delete(Webhook).where(Webhook.id.in_(old)).returning(Webhook.id).execution_options(synchronize_session=False)
+            batch = len(session.scalars(deletion).all())
         yield

@@ -1,4 +1,4 @@
-"""A delivery in the hands of the job that sends it, and what came of it."""
+"""A delivery as the job that sends it sees it, and the record of its outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monolith.runner.webhooks.models import Delivery, SigningSecret, Webhook
 
 
 class RunningDelivery:
-    """What one endpoint is to be told now; see `registry.Delivery`."""
+    """A delivery that a job is sending now; see `job_types.interface.Delivery`."""
 
     def __init__(self, row: Delivery, moment: float) -> None:
         self.id = row.id
@@ -28,22 +28,23 @@ class RunningDelivery:
         self._webhook_id = row.webhook_id
         self._sender_id = row.sender_id
 
-    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **told: Any) -> bool:
-        """Write down what came of this attempt. True when the endpoint was disabled by it.
+    def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **response: Any) -> bool:
+        """Record the outcome of this attempt. True if that disabled the endpoint.
 
-        Nothing is written when the delivery is no longer ours: another job has it, and says what came of that.
+        `again_in`: seconds until the next attempt, None for none. `disable`: the reason to disable the endpoint. `response`:
+        response_status, response_text, error, duration. Nothing is recorded if the delivery now belongs to another job.
         """
         ours = (Delivery.id == self.id, Delivery.state == "sending", Delivery.sender_id == self._sender_id)
         with write_session() as session:
-            recorded = update(Delivery).where(*ours).values(**_outcome(is_delivered, again_in, told)).returning(Delivery.id)
+            recorded = update(Delivery).where(*ours).values(**_outcome(is_delivered, again_in, response)).returning(Delivery.id)
             if session.scalar(recorded) is None:
                 return False
-            _note_health(session, self._webhook_id, is_delivered)
+            _update_health(session, self._webhook_id, is_delivered)
             return disable is not None and disable_endpoint(session, self._webhook_id, disable)
 
 
 def load(delivery_id: str, sender_id: str) -> RunningDelivery | None:
-    """The delivery, when it is this job's to send: its endpoint is on, and no other job has it. Raises `Conflict`."""
+    """The delivery, if it belongs to this job and its endpoint is enabled. Raises `Conflict` if its secret cannot be decrypted."""
     ours = (Delivery.id == delivery_id, Delivery.state == "sending", Delivery.sender_id == sender_id)
     whole = joinedload(Delivery.webhook)
     query = select(Delivery).where(*ours).options(whole.joinedload(Webhook.secret), whole.joinedload(Webhook.owner))
@@ -53,29 +54,29 @@ def load(delivery_id: str, sender_id: str) -> RunningDelivery | None:
 
 
 def secrets_of(secret: SigningSecret, moment: float) -> list[str]:
-    """What signs now, the newest first."""
+    """The secrets that sign at this moment, newest first."""
     sealed = [secret.sealed]
     if secret.previous and moment < (secret.previous_until or 0):
         sealed.append(secret.previous)
     return [secrets.unseal(one) for one in sealed]
 
 
-def _outcome(is_delivered: bool, again_in: float | None, told: dict[str, Any]) -> dict[str, Any]:
+def _outcome(is_delivered: bool, again_in: float | None, response: dict[str, Any]) -> dict[str, Any]:
     texts = {"response_text": 1024, "error": 300}
-    said = {name: storable(value, texts[name]) if name in texts and value else value for name, value in told.items()}
+    stored = {name: storable(value, texts[name]) if name in texts and value else value for name, value in response.items()}
     state = "delivered" if is_delivered else "failed" if again_in is None else "waiting"
     due_at = None if again_in is None else now() + again_in
-    return {**said, "state": state, "due_at": due_at, "sender_id": None, "attempts": Delivery.attempts + 1, "attempted_at": now()}
+    return {**stored, "state": state, "due_at": due_at, "sender_id": None, "attempts": Delivery.attempts + 1, "attempted_at": now()}
 
 
-def _note_health(session: Session, webhook_id: str, is_delivered: bool) -> None:
-    """Only what changes is written: all senders to one endpoint would wait for each other at its row."""
-    as_it_was = Webhook.failing_since.is_not(None) if is_delivered else Webhook.failing_since.is_(None)
-    session.execute(update(Webhook).where(Webhook.id == webhook_id, as_it_was).values(failing_since=None if is_delivered else now()))
+def _update_health(session: Session, webhook_id: str, is_delivered: bool) -> None:
+    """Update `failing_since` only if it changes; otherwise all senders to one endpoint would wait for the lock on its row."""
+    is_changed = Webhook.failing_since.is_not(None) if is_delivered else Webhook.failing_since.is_(None)
+    session.execute(update(Webhook).where(Webhook.id == webhook_id, is_changed).values(failing_since=None if is_delivered else now()))
 
 
 def disable_endpoint(session: Session, webhook_id: str, reason: str) -> bool:
-    """Send it nothing more; what waits for it has failed, and can be replayed. False when it was disabled already."""
+    """Disable the endpoint and fail its pending deliveries, which can be replayed. False if it was disabled already."""
     on = update(Webhook).where(Webhook.id == webhook_id, Webhook.disabled_at.is_(None))
     off = on.values(disabled_at=now(), disabled_reason=storable(reason, 300)).returning(Webhook.id)
     if session.scalar(off) is None:

@@ -1,6 +1,7 @@
-"""Deliveries whose time has come become jobs of the type `webhook`, one for each attempt.
+"""Dispatch: due deliveries become jobs of the type `webhook`, one for each attempt.
 
-What waits for its next attempt is a row here and no job: a dead endpoint's backlog takes up none of its owner's room.
+A delivery that waits for its next attempt is a row and not a job, so the backlog of a dead endpoint does not count towards its
+owner's job limits.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from monolith.runner.webhooks.models import Delivery, Webhook
 from monolith.runner.webhooks.outbox import Outbox, ProgressReporter
 
 TYPE = "webhook"
-AT_ONCE = 50  # to one endpoint
-AT_ONCE_WHILE_FAILING = 2  # one that hangs must not hold up what others are to be told
+MAX_IN_FLIGHT = 50  # to one endpoint
+MAX_IN_FLIGHT_FAILING = 2  # an endpoint that hangs must not delay deliveries to others
 BATCH = 500
-MOST_ATTEMPTS = 10
-BROKEN_OFF_S = 600.0
+MAX_ATTEMPTS = 10
+RETRY_INTERRUPTED_S = 600.0
 
 _deliveries: Any = Delivery.__table__
 
@@ -36,7 +37,7 @@ def dispatch() -> Iterator[None]:
     job_type = registry.discover().get(TYPE)
     if job_type is None:
         return
-    _take_back()
+    _recover_interrupted()
     with read_session() as session:
         due = session.execute(_due()).all()
     of_owner: dict[int, list[str]] = defaultdict(list)
@@ -48,60 +49,61 @@ def dispatch() -> Iterator[None]:
 
 
 def _due() -> Select[Any]:
-    """The longest due, of each endpoint as many as may be under way at once."""
+    """The query for due deliveries, longest due first, limited by the number in flight to each endpoint."""
     place = func.row_number().over(partition_by=Delivery.webhook_id, order_by=Delivery.due_at)
     moment = select(now()).scalar_subquery()
     waiting = select(Delivery.id, Delivery.webhook_id, Delivery.due_at, place.label("place"))
     waiting_ones = waiting.where(Delivery.state == "waiting", Delivery.due_at <= moment).subquery()
     under_way = select(Delivery.webhook_id, func.count().label("jobs")).where(Delivery.state == "sending").group_by(Delivery.webhook_id)
-    flying = under_way.subquery()
-    most = case((Webhook.failing_since.is_(None), AT_ONCE), else_=AT_ONCE_WHILE_FAILING)
+    in_flight = under_way.subquery()
+    most = case((Webhook.failing_since.is_(None), MAX_IN_FLIGHT), else_=MAX_IN_FLIGHT_FAILING)
     return (
         select(waiting_ones.c.id, Webhook.owner_id)
         .join(Webhook, and_(Webhook.id == waiting_ones.c.webhook_id, Webhook.disabled_at.is_(None)))
-        .outerjoin(flying, flying.c.webhook_id == waiting_ones.c.webhook_id)
-        .where(waiting_ones.c.place + func.coalesce(flying.c.jobs, 0) <= most)
+        .outerjoin(in_flight, in_flight.c.webhook_id == waiting_ones.c.webhook_id)
+        .where(waiting_ones.c.place + func.coalesce(in_flight.c.jobs, 0) <= most)
         .order_by(waiting_ones.c.due_at)
         .limit(BATCH)
     )
 
 
 def _send(job_type: JobType, owner_id: int, delivery_ids: Sequence[str]) -> None:
-    wanted = [JobSpec(job_type, {"delivery": one}, "high") for one in delivery_ids]
-    senders = [(one.params["delivery"], one.id) for one in wanted]
-    lifecycle.submit(owner_id, wanted, before=partial(_hand_over, senders))
+    specs = [JobSpec(job_type, {"delivery": one}, "high") for one in delivery_ids]
+    senders = [(one.params["delivery"], one.id) for one in specs]
+    lifecycle.submit(owner_id, specs, before=partial(_assign, senders))
 
 
-def _hand_over(senders: list[tuple[str, str]], connection: Connection) -> None:
-    """In the transaction of the jobs. A job whose delivery has gone another way meanwhile will send nothing."""
+def _assign(senders: list[tuple[str, str]], connection: Connection) -> None:
+    """Assign the deliveries to their jobs, in the transaction of the jobs. A job that gets none sends nothing."""
     for delivery_id, job_id in senders:
         waiting = update(_deliveries).where(_deliveries.c.id == delivery_id, _deliveries.c.state == "waiting")
         connection.execute(waiting.values(state="sending", sender_id=job_id))
 
 
-def _take_back() -> None:
-    """A sender that ended without a word (set aside as poison, stopped by a person) has spent an attempt."""
+def _recover_interrupted() -> None:
+    """Take deliveries back whose job ended without recording an outcome (poison, stopped by a user); that counts as an attempt."""
     lives = select(Job.id).where(Job.id == Delivery.sender_id, Job.status.not_in(OVER)).exists()
-    is_last = Delivery.attempts + 1 >= MOST_ATTEMPTS
+    is_last = Delivery.attempts + 1 >= MAX_ATTEMPTS
     state = case((is_last, "failed"), else_="waiting")
-    due_at = case((is_last, None), else_=now() + BROKEN_OFF_S)
-    said = {"attempts": Delivery.attempts + 1, "attempted_at": now(), "sender_id": None, "error": "The attempt was interrupted."}
+    due_at = case((is_last, None), else_=now() + RETRY_INTERRUPTED_S)
+    interrupted = {"attempts": Delivery.attempts + 1, "attempted_at": now(), "sender_id": None, "error": "The attempt was interrupted."}
     with read_session() as session:
         if session.scalar(select(Delivery.id).where(Delivery.state == "sending", ~lives).limit(1)) is None:
             return
     with write_session() as session:
-        session.execute(update(Delivery).where(Delivery.state == "sending", ~lives).values(state=state, due_at=due_at, **said))
+        session.execute(update(Delivery).where(Delivery.state == "sending", ~lives).values(state=state, due_at=due_at, **interrupted))
 
 
 class WebhookTask:
-    """Where the clock is in it."""
+    """The periodic task that turns events into deliveries, and due deliveries into jobs."""
 
     def __init__(self) -> None:
         self._outbox = Outbox()
         self._progress = ProgressReporter()
 
     def work(self) -> Iterator[None]:
+        """Read the outbox, add progress deliveries, and dispatch what is due, in steps."""
         yield from self._outbox.read()
-        self._progress.tell()
+        self._progress.report()
         yield
         yield from dispatch()

@@ -1,4 +1,4 @@
-"""What people do with their webhooks: create, change, rotate, test, replay. Every query is by owner."""
+"""Users' actions on webhook endpoints: create, change, rotate, test, replay. Every query is filtered by owner."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.webhooks import delivery, payloads, secrets
 from monolith.runner.webhooks.models import ENDINGS, EVENTS, Delivery, SigningSecret, Webhook
 
-MOST_OF_USER = 10
+MAX_PER_USER = 10
 DISABLED_BY_OWNER = "You disabled it."
 
 
 def create(user: User, url: str, events: list[str]) -> tuple[Webhook, str]:
-    """A new endpoint and its secret, which is shown this once. Raises `Invalid` naming the field, `Conflict` for one too many."""
+    """Create an endpoint and return it with its secret, which is shown only once.
+
+    Raises `Invalid` naming the field, or `Conflict` if the user has the maximum already.
+    """
     check_url(url)
     check_events(events)
     secret = secrets.new_secret()
     webhook = Webhook(owner_id=user.id, url=url, events=list(events), secret=SigningSecret(owner_id=user.id, sealed=secrets.seal(secret)))
     with write_session() as session:
         count = session.scalar(select(func.count()).where(Webhook.owner_id == user.id, Webhook.job_id.is_(None)))
-        if (count or 0) >= MOST_OF_USER:
-            raise Conflict(f"You already have {MOST_OF_USER} webhooks, the maximum. Delete one first.")
+        if (count or 0) >= MAX_PER_USER:
+            raise Conflict(f"You already have {MAX_PER_USER} webhooks, the maximum. Delete one first.")
         session.add(webhook)
     return webhook, secret
 
 
 def for_job(user: User, url: str, job_id: str) -> tuple[list[Any], str | None]:
-    """The rows to write with a job whose end is told to this `webhook_url`; the secret when it is a new one, to be shown once."""
+    """The rows to insert with a job that has this `webhook_url`; and the shared secret if it is new, to be shown once."""
     with read_session() as session:
         shared = _shared(session, user)
     new = None if shared else secrets.new_secret()
@@ -47,14 +50,15 @@ def _shared(session: Session, user: User) -> SigningSecret | None:
 
 
 def check_url(url: str, pointer: str = "/url") -> None:
-    """Raises `Invalid` for an address that nothing is ever sent to: no address of the web, or one of this network."""
-    from monolith.content import http_post  # heavy: only for those who change a webhook
+    """Raises `Invalid` if the URL is not http(s), or leads into a private network."""
+    from monolith.content import http_post  # a slow import, needed only when a webhook changes
 
     if reason := http_post.target_problem(url):
         raise Invalid.field(pointer, reason)
 
 
 def check_events(events: list[str]) -> None:
+    """Raises `Invalid` if no event is given, or an unknown one."""
     unknown = [name for name in events if name not in EVENTS]
     if unknown or not events:
         detail = f"Unknown event {unknown[0][:40]!r}." if unknown else "Choose at least one event."
@@ -62,7 +66,7 @@ def check_events(events: list[str]) -> None:
 
 
 def find(session: Session, user: User, webhook_id: str) -> Webhook:
-    """The user's endpoint. Raises `NotFound` also for somebody else's: not even an admin has a use for it."""
+    """The user's endpoint. Raises `NotFound`, also for another user's endpoint and for admins."""
     row = session.scalar(select(Webhook).where(Webhook.id == webhook_id, Webhook.owner_id == user.id))
     if row is None:
         raise NotFound(f"Webhook {webhook_id[:60]!r} does not exist, or is not yours.")
@@ -70,7 +74,7 @@ def find(session: Session, user: User, webhook_id: str) -> Webhook:
 
 
 def change(user: User, webhook_id: str, url: str | None = None, events: list[str] | None = None, enabled: bool | None = None) -> None:
-    """What is None stays. Enabled again, it hears of what happens from then on."""
+    """Change what is not None. An endpoint that is enabled again receives events from then on."""
     if url is not None:
         check_url(url)
     if events is not None:
@@ -87,7 +91,7 @@ def change(user: User, webhook_id: str, url: str | None = None, events: list[str
 
 
 def remove(user: User, webhook_id: str) -> None:
-    """Delete the endpoint with its deliveries. A secret that single jobs share stays."""
+    """Delete the endpoint, its deliveries, and its secret unless single jobs share that."""
     with write_session() as session:
         secret_id = find(session, user, webhook_id).secret_id
         session.execute(delete(Webhook).where(Webhook.id == webhook_id))
@@ -95,13 +99,13 @@ def remove(user: User, webhook_id: str) -> None:
 
 
 def rotate(user: User, webhook_id: str, overlap_s: float | None = None) -> tuple[str, float]:
-    """A new secret, shown this once, and when the old one ends: until then both sign."""
+    """Create a new secret, shown only once; return it with the time until which the old one signs too."""
     with write_session() as session:
         return _rotate(session, find(session, user, webhook_id).secret, overlap_s)
 
 
 def rotate_shared(user: User, overlap_s: float | None = None) -> tuple[str, float | None]:
-    """The same for the secret of the user's single jobs; the first one when there is none yet, which replaces nothing."""
+    """Rotate the secret that the user's single jobs share, or create it. The time is None if there was none before."""
     with write_session() as session:
         shared = _shared(session, user)
         if shared:
@@ -120,11 +124,11 @@ def _rotate(session: Session, row: SigningSecret, overlap_s: float | None) -> tu
 
 
 def test(user: User, webhook_id: str) -> Delivery:
-    """Have something sent that looks like the rest. Raises `Conflict` for a disabled endpoint."""
+    """Send a test delivery. Raises `Conflict` if the endpoint is disabled."""
     with write_session() as session:
         webhook = find(session, user, webhook_id)
         _require_enabled(webhook)
-        delivery = payloads.of_trial(webhook, read_now(session))
+        delivery = payloads.of_test(webhook, read_now(session))
         session.add(delivery)
         session.flush()
         session.refresh(delivery)
@@ -132,7 +136,10 @@ def test(user: User, webhook_id: str) -> Delivery:
 
 
 def replay(user: User, webhook_id: str, delivery_id: str) -> Delivery:
-    """Send it again now, under the same id and with all its attempts. Raises `Conflict` while it is being sent, or where it cannot be."""
+    """Send a delivery again now, under the same id and with all attempts.
+
+    Raises `NotFound`, or `Conflict` while it is being sent or if the endpoint is disabled.
+    """
     with write_session() as session:
         _require_enabled(find(session, user, webhook_id))
         mine = (Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
@@ -149,7 +156,7 @@ def _require_enabled(webhook: Webhook) -> None:
         raise Conflict("This webhook is disabled. Enable it first.")
 
 
-def forget_job(session: Session, job_ids: list[str]) -> None:
-    """Delete what was to be told, or was, of jobs that a person deletes: it has their results in it."""
+def delete_for_jobs(session: Session, job_ids: list[str]) -> None:
+    """Delete the deliveries and single-job endpoints of jobs that a user deletes, because deliveries contain results."""
     session.execute(delete(Delivery).where(Delivery.job_id.in_(job_ids)))
     session.execute(delete(Webhook).where(Webhook.job_id.in_(job_ids)))

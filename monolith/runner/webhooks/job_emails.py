@@ -1,6 +1,6 @@
-"""E-mails to those who want one when a job of theirs ends: jobs of the type `email`, in the transaction that reads the ends.
+"""E-mails to users about the end of their jobs: jobs of the type `email`, inserted in the transaction that reads the events.
 
-Ends that are read together are told together, in one e-mail. Follow-ups and what Intray does by itself are not told.
+Jobs that are read together are reported in one e-mail. Follow-up jobs and internal jobs are not reported.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.ledger.transitions import JobRecord
 
 TYPE = "email"
-MOST_NAMED = 20  # in one e-mail
-MOST_TITLE = 80  # characters
+MAX_NAMED = 20  # in one e-mail
+MAX_TITLE = 80  # characters
 WORDS = {"finished": "is done", "failed": "failed"}
 _wants = or_(and_(User.mail_failed, JobEvent.name == "failed"), and_(User.mail_done, JobEvent.name == "finished"))
 
 
-def anybody_wants(connection: Connection) -> bool:
+def has_subscribers(connection: Connection) -> bool:
+    """Whether any user wants e-mails and a mail server is configured."""
     return is_possible() and connection.scalar(select(User.id).where(or_(User.mail_failed, User.mail_done)).limit(1)) is not None
 
 
 def is_possible() -> bool:
-    """Whether there is a mail server: without one, messages are only kept as files."""
+    """Whether a mail server is configured. Without one, messages are only saved as files."""
     return settings().smtp_url is not None
 
 
 def submit(connection: Connection, begin: int, end: int) -> list[JobRecord]:
-    """Accept the e-mails about the ends among these events; to be pushed after the commit."""
+    """Insert jobs for e-mails about the ends in `(begin, end]`; the caller pushes them after the commit."""
     job_type = registry.discover().get(TYPE)
     if job_type is None or not is_possible():
         return []
@@ -50,9 +51,9 @@ def submit(connection: Connection, begin: int, end: int) -> list[JobRecord]:
 
 def _ends(begin: int, end: int) -> Select[Any]:
     silent = [one.name for one in registry.discover().values() if one.is_internal] + [TYPE]
-    told: Any = select(JobEvent.name, Job.id, Job.type, Job.owner_id, Job.error_message, Document.title, User.email)
+    columns: Any = select(JobEvent.name, Job.id, Job.type, Job.owner_id, Job.error_message, Document.title, User.email)
     found: Select[Any] = (
-        told.join(Job, Job.id == JobEvent.job_id)
+        columns.join(Job, Job.id == JobEvent.job_id)
         .join(User, User.id == Job.owner_id)
         .outerjoin(Document, Document.id == Job.document_id)
         .where(JobEvent.id > begin, JobEvent.id <= end, _wants, JobEvent.at >= User.mail_since)
@@ -63,10 +64,10 @@ def _ends(begin: int, end: int) -> Select[Any]:
 
 
 def _letter(ends: list[Row[Any]]) -> dict[str, str]:
-    """Its subject and text. Titles may be a stranger's, of a page that was fetched: one line of plain text, cut short."""
-    lines = [_line(one) for one in ends[:MOST_NAMED]]
-    if len(ends) > MOST_NAMED:
-        lines.append(f"and {len(ends) - MOST_NAMED} more")
+    """Subject and text. Titles may come from fetched pages, so they are cut to one short line of plain text."""
+    lines = [_line(one) for one in ends[:MAX_NAMED]]
+    if len(ends) > MAX_NAMED:
+        lines.append(f"and {len(ends) - MAX_NAMED} more")
     subject = lines[0].partition("\n")[0] if len(ends) == 1 else f"{len(ends)} of your jobs have finished"
     lines.append("You receive this e-mail because job notifications are turned on in your account.")
     subject = "".join(letter if letter.isprintable() else " " for letter in subject)
@@ -74,7 +75,7 @@ def _letter(ends: list[Row[Any]]) -> dict[str, str]:
 
 
 def _line(end: Row[Any]) -> str:
-    title = " ".join((end.title or "").split())[:MOST_TITLE]
+    title = " ".join((end.title or "").split())[:MAX_TITLE]
     name = f"{end.type} of “{title}”" if title else end.type
-    said = f"{name} {WORDS[end.name]}"
-    return f"{said}\n{end.error_message}" if end.name == "failed" and end.error_message else said
+    text = f"{name} {WORDS[end.name]}"
+    return f"{text}\n{end.error_message}" if end.name == "failed" and end.error_message else text

@@ -1,4 +1,4 @@
-"""The tables of outgoing webhooks, and small questions about one row."""
+"""The tables of outgoing webhooks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from monolith.db.models import Base, User, new_id
 ENDINGS = {"finished": "job.finished", "failed": "job.failed", "stopped": "job.stopped", "canceled": "job.canceled"}
 PROGRESS = "job.progress"
 EVENTS = (PROGRESS, *ENDINGS.values())
-TRIAL = "webhook.test"
+TEST_EVENT = "webhook.test"
 STATES = ("waiting", "sending", "delivered", "failed")
 _ONE_SHARED = text("is_shared")
 _PENDING = text("state IN ('waiting', 'sending')")
 
 
 class SigningSecret(Base):
-    """What signs deliveries, sealed; after a rotation the one before it too, for a while.
+    """An encrypted secret that signs deliveries; for a while after a rotation, the previous one signs too.
 
-    Each endpoint has its own; the one that is shared signs what goes to the `webhook_url` of the user's single jobs.
+    Each endpoint has its own. The shared one of a user signs deliveries to the `webhook_url` of single jobs.
     """
 
     __tablename__ = "signing_secrets"
@@ -36,9 +36,9 @@ class SigningSecret(Base):
 
 
 class Webhook(Base):
-    """An endpoint: where deliveries go. With a `job_id` it hears of that job alone.
+    """An endpoint that receives deliveries. With a `job_id`, it receives events of that job only.
 
-    No foreign key to the job: a job that is pruned must not take along what is still to be delivered.
+    `job_id` is no foreign key, because pruning a job must not delete its pending deliveries.
     """
 
     __tablename__ = "webhooks"
@@ -52,7 +52,7 @@ class Webhook(Base):
     disabled_at: Mapped[float | None]
     disabled_reason: Mapped[str | None] = mapped_column(String(300))
     failing_since: Mapped[float | None]
-    listening_since: Mapped[float] = mapped_column(default=now())  # what happened before is not told
+    listening_since: Mapped[float] = mapped_column(default=now())  # earlier events are not sent
     created_at: Mapped[float] = mapped_column(default=now())
 
     secret: Mapped[SigningSecret] = relationship()
@@ -62,11 +62,12 @@ class Webhook(Base):
 
     @property
     def enabled(self) -> bool:
+        """Whether deliveries are sent to it."""
         return self.disabled_at is None
 
 
 class Delivery(Base):
-    """One thing to tell one endpoint. Its id is the `webhook-id`: the same on every attempt, so that a repeat is recognised."""
+    """One message to one endpoint. Its id is the `webhook-id` header, the same at every attempt, so receivers recognise repeats."""
 
     __tablename__ = "webhook_deliveries"
 
@@ -96,7 +97,7 @@ class Delivery(Base):
 
 
 class Bookmark(Base):
-    """How far a table of events has been read, and when."""
+    """The position up to which the events have been read, and when."""
 
     __tablename__ = "bookmarks"
 

@@ -1,4 +1,4 @@
-"""Signing secrets: made, and sealed for the database with a key from `SECRET_KEY`, so that a stolen backup signs nothing."""
+"""Signing secrets, encrypted for the database with a key derived from `SECRET_KEY`, so that a stolen backup is useless."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ PREFIX = "whsec_"
 
 
 def new_secret() -> str:
-    """256 random bits, as Standard Webhooks writes them."""
+    """A secret of 256 random bits in the format of Standard Webhooks."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def seal(secret: str) -> str:
+    """The secret, encrypted."""
     return _box().encrypt(secret.encode()).decode()
 
 
 def unseal(sealed: str) -> str:
-    """Raises `Conflict` when `SECRET_KEY` is another than it was sealed with."""
+    """The secret, decrypted. Raises `Conflict` if `SECRET_KEY` has changed."""
     try:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
@@ -32,5 +33,5 @@ def unseal(sealed: str) -> str:
 
 
 def _box() -> Fernet:
-    """The key is for this alone: what signs sessions is another."""
+    """A key for this purpose only; sessions are signed with another one."""
     return Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"webhook secrets\0" + settings().secret_key.encode()).digest()))

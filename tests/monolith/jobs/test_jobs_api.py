@@ -255,7 +255,7 @@ def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the
     monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
     with write_session() as session:
         session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
-    waiting_reason.around_in.cache_clear()
+    waiting_reason.conditions_in.cache_clear()
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 500})
     assert answer.status_code == 201
     jobs = answer.json["jobs"]

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_named(alice: Caller, body: dict[str, Any], pointer: st
 
 
 def test_a_user_has_so_many_and_no_more(alice: Caller) -> None:
-    for _ in range(endpoints.MOST_OF_USER):
+    for _ in range(endpoints.MAX_PER_USER):
         create(alice)
     assert alice.post("/api/v1/webhooks", json={"url": URL}).status_code == 409
 

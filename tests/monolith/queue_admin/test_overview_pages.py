@@ -142,14 +142,14 @@ def test_the_charts_add_the_samples_up_by_step(admin: Caller, period: str) -> No
         {"at": newest, **busy}, {"at": newest - MINUTE, **busy, "finished": 10, "mean_wait_s": 6.0}, {"at": newest - 30 * 86400, **busy}
     )
     with write_session() as session:
-        found = history.of(session, history.PERIODS[period], "type")
+        found = history.load(session, history.PERIODS[period], "type")
     assert len(found.measures["finished"][0].values) == history.PERIODS[period].steps <= 120
     done, failed, waited, oldest = charts.all_of(found)
     assert [chart.series[0].name for chart in (done, failed, waited, oldest)] == ["Analyze"] * 4
-    assert (done.series[0].said, failed.series[0].said, oldest.series[0].said) == ("40 in total", "4 in total", "9.0 s")
+    assert (done.series[0].summary, failed.series[0].summary, oldest.series[0].summary) == ("40 in total", "4 in total", "9.0 s")
     page = admin.get(f"/admin/?period={period}&by=queue").text
     assert "Default: 30" in page or "Default: 40" in page, "the words for a bar"
-    assert 'aria-label="Done, jobs in' in page
+    assert 'aria-label="Done, jobs per' in page
 
 
 @pytest.mark.databases
@@ -157,7 +157,7 @@ def test_many_types_are_shown_as_the_busiest_and_others(admin: Caller) -> None:
     newest = int(time.time()) // MINUTE * MINUTE
     samples(*({"at": newest, "type": f"type_{number:02}", "finished": number} for number in range(1, 13)))
     with write_session() as session:
-        names = [one.name for one in history.of(session, history.PERIODS["1h"], "type").measures["finished"]]
+        names = [one.name for one in history.load(session, history.PERIODS["1h"], "type").measures["finished"]]
     assert names == [*(f"type_{number:02}" for number in range(6, 13)), "others"]
 
 

@@ -54,7 +54,7 @@ def test_a_pause_ends_by_itself_and_says_when(alice: Caller, admin: Caller) -> N
     job_id = submit_job(alice, "analyze", params=PARAMS)["id"]
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
     admin.put("/api/v1/pauses/all", json={"reason": "Maintenance", "until": until})
-    assert alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"] == f"Paused: Maintenance. It goes on at {until[11:19]} UTC."
+    assert alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"] == f"Paused: Maintenance. Resumes at {until[11:19]} UTC."
     with write_session() as session:
         session.execute(update(Pause).values(until=time.time() - 1))
     assert lifecycle.claim(job_id, "w") is not None
@@ -75,8 +75,8 @@ def test_the_message_of_a_paused_job_may_be_lost_and_comes_back_when_it_is_over(
     clock.tick()
     assert not any(rq_queues.waiting_ids(name) for name in rq_queues.names())
     admin.delete("/api/v1/pauses/all")
-    for duty in clock._repairs:
-        duty.due_at = min(duty.due_at, 0.0) if duty.name == "resume" else duty.due_at
+    for task in clock._repairs:
+        task.due_at = min(task.due_at, 0.0) if task.name == "resume" else task.due_at
     clock.tick()
     assert {one for name in rq_queues.names() for one in rq_queues.waiting_ids(name)} == {job_id}
 

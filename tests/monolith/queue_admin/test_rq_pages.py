@@ -116,7 +116,7 @@ def test_what_is_done_is_written_down_with_how_many(admin, job_id):
 
 
 def test_more_than_one_request_can_do_is_refused(admin, job_id, monkeypatch):
-    monkeypatch.setattr("monolith.queue_admin.rq_pages.AT_ONCE", 0)
+    monkeypatch.setattr("monolith.queue_admin.rq_pages.MAX_MESSAGES", 0)
     assert admin.post(f"/admin/rq/queue/{QUEUE}/queued/empty").status_code == 409
     assert messages() == [job_id]
 
@@ -151,7 +151,7 @@ def test_a_message_that_is_not_there_is_not_found(admin, path):
     unknown = f"/admin/rq{path.format(id='00000000-0000-4000-8000-000000000000')}"
     answer = admin.post(unknown) if path.endswith("requeue") else admin.get(unknown)
     assert answer.status_code == 404
-    assert "ledger" in answer.text
+    assert "Jobs page" in answer.text
 
 
 def test_a_job_that_depends_on_others_can_be_looked_at(admin, job_id):
@@ -209,7 +209,7 @@ def test_where_redis_is_away_a_page_says_so(admin, intray_settings):
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     answer = admin.get("/admin/rq/")
     assert answer.status_code == 503
-    assert "Redis does not answer" in answer.text
+    assert "Redis is not responding" in answer.text
 
 
 def test_where_jobs_run_in_the_web_process_a_page_says_so(admin, intray_settings):

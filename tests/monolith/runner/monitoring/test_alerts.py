@@ -21,7 +21,7 @@ from monolith.runner.llm import budget
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.monitoring import alert_snapshot, alerts
 from monolith.runner.monitoring.alert_rules import RULES
-from monolith.runner.monitoring.alerts import Alert, Judge
+from monolith.runner.monitoring.alerts import Alert, AlertTask
 from monolith.runner.queue import rq_queues
 from monolith.runner.webhooks.models import Delivery
 from tests.support.callers import Caller
@@ -37,10 +37,10 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes....").decode
 
 
 @pytest.fixture
-def judge(app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Judge as the clock does, which leads."""
+def evaluate(app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Evaluates the alerts as the leading clock does."""
     lease.lead("tests")
-    one = Judge()
+    one = AlertTask()
 
     def work() -> None:
         one._count_at = 0.0
@@ -88,21 +88,21 @@ def health(admin: Caller) -> dict[str, Any]:
 # ---- what opens and closes
 
 
-def test_nothing_is_wrong_where_nothing_is(judge, admin):
-    judge()
+def test_nothing_is_wrong_where_nothing_is(evaluate, admin):
+    evaluate()
     said = health(admin)
     assert (said["healthy"], said["alerts"], said["stats"]["queued"]) == (True, [], 0)
     assert set(said) == {"healthy", "alerts", "stats", "timestamp"}
     assert set(said["stats"]) == {"queued", "scheduled", "started", "finished", "failed", "stopped", "canceled"}
 
 
-def test_more_failures_than_the_limit_open_a_warning_that_closes_at_four_fifths_of_it(judge, submit, admin, monkeypatch):
+def test_more_failures_than_the_limit_open_a_warning_that_closes_at_four_fifths_of_it(evaluate, submit, admin, monkeypatch):
     listen(monkeypatch)
     fail(submit(10))
-    judge()
+    evaluate()
     assert opened() == set()
     fail(submit(1))
-    judge()
+    evaluate()
     assert opened() == {("failed", "all")}
     said = health(admin)
     warning = {"code": "failed", "severity": "warning", "subject": "all", "message": "11 jobs failed in the last 24 hours."}
@@ -111,50 +111,50 @@ def test_more_failures_than_the_limit_open_a_warning_that_closes_at_four_fifths_
         with write_session() as session:
             keep = session.scalars(select(Job.id).where(Job.status == "failed").limit(stays)).all()
             session.execute(update(Job).where(Job.id.not_in(keep)).values(ended_at=now() - 25 * 3600))
-        judge()
+        evaluate()
         assert (("failed", "all") in opened()) is is_open
 
 
-def test_many_that_wait_and_one_that_waits_long_open_each_their_own(judge, submit, intray_settings, monkeypatch):
+def test_many_that_wait_and_one_that_waits_long_open_each_their_own(evaluate, submit, intray_settings, monkeypatch):
     listen(monkeypatch)
     intray_settings(ALERT_WAITING="2", ALERT_OLDEST_S="100")
     submit(3)
-    judge()
+    evaluate()
     assert opened() == {("waiting", "all")}
     submit(1, seconds_ago=101)
-    judge()
+    evaluate()
     assert opened() == {("waiting", "all"), ("oldest_waiting", "default")}
 
 
-def test_a_queue_that_nobody_listens_to_is_critical_once_a_job_has_waited_there_for_a_while(judge, submit, admin):
+def test_a_queue_that_nobody_listens_to_is_critical_once_a_job_has_waited_there_for_a_while(evaluate, submit, admin):
     submit(1)
-    judge()
+    evaluate()
     assert opened() == set()
     submit(1, seconds_ago=11)
-    judge()
+    evaluate()
     assert opened() == {("no_worker", "default.normal")}
     said = health(admin)
     assert (said["healthy"], said["alerts"][0]["severity"]) == (False, "critical")
     assert said["alerts"][0]["message"] == "No worker is running for default.normal (2 jobs waiting)."
 
 
-def test_what_is_paused_waits_for_no_worker(judge, submit, admin):
+def test_what_is_paused_waits_for_no_worker(evaluate, submit, admin):
     submit(1, seconds_ago=400)
     admin.put("/api/v1/pauses/queue:default", json={"reason": "Maintenance"})
-    judge()
+    evaluate()
     assert opened() == set()
 
 
-def test_redis_that_is_away_twice_in_a_row_is_critical_and_what_needs_it_is_left_as_it_was(judge, submit, intray_settings, redis_url):
+def test_redis_that_is_away_twice_in_a_row_is_critical_and_what_needs_it_is_left_as_it_was(evaluate, submit, intray_settings, redis_url):
     submit(1, seconds_ago=20)
-    judge()
+    evaluate()
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
-    judge()
+    evaluate()
     assert opened() == {("no_worker", "default.normal")}
-    judge()
+    evaluate()
     assert opened() == {("no_worker", "default.normal"), ("redis_away", "redis")}
     intray_settings(REDIS_URL=redis_url)
-    judge()
+    evaluate()
     assert opened() == {("no_worker", "default.normal")}
 
 
@@ -171,63 +171,63 @@ def test_a_clock_that_is_missing_is_said_by_those_who_are_asked_and_what_it_woul
     assert opened() == set()
 
 
-def test_a_pause_without_an_end_is_forgotten_after_an_hour(judge, admin):
+def test_a_pause_without_an_end_is_forgotten_after_an_hour(evaluate, admin):
     admin.put("/api/v1/pauses/all", json={"reason": "Maintenance"})
     admin.put("/api/v1/pauses/type:analyze", json={"reason": "Maintenance", "until": "2099-01-01T00:00:00Z"})
-    judge()
+    evaluate()
     assert opened() == set()
     with write_session() as session:
         session.execute(update(Pause).values(since=Pause.since - 3601))
-    judge()
+    evaluate()
     assert opened() == {("pause_forgotten", "all")}
     admin.delete("/api/v1/pauses/all")
-    judge()
+    evaluate()
     assert opened() == set()
 
 
-def test_workers_that_beat_while_nothing_is_begun_or_ended_are_silent(judge, submit, monkeypatch):
+def test_workers_that_beat_while_nothing_is_begun_or_ended_are_silent(evaluate, submit, monkeypatch):
     listen(monkeypatch)
     first, *_ = submit(2, seconds_ago=700)
-    judge()
+    evaluate()
     assert ("silence", "all") in opened()
     assert lifecycle.claim(first, "w")
-    judge()
+    evaluate()
     assert ("silence", "all") not in opened()
 
 
-def test_a_job_that_vanished_is_critical(judge, submit, admin):
+def test_a_job_that_vanished_is_critical(evaluate, submit, admin):
     submit(1)
     with write_session() as session:
         session.execute(delete(Job))
-    judge()
+    evaluate()
     assert opened() == {("ledger_imbalance", "ledger")}
     assert health(admin)["alerts"][0]["message"] == "1 job missing from the ledger."
 
 
-def test_an_open_breaker_and_a_budget_that_is_used_up_are_warnings(judge, alice, intray_settings):
+def test_an_open_breaker_and_a_budget_that_is_used_up_are_warnings(evaluate, alice, intray_settings):
     intray_settings(LLM_BUDGET_USD="1", LLM_BUDGET_PER_USER_USD="0.5")
     with write_session() as session:
         session.execute(insert(CircuitBreaker).values(name="openai", failures=3, open_until=now() + 60, reason="It answered 429."))
         budget.record(session, alice.user.id, budget.Cost(1, 1, Decimal("1.5")))
-    judge()
+    evaluate()
     assert opened() == {("breaker_open", "openai"), ("budget_reached", "everybody"), ("budget_reached", "alice@example.org")}
 
 
-def test_a_redis_that_is_nearly_full_is_a_warning(judge, monkeypatch):
+def test_a_redis_that_is_nearly_full_is_a_warning(evaluate, monkeypatch):
     connection = rq_queues.connection()
     used = connection.info("memory")["used_memory"]
     connection.config_set("maxmemory", int(used * 1.1))
     try:
-        judge()
+        evaluate()
         assert opened() == {("redis_memory", "redis")}
     finally:
         connection.config_set("maxmemory", 0)
-    judge()
+    evaluate()
     assert opened() == set()
 
 
 def test_every_rule_says_how_bad_it_is_when_it_opens_and_what_to_do(admin):
-    assert all(rule.severity in ("critical", "warning") and rule.mend.endswith(".") for rule in RULES.values())
+    assert all(rule.severity in ("critical", "warning") and rule.fix.endswith(".") for rule in RULES.values())
     page = admin.get("/admin/alerts").text
     assert all(code in page for code in RULES)
     assert "more than 10 jobs failed" in page and "more than 50 jobs are waiting" in page
@@ -236,31 +236,31 @@ def test_every_rule_says_how_bad_it_is_when_it_opens_and_what_to_do(admin):
 # ---- who is told
 
 
-def test_an_alert_is_told_once_when_it_opens_and_once_when_it_closes(judge, submit, admin):
+def test_an_alert_is_told_once_when_it_opens_and_once_when_it_closes(evaluate, submit, admin):
     submit(1, seconds_ago=20)
     with capture_logs() as lines:
         for _ in range(3):
-            judge()
+            evaluate()
         with write_session() as session:
             session.execute(delete(Job))
             session.execute(update(Tally).values(amount=0))
         for _ in range(3):
-            judge()
+            evaluate()
     told = [(line["event"], line["code"], line["log_level"]) for line in lines if line["event"].startswith("alert_")]
     assert told == [("alert_opened", "no_worker", "error"), ("alert_closed", "no_worker", "info")]
     page = admin.get("/admin/alerts").text
     assert "No open alerts" in page and "No worker is running for default.normal" in page
 
 
-def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(judge, submit, admin, intray_settings):
+def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(evaluate, submit, admin, intray_settings):
     """Nobody listens, so the clock itself sends it."""
     with MailServer() as server:
         intray_settings(SMTP_URL=server.url, MAIL_FROM="Intray <intray@example.org>")
         lease.lead("tests")
         submit(1, seconds_ago=20)
-        judge()
+        evaluate()
         until(lambda: statuses("email") == ["finished"])
-        judge()
+        evaluate()
         (letter,) = server.received
     assert letter.recipients == ["admin@example.org"]
     assert letter.message["Subject"].strip() == "Intray: [critical] No worker is running for default.normal (1 job waiting)."
@@ -273,26 +273,28 @@ def statuses(type_name: str) -> list[str]:
         return list(session.scalars(select(Job.status).where(Job.type == type_name)))
 
 
-def test_mail_goes_to_the_addresses_of_the_setting_and_a_wrong_one_holds_no_alert_back(judge, submit, admin, intray_settings, monkeypatch):
+def test_mail_goes_to_the_addresses_of_the_setting_and_a_wrong_one_holds_no_alert_back(
+    evaluate, submit, admin, intray_settings, monkeypatch
+):
     listen(monkeypatch)
     intray_settings(
         ALERT_WAITING="0", SMTP_URL="smtp://127.0.0.1:1", MAIL_FROM="i@example.org", ALERT_EMAIL="ops@example.org,b@example.org"
     )
     submit(1)
-    judge()
+    evaluate()
     with read_session() as session:
         assert session.scalars(select(Job.params).where(Job.type == "email")).one()["to"] == ["ops@example.org", "b@example.org"]
     intray_settings(ALERT_EMAIL="nobody", ALERT_OLDEST_S="0")
     submit(1, seconds_ago=5)
-    judge()
+    evaluate()
     assert opened() == {("waiting", "all"), ("oldest_waiting", "default")}
 
 
-def test_it_is_told_by_a_signed_webhook_also_when_nobody_listens(judge, submit, admin, intray_settings):
+def test_it_is_told_by_a_signed_webhook_also_when_nobody_listens(evaluate, submit, admin, intray_settings):
     with Receiver() as receiver:
         intray_settings(ALERT_WEBHOOK_URL=receiver.url, ALERT_WEBHOOK_SECRET=SECRET, FETCH_ALLOW_LOOPBACK="true")
         submit(1, seconds_ago=20)
-        judge()
+        evaluate()
         until(lambda: states() == ["delivered"])
     (request,) = receiver.requests
     said = request.verified(SECRET)
@@ -306,24 +308,24 @@ def states() -> list[str]:
         return list(session.scalars(select(Delivery.state)))
 
 
-def test_an_endpoint_that_fails_is_tried_again_as_of_every_webhook(judge, submit, admin, intray_settings):
+def test_an_endpoint_that_fails_is_tried_again_as_of_every_webhook(evaluate, submit, admin, intray_settings):
     with Receiver(answering(500)) as receiver:
         intray_settings(ALERT_WEBHOOK_URL=receiver.url, ALERT_WEBHOOK_SECRET=SECRET, FETCH_ALLOW_LOOPBACK="true")
         submit(1, seconds_ago=20)
-        judge()
+        evaluate()
         until(lambda: states() == ["waiting"])
     with read_session() as session:
         row = session.scalars(select(Delivery)).one()
         assert (row.attempts, row.due_at is not None, json.loads(row.body)["data"]["code"]) == (1, True, "no_worker")
 
 
-def test_two_clocks_at_once_open_it_once(judge, submit, admin):
+def test_two_clocks_at_once_open_it_once(evaluate, submit, admin):
     submit(1, seconds_ago=20)
     seen = alert_snapshot.take_snapshot()
     with write_session() as session:
         session.execute(insert(Alert).values(code="no_worker", subject="default.normal", severity="critical", message="x", opened_at=now()))
     condition = next(one for one in alerts.alert_rules.conditions(seen) if one.opens)
-    alerts._change([condition], [], seen)
+    alerts._open_and_close([condition], [], seen)
     with read_session() as session:
         assert len(session.scalars(select(Alert)).all()) == 1
 
@@ -334,8 +336,8 @@ def test_it_is_for_admins_and_viewers(request, caller, who, path, status):
     assert caller("v@example.org", is_viewer=True).get(path).status_code == 200
 
 
-def test_the_lease_is_what_says_that_a_clock_is_there(judge, admin):
-    judge()
+def test_the_lease_is_what_says_that_a_clock_is_there(evaluate, admin):
+    evaluate()
     assert health(admin)["healthy"]
     with write_session() as session:
         session.execute(delete(Lease))
@@ -344,5 +346,5 @@ def test_the_lease_is_what_says_that_a_clock_is_there(judge, admin):
 
 def test_the_page_of_operations_has_every_rule_as_it_is(app):
     page = (ROOT / "docs" / "operations.md").read_text()
-    rows = [f"| `{code}` | {rule.severity} | {rule.when.format(limit=rule.limit())} | {rule.mend} |" for code, rule in RULES.items()]
+    rows = [f"| `{code}` | {rule.severity} | {rule.when.format(limit=rule.limit())} | {rule.fix} |" for code, rule in RULES.items()]
     assert [row for row in rows if row not in page] == []

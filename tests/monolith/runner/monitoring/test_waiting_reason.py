@@ -31,11 +31,11 @@ def ticking(app: object) -> None:
 def listening(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a worker listened to everything; the rest of Redis is real."""
     monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
-    waiting_reason.around_in.cache_clear()
+    waiting_reason.conditions_in.cache_clear()
 
 
 def reason(alice: Caller, job_id: str) -> str:
-    waiting_reason.around_in.cache_clear()
+    waiting_reason.conditions_in.cache_clear()
     return str(alice.get(f"/api/v1/jobs/{job_id}").json["waiting_reason"])
 
 

@@ -1,4 +1,4 @@
-"""The clock: one leader, duties that do not stop each other, and what it pushes again; on each database, with real Redis."""
+"""The clock: one leader, tasks that do not stop each other, and what it pushes again; on each database, with real Redis."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_job_that_was_queued_a_moment_ago_is_not_missing(submit):
 
 
 def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(submit, monkeypatch):
-    monkeypatch.setattr(recovery, "REST", 10**6)
+    monkeypatch.setattr(recovery, "COOLDOWN_FACTOR", 10**6)
     monkeypatch.setattr(recovery, "BATCH", 2)
     jobs = submit(8)
     missing = MissingMessages()
@@ -113,7 +113,7 @@ def test_a_queue_is_not_read_again_and_again_for_the_messages_that_workers_hold(
 
 
 def test_what_an_emptied_redis_lost_is_pushed_at_once_although_its_queue_rests(submit, monkeypatch):
-    monkeypatch.setattr(recovery, "REST", 10**6)
+    monkeypatch.setattr(recovery, "COOLDOWN_FACTOR", 10**6)
     jobs = submit(3)
     missing = MissingMessages()
     lose(jobs[0])
@@ -123,7 +123,7 @@ def test_what_an_emptied_redis_lost_is_pushed_at_once_although_its_queue_rests(s
 
 
 def test_a_single_lost_message_is_found_after_the_rest(submit, monkeypatch):
-    monkeypatch.setattr(recovery, "REST", 0)
+    monkeypatch.setattr(recovery, "COOLDOWN_FACTOR", 0)
     jobs = submit(3)
     missing = MissingMessages()
     for job in jobs:
@@ -145,7 +145,7 @@ def test_thousands_of_messages_that_redis_lost_are_pushed_within_seconds_and_eac
     assert sorted(messages()) == sorted(jobs)
 
 
-# ---- duties
+# ---- tasks
 
 
 def test_more_due_jobs_than_one_batch_are_all_queued_in_one_tick(submit, monkeypatch):
@@ -168,20 +168,20 @@ def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
     with capture_logs() as logged:
         one.tick()
         make_due(jobs)
-        make_up(one, "judge_alerts")
+        make_up(one, "evaluate_alerts")
 
         def have_failed() -> bool:
             one.tick()  # its time in each tick is short: a slow machine needs several
-            failed = {line["duty"] for line in logged if line["log_level"] == "error"}
-            return failed == {"sample", "fold_tallies", "judge_alerts", "prune"}
+            failed = {line["task"] for line in logged if line["log_level"] == "error"}
+            return failed == {"sample", "fold_tallies", "evaluate_alerts", "prune"}
 
         until(have_failed)
     assert statuses([*jobs, *silent]) == {"queued"}
 
 
 def make_up(one: Clock, duty_name: str) -> None:
-    """As if it were time for this duty."""
-    next(duty for duty in one._chores if duty.name == duty_name).due_at = 0.0
+    """As if it were time for this task."""
+    next(task for task in one._chores if task.name == duty_name).due_at = 0.0
 
 
 def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks(submit, intray_settings, redis_url):
@@ -196,7 +196,7 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks
     one.tick()
     assert statuses([*jobs, *silent]) == {"queued"}
     intray_settings(REDIS_URL=redis_url)
-    for _ in range(20):  # a tick has little time for each duty, and a busy machine less
+    for _ in range(20):  # a tick has little time for each task, and a busy machine less
         one.tick()
     assert waiting[0] in messages()
 
@@ -226,12 +226,12 @@ def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():
             done.append(number)
             yield
 
-    duty = PeriodicTask("count", steps, every_s=3600)
+    task = PeriodicTask("count", steps, every_s=3600)
     for expected in ([0], [0, 1], [0, 1, 2]):
-        duty.work(lambda: False)
+        task.work(lambda: False)
         assert done == expected
-    duty.work(lambda: True)  # the end of the third step
-    duty.work(lambda: True)  # not up for an hour
+    task.work(lambda: True)  # the end of the third step
+    task.work(lambda: True)  # not up for an hour
     assert done == [0, 1, 2]
 
 

@@ -111,12 +111,12 @@ def test_the_clock_submits_what_is_due_and_tells_of_its_duties(admin: Caller) ->
 
     def has_told() -> bool:
         clock.tick()  # its time for each tick is short: a slow machine needs several
-        return "Fold tallies" in admin.get("/admin/schedules").text
+        return "Add up counters" in admin.get("/admin/schedules").text
 
     until(has_told)
     assert len(jobs()) == 1
     page = admin.get("/admin/schedules").text
-    assert "Queue due" in page and "Failed" not in page
+    assert "Queue jobs that are due" in page and "Failed" not in page
 
 
 def test_switched_off_it_does_not_run_and_on_again_it_goes_on_from_now(admin: Caller) -> None:
@@ -218,7 +218,7 @@ def at(*moment: int) -> float:
     ids=["monday", "quarters", "leap-day", "last-day", "short", "spaces"],
 )
 def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int, ...], following: tuple[int, ...]) -> None:
-    assert cron_schedules.following(cron_schedules.checked(expression), at(*after)) == at(*following)
+    assert cron_schedules.following(cron_schedules.normalize(expression), at(*after)) == at(*following)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_cron_expression_comes_when_it_says(expression: str, after: tuple[int,
 )
 def test_a_wrong_cron_expression_says_which_field(expression: str, said: str) -> None:
     with pytest.raises(Invalid) as caught:
-        cron_schedules.checked(expression)
+        cron_schedules.normalize(expression)
     assert said in caught.value.detail and caught.value.errors[0].pointer == "/cron"
 
 

@@ -44,9 +44,9 @@ def mails() -> list[dict]:
 @pytest.mark.parametrize(
     ("failed", "done", "subjects"),
     [
-        (True, False, ["trial_echo could not be done"]),
+        (True, False, ["trial_echo failed"]),
         (False, True, ["trial_echo is done"]),
-        (True, True, ["2 of your jobs have ended"]),
+        (True, True, ["2 of your jobs have finished"]),
         (False, False, []),
     ],
 )
@@ -81,4 +81,4 @@ def test_many_ends_are_one_email(alice: Caller) -> None:
     for _ in range(23):
         end(alice, "finished")
     (told,) = mails()
-    assert told["subject"] == "23 of your jobs have ended" and "And 3 more." in told["text"]
+    assert told["subject"] == "23 of your jobs have finished" and "and 3 more" in told["text"]

@@ -130,7 +130,7 @@ def test_where_nobody_listens_events_are_passed_over_now_and_then(alice):
     with read_session() as session:
         before = session.scalar(select(Bookmark.position))
     with write_session() as session:
-        session.execute(update(Bookmark).values(at=now() - outbox.UNHEARD_S - 1))
+        session.execute(update(Bookmark).values(at=now() - outbox.IDLE_S - 1))
     read(Outbox())
     with read_session() as session:
         newest = session.scalar(select(func.max(JobEvent.id)))

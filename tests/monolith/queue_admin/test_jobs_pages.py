@@ -12,7 +12,7 @@ from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job
 from monolith.job_types import registry
 from monolith.job_types.registry import fixed
-from monolith.queue_admin import job_pages
+from monolith.queue_admin import jobs_pages
 from monolith.runner.admin import bulk_actions
 from monolith.runner.admin.trash import Cleaning
 from monolith.runner.ledger import lifecycle
@@ -104,7 +104,7 @@ def test_documents_are_found_by_their_words(admin: Caller, alice: Caller) -> Non
 
 
 def test_pages_follow_each_other_without_gap_or_double(admin: Caller, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_pages, "PAGE_ROWS", 3)
+    monkeypatch.setattr(jobs_pages, "PAGE_ROWS", 3)
     ids = [*make(4), *make(4, name="trial_raise")][::-1]
     with write_session() as session:
         session.execute(update(Job).where(Job.id.in_(ids[2:5])).values(created_at=now()))  # three at the same moment

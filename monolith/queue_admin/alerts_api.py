@@ -1,4 +1,4 @@
-"""`GET /api/v1/queues/health`: is all well, and if not, what is it? For admins and their monitors."""
+"""`GET /api/v1/queues/health`: overall health and the current alerts. For admins and their monitoring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monolith.runner.monitoring import alerts
 from monolith.web.openapi import ProblemSchema
 from monolith.web.security import require_admin
 
-blueprint = Blueprint("queues_health", __name__, description="Health of the queues, for admins")
+blueprint = Blueprint("alerts", __name__, description="Health of the queues, for admins")
 blueprint.before_request(require_admin)
 
 

@@ -1,4 +1,4 @@
-"""`POST /api/v1/queues/requeue`, failures by cause, and requeues of a whole cause. For admins."""
+"""Failed jobs by error group, and retries: of matching jobs at once, or of a group at a limited rate. For admins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
-blueprint = Blueprint("requeues", __name__, url_prefix="/queues", description="Retrying failed jobs, for admins")
+blueprint = Blueprint("failures", __name__, url_prefix="/queues", description="Retrying failed jobs, for admins")
 blueprint.before_request(require_admin)
 
 

@@ -1,4 +1,4 @@
-"""The jobs of everybody, for admins: find them by anything, and act on some or on all that match, step by step."""
+"""The jobs page for admins: search all jobs, and run bulk actions on selected or all matching jobs, step by step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from monolith.web.security import actor, require_admin
 
 PAGE_ROWS = 50
 
-blueprint = Blueprint("admin_jobs", __name__, url_prefix="/admin/jobs")
+blueprint = Blueprint("jobs_pages", __name__, url_prefix="/admin/jobs")
 blueprint.before_request(require_admin)
 
 Chosen = JobFilter | list[str]
@@ -33,7 +33,7 @@ Chosen = JobFilter | list[str]
 
 @blueprint.get("")
 def index() -> str:
-    """A page of jobs, the newest first."""
+    """A page of matching jobs, newest first."""
     moment = read_now()
     criteria = job_filter_form.criteria(request.args, moment)
     with read_session() as session:
@@ -50,30 +50,30 @@ def _rows(session: Session, job_ids: list[str]) -> list[Job]:
 
 
 def _asked() -> dict[str, Any]:
-    """What the address asks for, to show in the form and to carry on."""
+    """The filter of the query string, for the form and for links."""
     asked = {name: value for name, value in request.args.items() if value and name not in ("after", "csrf_token")}
     return {"asked": asked, "acts": bulk_actions.ACTIONS.values(), "words": formatting.STATUS_WORDS}
 
 
 def choices() -> dict[str, Any]:
-    """What can be chosen from."""
+    """The options of the filter form."""
     types = registry.discover()
     return {"statuses": STATUSES, "type_names": sorted(types), "queue_names": sorted({one.queue for one in types.values()})}
 
 
-# ---- acts on many
+# ---- bulk actions
 
 
 @blueprint.get("/act")
 def confirm() -> str:
-    """Ask before an act, with the number of jobs."""
+    """Ask for confirmation, with the number of jobs."""
     act, chosen = bulk_actions.find(request.args.get("act", "")), _chosen(request.args)
     return _page(act, chosen, bulk_actions.count(act, chosen), done=0)
 
 
 @blueprint.post("/act")
 def take_step() -> str | AnyResponse:
-    """Do the next step of it; then show how far it is, or go back when it is over."""
+    """Run the next step; then show the progress, or redirect back after the last step."""
     act, chosen = bulk_actions.find(request.form.get("act", "")), _chosen(request.form)
     number = request.form.get("cleaning", type=int)
     step = bulk_actions.run(act, chosen, actor(), after=job_filter_form.place(request.form.get("after")), cleaning_id=number)
@@ -85,7 +85,7 @@ def take_step() -> str | AnyResponse:
 
 
 def _chosen(given: MultiDict[str, str]) -> Chosen:
-    """The jobs with a tick, or all that match as it is now: those that come later are not meant."""
+    """The selected jobs, or a filter for all matching jobs that were submitted until now."""
     if given.get("all"):
         moment = read_now()
         criteria = job_filter_form.criteria(given, moment)
@@ -99,14 +99,16 @@ def _chosen(given: MultiDict[str, str]) -> Chosen:
 def _page(act: BulkAction, chosen: Chosen, total: int, done: int, step: StepResult | None = None) -> str:
     if act.name == "clean" and isinstance(chosen, JobFilter):
         trash.check_status(chosen.status)
-    told = {"chosen": chosen, "all": isinstance(chosen, JobFilter), "back": _back(chosen), "total": max(total, done), "done": done}
+    progress = {"chosen": chosen, "all": isinstance(chosen, JobFilter), "back": _back(chosen), "total": max(total, done), "done": done}
     after = job_filter_form.written(step.after) if step else ""
     goes_to = request.values.get("goes_to", "")
-    return render_template("queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=formatting.STATUS_WORDS, **told)
+    return render_template(
+        "queue_admin/act.html", act=act, step=step, after=after, goes_to=goes_to, words=formatting.STATUS_WORDS, **progress
+    )
 
 
 def _back(chosen: Chosen) -> str:
     if request.values.get("goes_to") == "bin":
-        return url_for("admin_bin.index")
-    told = chosen.as_dict() if isinstance(chosen, JobFilter) else {}
-    return url_for("admin_jobs.index", **{name: told[name] for name in job_filter_form.WORDS if name in told})
+        return url_for("trash_pages.index")
+    fields = chosen.as_dict() if isinstance(chosen, JobFilter) else {}
+    return url_for("jobs_pages.index", **{name: fields[name] for name in job_filter_form.WORDS if name in fields})

@@ -1,4 +1,4 @@
-"""The pages of periodic work: what there is with its last and next run, a form for each, and the clock's own duties."""
+"""The schedules pages: the list with last and next runs, a form for each, and the clock's background tasks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from monolith.web.security import actor, require_admin
 
 PLAIN = ("name", "cron")  # fields of the form besides the job type's own
 
-blueprint = Blueprint("schedule_pages", __name__, url_prefix="/admin/schedules")
+blueprint = Blueprint("schedules_pages", __name__, url_prefix="/admin/schedules")
 blueprint.before_request(require_admin)
 
 
 @dataclass(frozen=True)
-class ShownDuty:
-    """One duty of the clock, as it last told; times in seconds since 1970."""
+class TaskStatus:
+    """The last reported status of a task of the clock; times are in seconds since 1970."""
 
     name: str
     every_s: float
@@ -45,43 +45,43 @@ class ShownDuty:
 
 @blueprint.get("")
 def index() -> str:
-    """All schedules, and what the clock does besides."""
+    """All schedules, and the clock's background tasks."""
     with read_session() as session:
         moment = read_now(session)
-        found = [view(one, moment) for one in cron_schedules.known(session)]
-        duties = _duties(session)
+        found = [view(one, moment) for one in cron_schedules.list_schedules(session)]
+        tasks = _tasks(session)
     types = [one for one in _schedulable() if not one.unavailable_reason]
-    return render_template("queue_admin/schedules.html", schedules=found, duties=duties, now=moment, types=types)
+    return render_template("queue_admin/schedules.html", schedules=found, tasks=tasks, now=moment, types=types)
 
 
 @blueprint.get("/new")
 def new() -> str:
-    """The form for a new schedule of the job type that was chosen."""
+    """The form for a new schedule of the chosen job type."""
     return _form(_job_type(request.args.get("type", "")), MultiDict(), {})
 
 
 @blueprint.post("/new")
 def create() -> AnyResponse | tuple[str, int]:
-    """Set it up, or show the form again with each error at its field."""
+    """Create the schedule, or show the form again with each error at its field."""
     job_type = _job_type(request.form.get("type", ""))
     try:
         made = cron_schedules.create(_given(job_type), current_user, actor())
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type)), 422
     flash(f"Schedule “{made.name}” created.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.get("/<int:schedule_id>")
 def show(schedule_id: int) -> str:
-    """One schedule, in its form."""
+    """The form of one schedule."""
     schedule = _find(schedule_id)
     return _form(_job_type(schedule.type), _typed(schedule), {}, schedule)
 
 
 @blueprint.post("/<int:schedule_id>")
 def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
-    """Change it, or show the form again with each error at its field."""
+    """Change the schedule, or show the form again with each error at its field."""
     schedule = _find(schedule_id)
     job_type = _job_type(schedule.type)
     try:
@@ -89,32 +89,32 @@ def change(schedule_id: int) -> AnyResponse | tuple[str, int]:
     except (Invalid, Conflict) as problem:
         return _form(job_type, request.form, _errors(problem, job_type), schedule), 422
     flash("Changes saved.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.post("/<int:schedule_id>/<any(on, off):state>")
 def switch(schedule_id: int, state: str) -> AnyResponse:
-    """Let it run by itself, or not."""
+    """Switch a schedule on or off."""
     cron_schedules.change(schedule_id, {"is_on": state == "on"}, actor())
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.post("/<int:schedule_id>/run")
 def run(schedule_id: int) -> AnyResponse:
-    """Submit its job now, and go to it."""
+    """Submit its job now, and redirect to the job."""
     return redirect(url_for("job_pages.job", job_id=cron_schedules.run_now(schedule_id, actor())), 303)
 
 
 @blueprint.post("/<int:schedule_id>/delete")
 def remove(schedule_id: int) -> AnyResponse:
-    """Delete it; the jobs it made stay."""
+    """Delete a schedule; jobs it has submitted are kept."""
     flash(f"Schedule “{cron_schedules.remove(schedule_id, actor())}” deleted. Jobs it has created are kept.")
-    return redirect(url_for("schedule_pages.index"), 303)
+    return redirect(url_for("schedules_pages.index"), 303)
 
 
 @blueprint.get("/preview")
 def preview() -> str:
-    """What an expression means: in words, and the next times; or what is wrong with it."""
+    """Preview a cron expression: in words with the next times, or the error."""
     return render_template("queue_admin/_preview.html", **_preview(request.args.get("cron", "")))
 
 
@@ -122,7 +122,7 @@ def _preview(expression: str) -> dict[str, Any]:
     if not expression.strip():
         return {}
     try:
-        checked = cron_schedules.checked(expression)
+        checked = cron_schedules.normalize(expression)
     except Invalid as problem:
         return {"wrong": problem.detail}
     with read_session() as session:
@@ -140,7 +140,7 @@ def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[
 
 
 def _given(job_type: JobType) -> dict[str, Any]:
-    """What the form says; `forms` reads the params as it does for a job."""
+    """The fields of the form. Params are read as on the form for a job."""
     [spec] = forms.read_specs(MultiDict([*request.form.items(multi=True), ("job", job_type.name)]))
     for name in _own(job_type):
         if text := request.form.get(f"{job_type.name}.{name}", "").strip():
@@ -149,12 +149,12 @@ def _given(job_type: JobType) -> dict[str, Any]:
 
 
 def _own(job_type: JobType) -> list[str]:
-    """The params that stand in for a document, and that the form for submitting one asks for in its own way."""
+    """The params that replace a document, such as a URL, which have no control of their own on the form for a job."""
     return [name for name in job_type.alternatives if name in forms.DOCUMENT_PARAMS]
 
 
 def _typed(schedule: Schedule) -> MultiDict[str, str]:
-    """A schedule as somebody would have typed it."""
+    """A schedule as form values."""
     typed = MultiDict({"name": schedule.name, "cron": schedule.cron, "priority": schedule.priority, "csrf_token": "-"})
     for param, value in schedule.params.items():
         if value is not False:
@@ -165,7 +165,7 @@ def _typed(schedule: Schedule) -> MultiDict[str, str]:
 
 
 def _errors(problem: Problem, job_type: JobType) -> dict[str, list[str]]:
-    """What is wrong by the name of its control; under "" what belongs to none."""
+    """Errors by the name of their control; those without one under ""."""
     found: dict[str, list[str]] = {}
     for error in problem.errors:
         field, _, param = error.pointer.strip("/").partition("/")
@@ -180,7 +180,7 @@ def _find(schedule_id: int) -> Schedule:
 
 
 def _schedulable() -> list[JobType]:
-    """The job types that need no document, or take something that can be typed instead."""
+    """The job types that need no document, or accept a param instead."""
     typed = {one.name: {*_own(one), *(control.param for control in forms.controls(one))} for one in registry.discover().values()}
     return [one for name, one in registry.open_to(current_user).items() if one.takes == "nothing" or typed[name] & {*one.alternatives}]
 
@@ -192,14 +192,14 @@ def _job_type(name: str) -> JobType:
     return found
 
 
-def _duties(session: Session) -> list[ShownDuty]:
-    """What the clock does, as it told in the last ten seconds. It gives ages: here they become times."""
+def _tasks(session: Session) -> list[TaskStatus]:
+    """The tasks of the clock, as reported in the last ten seconds. Reported ages are converted to times."""
     row = session.execute(select(Lease.periodic_tasks, Lease.periodic_tasks_at).where(Lease.name == "clock")).first()
-    told, at = row if row else (None, None)
-    return [_duty(one, at or 0.0) for one in told or []]
+    statuses, at = row if row else (None, None)
+    return [_task_status(one, at or 0.0) for one in statuses or []]
 
 
-def _duty(told: dict[str, Any], at: float) -> ShownDuty:
-    last_at = None if told["ago_s"] is None else at - told["ago_s"]
-    next_at = at + told["in_s"]
-    return ShownDuty(told["name"], told["every_s"], last_at, told["took_s"], next_at, told["has_failed"], told["is_going_on"])
+def _task_status(status: dict[str, Any], at: float) -> TaskStatus:
+    last_at = None if status["ago_s"] is None else at - status["ago_s"]
+    next_at = at + status["in_s"]
+    return TaskStatus(status["name"], status["every_s"], last_at, status["took_s"], next_at, status["has_failed"], status["is_going_on"])

@@ -1,4 +1,4 @@
-"""The page of what is paused: by whom, why, since and until when; to pause and to resume. And the words for it on all pages."""
+"""The pauses page: active pauses, pausing and resuming; and template functions about pauses for all pages."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from monolith.web.security import actor, require_admin
 FOR_HOW_LONG = {"": "Until resumed", "900": "15 minutes", "3600": "1 hour", "14400": "4 hours", "86400": "1 day", "until": "Until …"}
 LONGEST_ZONE_MIN = 15 * 60
 
-blueprint = Blueprint("pause_pages", __name__, url_prefix="/admin/pauses")
+blueprint = Blueprint("pauses_pages", __name__, url_prefix="/admin/pauses")
 blueprint.before_request(require_admin)
 
 
 @blueprint.get("")
 def index() -> str:
-    """What is paused, and a form to pause something; `?scope=` chooses it."""
+    """Active pauses, and a form for a new one; `?scope=` preselects what to pause."""
     return _page(MultiDict({"scope": request.args.get("scope", "")}), {})
 
 
 @blueprint.post("")
 def pause() -> AnyResponse | tuple[str, int]:
-    """Pause what was chosen, or show the form again with each error at its field."""
+    """Pause, or show the form again with each error at its field."""
     try:
         paused = pauses.pause(request.form.get("scope", ""), request.form.get("reason", ""), actor(), until=_until(request.form))
     except NotFound as problem:
@@ -40,18 +40,18 @@ def pause() -> AnyResponse | tuple[str, int]:
     except Invalid as problem:
         return _page(request.form, forms.errors_by_name(problem)), 422
     flash(f"Paused {scope_words(paused.scope)}. Running jobs finish; no new jobs start.")
-    return redirect(url_for("pause_pages.index"), 303)
+    return redirect(url_for("pauses_pages.index"), 303)
 
 
 @blueprint.post("/<scope>/resume")
 def resume(scope: str) -> AnyResponse:
-    """Let it go on. Somebody may have done so a moment ago: then that is as good."""
+    """Resume. It is no error if another admin has resumed it already."""
     try:
         pauses.resume(scope, actor())
         flash(f"Resumed {scope_words(scope)}. Waiting jobs start within a second.")
     except NotFound:
         flash("It was already resumed.")
-    return redirect(url_for("pause_pages.index"), 303)
+    return redirect(url_for("pauses_pages.index"), 303)
 
 
 def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
@@ -63,7 +63,7 @@ def _page(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
 
 
 def _until(form: MultiDict[str, str]) -> float | None:
-    """When the pause is to end, in seconds since 1970. Raises `Invalid`."""
+    """When the pause ends, in seconds since 1970; None for no end. Raises `Invalid`."""
     chosen = form.get("for", "")
     if chosen == "until":
         return _moment(form.get("until", ""), form.get("zone", ""))
@@ -76,7 +76,7 @@ def _until(form: MultiDict[str, str]) -> float | None:
 
 
 def _moment(text: str, zone: str) -> float:
-    """A time as a browser's control writes it, in UTC; `zone` is how many minutes the reader is behind it, where a script said so."""
+    """A time from a browser's control, in seconds since 1970. `zone`: minutes behind UTC, as a script reports them; empty for UTC."""
     behind = int(zone) if zone.removeprefix("-").isascii() and zone.removeprefix("-").isdigit() else 0
     try:
         if abs(behind) > LONGEST_ZONE_MIN:
@@ -86,7 +86,7 @@ def _moment(text: str, zone: str) -> float:
         raise Invalid.field("/until", "Enter the date and time at which the pause ends, or choose another duration.") from None
 
 
-# ---- words for all pages
+# ---- for all templates
 
 
 @blueprint.app_template_filter()
@@ -98,7 +98,7 @@ def scope_words(scope: str) -> str:
 
 @blueprint.app_template_global()
 def pauses_now() -> list[Paused]:
-    """What is paused. Nothing where the database cannot say: a page that tells of trouble must not fail for it."""
+    """Active pauses; none if the database is away, so that error pages still render."""
     try:
         return pauses.known()
     except SQLAlchemyError:
@@ -107,11 +107,11 @@ def pauses_now() -> list[Paused]:
 
 @blueprint.app_template_global()
 def pause_of_queue(name: str) -> Paused | None:
-    """What pauses this queue as a whole."""
+    """The pause in effect for this whole queue."""
     return pauses.of(name, "", pauses_now())
 
 
 @blueprint.app_template_global()
 def pause_of_type(name: str, queue: str = "") -> Paused | None:
-    """What pauses this job type, wherever it may come from."""
+    """The pause in effect for this job type: its own, its queue's, or that of all jobs."""
     return pauses.of(queue, name, pauses_now())
