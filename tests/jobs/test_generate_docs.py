@@ -404,7 +404,7 @@ def test_a_budget_that_is_used_up_leaves_the_local_outline_where_that_is_wanted(
     monkeypatch.setattr(Desk, "over_budget", lambda job: Snooze(3600, "The budget of the day is used up."))
     settings.cache_clear()
     found, _ = run(Paper(README.encode(), "text/markdown"))
-    assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Made without")
+    assert found["engine"] == "local" and found["basis"].startswith("The budget of the day is used up. Created without")
     assert model.requests == []
 
 

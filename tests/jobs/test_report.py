@@ -125,7 +125,7 @@ def test_the_owner_is_for_admins_to_name_whatever_way_the_job_came(alice: Caller
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"from": "24.11.2026"}, "from", "2026-11-24"),
-    ({"from": "2026-02-30"}, "from", "no date"),
+    ({"from": "2026-02-30"}, "from", "not a date"),
     ({"from": "2026-11-02", "to": "2026-11-01"}, "to", "before the first"),
     ({"to": "2026-11-01"}, "from", "Also give the first day"),
     ({"from": "2025-01-01", "to": "2026-11-01"}, "from", "at most 366 days"),

@@ -85,5 +85,5 @@ class Work:
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def cached(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return make()
