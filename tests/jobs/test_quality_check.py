@@ -13,7 +13,7 @@ from sqlalchemy.orm import undefer
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Document, Job
 from monolith.job_types import registry
-from monolith.runner.ledger import insert, lifecycle
+from monolith.runner.ledger import lifecycle, outcomes
 from monolith.runner.worker import execute, ledger_worker
 from tests.support import documents
 from tests.support.callers import Caller
@@ -242,7 +242,7 @@ def test_failure_route_and_mail_are_one_transaction(alice: Caller, monkeypatch: 
     job_id, claim = claimed(alice)
     failure = lifecycle.Failure("broken", "It broke.", permanent=True)
     with monkeypatch.context() as patch:
-        patch.setattr(insert, "insert_jobs", lambda *_, **__: 1 / 0)  # the last thing that is written
+        patch.setattr(outcomes, "insert_jobs", lambda *_, **__: 1 / 0)  # the last thing that is written
         with pytest.raises(ZeroDivisionError):
             lifecycle.fail(claim, failure, registry.fixed(1))
     document = alice.get("/api/v1/documents").json["data"][0]
