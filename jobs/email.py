@@ -122,7 +122,7 @@ def _envelope(params: dict[str, Any]) -> templates.Envelope:
     return templates.Envelope(sender, params["to"], params["cc"], params["bcc"], params["reply_to"])
 
 
-def _send(job: Job, server: smtp.Server, envelope: templates.Envelope, content: bytes) -> dict[str, Any]:
+def _send(job: Job, server: smtp.MailServer, envelope: templates.Envelope, content: bytes) -> dict[str, Any]:
     log = smtp.DeliveryLog(job)
     pending = log.pending(envelope.recipients)
     repeated = sorted(log.unknown.intersection(pending))

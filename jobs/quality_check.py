@@ -16,7 +16,7 @@ from .tools.analysis import text_stats
 from .tools.llm import client
 from .tools.mail import templates
 from .tools.quality import checks, rules
-from .tools.quality.rules import Finding
+from .tools.quality.rules import QualityFinding
 
 ONLINE, ONSITE = "ONLINE", "ONSITE"
 MAX_MAILED = 20  # findings in an e-mail
@@ -94,12 +94,14 @@ def quality_check(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(by_rules: list[Finding], rules_score: int, assessment: dict[str, Any] | None) -> dict[str, Any]:
+def _verdict(by_rules: list[QualityFinding], rules_score: int, assessment: dict[str, Any] | None) -> dict[str, Any]:
     """Combines rules and model. The model can only lower the score and the decision.
 
     So a document gains nothing by manipulating the model.
     """
-    of_model = [Finding(**{name: _plain(value) for name, value in one.items()}) for one in assessment["findings"]] if assessment else []
+    of_model = (
+        [QualityFinding(**{name: _plain(value) for name, value in one.items()}) for one in assessment["findings"]] if assessment else []
+    )
     score = min(rules_score, round((rules_score + assessment["score"]) / 2)) if assessment else rules_score
     everything = rules.in_order([*by_rules, *of_model])
     outcome = rules.decision_of(score, everything)

@@ -103,12 +103,12 @@ def fetch(url: str, within: float = DEADLINE_S) -> Fetched:
         raise FetchFailed(f"{host_of(url)} took longer than {within:g} s to send the page.") from None
 
 
-def run_within(exchange: Callable[[OpenConnections], Result], within: float) -> Result:
+def run_within(exchange: Callable[[ExchangeSockets], Result], within: float) -> Result:
     """Runs `exchange` in a thread and returns its result. Raises `TimeoutError` after `within` seconds; closes all connections.
 
     A thread is used because nothing else limits a slow name server, or headers that arrive one byte at a time.
     """
-    connections = OpenConnections()
+    connections = ExchangeSockets()
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -124,7 +124,7 @@ def run_within(exchange: Callable[[OpenConnections], Result], within: float) -> 
         connections.close()
 
 
-class OpenConnections:
+class ExchangeSockets:
     """The open connections of one exchange. Another thread can close them all, whatever they are doing."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class OpenConnections:
                     continue  # closed already
 
 
-def _follow(url: str, connections: OpenConnections) -> Fetched:
+def _follow(url: str, connections: ExchangeSockets) -> Fetched:
     for _ in range(MAX_REDIRECTS + 1):
         with open_response(prepare_request("GET", url, headers=HEADERS), connections) as response:
             if not response.is_redirect:
@@ -162,7 +162,7 @@ def _follow(url: str, connections: OpenConnections) -> Fetched:
 
 
 @contextmanager
-def open_response(request: PreparedRequest, connections: OpenConnections) -> Iterator[Response]:
+def open_response(request: PreparedRequest, connections: ExchangeSockets) -> Iterator[Response]:
     """Sends one request and yields the response, its body unread. Without a session: no cookies, proxies or netrc passwords."""
     import requests
     from requests_hardened.ip_filter import InvalidIPAddress
@@ -240,7 +240,7 @@ def _not_public(host: str) -> Permanent:
     return Permanent(f"{host} is not a public site that can be reached from here. Check the address, or submit the text itself.")
 
 
-def _adapter(url: str, connections: OpenConnections) -> Any:
+def _adapter(url: str, connections: ExchangeSockets) -> Any:
     """An adapter of requests-hardened that checks the pinned address by the rules here and registers its connections."""
     from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
@@ -255,7 +255,7 @@ def _adapter(url: str, connections: OpenConnections) -> Any:
     return Guarded(is_https_proto=url.startswith("https:"), allow_loopback=settings().fetch_allow_loopback)
 
 
-def _registering(connection: Any, connections: OpenConnections) -> Any:
+def _registering(connection: Any, connections: ExchangeSockets) -> Any:
     class RegisteringConnection(connection):
         def connect(self) -> None:
             super().connect()

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from monolith.content.fetch import (
+    ExchangeSockets,
     FetchFailed,
-    OpenConnections,
     check_target,
     host_of,
     open_response,
@@ -48,7 +48,7 @@ def post(url: str, body: bytes, headers: dict[str, str], within: float = WITHIN_
     return replace(result, seconds=time.monotonic() - began)
 
 
-def _exchange(url: str, body: bytes, headers: dict[str, str], connections: OpenConnections) -> PostResult:
+def _exchange(url: str, body: bytes, headers: dict[str, str], connections: ExchangeSockets) -> PostResult:
     import requests
 
     text = b""

@@ -33,7 +33,7 @@ class SendFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Server:
+class MailServer:
     """A mail server. `starttls` is `required`, `offered` (used if the server supports it) or `never`."""
 
     host: str
@@ -44,7 +44,7 @@ class Server:
     password: str | None = field(repr=False)
 
 
-def server() -> Server | None:
+def server() -> MailServer | None:
     """Returns the server of SMTP_URL; None if it is not set. Raises `BadSetting`, whose message omits the password."""
     url = settings().smtp_url
     if url is None:
@@ -59,7 +59,7 @@ def server() -> Server | None:
     if parts.scheme not in PORTS or not host or starttls not in STARTTLS or options or parts.path not in ("", "/"):
         raise BadSetting(f"SMTP_URL is not the URL of a mail server. {EXAMPLE}; the only option is ?starttls={'|'.join(STARTTLS)}.")
     user, password = (unquote(one) if one is not None else None for one in (parts.username, parts.password))
-    return Server(host, port or PORTS[parts.scheme], parts.scheme == "smtps", starttls, user, password)
+    return MailServer(host, port or PORTS[parts.scheme], parts.scheme == "smtps", starttls, user, password)
 
 
 def unavailable_reason() -> str | None:
@@ -108,7 +108,7 @@ class DeliveryLog:
         return [one for one in recipients if one not in self.accepted]
 
 
-def send(to: Server, sender: str, recipients: list[str], content: bytes, log: DeliveryLog) -> None:
+def send(to: MailServer, sender: str, recipients: list[str], content: bytes, log: DeliveryLog) -> None:
     """Sends the message to the recipients that the server accepts, and records the outcome for each.
 
     Raises `SendFailed` if at least one recipient is deferred, `Permanent` if the server refuses the message.
@@ -128,7 +128,7 @@ def send(to: Server, sender: str, recipients: list[str], content: bytes, log: De
 
 
 @contextmanager
-def _connected(to: Server) -> Iterator[smtplib.SMTP]:
+def _connected(to: MailServer) -> Iterator[smtplib.SMTP]:
     with _translated_errors(to):
         name = socket.gethostname()  # the default would query the name server
         if to.is_tls:
@@ -146,7 +146,7 @@ def _connected(to: Server) -> Iterator[smtplib.SMTP]:
 
 
 @contextmanager
-def _translated_errors(to: Server) -> Iterator[None]:
+def _translated_errors(to: MailServer) -> Iterator[None]:
     """Turns SMTP errors into exceptions of a job. The reply to a login is never quoted."""
     fix = "An admin must fix SMTP_URL."
     try:
@@ -167,7 +167,7 @@ def _translated_errors(to: Server) -> Iterator[None]:
         raise SendFailed(f"The mail server {to.host}:{to.port} could not be reached.") from None
 
 
-def _start_tls(smtp: smtplib.SMTP, to: Server) -> None:
+def _start_tls(smtp: smtplib.SMTP, to: MailServer) -> None:
     smtp.ehlo_or_helo_if_needed()
     if to.is_tls or to.starttls == "never":
         return

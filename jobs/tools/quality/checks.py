@@ -12,7 +12,7 @@ from ..analysis import text_stats
 from ..analysis.text_stats import TextAnalysis
 from . import consistency
 from .form_fields import Entry, dates, entries
-from .rules import FieldRule, Finding, Rules, SectionRule, in_order, rules_for
+from .rules import FieldRule, QualityFinding, Rules, SectionRule, in_order, rules_for
 
 MAX_OF_A_KIND = 3  # findings of the same kind: more would add nothing
 LONG_SENTENCE = 35  # words, on average
@@ -40,7 +40,7 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\U
 class CheckResult:
     """The findings, the most severe first, the values of the recognised fields by name, and the analysis of the text."""
 
-    findings: list[Finding]
+    findings: list[QualityFinding]
     known: dict[str, str]
     analysis: TextAnalysis
 
@@ -76,7 +76,7 @@ def _by_rule(rules: Rules, given: list[Entry]) -> dict[FieldRule, list[Entry]]:
 
 def _completeness(
     rules: Rules, by_rule: dict[FieldRule, list[Entry]], given: list[Entry], text: str, found: TextAnalysis
-) -> Iterator[Finding]:
+) -> Iterator[QualityFinding]:
     for field, own in by_rule.items():
         yield from _field(field, own, text)
     words = _words_of_sections(rules, found)
@@ -84,20 +84,20 @@ def _completeness(
         yield from _section(section, words.get(section.name), given, text)
     if len(found.words) < rules.min_words:
         fix = f"Add detail: at least {rules.min_words} words are expected."
-        yield Finding(
+        yield QualityFinding(
             "major", "the document", f"It has {len(found.words)} {'word' if len(found.words) == 1 else 'words'}, too few to assess.", fix
         )
 
 
-def _field(rule: FieldRule, given: list[Entry], text: str) -> Iterator[Finding]:
+def _field(rule: FieldRule, given: list[Entry], text: str) -> Iterator[QualityFinding]:
     if any(_is_filled(rule, entry.value) for entry in given) or (rule.or_text and rule.or_text.search(text)):
         return
     if not given:
-        yield Finding(rule.severity, "the document", f"The {rule.name} is missing.", rule.fix)
+        yield QualityFinding(rule.severity, "the document", f"The {rule.name} is missing.", rule.fix)
     elif all(_is_empty(entry.value) for entry in given):
-        yield Finding(rule.severity, given[0].where, f"The {rule.name} is empty.", rule.fix)
+        yield QualityFinding(rule.severity, given[0].where, f"The {rule.name} is empty.", rule.fix)
     else:
-        yield Finding(rule.severity, given[0].where, f"“{given[0].value[:60]}” is not a valid {rule.name}.", rule.fix)
+        yield QualityFinding(rule.severity, given[0].where, f"“{given[0].value[:60]}” is not a valid {rule.name}.", rule.fix)
 
 
 def _is_empty(value: str) -> bool:
@@ -132,35 +132,35 @@ def _words_of_sections(rules: Rules, found: TextAnalysis) -> dict[str, int]:
     return words
 
 
-def _section(rule: SectionRule, words: int | None, given: list[Entry], text: str) -> Iterator[Finding]:
+def _section(rule: SectionRule, words: int | None, given: list[Entry], text: str) -> Iterator[QualityFinding]:
     is_elsewhere = bool(rule.or_text and rule.or_text.search(text)) or any(
         rule.headings.is_in(entry.label) and len(entry.value.split()) >= rule.min_words for entry in given
     )
     if is_elsewhere or (words is not None and words >= rule.min_words):
         return
     if words is None:
-        yield Finding(rule.severity, "the document", f"There is no section on {rule.name}.", rule.fix)
+        yield QualityFinding(rule.severity, "the document", f"There is no section on {rule.name}.", rule.fix)
     else:
         severity = "minor" if rule.severity == "minor" else "major"
         message = f"The section on {rule.name} has {words} {'word' if words == 1 else 'words'}, too few to assess."
-        yield Finding(severity, f"section “{rule.name}”", message, f"Add detail: at least {rule.min_words} words.")
+        yield QualityFinding(severity, f"section “{rule.name}”", message, f"Add detail: at least {rule.min_words} words.")
 
 
 # ---- placeholders, steering, readability
 
 
-def _placeholders(text: str) -> Iterator[Finding]:
+def _placeholders(text: str) -> Iterator[QualityFinding]:
     for line, words in _lines_with(_PLACEHOLDER, text):
-        yield Finding("major", f"line {line}", f"“{words}” is a placeholder.", "Fill it in, or delete the line.")
+        yield QualityFinding("major", f"line {line}", f"“{words}” is a placeholder.", "Fill it in, or delete the line.")
 
 
-def _steering(text: str) -> Iterator[Finding]:
+def _steering(text: str) -> Iterator[QualityFinding]:
     for line, words in _lines_with(_STEERING, text):
         message = f"“{words}” addresses the reviewer and asks for an outcome."
-        yield Finding("major", f"line {line}", message, "Remove it: it does not influence the decision.")
+        yield QualityFinding("major", f"line {line}", message, "Remove it: it does not influence the decision.")
     if match := _INVISIBLE.search(text):
         line = text.count("\n", 0, match.start()) + 1
-        yield Finding("major", f"line {line}", "It contains invisible characters.", "Remove them; retype the line if necessary.")
+        yield QualityFinding("major", f"line {line}", "It contains invisible characters.", "Remove them; retype the line if necessary.")
 
 
 def _lines_with(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
@@ -169,24 +169,24 @@ def _lines_with(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:
     return [(number, " ".join(words.split())[:60]) for number, words in (one for one, _ in zip(found, range(MAX_OF_A_KIND), strict=False))]
 
 
-def _readability(found: TextAnalysis) -> Iterator[Finding]:
+def _readability(found: TextAnalysis) -> Iterator[QualityFinding]:
     prose = [len(one.words) for one in found.sentences if len(one.words) > 3 and not one.listed]
     if len(prose) >= 3 and sum(prose) / len(prose) > LONG_SENTENCE:
         message = f"Sentences have {sum(prose) / len(prose):.0f} words on average, which is hard to follow."
-        yield Finding("minor", "the document", message, "Split the longest sentences.")
+        yield QualityFinding("minor", "the document", message, "Split the longest sentences.")
     ease = text_stats.reading_ease(found)["score"]
     if isinstance(ease, float) and ease < MIN_EASE and len(prose) >= 3:
         message = f"Its readability is {ease} of 100: very difficult."
-        yield Finding("minor", "the document", message, "Use shorter words and sentences.")
+        yield QualityFinding("minor", "the document", message, "Use shorter words and sentences.")
 
 
-def _limited_to_english(findings: list[Finding], found: TextAnalysis) -> Iterator[Finding]:
+def _limited_to_english(findings: list[QualityFinding], found: TextAnalysis) -> Iterator[QualityFinding]:
     """Downgrades blocking findings in other languages: the rules only know English labels and headings."""
     if found.language in (None, "en") or len(found.words) < 30:
         yield from findings
         return
-    yield Finding(
+    yield QualityFinding(
         "major", "the document", f"It seems to be written in {found.language!r}; the rules only cover English.", "Have a person check it."
     )
     for one in findings:
-        yield Finding("major", one.where, one.message, one.fix) if one.severity == "blocking" else one
+        yield QualityFinding("major", one.where, one.message, one.fix) if one.severity == "blocking" else one

@@ -143,7 +143,7 @@ def _pattern(text: str) -> re.Pattern[str] | None:
 
 
 @dataclass(frozen=True)
-class Finding:
+class QualityFinding:
     """One problem: its severity, where it is, what is wrong, and how to fix it."""
 
     severity: str
@@ -152,18 +152,18 @@ class Finding:
     fix: str
 
 
-def in_order(findings: Iterable[Finding]) -> list[Finding]:
+def in_order(findings: Iterable[QualityFinding]) -> list[QualityFinding]:
     """Returns the findings without duplicates, the most severe first."""
     return sorted(dict.fromkeys(findings), key=lambda one: SEVERITIES.index(one.severity))
 
 
-def score_of(findings: Iterable[Finding]) -> int:
+def score_of(findings: Iterable[QualityFinding]) -> int:
     """Returns 100 less the points of each finding, at least 0."""
     points: dict[str, int] = asdict(scoring())
     return max(0, 100 - sum(points[one.severity] for one in findings))
 
 
-def decision_of(score: int, findings: Iterable[Finding]) -> str:
+def decision_of(score: int, findings: Iterable[QualityFinding]) -> str:
     """Returns `approve` for a good score with minor findings only, `reject` for a bad score with a blocking one, else `review`."""
     severities = {one.severity for one in findings}
     if score >= scoring().approve and severities <= {"minor"}:

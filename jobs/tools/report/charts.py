@@ -20,7 +20,7 @@ SECOND_MARKS = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 86
 
 
 @dataclass(frozen=True)
-class ReportSeries:
+class ChartSeries:
     """A named series of values over time; None where nothing was measured."""
 
     name: str
@@ -42,7 +42,7 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value >= 0.001 else "< 1 ms"
 
 
-def bars(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ReportSeries]) -> None:
+def bars(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ChartSeries]) -> None:
     """Draws a stacked bar for each label."""
     sums = [sum(one.values[place] or 0 for one in series) for place in range(len(labels))]
     left, top, width, height = _frame(page, box, labels, series, ticks := _ticks(max(sums, default=0)))
@@ -58,7 +58,7 @@ def bars(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[Repo
             foot -= tall
 
 
-def lines(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ReportSeries]) -> None:
+def lines(page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ChartSeries]) -> None:
     """Draws a line for each series of seconds, interrupted where a value is None."""
     most = max((value for one in series for value in one.values if value is not None), default=0)
     left, top, width, height = _frame(page, box, labels, series, ticks := _ticks(most, whole=False), in_seconds=True)
@@ -123,7 +123,7 @@ def _axis_marks(least: float, most: float) -> list[float]:
 
 
 def _frame(
-    page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ReportSeries], ticks: Sequence[float], *, in_seconds: bool = False
+    page: ReportPdf, box: Box, labels: Sequence[str], series: Sequence[ChartSeries], ticks: Sequence[float], *, in_seconds: bool = False
 ) -> Box:
     """Draws the legend and the axes; returns the box that is left for the chart."""
     _legend(page, box, series)
@@ -144,7 +144,7 @@ def _frame(
     return left, top, width, height
 
 
-def _legend(page: ReportPdf, box: Box, series: Sequence[ReportSeries]) -> None:
+def _legend(page: ReportPdf, box: Box, series: Sequence[ChartSeries]) -> None:
     x = box[0] + AXIS_WIDTH
     for one in series:
         page.set_fill_color(*one.colour)

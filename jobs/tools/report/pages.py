@@ -8,7 +8,7 @@ from typing import Any
 
 from monolith.job_types.registry import LedgerRow
 
-from .charts import BLUE, GREEN, GREY, RED, ReportSeries, bars, lines, ranges, seconds
+from .charts import BLUE, GREEN, GREY, RED, ChartSeries, bars, lines, ranges, seconds
 from .pdf import Column, ReportPdf
 
 MAX_RANGES = 20
@@ -88,7 +88,7 @@ def _labels(found: dict[str, Any]) -> list[str]:
 
 def _over_time(page: ReportPdf, found: dict[str, Any]) -> None:
     page.heading("Jobs per day" if found["step_days"] == 1 else "Jobs per week", room=70)
-    series = [ReportSeries(words, colour, [one[name] for one in found["by_time"]]) for name, words, colour in OUTCOMES]
+    series = [ChartSeries(words, colour, [one[name] for one in found["by_time"]]) for name, words, colour in OUTCOMES]
     with page.box(62) as box:
         bars(page, box, _labels(found), [one for one in series if any(one.values)])
 
@@ -118,7 +118,7 @@ def _times(page: ReportPdf, found: dict[str, Any]) -> None:
     if any(waited):
         page.heading("Wait times", room=62)
         series = [
-            ReportSeries(words, colour, [one[key] if one else None for one in waited])
+            ChartSeries(words, colour, [one[key] if one else None for one in waited])
             for key, words, colour in (("p50_s", "Median", BLUE), ("p95_s", "95th percentile", GREY))
         ]
         with page.box(54) as box:

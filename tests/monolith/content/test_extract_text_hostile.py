@@ -62,7 +62,7 @@ def test_a_hostile_document_ends_within_limits_with_words_on_what_to_do(name: st
 
 @pytest.mark.parametrize(
     ("limit", "most", "said"),
-    [("CPU_S", 2, "takes more than 2 s to read"), ("MEMORY", 192 * MEGABYTE, "takes more than 192 MB of memory to read")],
+    [("CPU_S", 2, "takes more than 2 s to read"), ("MEMORY", 192 * MEGABYTE, "needs more than 192 MB of memory to read")],
     ids=["time", "memory"],
 )
 def test_the_kernel_ends_what_takes_more_than_the_limits(monkeypatch: pytest.MonkeyPatch, limit: str, most: int, said: str) -> None:

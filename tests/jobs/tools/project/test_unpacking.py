@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tools.project import archive, unpacking
+from jobs.tools.project import unpacking
 from monolith.job_types.registry import Permanent
 from tests.support.archives import link, tarred, zipped, zipped_link
 
@@ -126,7 +126,7 @@ def test_a_bomb_is_put_out(bomb: object, why: str, place: Path) -> None:
     assert len(packed) < 5 << 20
     with pytest.raises(Permanent, match=why):
         unpacking.unpack(packed, place)
-    assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) <= archive.MAX_BYTES
+    assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) <= unpacking.MAX_BYTES
 
 
 def test_a_header_that_swells_is_not_read_into_memory(place: Path) -> None:

@@ -121,7 +121,7 @@ def test_one_thing_that_is_changed_is_the_one_thing_found(old: str, new: str, se
     ],
 )
 def test_the_decision_follows_from_the_findings(severities: str, decision: str) -> None:
-    found = [rules.Finding(severity, f"line {number}", "wrong", "fix it") for number, severity in enumerate(severities.split())]
+    found = [rules.QualityFinding(severity, f"line {number}", "wrong", "fix it") for number, severity in enumerate(severities.split())]
     assert rules.decision_of(rules.score_of(found), found) == decision
 
 
