@@ -191,12 +191,20 @@ def _migrate(url: str, home: Path) -> None:
         _forget()
 
 
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every test has its database, one after the other: so they share an engine, and with it all statements it has compiled."""
+    return tmp_path_factory.mktemp("database") / "intray.sqlite3"
+
+
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, sqlite_file: Path) -> Iterator[str]:
     """A new database with all its tables, of the kind that pytest_generate_tests has chosen."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "intray.sqlite3")
-        yield f"sqlite:///{tmp_path}/intray.sqlite3"
+        for name in (sqlite_file.name, f"{sqlite_file.name}-wal", f"{sqlite_file.name}-shm"):
+            sqlite_file.with_name(name).unlink(missing_ok=True)  # whoever has it open still keeps the old one
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), sqlite_file)
+        yield f"sqlite:///{sqlite_file}"
         return
     server, _, template = request.getfixturevalue("migrated_postgresql").rpartition("/")
     made = new_database(f"{server}/postgres", template)
@@ -227,17 +235,11 @@ def _forget() -> None:
     """Forget what was read and opened for an earlier test."""
     if engine.get_engine.cache_info().currsize:
         engine.get_engine().dispose()
+        if str(engine.get_engine().url) != os.environ.get("DATABASE_URL"):
+            engine.get_engine.cache_clear()
     if rq_queues.connection.cache_info().currsize:
         rq_queues.connection().connection_pool.disconnect()
-    ours = (
-        settings,
-        engine.get_engine,
-        rq_queues.connection,
-        rq_queues.queue,
-        registry.discover,
-        waiting_reason.conditions_in,
-        waiting_reason.queue_position,
-    )
+    ours = (settings, rq_queues.connection, rq_queues.queue, registry.discover, waiting_reason.conditions_in, waiting_reason.queue_position)
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()
     rq_queues.cooldown.end()

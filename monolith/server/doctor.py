@@ -47,7 +47,7 @@ class CheckFailed(Exception):
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckReport:
     """What one check found: `message` is the state, or the problem with its fix."""
 
     subject: str
@@ -58,19 +58,19 @@ class CheckResult:
         return f"{'PROBLEM' if self.is_problem else 'ok':<8} {self.subject:<9} {self.message}"
 
 
-def examine(release: bool = False) -> Iterator[CheckResult]:
+def examine(release: bool = False) -> Iterator[CheckReport]:
     """Runs the checks, in the order in which to fix problems. `release`: only what a new version needs before its processes start."""
     for subject, check in (RELEASE_CHECKS if release else CHECKS).items():
         if rq_queues.is_inline() and subject in ("redis", "eviction", "workers"):
             continue
         try:
-            yield CheckResult(subject, False, check())
+            yield CheckReport(subject, False, check())
         except (CheckFailed, BadSetting) as problem:
-            yield CheckResult(subject, True, str(problem))
+            yield CheckReport(subject, True, str(problem))
         except RedisError:
-            yield CheckResult(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
+            yield CheckReport(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
         except SQLAlchemyError:
-            yield CheckResult(subject, True, "Not checked, because of the database problem above. Fix that first.")
+            yield CheckReport(subject, True, "Not checked, because of the database problem above. Fix that first.")
 
 
 def _settings() -> str:

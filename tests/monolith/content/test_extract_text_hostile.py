@@ -14,6 +14,8 @@ from monolith.content.fetch import DOCX
 from monolith.job_types.registry import Permanent
 from tests.support import documents
 
+pytestmark = pytest.mark.slow
+
 PDF = "application/pdf"
 DRAWN = b"BT /F 9 Tf (said) Tj ET "
 MEGABYTE = 1024 * 1024
