@@ -107,7 +107,8 @@ def _verdict(by_rules: list[QualityFinding], rules_score: int, assessment: dict[
     outcome = rules.decision_of(score, everything)
     if outcome == "reject" and rules.decision_of(rules_score, by_rules) != "reject":
         outcome = "review"  # the model alone rejects nobody
-    listed = [{**asdict(one), "by": "rules" if one in by_rules else "model"} for one in everything]
+    # `mend` is the name of `fix` until 0.9; until 0.10
+    listed = [{**asdict(one), "mend": one.fix, "by": "rules" if one in by_rules else "model"} for one in everything]
     return {"score": score, "decision": outcome, "route": ONLINE if outcome == "approve" else ONSITE, "findings": listed}
 
 
