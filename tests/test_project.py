@@ -92,7 +92,7 @@ def test_what_goes_on_without_redis_logs_what_to_do_where_nothing_is_set(new_int
     one = new_intray()
     one.checked("db", "upgrade")
     one.spawn(process)
-    one.wait_until(lambda: "Redis does not run. Start everything with `make run`" in one.output())
+    one.wait_until(lambda: "Redis is not running. Start everything with `make run`" in one.output())
 
 
 def test_the_example_of_an_environment_is_as_the_settings_are() -> None:

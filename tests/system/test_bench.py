@@ -84,7 +84,7 @@ def test_ctrl_c_leaves_no_process(new_intray: NewIntray) -> None:
 
 WITH_NOTHING_SET = {
     "submit": (("--passes", "1", "--seconds", "1"), "ours / bare"),
-    "clock": (("--queued", "40", "--finished", "40"), "a tick, of a clock that has every duty before it"),
+    "clock": (("--queued", "40", "--finished", "40"), "a full tick, with every task due"),
     "admin": ((), "Error: Name an empty PostgreSQL in DATABASE_URL: this fills it with a million rows."),
 }
 
