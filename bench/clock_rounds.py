@@ -15,7 +15,7 @@ from monolith.db.engine import get_engine, now, read_session, write_session
 from monolith.db.models import Job, Sample, Tally, User
 from monolith.errors import BadSetting
 from monolith.job_types import registry
-from monolith.runner.ledger import balance, lease, lifecycle
+from monolith.runner.ledger import balance, clock_lease, lifecycle
 from monolith.runner.ledger import counts as counting
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock, recovery, retention
@@ -105,7 +105,7 @@ def _tasks() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     calm, busy = recovery.MissingMessages(), recovery.MissingMessages
     fresh = clock.Clock(lambda: False, "bench")
     return {
-        "renew the lease": (_nothing, lambda: lease.lead("bench")),
+        "renew the lease": (_nothing, lambda: clock_lease.lead("bench")),
         "queue due jobs (none)": (_nothing, lambda: lifecycle.queue_due(clock.BATCH)),
         "interrupt lost jobs (none)": (_nothing, lambda: _all(recovery.interrupt_lost())),
         "resend missing messages (none)": (_nothing, lambda: _all(calm.push())),

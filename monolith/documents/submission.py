@@ -26,9 +26,9 @@ from monolith.job_types.interface import HEAD, SubmittedDocument
 from monolith.runner.admin import trash
 from monolith.runner.ledger import admission, idempotency, lifecycle, search
 from monolith.runner.ledger.batches import NewBatch
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.idempotency import Key
 from monolith.runner.ledger.insert import APART_S, JobSpec
-from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.runner.webhooks import endpoints
 

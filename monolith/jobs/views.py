@@ -19,7 +19,7 @@ from monolith.documents.submission import Submitted
 from monolith.jobs import schemas
 from monolith.runner.ledger import admission
 from monolith.runner.ledger.batches import Batch, BatchProgress, progress_of
-from monolith.runner.ledger.transitions import JobRecord
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring.waiting_reason import reasons_of_new, waiting_reason
 from monolith.web.schemas import view_of
 

@@ -8,7 +8,7 @@ from werkzeug.datastructures import MultiDict
 from monolith.db.engine import read_session
 from monolith.errors import Invalid
 from monolith.queue_admin.audit_api import filters_of
-from monolith.runner.admin import audit_log
+from monolith.runner.admin import audit_log, audit_log_csv
 from monolith.web import forms
 from monolith.web.responses import saved
 from monolith.web.security import require_admin
@@ -33,7 +33,7 @@ def index() -> str | tuple[str, int]:
 @blueprint.get("/audit.csv")
 def sheet() -> Response:
     """All matching audit entries as CSV."""
-    return saved(Response(audit_log.sheet(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
+    return saved(Response(audit_log_csv.csv_pieces(filters_of(request.args)), mimetype="text/csv"), "audit.csv")
 
 
 def _page(typed: MultiDict[str, str], filters: audit_log.Filters, errors: dict[str, list[str]]) -> str:

@@ -11,7 +11,7 @@ from monolith.config import settings
 from monolith.db.engine import read_session
 from monolith.queue_admin import charts
 from monolith.queue_admin.llm_api import RATE
-from monolith.runner.ledger import lease
+from monolith.runner.ledger import clock_lease
 from monolith.runner.llm import connection_test
 from monolith.runner.monitoring import alerts, history, queue_counts, workers
 from monolith.runner.queue import rq_queues
@@ -45,7 +45,7 @@ def test_language_model() -> str:
 def _trouble() -> Fragment:
     """The current alerts."""
     with read_session() as session:
-        shown = {"current": alerts.current_alerts(session), "workers": workers.names(), "is_ticking": lease.is_ticking(session)}
+        shown = {"current": alerts.current_alerts(session), "workers": workers.names(), "is_ticking": clock_lease.is_ticking(session)}
     shown["is_inline"] = rq_queues.is_inline()
     return _fragment("trouble", shown)
 

@@ -20,7 +20,7 @@ from monolith.config import settings
 from monolith.db import engine
 from monolith.errors import BadSetting, Invalid
 from monolith.job_types import registry
-from monolith.runner.ledger import lease
+from monolith.runner.ledger import clock_lease
 from monolith.runner.llm import connection_test
 from monolith.runner.monitoring import alert_notifications
 from monolith.runner.queue import rq_queues
@@ -207,7 +207,7 @@ def _workers() -> str:
 
 def _clock() -> str:
     with engine.read_session() as session:
-        if not lease.is_ticking(session):
+        if not clock_lease.is_ticking(session):
             raise CheckFailed("No clock is running, so retries, delayed jobs and schedules do not start. Start it with `manage.py clock`.")
     return "running"
 

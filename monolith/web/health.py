@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from monolith.config import version
 from monolith.db import engine
-from monolith.runner.ledger import lease
+from monolith.runner.ledger import clock_lease
 from monolith.runner.queue import rq_queues
 
 blueprint = Blueprint("health", __name__)
@@ -37,6 +37,6 @@ def _database() -> bool:
 def _clock() -> bool:
     try:
         with engine.read_session() as session:
-            return lease.is_ticking(session)
+            return clock_lease.is_ticking(session)
     except SQLAlchemyError:
         return False

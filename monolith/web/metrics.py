@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from redis import RedisError
 
 from monolith.config import settings
-from monolith.runner.ledger import balance, counts, lease, pauses
+from monolith.runner.ledger import balance, clock_lease, counts, pauses
 from monolith.runner.ledger.balance import Balance
 from monolith.runner.monitoring import alert_rules, metrics_data, workers
 from monolith.runner.monitoring.alerts import CurrentAlert, current_alerts
@@ -53,7 +53,7 @@ class LedgerCollector(Collector):
             waited = counts.oldest_waiting(session)
             oldest = {queue: max(seconds for (name, _), seconds in waited.items() if name == queue) for queue, _ in waited}
             yield _labelled("intray_oldest_waiting_seconds", "Seconds the oldest queued job has been waiting.", "queue", oldest)
-            yield GaugeMetricFamily("intray_clock_up", "Whether a clock is running.", int(lease.is_ticking(session)))
+            yield GaugeMetricFamily("intray_clock_up", "Whether a clock is running.", int(clock_lease.is_ticking(session)))
             yield from _minute(metrics_data.last_minute(session))
             yield from _times(metrics_data.times(session))
             yield _labelled("intray_paused", "Active pauses.", "scope", {one.scope: 1 for one in pauses.active(session)})

@@ -1,25 +1,15 @@
-"""Reads the audit log: filtered, page by page, newest first; and as CSV."""
+"""Reads the audit log: filtered, page by page, newest first."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from monolith.content.formatting import csv_text, parse_moment, rfc3339
-from monolith.db.engine import read_session
+from monolith.content.formatting import parse_moment
 from monolith.errors import Invalid
 from monolith.runner.ledger.audit import AuditEntry
-
-COLUMNS = ("id", "at", "actor", "act", "subject", "count", "address", "request_id", "before", "after")
-MOST_ROWS = 100_000  # of one CSV file
-AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -70,32 +60,3 @@ def moment(text: str, field: str) -> float | None:
         raise Invalid.field(
             f"/{field}", f"{text[:40]!r} is not a valid time. Give a date such as 2026-11-25 or an RFC 3339 time."
         ) from None
-
-
-def sheet(filters: Filters) -> Iterator[str]:
-    """The matching entries as CSV, newest first, in pieces. Text that a spreadsheet would take for a formula is quoted."""
-    yield "\ufeff" + _line(COLUMNS)  # tells spreadsheets that it is UTF-8
-    before: int | None = None
-    for _ in range(MOST_ROWS // AT_ONCE):
-        with read_session() as session:
-            found, has_more = entries(session, filters, AT_ONCE, before)
-        yield "".join(_line([_cell(entry, name) for name in COLUMNS]) for entry in found)
-        if not has_more:
-            return
-        before = found[-1].id
-    yield _line([f"More than {MOST_ROWS:,} entries match. Filter by time to get the rest."])
-
-
-def _line(cells: Any) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(cells)
-    return text.getvalue()
-
-
-def _cell(entry: AuditEntry, name: str) -> Any:
-    value = getattr(entry, name)
-    if name == "at":
-        return rfc3339(value, "seconds")
-    if isinstance(value, dict):
-        value = json.dumps(value, ensure_ascii=False)
-    return csv_text(value) if isinstance(value, str) else value

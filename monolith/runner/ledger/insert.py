@@ -19,7 +19,7 @@ from sqlalchemy.sql.schema import ScalarElementColumnDefault
 from monolith.db.engine import now, rows_of_json
 from monolith.db.models import Base, new_id
 from monolith.job_types.registry import JobType
-from monolith.runner.ledger.transitions import JobRecord
+from monolith.runner.ledger.guarded_update import JobRecord
 
 APART_S = 1e-6  # keeps the jobs of one submission in their order: SQLite's clock stands still within a statement
 _JOBS, _EVENTS, _TALLIES = (Base.metadata.tables[name] for name in ("jobs", "job_events", "tallies"))

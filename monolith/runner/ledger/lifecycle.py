@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from monolith.db.engine import now, storable, write_transaction
 from monolith.db.models import Base, Job
 from monolith.errors import Conflict
-from monolith.job_types.registry import Backoff
+from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, pauses
+from monolith.runner.ledger.guarded_update import JobRecord, Transition, param
 from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, check_result, has_on_failure
-from monolith.runner.ledger.transitions import JobRecord, Transition, param
 from monolith.runner.queue import rq_queues
 
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison

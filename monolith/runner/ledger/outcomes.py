@@ -15,8 +15,8 @@ from sqlalchemy import Connection, insert, select, update
 from monolith.db.models import Artefact, Document, User
 from monolith.errors import Permanent
 from monolith.job_types import registry
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.insert import JobSpec, insert_jobs
-from monolith.runner.ledger.transitions import JobRecord
 
 MAX_RESULT_BYTES = 1024 * 1024
 

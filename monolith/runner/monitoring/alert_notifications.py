@@ -22,8 +22,8 @@ from monolith.db.models import User, new_id
 from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.insert import JobSpec
-from monolith.runner.ledger.transitions import JobRecord
 from monolith.runner.monitoring.alert_rules import RULES
 from monolith.runner.monitoring.alert_snapshot import Snapshot
 from monolith.runner.queue import rq_queues

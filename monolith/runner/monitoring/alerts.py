@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from monolith.db.engine import now, read_session, storable, write_session
 from monolith.db.models import Base
-from monolith.runner.ledger import balance, lease
+from monolith.runner.ledger import balance, clock_lease
 from monolith.runner.monitoring import alert_notifications, alert_rules
 from monolith.runner.monitoring.alert_notifications import Change
 from monolith.runner.monitoring.alert_rules import CRITICAL, RULES, Condition
@@ -149,7 +149,7 @@ def current_alerts(session: Session) -> list[CurrentAlert]:
     """
     stored = [CurrentAlert(one.code, one.severity, one.subject, one.message, one.opened_at) for one in opened(session)]
     found = [] if rq_queues.is_reachable() else [Condition("redis_away", "redis", alert_rules.REDIS_AWAY)]
-    if not lease.is_ticking(session):
+    if not clock_lease.is_ticking(session):
         found += [
             Condition("clock_missing", "clock", CLOCK_MISSING),
             *(one for one in alert_rules.conditions(take_snapshot()) if one.opens),

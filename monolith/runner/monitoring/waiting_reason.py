@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
 from monolith.db.models import Job, Sample
-from monolith.runner.ledger import lease, pauses
-from monolith.runner.ledger.transitions import JobRecord
+from monolith.runner.ledger import clock_lease, pauses
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
 
@@ -67,8 +67,8 @@ def _silent(session: Session, job: Job) -> WaitingReason | None:
     silent = session.scalar(select(now() - Job.heartbeat_at).where(*beat))
     if silent is None:
         return None
-    if lease.is_ticking(session):
-        after = f"After {lease.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
+    if clock_lease.is_ticking(session):
+        after = f"After {clock_lease.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
     else:
         after = "No clock is running that could return the job to its queue."
     return WaitingReason("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")
@@ -84,7 +84,7 @@ def _scheduled(session: Session, job: Job | JobRecord) -> WaitingReason:
 
 def _until_due(session: Session, job: Job | JobRecord) -> WaitingReason:
     at = _clock_time(job.run_at or 0)
-    if not lease.is_ticking(session):
+    if not clock_lease.is_ticking(session):
         return WaitingReason("no_clock", f"Due at {at}, but no clock is running to start it.")
     if job.snooze_reason:
         return WaitingReason("snoozed", f"Snoozed until {at}: {job.snooze_reason}")
@@ -228,7 +228,7 @@ def _conditions() -> Conditions:
 def conditions_in(period: int) -> Conditions:
     """The conditions in this period of CONDITIONS_S seconds, read once for all submissions in it."""
     with read_session() as session:
-        return Conditions(*_workers(), lease.is_ticking(session), pace(session))
+        return Conditions(*_workers(), clock_lease.is_ticking(session), pace(session))
 
 
 def _workers() -> tuple[set[str] | None, set[str] | None]:

@@ -19,7 +19,7 @@ from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
 from monolith.runner.admin import bulk_retry, trash
 from monolith.runner.ledger import balance, counts, lifecycle
-from monolith.runner.ledger.lease import lead, resign
+from monolith.runner.ledger.clock_lease import lead, resign
 from monolith.runner.monitoring.alerts import AlertTask
 from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
 from monolith.runner.scheduler import cron_schedules, retention

@@ -14,8 +14,8 @@ from sqlalchemy import func, select, tuple_
 from monolith.db.engine import now, read_now, read_session
 from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
+from monolith.runner.ledger.clock_lease import LOST_AFTER_S
 from monolith.runner.ledger.counts import WAITING
-from monolith.runner.ledger.lease import LOST_AFTER_S
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way

@@ -14,8 +14,8 @@ from monolith.config import settings
 from monolith.db.models import Document, Job, JobEvent, User
 from monolith.job_types import registry
 from monolith.runner.ledger import insert
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.insert import JobSpec
-from monolith.runner.ledger.transitions import JobRecord
 
 TYPE = "email"
 MAX_NAMED = 20  # in one e-mail

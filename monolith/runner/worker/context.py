@@ -18,9 +18,9 @@ from monolith.db.engine import now, read_now, read_session, retry_until_back, st
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
 from monolith.runner.ledger import search
+from monolith.runner.ledger.guarded_update import MAX_NOTE
 from monolith.runner.ledger.lifecycle import Claim, running
 from monolith.runner.ledger.outcomes import Outcome
-from monolith.runner.ledger.transitions import MAX_NOTE
 from monolith.runner.llm import budget, cache, circuit_breaker
 from monolith.runner.webhooks import delivery
 from monolith.runner.webhooks.delivery import RunningDelivery

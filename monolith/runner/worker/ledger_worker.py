@@ -20,9 +20,9 @@ from monolith.job_types import registry
 from monolith.job_types.registry import fixed
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.guarded_update import RETURNED, JobRecord
 from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome
-from monolith.runner.ledger.transitions import RETURNED, JobRecord
 from monolith.runner.prefork import options
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues

@@ -14,7 +14,7 @@ from monolith.db import models
 from monolith.db.engine import get_engine, read_session, write_session
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.audit import AuditEntry
-from monolith.runner.ledger.lease import lead
+from monolith.runner.ledger.clock_lease import lead
 from monolith.runner.ledger.pauses import Pause
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler.clock import Clock

@@ -14,7 +14,7 @@ from monolith.config import settings
 from monolith.db.engine import now, write_session
 from monolith.db.models import Job
 from monolith.errors import BadSetting
-from monolith.runner.ledger import counts, lease
+from monolith.runner.ledger import clock_lease, counts
 from monolith.runner.llm import budget
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.worker import execute
@@ -32,7 +32,7 @@ def read(admin: Caller) -> dict[tuple[str, ...], float]:
 
 @pytest.mark.databases
 def test_it_says_where_the_jobs_are_and_that_all_is_well(admin, alice):
-    lease.lead("tests")
+    clock_lease.lead("tests")
     for _ in range(2):
         alice.post("/api/v1/jobs", json={"type": "trial_echo", "priority": "high"})
     said = read(admin)

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job
 from monolith.job_types import registry
-from monolith.runner.ledger import lease, lifecycle
+from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.lifecycle import Failure
 from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.queue import rq_queues
@@ -188,13 +188,13 @@ def test_a_submission_with_redis_away_is_accepted_and_pushed_when_it_is_back(sub
 
 
 def test_only_one_clock_leads_until_it_resigns(submit):
-    assert lease.lead("one")
-    assert not lease.lead("two")
-    assert lease.lead("one")
-    lease.resign("one")
-    assert lease.lead("two")
+    assert clock_lease.lead("one")
+    assert not clock_lease.lead("two")
+    assert clock_lease.lead("one")
+    clock_lease.resign("one")
+    assert clock_lease.lead("two")
     with read_session() as session:
-        assert lease.is_ticking(session)
+        assert clock_lease.is_ticking(session)
 
 
 def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):

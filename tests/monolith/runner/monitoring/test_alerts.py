@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job, Lease, Tally
 from monolith.job_types import registry
-from monolith.runner.ledger import lease, lifecycle
+from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.pauses import Pause
 from monolith.runner.llm import budget
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
@@ -39,7 +39,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes....").decode
 @pytest.fixture
 def evaluate(app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Evaluates the alerts as the leading clock does."""
-    lease.lead("tests")
+    clock_lease.lead("tests")
     one = AlertTask()
 
     def work() -> None:
@@ -159,7 +159,7 @@ def test_redis_that_is_away_twice_in_a_row_is_critical_and_what_needs_it_is_left
 
 
 def test_redis_that_is_away_for_the_web_process_alone_is_said_at_once(admin, intray_settings):
-    lease.lead("tests")
+    clock_lease.lead("tests")
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
     assert [one["code"] for one in health(admin)["alerts"]] == ["redis_away"]
 
@@ -256,7 +256,7 @@ def test_it_is_mailed_to_all_admins_by_a_job_written_with_the_alert(evaluate, su
     """Nobody listens, so the clock itself sends it."""
     with MailServer() as server:
         intray_settings(SMTP_URL=server.url, MAIL_FROM="Intray <intray@example.org>")
-        lease.lead("tests")
+        clock_lease.lead("tests")
         submit(1, seconds_ago=20)
         evaluate()
         until(lambda: statuses("email") == ["finished"])

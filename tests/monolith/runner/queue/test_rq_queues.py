@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monolith.job_types import registry
-from monolith.runner.ledger.transitions import JobRecord
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.queue import rq_queues
 from tests.support.callers import Caller
 from tests.support.jobs import new_jobs

@@ -14,7 +14,7 @@ from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job, JobEvent, User
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.ledger.audit import Actor, AuditEntry
-from monolith.runner.ledger.lease import lead
+from monolith.runner.ledger.clock_lease import lead
 from monolith.runner.scheduler import cron_schedules
 from monolith.runner.scheduler.clock import Clock
 from monolith.runner.scheduler.cron_schedules import Schedule
