@@ -1,4 +1,4 @@
-"""The tables that several rooms share. Times are seconds since 1970 (UTC) by the database's clock."""
+"""The tables that several folders share. Times are seconds since 1970 (UTC) by the database's clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that the next page shows once, about what the user has just result."""
+"""Messages that the next page shows once, about what the user's last action has done."""
 
 from __future__ import annotations
 

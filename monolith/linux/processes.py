@@ -64,7 +64,9 @@ def forks_die_with_us() -> None:
 
 
 def leave_guard(mark: str) -> int:
-    """Start a process that kills what has the mark once we and all our forks have ended. Returns its id; 0 where there is no /proc.
+    """Start a guard that kills every process marked with `mark` once this process and all its forks have ended.
+
+    Returns the id of the guard; 0 where there is no /proc.
 
     Children die with their parent, but the programs that they have started do not. These have the mark, `NAME=value`, in their
     environment.

@@ -23,10 +23,10 @@ log = structlog.get_logger()
 
 
 class StopSignal:
-    """Catches SIGTERM, SIGINT and SIGHUP: after the first, `is_asked` is true and `wait` returns at once.
+    """Catches SIGTERM, SIGINT and SIGHUP: after the first, `is_asked()` is true and `wait()` returns immediately.
 
-    A pipe and not a `threading.Event`: setting an event within a signal can wait for ever for the lock of the very
-    `wait()` that the signal interrupted.
+    Uses a pipe and not a `threading.Event`: setting an event in a signal handler can deadlock on the lock that the interrupted
+    `wait()` holds.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Deletes jobs for good. The only place that does: for the trash, for retention and for deleted documents."""
+"""Deletes jobs permanently. No other module does: the trash, retention and the deletion of documents call it."""
 
 from __future__ import annotations
 

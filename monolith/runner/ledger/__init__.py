@@ -1,4 +1,4 @@
-"""What lives here: the life of a job in SQL (submit, claim, outcomes, stop, requeue), and what is counted, searched and logged of it.
-Who calls it: the rest of `runner`, `documents`, and the blueprints for reading.
+"""The life of a job in SQL (submit, claim, outcomes, stop, requeue), and what is counted, searched and logged of it.
+Called by the rest of `runner`, `documents`, and the blueprints for reading.
 It imports `runner.queue`, `job_types` and what stands below; never `webhooks`, `worker`, `admin`, `monitoring` or `scheduler`.
 """

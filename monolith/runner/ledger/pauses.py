@@ -111,7 +111,7 @@ def active_in(period: int) -> list[Paused]:
 
 
 def of(queue: str, type_name: str, pauses: Iterable[Paused]) -> Paused | None:
-    """The pause that such a job waits for: the last one to end, since all of them must be over."""
+    """The pause that holds back jobs of this queue and type; of several, the one that ends last."""
     scopes = (EVERYTHING, f"queue:{queue}", f"type:{type_name}")
     return max((one for one in pauses if one.scope in scopes), key=lambda one: one.until or float("inf"), default=None)
 

@@ -145,7 +145,7 @@ class RunningJob:
         self.outcome.decide(route, decision, score)
 
     def delivery(self, delivery_id: str) -> RunningDelivery | None:
-        """The webhook delivery that this job sends. None when it is no longer this job's."""
+        """The webhook delivery that this job sends. None if another job has taken over the delivery."""
         return delivery.load(delivery_id, self.id)
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
