@@ -35,7 +35,7 @@ def _is_guessable(password: str, email: str) -> bool:
 
 
 def is_correct(password: str, password_hash: str | None) -> bool:
-    """Whether the password has this hash. Takes the same time for None, so that the response time does not reveal whether an account exists."""
+    """Whether the password has this hash. None takes the same time: response times must not reveal whether an account exists."""
     return check_password_hash(password_hash or _unmatched_hash(), password[: LONGEST + 1])
 
 

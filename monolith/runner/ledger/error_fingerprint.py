@@ -1,6 +1,7 @@
 """The fingerprint of an error: its type, its message without the parts that vary from job to job, and the place in our code.
 
-Failed jobs with the same fingerprint form an error group. The ledger stores its key; type, message and place are computed again from any job of the group.
+Failed jobs with the same fingerprint form an error group. The ledger stores its key; type,
+message and place are computed again from any job of the group.
 """
 
 from __future__ import annotations
