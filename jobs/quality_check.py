@@ -134,7 +134,7 @@ def _notify_owner(job: Job | FailedJob, title: str, verdict: dict[str, Any]) -> 
     except ValueError:
         return False
     values = {name: verdict[name] for name in ("decision", "route", "score", "defaulted")}
-    findings = [{name: one[name] for name in ("severity", "where", "message", "fix")} for one in verdict["findings"][:MAX_MAILED]]
+    findings = [{name: one[name] for name in ("severity", "where", "message", "fix", "mend")} for one in verdict["findings"][:MAX_MAILED]]
     job.follow_up(
         "email", {"to": [job.owner_email], "template": "quality_check", "values": {**values, "title": title, "findings": findings}}
     )

@@ -38,7 +38,7 @@ class _FormerModules:
 
 def warn(former: str, name: str) -> None:
     """Tells whoever uses a former name which one to use."""
-    warnings.warn(f"{former} is now {name}. The former name works until Intray 0.10.", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{former} is now {name}. The former name works until Intray 0.10.", FutureWarning, stacklevel=3)
 
 
 def install() -> None:

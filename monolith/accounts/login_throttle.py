@@ -23,8 +23,8 @@ FREE_ATTEMPTS = 5  # wrong passwords of one account before there is a wait
 MAX_WAIT_S = 900.0
 WAITS_S = {FREE_ATTEMPTS + step: min(2.0**step, MAX_WAIT_S) for step in range(11)}  # by number of attempts: 1 s, 2 s, 4 s ...
 FORGOTTEN_S = 24 * 3600.0
-UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-_RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*(\d*)\s*({'|'.join(UNITS_S)})s?\s*", re.IGNORECASE)
+UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "month": 30 * 86400, "year": 360 * 86400}
+_RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*([1-9]\d*)?\s*({'|'.join(UNITS_S)})s?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def parse_rate(text: str) -> Rate:
     """A rate such as `1200 per minute`, `10/hour` or `5 per 10 minutes`. Raises `BadSetting` for any other text."""
     found = _RATE.fullmatch(text)
     if not found:
-        raise BadSetting(f"{text!r} is not a request rate: write it as '1200 per minute', or 0 for no limit.")
+        raise BadSetting(f"{text!r} is not a rate. Write it as '1200 per minute'; REQUEST_RATE and ANONYMOUS_RATE can be 0 for no limit.")
     return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()])
 
 

@@ -179,8 +179,12 @@ def parse_moment(text: str, zone: tzinfo = UTC) -> float:
     """
     text = text.strip()
     try:
-        at = datetime.fromtimestamp(float(text), UTC) if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
         return at.replace(tzinfo=at.tzinfo or zone).timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return datetime.fromtimestamp(float(text), UTC).timestamp()
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"{text[:40]!r} is not a date or time") from None
 

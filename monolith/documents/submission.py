@@ -78,7 +78,7 @@ def submit_documents(
     A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Automatic jobs of a document's kind are added.
     Raises `Invalid` naming the field, `TooManyJobs`, `Busy`, and `Gone` if what the key stands for was deleted.
     """
-    if replayed := _earlier(user, key):
+    if replayed := earlier(user, key):
         return replayed
     requested = [validated_spec(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
     if len(documents) > 1:  # lists show them in their order
@@ -94,7 +94,7 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
     `spec`: {type, document_id?, webhook_url?, params?, priority?, delay?, unique?}. Raises `Invalid` or `NotFound` naming the field,
     `TooManyJobs`, `Busy`, and `Gone` if what the key stands for was deleted.
     """
-    if replayed := _earlier(user, key):
+    if replayed := earlier(user, key):
         return replayed
     document_id, webhook_url = spec.pop("document_id", None), spec.pop("webhook_url", None)
     if webhook_url is not None:
@@ -104,7 +104,7 @@ def submit_job(user: User, spec: dict[str, Any], request_id: str | None = None, 
     return _accept(user, [_for_document(requested, user, document)], [], key, request_id, webhook_url)
 
 
-def _earlier(user: User, key: Key | None) -> Submitted | None:
+def earlier(user: User, key: Key | None) -> Submitted | None:
     """What an earlier request with this key created. Raises `Gone` if that was deleted, `Invalid` for another request's key."""
     ids = idempotency.find(user.id, key) if key else None
     if ids is None:
@@ -264,7 +264,7 @@ def _accept(
         try:
             jobs = lifecycle.submit(user.id, new, before=first, admission=may, rows=rows, request_id=request_id)
         except IntegrityError:  # another request was faster with the same key or content
-            if replayed := _earlier(user, key):
+            if replayed := earlier(user, key):
                 return replayed
             for row in rows:  # they were rolled back: the next attempt writes them as new
                 make_transient(row)

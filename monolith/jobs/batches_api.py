@@ -50,8 +50,10 @@ class Batches(MethodView):
     def post(self) -> Response:
         """Submit several documents with the jobs to run on each. Rejected documents are listed in `refused`; the others are accepted."""
         key = request_bodies.idempotency_key()
-        documents, rejected, specs = request_bodies.read_batch(current_user.id)
-        submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, NewBatch(rejected))
+        submitted = submission.earlier(current_user, key)  # before the body is read: a replay is not validated again
+        if submitted is None:
+            documents, rejected, specs = request_bodies.read_batch(current_user.id)
+            submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, NewBatch(rejected))
         view = _view(submitted.batch_id or "")
         response = accepted(submitted, view, 202)
         response.headers["Location"] = view["url"]

@@ -43,6 +43,8 @@ def submit_form() -> str:
 def submit() -> Answer:
     """Submit the form and go to the result, or show the form again with each error at its field."""
     key = request_bodies.form_idempotency_key()
+    if replayed := submission.earlier(current_user, key):
+        return go(_next_page(replayed))
     try:
         documents, rejected, specs = request_bodies.read_page_form(current_user.id)
         # the page of a batch lists the rejected files; elsewhere a message does

@@ -50,8 +50,10 @@ class Documents(MethodView):
     def post(self) -> Response:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
         key = request_bodies.idempotency_key()
-        documents, specs = request_bodies.read_documents(current_user.id)
-        submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
+        submitted = submission.earlier(current_user, key)  # before the body is read: a replay is not validated again
+        if submitted is None:
+            documents, specs = request_bodies.read_documents(current_user.id)
+            submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
         return accepted(submitted, submitted_view(submitted), 201)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -128,6 +129,7 @@ def read_page_form(owner_id: int) -> tuple[list[Document], list[dict[str, str]],
     written = _pasted(owner_id, form.get("text", "").replace("\r\n", "\n"), fields)
     files = [file for file in request.files.getlist("file") if file.filename]
     given = [_file_upload(owner_id, file, f"/file/{place}", fields) for place, file in enumerate(files)]
+    given = [replace(one, name=uploads.safe_filename(one.name)) for one in given]
     for one in form.getlist("left_out")[: schemas.MAX_DOCUMENTS]:  # files the page did not send: "<size> <name>"
         size, _, name = one.partition(" ")
         given.append(Upload(name, "/file", partial(uploads.refuse_unsent, name, size)))

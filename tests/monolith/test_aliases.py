@@ -17,7 +17,7 @@ from monolith.runner.worker import execute
 
 @pytest.mark.parametrize(("former", "name"), aliases.MODULES.items())
 def test_a_former_module_is_the_module_of_today(former: str, name: str) -> None:
-    with pytest.warns(DeprecationWarning, match=name):
+    with pytest.warns(FutureWarning, match=name):
         module = importlib.import_module(former)
     sys.modules.pop(former)
     assert module is importlib.import_module(name)
@@ -25,17 +25,17 @@ def test_a_former_module_is_the_module_of_today(former: str, name: str) -> None:
 
 
 def test_rq_finds_what_messages_and_settings_name() -> None:
-    with pytest.warns(DeprecationWarning, match="monolith.runner.prefork.worker"):
+    with pytest.warns(FutureWarning, match="monolith.runner.prefork.worker"):
         assert import_attribute("monolith.runner.worker.PreforkWorker") is PreforkWorker
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(FutureWarning):
         assert import_attribute("monolith.runner.running.run") is execute.run
     sys.modules.pop("monolith.runner.running")
 
 
 def test_a_job_type_may_use_the_former_words() -> None:
-    with pytest.warns(DeprecationWarning, match="Snooze"):
+    with pytest.warns(FutureWarning, match="Snooze"):
         assert registry.Later is registry.Snooze
-    with pytest.warns(DeprecationWarning) as warnings:
+    with pytest.warns(FutureWarning) as warnings:
 
         @registry.job_type(params=Schema, takes="nothing", waits=True, at_once=lambda params, document: None)
         def trial_former_words(job: registry.Job, params: dict) -> dict:

@@ -39,4 +39,5 @@ def _delete_from_redis(rq_queue_by_id: dict[str, str]) -> None:
     try:
         rq_queues.forget(rq_queue_by_id)
     except (RedisError, TimeoutError) as error:
+        rq_queues.cooldown.start()  # so that many deletions in a row do not each wait for Redis
         log.warning("redis_not_cleaned", jobs=len(rq_queue_by_id), error=str(error))

@@ -198,6 +198,7 @@ def empty_trash() -> Iterator[None]:
 def _delete_some(cleaning_id: int) -> int:
     if not rq_queues.is_reachable():
         raise RedisAway("Redis does not respond, so the trash is not emptied")
+    rq_queues.cooldown.end()  # it responds: what it has of these jobs is deleted with them
     guard = (Job.trash_id == cleaning_id, Job.ended_at <= outbox.read_until())  # webhooks read the end of a job first
     with write_session() as session:
         return delete_jobs(session, *guard, Job.id.in_(select(Job.id).where(*guard).limit(DELETED_AT_ONCE)))

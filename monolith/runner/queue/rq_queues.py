@@ -32,7 +32,10 @@ from monolith.linux.fork_lock import ForkLock
 from monolith.runner.queue.redis_client import RedisCooldown, options_of
 
 PRIORITIES = registry.PRIORITIES
-FUNCTION = "monolith.runner.worker.execute.run"  # the only function that messages name
+# The only function that messages name. By its name until 0.9, which workers of the release before accept too, so that a rolling
+# deploy delays nothing; from 0.10 on by NEW_FUNCTION, which workers accept already.
+FUNCTION = "monolith.runner.running.run"
+NEW_FUNCTION = "monolith.runner.worker.execute.run"
 MAX_CONNECTIONS = 3  # of one process: two web dynos with two processes each leave enough on a plan with 20 connections
 REDIS_TIMEOUT_S = 0.5
 MARGIN_S = 3  # the worker kills a job this long after the limit that the job's own process enforces
@@ -177,7 +180,7 @@ def _message_template(queue_name: str, timeout: int, io_bound: bool) -> dict[str
         result_ttl=RESULT_TTL_S,
         failure_ttl=FAILURE_TTL_S,
         description="job",
-        meta={"io_bound": True} if io_bound else None,
+        meta={"io_bound": True, "waits": True} if io_bound else None,  # `waits`: for workers before 0.9; until 0.10
         status=JobStatus.QUEUED,
     )
     written: dict[str, Any] = message.to_dict()

@@ -17,7 +17,7 @@ from monolith.config import settings
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.rq_queues import Pushed
 from monolith.runner.scheduler import clock
-from monolith.runner.worker import execute, ledger_worker
+from monolith.runner.worker import execute
 
 STOPPING_S = 10.0  # how long running jobs may continue when the process stops; gunicorn allows 20
 log = structlog.get_logger()
@@ -51,6 +51,8 @@ class ThreadPool:
         give_up_at = time.monotonic() + min(STOPPING_S, settings().shutdown_grace)
         while self._held and time.monotonic() < give_up_at:
             time.sleep(0.05)
+        from monolith.runner.worker import ledger_worker  # the worker with all it loads, in a web process only where jobs run inline
+
         ledger_worker.LedgerHooks(execute.worker_name()).interrupted(list(self._held))
 
     def _work(self) -> None:

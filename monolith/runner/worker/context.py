@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
-from monolith import aliases
 from monolith.db.engine import now, read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
@@ -26,7 +25,6 @@ from monolith.runner.webhooks import delivery
 from monolith.runner.webhooks.delivery import RunningDelivery
 from monolith.runner.worker.report_queries import VisibleLedger
 
-FORMER_METHODS = {"once": "cached", "calling": "circuit"}
 MARKING_S = 20.0  # how long a mark or a cost waits for a database that is away
 QUIET_S = 0.2  # between two writes of the progress within one step
 
@@ -87,13 +85,6 @@ class RunningJob:
         self._claim = claim
         self.step = ""
         self._written_at = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        """Former names of methods, for job types outside this repository; until 0.10."""
-        if name not in FORMER_METHODS:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        aliases.warn(f"job.{name}()", f"job.{FORMER_METHODS[name]}()")
-        return getattr(self, FORMER_METHODS[name])
 
     @cached_property
     def document(self) -> RunningDocument | None:
@@ -199,6 +190,16 @@ class RunningJob:
     def cached(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The cached value of `make()` for this key; see `job_types.interface.Job.cached`."""
         return cache.cached(key, kept_s, made_within_s, make)
+
+    def once(self, key: str, kept_s: float, made_within_s: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The name of `cached` until 0.9; until 0.10."""
+        aliases.warn("job.once()", "job.cached()")
+        return self.cached(key, kept_s, made_within_s, make)
+
+    def calling(self, server: str, within_s: float) -> AbstractContextManager[None]:
+        """The name of `circuit` until 0.9; until 0.10."""
+        aliases.warn("job.calling()", "job.circuit()")
+        return self.circuit(server, within_s)
 
     def clock(self) -> float:
         """The database's time, in seconds since 1970."""

@@ -13,12 +13,10 @@ from typing import Any
 
 from rq.job import Job, JobStatus
 
-from monolith.runner.queue.rq_queues import FUNCTION
+from monolith.runner.queue.rq_queues import FUNCTION, NEW_FUNCTION
 from monolith.runner.worker import execute
 
-FORMER_FUNCTION = "monolith.runner.running.run"  # in messages that were queued before the upgrade to 0.9; until 0.10
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-FORMER_FUNCTION = "monolith.runner.running.run"  # in messages that were queued before the upgrade to 0.9; until 0.10
 MAX_DATA = 1000  # bytes: ours has about a hundred
 # The fields that `rq_queues.push`, the worker, and RQ's requeue of a failed job (an empty `exc_info`) write.
 EXPECTED_FIELDS = frozenset(
@@ -66,6 +64,6 @@ def why_refused(job_id: str, fields: dict[bytes, bytes]) -> str:
         call = json.loads(zlib.decompressobj().decompress(fields.get(b"data", b""), MAX_DATA))
     except (zlib.error, ValueError, RecursionError):
         call = None
-    if call not in ([function, None, [job_id], {}] for function in (FUNCTION, FORMER_FUNCTION)):
+    if call not in ([function, None, [job_id], {}] for function in (FUNCTION, NEW_FUNCTION)):
         return f"it calls something other than {FUNCTION} with its id"
     return ""
