@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
+from monolith import aliases
 from monolith.db.engine import now, read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
