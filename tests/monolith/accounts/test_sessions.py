@@ -204,9 +204,11 @@ def test_an_address_is_limited_over_all_accounts_and_an_ipv6_network_is_one_addr
 
 def test_guessing_the_current_password_of_an_open_session_is_limited_too(app: Flask, alice: Caller) -> None:
     one = signed_in(app)
-    answers = [one.post("/account/password", {"current": "wrong", "new": NEW}) for _ in range(6)]
+    answers = [one.post("/account/password", {"current": "wrong", "new": NEW}) for _ in range(5)]
+    put_off()
+    answers.append(one.post("/account/password", {"current": "wrong", "new": NEW}))
     assert [answer.status_code for answer in answers] == [422] * 5 + [429]
-    assert "This is not your current password" in answers[0].text and "Try again in 1 second" in answers[5].text
+    assert "This is not your current password" in answers[0].text and "Try again in" in answers[5].text
 
 
 def test_an_account_that_is_not_there_takes_as_long(app: Flask, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_where_the_database_is_away_each_makes_its_own(made: list[str], intray_s
 
 
 def test_a_job_that_is_stopped_while_it_asks_leaves_no_answer_and_no_claim(model: OpenAIServer, alice: Caller) -> None:
-    model.will(hang(0.5))
+    model.will(hang(2))
     job_id = submit_text(alice, TEXT, jobs=["analyze"])["jobs"][0]["id"]
     runner = threading.Thread(target=execute.run, args=(job_id,))
     runner.start()
