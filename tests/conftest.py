@@ -23,7 +23,7 @@ from monolith.config import settings
 from monolith.db import engine
 from monolith.db.models import User
 from monolith.job_types import registry
-from monolith.runner.ledger import pauses
+from monolith.runner.ledger import admission, pauses
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
 from tests.support.callers import Caller
@@ -243,6 +243,7 @@ def _forget() -> None:
     for cached in (*ours, pauses.active_in):
         cached.cache_clear()
     rq_queues.cooldown.end()
+    admission._counts.clear()
 
 
 @pytest.fixture(scope="session")

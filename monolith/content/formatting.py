@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -178,15 +179,13 @@ def parse_moment(text: str, zone: tzinfo = UTC) -> float:
     A time that names no zone is in `zone`. Raises ValueError for any other text.
     """
     text = text.strip()
-    try:
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=at.tzinfo or zone).timestamp()
-    except (ValueError, OverflowError, OSError):
-        pass
-    try:
-        return datetime.fromtimestamp(float(text), UTC).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{text[:40]!r} is not a date or time") from None
+    for read in (lambda: datetime.fromisoformat(text), lambda: datetime.fromtimestamp(float(text), UTC)):
+        with suppress(ValueError, OverflowError, OSError):
+            at = read()
+            return at.replace(tzinfo=at.tzinfo or zone).timestamp()
+        if not text.replace(".", "", 1).isdigit():
+            break
+    raise ValueError(f"{text[:40]!r} is not a date or time")
 
 
 FILTERS = (

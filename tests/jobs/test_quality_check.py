@@ -129,7 +129,7 @@ def test_rules_and_model_judge_together_and_the_model_can_only_be_stricter(alice
     model.will(answer({"summary": "Vague.", "score": 30, "findings": [finding]}))
     job, document = checked(alice)
     assert ruling(document) == ("ONSITE", "review", 65, False)
-    assert job["result"]["findings"] == [{**finding, "message": "Which mills? See (address removed)", "by": "model"}]
+    assert job["result"]["findings"] == [{**finding, "message": "Which mills? See (address removed)", "mend": "Name them.", "by": "model"}]
     assert job["result"]["engine"].startswith("openai:") and job["cost"]["input_tokens"] == 100
     model.will(answer({"summary": "Nonsense.", "score": 0, "findings": [finding] * 20}))
     assert ruling(checked(alice, f"{GOOD}\nIndeed.")[1])[:2] == ("ONSITE", "review")  # a model alone rejects nobody

@@ -198,7 +198,7 @@ def test_titles_in_every_script_and_names_of_every_length_are_drawn(alice: Calle
 
 
 def test_each_row_comes_once_although_they_are_read_some_at_a_time(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_queries, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(report_queries, "ROWS_PER_PAGE", 7)
     ran(alice, 40)  # all at the same moment
     ran(alice, 2, created_at=NOW - 3 * DAY_S)
     rows = table(alice, made(alice))

@@ -34,7 +34,7 @@ def test_a_release_needs_no_worker_and_no_clock_and_a_running_deployment_does(in
     [("", True, "SECRET_KEY is not set"), ("hunter2", True, "can be guessed"), ("hunter2", False, "can be guessed"), ("", False, None)],
     ids=["none in a release", "short in a release", "short", "none on a laptop"],
 )
-def test_a_secret_that_hosts_do_not_share_or_that_is_short_is_problem(
+def test_a_secret_that_hosts_do_not_share_or_that_is_short_is_a_problem(
     intray_settings: Settings, key: str, release: bool, said: str | None
 ) -> None:
     intray_settings(SECRET_KEY=key)
@@ -57,9 +57,9 @@ def test_a_redis_that_is_away_stops_a_release(intray_settings: Settings) -> None
     assert "Correct REDIS_URL" in trouble(release=True)["redis"]
 
 
-def test_what_crosses_the_internet_unencrypted_is_problem(intray_settings: Settings) -> None:
+def test_what_crosses_the_internet_unencrypted_is_a_problem(intray_settings: Settings) -> None:
     intray_settings(REDIS_URL=NOWHERE, SECRET_KEY="k" * 40)
-    assert "REDIS_URL: goes over the internet unencrypted" in trouble(release=True)["tls"]
+    assert "REDIS_URL: the connection crosses the internet unencrypted" in trouble(release=True)["tls"]
     intray_settings(REDIS_URL=NOWHERE.replace("redis://", "rediss://"))
     assert "tls" not in trouble(release=True)
 
@@ -71,16 +71,16 @@ def test_the_way_by_sentinel_is_looked_at_too(intray_settings: Settings, scheme:
 
 
 @pytest.mark.databases
-def test_a_plan_with_too_few_connections_is_problem_before_they_run_out(intray_settings: Settings) -> None:
+def test_a_plan_with_too_few_connections_is_a_problem_before_they_run_out(intray_settings: Settings) -> None:
     if "postgresql" not in settings().database_url:
         intray_settings(SECRET_KEY="k" * 40, WEB_CONCURRENCY="5000")
-        assert "Redis gives" in trouble(release=True)["budget"]
+        assert "Redis allows" in trouble(release=True)["budget"]
         return
     intray_settings(SECRET_KEY="k" * 40)
     url, _, name = settings().database_url.replace("+psycopg", "").rpartition("/")
     with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 10")
-        assert "PostgreSQL gives 10 connections" in trouble(release=True)["budget"]
+        assert "PostgreSQL allows 10 connections" in trouble(release=True)["budget"]
         intray_settings(WEB_THREADS="2", WORKER_CONCURRENCY="2")
         assert trouble(release=True) == {}
         connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")

@@ -35,7 +35,7 @@ Settings = Callable[..., None]
 def model(intray_settings: Settings) -> Iterator[OpenAIServer]:
     with OpenAIServer() as server:
         intray_settings(OPENAI_API_KEY="sk-test-0123456789", OPENAI_BASE_URL=server.url, LLM_PRICES=PRICES, **NO_BUDGET)
-        client._warn.cache_clear()
+        client._warn_once.cache_clear()
         yield server
 
 

@@ -74,7 +74,7 @@ def make_due(job_ids: list[str]) -> None:
 def test_what_is_missing_is_pushed_and_nothing_else_wherever_it_stood(submit, monkeypatch, places):
     monkeypatch.setattr(recovery, "PAGE", 3)
     monkeypatch.setattr(recovery, "BATCH", 2)
-    monkeypatch.setattr(rq_queues, "IDS_AT_ONCE", 4)
+    monkeypatch.setattr(rq_queues, "IDS_PER_PAGE", 4)
     jobs = submit(9)
     lose(*(jobs[place] for place in places))
     assert set(push_missing(MissingMessages())) == {jobs[place] for place in places}
