@@ -38,7 +38,7 @@ def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_int
     assert done.returncode in (0, 1), done.stderr
     figures = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| 200 ", "| 300 "))]
     assert [row[2] for row in figures] == ["0", "0"], done.stdout  # no errors
-    assert "| worker |" in done.stdout and "Held: " in done.stdout and "What gave way at 300 a minute: " in done.stdout
+    assert "| worker |" in done.stdout and "Held: " in done.stdout and "Limits reached at 300 per minute: " in done.stdout
 
 
 def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_intray: NewIntray, postgresql_url: str) -> None:
@@ -51,7 +51,7 @@ def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_in
 def test_streams_are_measured_and_all_stay_open(new_intray: NewIntray) -> None:
     done = new_intray().manage("bench", "streams", "--streams", "30", "--seconds", "1")
     assert done.returncode == 0, done.stderr
-    assert "| 30 streams, jobs move" in done.stdout
+    assert "| 30 streams, jobs changing" in done.stdout
     assert "30 of 30 streams were open at the end" in done.stdout
 
 
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_no_process(new_intray: NewIntray) -> None:
 WITH_NOTHING_SET = {
     "submit": (("--passes", "1", "--seconds", "1"), "ours / bare"),
     "clock": (("--queued", "40", "--finished", "40"), "a full tick, with every task due"),
-    "admin": ((), "Error: Name an empty PostgreSQL in DATABASE_URL: this fills it with a million rows."),
+    "admin": ((), "Error: Set DATABASE_URL to an empty PostgreSQL database. This command fills it with a million rows."),
 }
 
 

@@ -23,5 +23,5 @@ def test_the_clock_mails_that_nobody_listens_and_that_somebody_does_again(
         intray.wait_until(lambda: len(server.received) >= 2)
         subjects = [one.message["Subject"].strip() for one in server.received]
     said = "No worker is running for default.normal (1 job waiting)."
-    assert subjects == [f"Intray: [critical] {said}", f"Intray: [over] {said}"]
+    assert subjects == [f"Intray: [critical] {said}", f"Intray: [resolved] {said}"]
     assert admin.get("/api/v1/queues/health").json["healthy"] is True

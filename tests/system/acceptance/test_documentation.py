@@ -126,7 +126,7 @@ def test_a_page_that_cannot_be_read_fails_at_once_with_what_to_do(api: Api, site
 
 def test_an_archive_that_is_none_is_refused_with_the_file_named(api: Api) -> None:
     refused = api("post", "/api/v1/documents", files={"file": ("marlin.zip", b"no zip")}, data={"jobs": "generate_docs"})
-    assert refused.status_code == 422 and "marlin.zip: It is not the archive" in refused.json()["errors"][0]["detail"]
+    assert refused.status_code == 422 and "marlin.zip: This is not an archive" in refused.json()["errors"][0]["detail"]
 
 
 def test_a_model_writes_and_names_its_sources(api_with_model: Api, model: OpenAIServer) -> None:
@@ -138,7 +138,7 @@ def test_a_model_writes_and_names_its_sources(api_with_model: Api, model: OpenAI
     assert [(one["heading"], [source["id"] for source in one["sources"]]) for one in job["result"]["sections"]] == [
         ("What it cannot do", ["S3"])
     ]
-    assert "1 passage of the model rested on no source" in job["result"]["left_out"][0]
+    assert "1 passage of the model left out: no given source supports it" in job["result"]["left_out"][0]
     assert "<script" not in artefact(api_with_model, job, "documentation.html")
 
 
@@ -152,7 +152,7 @@ def test_a_model_that_never_answers_well_fails_the_job_and_says_why(api_with_mod
     model.will(answer({"title": "x"}))
     job = documented(api_with_model, json={"text": f"{MARLIN} Never.", "jobs": ["generate_docs"]})
     assert (job["status"], job["attempt"]) == ("failed", 3)
-    assert "does not fit" in job["error"]["message"]
+    assert "does not match its schema" in job["error"]["message"]
 
 
 def test_a_huge_linked_file_and_an_endless_site_cost_no_more_than_their_share(api: Api) -> None:

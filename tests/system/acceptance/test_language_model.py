@@ -100,7 +100,7 @@ def test_over_their_budget_a_users_jobs_wait_for_midnight_and_say_so(submit: Sub
     read = submit(f"{TEXT} Too dear.", token)
     until(lambda: read()["status"] == "scheduled", 30)
     assert read()["attempt"] == 0
-    assert read()["waiting_reason"].endswith("Your budget for the language model, 1 USD a day, is used up until midnight UTC.")
+    assert read()["waiting_reason"].endswith("Your daily language model budget of 1 USD is used up until midnight UTC.")
     assert over(submit(f"{TEXT} Somebody else's."))["status"] == "finished"
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_asks_for_a_pause_is_left_alone_by_all_workers_and_then_ask
     until(lambda: all(job()["status"] == "scheduled" for job in jobs), 30)
     assert len(model.requests) == asked + 1
     assert {job()["attempt"] for job in jobs} == {0}
-    assert re.fullmatch(r"Parked until [\d:]+ UTC: The LLM server is busy and asked to wait.", jobs[-1]()["waiting_reason"])
+    assert re.fullmatch(r"Snoozed until [\d:]+ UTC: The LLM server is busy and asked us to wait.", jobs[-1]()["waiting_reason"])
 
     probed, told = threading.Event(), set()
     model.will(lambda request: answer(GOOD) if probed.wait(60) else status(500))
@@ -146,4 +146,4 @@ def test_doctor_tells_whether_the_model_answers(model: OpenAIServer, running: In
     model.will(status(401))
     examined = running.manage("doctor")
     assert examined.returncode == 1
-    assert re.search(r"^PROBLEM +llm +The LLM server does not accept the key. An admin must mend", examined.stdout, re.MULTILINE)
+    assert re.search(r"^PROBLEM +llm +The LLM server rejected the API key. An admin must fix", examined.stdout, re.MULTILINE)

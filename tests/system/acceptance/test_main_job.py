@@ -152,7 +152,7 @@ def test_a_delayed_job_starts_when_it_is_due(api: Callable[..., requests.Respons
 
 
 def test_the_readme_words_for_curl_work_as_they_stand(intray: Intray, tmp_path: Path) -> None:
-    words = re.search(r"## With curl.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    words = re.search(r"## Use the API.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert words
     script = words[1].replace("localhost:8000", f"127.0.0.1:{intray.port}").replace(".venv/bin/python", sys.executable)
     script = script.replace("accepted.json", str(tmp_path / "accepted.json"))

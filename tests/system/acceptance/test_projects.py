@@ -185,7 +185,7 @@ def test_the_projects_own_commands_come_first_and_stop_at_the_first_that_fails(w
         ({"intray.toml": "[test]\ncommands = []"}, "intray.toml cannot be used"),
         ({"intray.toml": "[test]\ncommand = 'x'"}, "intray.toml cannot be used"),
         ({"intray.toml": "[test]\ncommands = ['x']\njunit = '../x'"}, "is outside the project"),
-        ({"package.json": "{"}, "not JSON"),
+        ({"package.json": "{"}, "not valid JSON"),
         ({"README": "nothing"}, "how to test it"),
         ({"../a.py": ""}, "is outside the project"),
     ],
