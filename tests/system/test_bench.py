@@ -38,7 +38,7 @@ def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_int
     assert done.returncode in (0, 1), done.stderr
     figures = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| 200 ", "| 300 "))]
     assert [row[2] for row in figures] == ["0", "0"], done.stdout  # no errors
-    assert "| worker |" in done.stdout and "Held: " in done.stdout and "Limits reached at 300 per minute: " in done.stdout
+    assert "| worker |" in done.stdout and "Sustained: " in done.stdout and "Limits reached at 300 per minute: " in done.stdout
 
 
 def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_intray: NewIntray, postgresql_url: str) -> None:
