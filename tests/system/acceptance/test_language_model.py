@@ -123,7 +123,11 @@ def test_a_model_that_asks_for_a_pause_is_left_alone_by_all_workers_and_then_ask
     model.will(lambda request: answer(GOOD) if probed.wait(60) else status(500))
     let_the_pause_be_over(running)
     until(
-        lambda: told.update(number for number, job in enumerate(jobs) if "Another job is testing" in str(job()["waiting_reason"])) or len(told) >= 19, 30
+        lambda: (
+            told.update(number for number, job in enumerate(jobs) if "Another job is testing" in str(job()["waiting_reason"]))
+            or len(told) >= 19
+        ),
+        30,
     )
     assert len(model.requests) == asked + 2
     probed.set()
