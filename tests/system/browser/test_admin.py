@@ -38,8 +38,8 @@ def of_analyze(call: Call) -> dict[str, Any]:
 def test_pausing_a_type_under_load_holds_it_and_resuming_lets_all_of_it_go_on(page: Page, call: Call) -> None:
     call("POST", "/documents", text="Marlin is a tool for shared lists. " * 200, jobs=["analyze"] * LOAD)
     page.goto("/admin/pauses")
-    page.get_by_label("What").select_option("type:analyze")
-    page.get_by_label("Why").fill("The model is being changed")
+    page.get_by_label("Pause", exact=True).select_option("type:analyze")
+    page.get_by_label("Reason").fill("The model is being changed")
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.get_by_role("complementary", name="Paused")).to_contain_text("Paused: job type Analyze. The model is being changed")
     until(lambda: of_analyze(call)["started"] == 0, 60)
@@ -165,10 +165,10 @@ def test_without_javascript_the_pages_are_still_and_work(new_page: NewPage, admi
     still.get_by_role("link", name="7 days").click()
     expect(still.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
     still.goto("/admin/pauses")
-    still.get_by_label("What").select_option("type:report")
+    still.get_by_label("Pause", exact=True).select_option("type:report")
     still.get_by_label("Duration").select_option("Until …")
     still.get_by_label("Until", exact=True).fill("2099-01-01T12:00")
-    still.get_by_label("Why").fill("Without a script")
+    still.get_by_label("Reason").fill("Without a script")
     still.get_by_role("button", name="Pause", exact=True).click()
     expect(still.locator(".pause")).to_contain_text("until 1 Jan 2099, 12:00 UTC")
 
