@@ -90,7 +90,7 @@ def test_an_act_on_all_that_match_goes_on_step_by_step_by_itself(page: Page, cal
         call("POST", "/documents", text=f"Part {start}", jobs=[later] * min(500, MANY - start))
     page.goto("/admin/jobs")
     page.get_by_label("Job type").select_option("Quality check")
-    page.get_by_label("State").select_option("Scheduled")
+    page.get_by_label("Status").select_option("Scheduled")
     expect(page).to_have_url(re.compile(r"status=scheduled&type=quality_check"))
     page.get_by_label("Action").select_option("Move to trash")
     page.get_by_role("button", name="All matching").click()
@@ -106,16 +106,16 @@ def test_an_act_on_all_that_match_goes_on_step_by_step_by_itself(page: Page, cal
 
 def test_some_are_ticked_and_started_again_with_the_keyboard_alone(page: Page, call: Call, failed: str) -> None:
     page.goto(f"/admin/jobs?status=failed&error={failed}")
-    page.get_by_label("Choose Handbook").first.focus()
+    page.get_by_label("Select Handbook").first.focus()
     page.keyboard.press("Space")
-    page.get_by_label("What to do").focus()
+    page.get_by_label("Action").focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Retry 1 job?")).to_be_visible()
     page.get_by_role("button", name="Retry 1 job").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".flashes")).to_contain_text("1 job retried.")
-    page.get_by_label("This page").check()
+    page.get_by_label("Select page").check()
     expect(page.locator("input[name=job]:checked")).to_have_count(page.locator("input[name=job]").count())
 
 
