@@ -214,7 +214,7 @@ def test_lists_move_with_the_jobs_and_show_those_that_come(page: Page, desk: Des
 
 def test_a_list_in_which_nothing_moves_asks_for_nothing(page: Page) -> None:
     page.goto("/documents")
-    expect(page.get_by_role("heading", name="Documents")).to_be_visible()
+    expect(page.get_by_role("heading", name="Documents", exact=True)).to_be_visible()
     assert page.locator("[data-every]").count() == 0
 
 
