@@ -76,10 +76,9 @@ def submit_documents(
     """Accept new documents, each with the jobs in `specs`, all or nothing; as one batch if `batch` is given.
 
     A spec is the name of a job type, or {type, params?, priority?, delay?, unique?}. Automatic jobs of a document's kind are added.
-    Raises `Invalid` naming the field, `TooManyJobs`, `Busy`, and `Gone` if what the key stands for was deleted.
+    The caller has asked `earlier` for the key, before it read the body. Raises `Invalid` naming the field, `TooManyJobs`, `Busy`,
+    and `Gone` if what the key stands for was deleted.
     """
-    if replayed := earlier(user, key):
-        return replayed
     requested = [validated_spec(spec, user, has_document=True, pointer=f"/jobs/{place}") for place, spec in enumerate(specs)]
     if len(documents) > 1:  # lists show them in their order
         for place, document in enumerate(documents):

@@ -43,16 +43,16 @@ def submit_form() -> str:
 def submit() -> Answer:
     """Submit the form and go to the result, or show the form again with each error at its field."""
     key = request_bodies.form_idempotency_key()
-    if replayed := submission.earlier(current_user, key):
-        return go(_next_page(replayed))
     try:
+        if replayed := submission.earlier(current_user, key):  # before the form is read: a replay is not validated again
+            return go(_next_page(replayed))
         documents, rejected, specs = request_bodies.read_page_form(current_user.id)
         # the page of a batch lists the rejected files; elsewhere a message does
         batch = NewBatch(rejected) if specs and (len(documents) > 1 or rejected) else None
         submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, batch)
     except Invalid as problem:
         return _submit_form(request.form, forms.errors_by_control(problem, request.form)), 422
-    if not (batch or submitted.is_replayed):
+    if not (batch or submitted.is_replayed):  # replayed: by a request that was accepted meanwhile
         flash_messages.flash_submitted(submitted, rejected)
     return go(_next_page(submitted))
 
