@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More than there are cores, because tests wait; whole systems wait for most of their time."""
     cores = len(os.sched_getaffinity(0))
-    return 2 * cores + 1 if config.getoption("--all") else cores + 1
+    return 2 * cores if config.getoption("--all") else cores + 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("monolith", "jobs", "bench", "tools")
 FILES = sorted([ROOT / "manage.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 FILES = [path for path in FILES if "versions" not in path.parts]
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
@@ -69,13 +69,22 @@ class Import(NamedTuple):
         return f"{path}:{self.line} {path.read_text().splitlines()[self.line - 1].strip()}"
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    return ((path, tree_of(path)) for path in FILES)
+
+
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def imported(name: str) -> Iterator[tuple[str, int, bool]]:
     """What a file imports, with line and whether late; strings that name a module or what is in one count as late imports."""
-    tree = TREES[MODULES[name]]
+    tree = tree_of(MODULES[name])
     late = {id(inner) for function in functions(tree) for inner in ast.walk(function)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -101,8 +110,14 @@ def folder_of(module: str) -> str | None:
     return max((one for one in RUNGS if one != "monolith" and (module == one or module.startswith(f"{one}."))), key=len, default=None)
 
 
-IMPORTS = [Import(name, module, line, late) for name in MODULES if name != "monolith.aliases" for module, line, late in imported(name)]
-OURS = [one for one in IMPORTS if one.module.split(".")[0] in (*FOLDERS, "manage")]
+@cache
+def imports() -> list[Import]:
+    names = [name for name in MODULES if name != "monolith.aliases"]
+    return [Import(name, module, line, late) for name in names for module, line, late in imported(name)]
+
+
+def ours() -> list[Import]:
+    return [one for one in imports() if one.module.split(".")[0] in (*FOLDERS, "manage")]
 
 
 def test_every_file_has_a_rung_of_the_ladder() -> None:
@@ -112,7 +127,7 @@ def test_every_file_has_a_rung_of_the_ladder() -> None:
 def test_imports_go_down_the_ladder_only() -> None:
     """Late imports and names in strings count: a dependency that is hidden is one all the same."""
     wrong = []
-    for one in OURS:
+    for one in ours():
         own, other = folder_of(one.importer), folder_of(one.module)
         if own is None or other is None or own == other or (one.importer, one.module) in EXCEPTIONS:
             continue
@@ -125,7 +140,7 @@ def test_there_are_no_circles() -> None:
     """Neither between files nor between folders, whenever they import each other."""
     files: dict[str, set[str]] = {name: set() for name in MODULES}
     folders: dict[str, set[str]] = {folder: set() for folder in RUNGS}
-    for one in OURS:
+    for one in ours():
         if (one.importer, one.module) in EXCEPTIONS:
             continue
         if one.module in MODULES and one.module != one.importer and one.module not in PACKAGES:
@@ -141,13 +156,13 @@ def test_there_are_no_circles() -> None:
 
 
 def test_job_types_import_the_registry_content_settings_and_their_own_tools() -> None:
-    ours = [one for one in OURS if one.importer.split(".")[0] == "jobs"]
-    assert [str(one) for one in ours if not one.module.startswith(("jobs", *OF_JOBS)) and one.module != "monolith"] == []
+    of_jobs = [one for one in ours() if one.importer.split(".")[0] == "jobs"]
+    assert [str(one) for one in of_jobs if not one.module.startswith(("jobs", *OF_JOBS)) and one.module != "monolith"] == []
     absolute = [
         f"{MODULES[name].relative_to(ROOT)}:{node.lineno}"
         for name in MODULES
         if name.split(".")[0] == "jobs"
-        for node in ast.walk(TREES[MODULES[name]])
+        for node in ast.walk(tree_of(MODULES[name]))
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "jobs"
     ]
     assert absolute == [], "job types import their tools by relative imports, so that the folder can be copied"
@@ -155,11 +170,13 @@ def test_job_types_import_the_registry_content_settings_and_their_own_tools() ->
 
 def test_nothing_but_the_command_line_imports_jobs() -> None:
     """`jobs` is one of JOB_PACKAGES, and may not be there."""
-    assert [str(one) for one in OURS if one.module.split(".")[0] == "jobs" and one.importer.split(".")[0] == "monolith"] == []
+    assert [str(one) for one in ours() if one.module.split(".")[0] == "jobs" and one.importer.split(".")[0] == "monolith"] == []
 
 
 def test_only_the_command_line_knows_the_benchmarks() -> None:
-    found = [str(one) for one in OURS if one.module.split(".")[0] == "bench" and not one.importer.startswith(("bench", "manage", "tools"))]
+    found = [
+        str(one) for one in ours() if one.module.split(".")[0] == "bench" and not one.importer.startswith(("bench", "manage", "tools"))
+    ]
     assert found == []
 
 
@@ -168,7 +185,7 @@ def test_nothing_is_imported_by_a_string() -> None:
     allowed = (*BY_NAME, *LOADED_EARLY)
     found = []
     for name, path in MODULES.items():
-        for node in ast.walk(TREES[path]):
+        for node in ast.walk(tree_of(path)):
             called = isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", ""))
             if called in ("import_module", "__import__") and not name.startswith(("bench", *allowed)):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")  # type: ignore[attr-defined]
@@ -178,22 +195,22 @@ def test_nothing_is_imported_by_a_string() -> None:
 def test_what_stands_below_the_pages_knows_no_flask() -> None:
     below = RUNGS["monolith.web"]
     low = [name for name in MODULES if (folder := folder_of(name)) and RUNGS[folder] < below]
-    assert [str(one) for one in IMPORTS if one.importer in low and one.module.split(".")[0].startswith("flask")] == []
+    assert [str(one) for one in imports() if one.importer in low and one.module.split(".")[0].startswith("flask")] == []
 
 
 def test_the_generic_worker_knows_rq_and_redis_only() -> None:
     """It could be a package of its own: whoever keeps other books than RQ's gives it hooks."""
     allowed = {*sys.stdlib_module_names, "rq", "redis"}
-    generic = [one for one in IMPORTS if one.importer.startswith("monolith.runner.prefork")]
-    ours = ("monolith.runner.prefork", "monolith.linux")
-    assert [str(one) for one in generic if one.module.split(".")[0] not in allowed and not one.module.startswith(ours)] == []
+    generic = [one for one in imports() if one.importer.startswith("monolith.runner.prefork")]
+    own = ("monolith.runner.prefork", "monolith.linux")
+    assert [str(one) for one in generic if one.module.split(".")[0] not in allowed and not one.module.startswith(own)] == []
 
 
 def test_each_folder_opens_with_what_it_is() -> None:
     """Three lines: what lives here, who calls it, what it must not import."""
     wrong = {}
     for path in (MODULES[name] for name in sorted(PACKAGES) if name != "monolith" and not name.startswith(("tools", "bench"))):
-        lines = (ast.get_docstring(TREES[path]) or "").splitlines()
+        lines = (ast.get_docstring(tree_of(path)) or "").splitlines()
         if len(lines) != 3:
             wrong[str(path.relative_to(ROOT))] = lines
     assert wrong == {}
@@ -205,7 +222,7 @@ def test_the_runner_has_no_module_of_its_own() -> None:
 
 def test_every_signature_is_annotated() -> None:
     bare = []
-    for path, tree in TREES.items():
+    for path, tree in trees():
         for node in functions(tree):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
             missing = [one for one in arguments if one and one.annotation is None and one.arg not in ("self", "cls")]
@@ -215,13 +232,13 @@ def test_every_signature_is_annotated() -> None:
 
 
 def test_every_file_and_job_type_says_what_it_is_for() -> None:
-    assert [str(path) for path, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
+    assert [str(path) for path, tree in trees() if tree.body and not ast.get_docstring(tree)] == []
 
 
 def test_statuses_change_in_lifecycle_only() -> None:
     """A status written elsewhere would be a transition without its guard and its event."""
     writers = set()
-    for path, tree in TREES.items():
+    for path, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("values", "Job", "Transition"):
                 writers |= {path.name for keyword in node.keywords if keyword.arg == "status"}
@@ -233,7 +250,7 @@ def test_statuses_change_in_lifecycle_only() -> None:
 def test_one_class_name_is_one_thing() -> None:
     """Schemas, parameters and tests apart: `Params` is what each job type declares."""
     names: dict[str, list[str]] = {}
-    for path, tree in TREES.items():
+    for path, tree in trees():
         if path.parts[len(ROOT.parts)] not in ("bench", "tools"):
             for node in ast.walk(tree):
                 if isinstance(node, ast.ClassDef) and node.name not in ("Params", "Meta"):
@@ -254,7 +271,7 @@ def test_names_say_what_a_thing_is() -> None:
 def test_strangers_are_reached_through_content_and_the_tools_only() -> None:
     openers = ("requests", "urllib.request", "httpx", "aiohttp", "smtplib")
     allowed = ("monolith.content", "jobs.tools", "bench", "tools")
-    assert [str(one) for one in IMPORTS if one.module in openers and not one.importer.startswith(allowed)] == []
+    assert [str(one) for one in imports() if one.module in openers and not one.importer.startswith(allowed)] == []
 
 
 def test_no_secret_is_committed() -> None:

@@ -11,18 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from werkzeug.datastructures import FileStorage
 
 from monolith.config import settings
+from monolith.content.fetch import url_problem
 from monolith.db.engine import storable
 from monolith.db.models import Document, new_id
 from monolith.errors import FieldError, Invalid, Problem, TooLarge
 
 KINDS = ("text", "page", "file", "story", "application", "project")
 MAX_TITLE = 300
-MAX_URL = 2048
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 TEXT_TYPES = {
     ".txt": "text/plain",
@@ -108,18 +107,8 @@ def _megabytes(size: int) -> str:
 
 def check_url(url: str, pointer: str = "/url") -> None:
     """Raises `Invalid` for what is not an http(s) URL, contains a password, or is too long. The worker resolves the host."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port  # raises ValueError for a port that is none
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or re.search(r"[\s\\\x00-\x1f\x7f]", url):
-        raise Invalid.field(pointer, "This is not a valid web address. It must start with http:// or https://.")
-    if parts.username is not None or parts.password is not None:
-        raise Invalid.field(pointer, "Web addresses with a user name or password are not allowed. Remove them.")
-    if len(url) > MAX_URL:
-        raise Invalid.field(pointer, f"The web address has {len(url)} characters; the limit is {MAX_URL}.")
+    if problem := url_problem(url):
+        raise Invalid.field(pointer, problem)
 
 
 def safe_filename(filename: str) -> str:

@@ -13,7 +13,7 @@ from monolith.db.engine import read_session
 from monolith.documents import actions, queries, submission
 from monolith.jobs import request_bodies, schemas
 from monolith.jobs.long_poll import wait_until
-from monolith.jobs.views import KEY_HEADER, RETRY_AFTER_S, accepted, add_headroom, batch_views, whole_batch_view
+from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, batch_views, submission_responses, whole_batch_view
 from monolith.runner.ledger.batches import NewBatch, progress_of
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
@@ -38,15 +38,9 @@ class Batches(MethodView):
             "required": True,
             "content": {"application/json": {"schema": schemas.BatchRequest}, "multipart/form-data": {"schema": schemas.BatchUpload}},
         },
-        parameters=[KEY_HEADER],
     )
     @blueprint.response(202, schemas.BatchSchema)
-    @blueprint.alt_response(200, schema=schemas.BatchSchema, description="Already created with the same Idempotency-Key")
-    @blueprint.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
-    @blueprint.alt_response(413, schema=ProblemSchema, description="Too large")
-    @blueprint.alt_response(422, schema=ProblemSchema, description="A job is invalid, or all documents were rejected")
-    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
-    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
+    @submission_responses(blueprint, schemas.BatchSchema)
     def post(self) -> Response:
         """Submit several documents with the jobs to run on each. Rejected documents are listed in `refused`; the others are accepted."""
         key = request_bodies.idempotency_key()

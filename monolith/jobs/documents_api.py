@@ -15,7 +15,7 @@ from monolith.db.models import Document
 from monolith.documents import actions, queries, submission, uploads
 from monolith.errors import Conflict
 from monolith.jobs import request_bodies, schemas
-from monolith.jobs.views import KEY_HEADER, accepted, add_headroom, document_views, submitted_view
+from monolith.jobs.views import accepted, add_headroom, document_views, submission_responses, submitted_view
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import download, listed
 
@@ -38,15 +38,9 @@ class Documents(MethodView):
             "required": True,
             "content": {"application/json": {"schema": schemas.DocumentRequest}, "multipart/form-data": {"schema": schemas.DocumentUpload}},
         },
-        parameters=[KEY_HEADER],
     )
     @blueprint.response(201, schemas.SubmittedSchema)
-    @blueprint.alt_response(200, schema=schemas.SubmittedSchema, description="Already created with the same Idempotency-Key")
-    @blueprint.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
-    @blueprint.alt_response(413, schema=ProblemSchema, description="Too large")
-    @blueprint.alt_response(422, schema=ProblemSchema, description="A field is invalid, or another request used the Idempotency-Key")
-    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
-    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
+    @submission_responses(blueprint, schemas.SubmittedSchema)
     def post(self) -> Response:
         """Submit a document as text or URL, or one or more files, with the jobs to run on each."""
         key = request_bodies.idempotency_key()

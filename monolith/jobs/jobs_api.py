@@ -16,7 +16,7 @@ from monolith.db.models import OVER, Job
 from monolith.documents import actions, queries, result_export, submission
 from monolith.jobs import request_bodies, schemas
 from monolith.jobs.long_poll import wait_until
-from monolith.jobs.views import KEY_HEADER, RETRY_AFTER_S, accepted, add_headroom, job_view, submitted_job_view
+from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, job_view, submission_responses, submitted_job_view
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import download, listed
 
@@ -34,17 +34,10 @@ class Jobs(MethodView):
             page = queries.jobs(session, current_user, **query)
             return listed(page, [job_view(session, one, with_result=False) for one in page.rows])
 
-    @blueprint.doc(parameters=[KEY_HEADER])
     @blueprint.arguments(schemas.JobRequest())
     @blueprint.response(202, schemas.AcceptedJobSchema)
-    @blueprint.alt_response(
-        200, schema=schemas.AcceptedJobSchema, description="Already exists: same Idempotency-Key, or an unfinished unique job"
-    )
+    @submission_responses(blueprint, schemas.AcceptedJobSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="The document was not found, or is not yours")
-    @blueprint.alt_response(410, schema=ProblemSchema, description="Created earlier with the same Idempotency-Key, and since deleted")
-    @blueprint.alt_response(422, schema=ProblemSchema, description="A field is invalid, or another request used the Idempotency-Key")
-    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
-    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full, or the database is unavailable; see Retry-After")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted immediately and runs when a worker is free."""
         submitted = submission.submit_job(current_user, spec, g.request_id, request_bodies.idempotency_key())

@@ -12,9 +12,10 @@ from typing import Any
 from flask import request
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from monolith.content.fetch import MAX_URL
 from monolith.db.models import Document, new_id
 from monolith.documents import uploads
-from monolith.documents.uploads import MAX_URL, Upload, accept_each, read_file
+from monolith.documents.uploads import Upload, accept_each, read_file
 from monolith.errors import FieldError, Invalid, Problem
 from monolith.job_types.validation import load_fields
 from monolith.jobs import schemas

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Response, g, jsonify, request, url_for
 from flask_login import current_user
+from flask_smorest import Blueprint
+from marshmallow import Schema
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -21,17 +23,39 @@ from monolith.runner.ledger import admission
 from monolith.runner.ledger.batches import Batch, BatchProgress, progress_of
 from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring.waiting_reason import reasons_of_new, waiting_reason
+from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import view_of
 
 RETRY_AFTER_S = "1"  # when to ask again for an accepted job or batch
 SUBMISSIONS = ("documents.Documents", "jobs.Jobs", "batches.Batches")
 REASONS_OF_BATCH = 20
+View = TypeVar("View", bound=Callable[..., Any])
 KEY_HEADER = {
     "in": "header",
     "name": "Idempotency-Key",
     "schema": {"type": "string", "maxLength": 255},
     "description": "A unique key for this request. Repeating it returns the first response and creates nothing new",
 }
+PROBLEMS_OF_SUBMISSIONS = {
+    410: "Created earlier with the same Idempotency-Key, and since deleted",
+    413: "Too large",
+    422: "A field or a document is invalid, or another request used the Idempotency-Key",
+    429: "You have too many unfinished jobs; see Retry-After",
+    503: "The queue is full, or the database is unavailable; see Retry-After",
+}
+
+
+def submission_responses(blueprint: Blueprint, schema: type[Schema]) -> Callable[[View], View]:
+    """Document the idempotency key of a submission and the responses that every submission may get; `schema` is that of its success."""
+
+    def document(view: View) -> View:
+        view = blueprint.doc(parameters=[KEY_HEADER])(view)
+        for status, description in PROBLEMS_OF_SUBMISSIONS.items():
+            view = blueprint.alt_response(status, schema=ProblemSchema, description=description)(view)
+        replayed = "Already exists: same Idempotency-Key, or an unfinished unique job"
+        return blueprint.alt_response(200, schema=schema, description=replayed)(view)
+
+    return document
 
 
 # ---- jobs and documents

@@ -1,7 +1,7 @@
 """Intray as people run it: real processes in a home of their own, on free ports, and the real servers they stand on.
 
-`new_intray` makes one that a test starts itself. `intray` is one that runs, shared by the tests of a file, on each of
-SQLite and PostgreSQL with the embedded Redis and a real one.
+`new_intray` makes one that a test starts itself. `intray` is one that runs, shared by the tests of a file: on SQLite with the
+embedded Redis, and on PostgreSQL with a real one.
 """
 
 from __future__ import annotations
@@ -128,6 +128,13 @@ class Intray:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def end_all(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the processes that `spawn(name)` has started, such as the workers of one test."""
+        for process in [one for one in self.spawned if one.args[2:] == [name]]:
+            process.send_signal(number)
+            process.wait(ENDING_S)
+            self.spawned.remove(process)
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """End `manage.py run` as Ctrl-C does; its exit code."""
         assert self.run is not None
@@ -182,10 +189,12 @@ def until(
     The seconds are those of a machine with time to spare: a busy one, where other tests run too, gets PATIENCE times as many.
     """
     give_up_at = time.monotonic() + PATIENCE * within
+    pause = 0.02
     while not is_so():
         if in_vain() or time.monotonic() > give_up_at:
             pytest.fail(f"not so within {within} s; {or_else()}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.25)  # asking costs the time that others need
 
 
 def free_port() -> int:

@@ -22,22 +22,24 @@ def delete_jobs(session: Session, *guard: ColumnElement[bool], keep_deliveries: 
     harmless: workers ignore the message of a job that does not exist, and the rest expires. `keep_deliveries` keeps webhook
     deliveries, which hold the jobs' results and may still be sent.
     """
-    statement = delete(Job).where(*guard).returning(Job.id, Job.rq_queue).execution_options(synchronize_session=False)
-    gone: dict[str, str] = dict(session.execute(statement).all())
+    statement = delete(Job).where(*guard).returning(Job.id, Job.rq_queue, Job.status).execution_options(synchronize_session=False)
+    gone = session.execute(statement).all()
     if not gone:
         return 0
     if not keep_deliveries:
-        endpoints.delete_for_jobs(session, list(gone))
+        endpoints.delete_for_jobs(session, [job_id for job_id, *_ in gone])
     balance.record_pruned(session, len(gone))
-    event.listen(session, "after_commit", lambda _: _delete_from_redis(gone), once=True)
+    queues = {job_id: rq_queue for job_id, rq_queue, _ in gone}
+    queued = [job_id for job_id, _, status in gone if status == "queued"]
+    event.listen(session, "after_commit", lambda _: _delete_from_redis(queues, queued), once=True)
     return len(gone)
 
 
-def _delete_from_redis(rq_queue_by_id: dict[str, str]) -> None:
+def _delete_from_redis(queues: dict[str, str], queued: list[str]) -> None:
     if rq_queues.cooldown.is_active:
         return
     try:
-        rq_queues.forget(rq_queue_by_id)
+        rq_queues.forget(queues, queued)
     except (RedisError, TimeoutError) as error:
         rq_queues.cooldown.start()  # so that many deletions in a row do not each wait for Redis
-        log.warning("redis_not_cleaned", jobs=len(rq_queue_by_id), error=str(error))
+        log.warning("redis_not_cleaned", jobs=len(queues), error=str(error))

@@ -260,20 +260,21 @@ FEW = 10  # so many ids are removed from a queue without reading it first
 REGISTRIES = (FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry)
 
 
-def forget(jobs: Mapping[str, str]) -> None:
-    """Delete everything about these jobs from Redis. jobs: id to RQ queue. Raises RedisError when Redis is away."""
+def forget(jobs: Mapping[str, str], queued: Collection[str]) -> None:
+    """Delete everything about these jobs from Redis. Raises RedisError when Redis is away.
+
+    jobs: id to RQ queue. queued: the ids of those that may still be in their queue; looking for one reads the whole list.
+    """
     if is_inline() or not jobs:
         return
     client = connection()
-    waiting = {name: {one for one in jobs if jobs[one] == name} for name in set(jobs.values())}
-    for name, ids in waiting.items():
-        if len(ids) > FEW:  # seldom is one of them in the queue, and each LREM reads the whole list
-            ids &= waiting_ids(name)
     with client.pipeline(transaction=False) as pipeline:
-        for name, ids in waiting.items():
-            for job_id in ids:
+        for name in set(jobs.values()):
+            ids = {one for one in jobs if jobs[one] == name}
+            waiting = ids.intersection(queued)
+            for job_id in waiting & waiting_ids(name) if len(waiting) > FEW else waiting:  # each LREM reads the list again
                 pipeline.lrem(queue(name).key, 0, job_id)
             for registry in REGISTRIES:
-                pipeline.zrem(registry(name, connection=client).key, *(one for one in jobs if jobs[one] == name))
+                pipeline.zrem(registry(name, connection=client).key, *ids)
         pipeline.delete(*(RqJob.key_for(one) for one in jobs), *(Result.get_key(one) for one in jobs))
         pipeline.execute()

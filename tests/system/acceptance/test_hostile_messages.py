@@ -192,22 +192,26 @@ def intray_before(new_intray: Callable[..., Intray], redis_server: str, attacker
     trials = {"JOB_PACKAGES": "jobs,tests.trial_jobs", "PYTHONPATH": str(tmp_path), "EVIL": str(attacker.mark), "LOG_FORMAT": "json"}
     one: Intray = new_intray(REDIS_URL=redis_server, **trials)
     one.checked("db", "upgrade")
-    one.user("a@example.org")
     one.spawn("web")
     one.spawn("clock")
     one.wait_until(one.is_ready)
     return one
 
 
-def submitted(one: Intray, **params: Any) -> str:
-    headers = {"Authorization": f"Bearer {one.token('a@example.org')}"}
+@pytest.fixture
+def token(intray_before: Intray) -> str:
+    return intray_before.token(intray_before.user("a@example.org"))
+
+
+def submitted(one: Intray, token: str, **params: Any) -> str:
+    headers = {"Authorization": f"Bearer {token}"}
     answer = requests.post(f"{one.base_url}/api/v1/jobs", json={"type": "trial_echo", "params": params}, headers=headers, timeout=20)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
-def is_finished(one: Intray, job_id: str) -> bool:
-    headers = {"Authorization": f"Bearer {one.token('a@example.org')}"}
+def is_finished(one: Intray, token: str, job_id: str) -> bool:
+    headers = {"Authorization": f"Bearer {token}"}
     answer = requests.get(f"{one.base_url}/api/v1/jobs/{job_id}", headers=headers, timeout=40)
     return bool(answer.json()["status"] == "finished")
 
@@ -217,11 +221,13 @@ ALL = ("registries", "functions", "encodings", "fields", "ids", "kinds")
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("worker_class", ["monolith.runner.worker.ledger_worker.LedgerWorker", "rq.Worker"])
-def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before: Intray, attacker: Attacker, worker_class: str) -> None:
+def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(
+    intray_before: Intray, token: str, attacker: Attacker, worker_class: str
+) -> None:
     one = intray_before
     is_ours = worker_class != "rq.Worker"
     one.settings["WORKER_CLASS"] = worker_class
-    overwritten = submitted(one, value="overwritten")
+    overwritten = submitted(one, token, value="overwritten")
     attacker.connection.hset(f"rq:job:{overwritten}", "data", attacker.data("evil.ran", None, [], {}))
     for kind in ALL if is_ours else ("functions", "fields"):
         getattr(attacker, kind)()
@@ -229,12 +235,12 @@ def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before
     until(lambda: attacker.connection.llen(f"rq:queue:{QUEUE}") == 0, 60, lambda: said(one))  # stock RQ forks for each
     if is_ours:
         attacker.commands()
-    good = submitted(one, value="good")
-    until(lambda: is_finished(one, good), 20, lambda: said(one))
+    good = submitted(one, token, value="good")
+    until(lambda: is_finished(one, token, good), 20, lambda: said(one))
     assert not attacker.mark.exists(), attacker.mark.read_text()
     assert worker.poll() is None, "the worker lives on"
     if is_ours:
-        until(lambda: is_finished(one, overwritten), 20, lambda: said(one))  # the ledger knows it, and pushed it again
+        until(lambda: is_finished(one, token, overwritten), 20, lambda: said(one))  # the ledger knows it, and pushed it again
         refused = list(attacker.connection.scan_iter("rq:refused:*"))
         assert len(refused) >= 45
         assert all(0 < attacker.connection.ttl(key) <= 7 * 86400 for key in refused)
@@ -243,10 +249,9 @@ def test_whoever_can_write_to_redis_runs_nothing_and_stops_nothing(intray_before
         assert f"calls something other than {FUNCTION}" in one.output()
 
 
-def test_neither_redis_nor_what_jobs_are_asked_with_holds_a_secret(intray_before: Intray, attacker: Attacker) -> None:
+def test_neither_redis_nor_what_jobs_are_asked_with_holds_a_secret(intray_before: Intray, token: str, attacker: Attacker) -> None:
     one = intray_before
     one.settings["FETCH_ALLOW_LOOPBACK"] = "true"
-    token = one.token("a@example.org")
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {token}"
     made = session.post(f"{one.base_url}/api/v1/tokens", json={"name": "x"}, timeout=20).json()["token"]

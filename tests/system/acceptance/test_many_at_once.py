@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.processes import Intray, NewIntray, accepts
+from tests.support.databases import new_database
+from tests.support.processes import Intray, accepts
 
 AT_ONCE = 50
 LIMIT = 10
@@ -23,7 +25,7 @@ ECHO = {"type": "trial_echo", "params": {"value": "hello"}}
 
 @dataclass
 class Web:
-    """A running web, and somebody who calls it."""
+    """A running web, and somebody who calls it and has submitted nothing yet."""
 
     intray: Intray
     token: str
@@ -51,23 +53,25 @@ class Web:
         return [one["id"] for one in answer.json()["data"]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def web(request: pytest.FixtureRequest, new_intray: NewIntray) -> Web:
-    url = {"DATABASE_URL": request.getfixturevalue("postgresql_url")} if request.param == "postgresql" else {}
-    one = new_intray(
-        JOB_PACKAGES="jobs,tests.trial_jobs",
-        WEB_CONCURRENCY=str(PROCESSES),
-        WEB_THREADS=str(THREADS),
-        MAX_QUEUED_PER_USER=str(LIMIT),
-        REDIS_URL="redis://127.0.0.1:1/0",
-        **url,
-    )
-    one.checked("db", "upgrade")
-    one.user("a@example.org")
-    token = one.token("a@example.org")
-    one.spawn("web")
-    one.wait_until(lambda: accepts(one.port))
-    return Web(one, token)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
+    settings = {"JOB_PACKAGES": "jobs,tests.trial_jobs", "REDIS_URL": "redis://127.0.0.1:1/0", "MAX_QUEUED_PER_USER": str(LIMIT)}
+    settings |= {"WEB_CONCURRENCY": str(PROCESSES), "WEB_THREADS": str(THREADS)}
+    if request.param == "postgresql":
+        settings["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql_server"))
+    one = Intray(tmp_path_factory.mktemp("web") / "home", settings)
+    try:
+        one.checked("db", "upgrade")
+        one.spawn("web")
+        one.wait_until(lambda: accepts(one.port))
+        yield one
+    finally:
+        one.end()
+
+
+@pytest.fixture
+def web(running: Intray) -> Web:
+    return Web(running, running.token(running.user(f"{uuid.uuid4().hex}@example.org")))
 
 
 def same(answers: list[requests.Response]) -> list[dict[str, Any]]:

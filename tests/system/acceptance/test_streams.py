@@ -119,4 +119,4 @@ def test_a_killed_redis_silences_no_stream(new_intray: NewIntray, opened: ExitSt
     while not told or told[-1] != "finished":
         event = next(stream)
         assert event.data["job_id"] == job["id"]
-        told.append(event.data["event"])
+        told.append(event.data.get("event"))  # its progress has none

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +18,11 @@ from tests.support.receiver import Receiver, Request, status
 
 
 class Told:
-    """An installation with a receiver that its admin's jobs are told to."""
+    """An installation whose workers a test starts, with somebody new and a receiver that their jobs are told to."""
 
     def __init__(self, intray: Intray, receiver: Receiver) -> None:
-        self.intray, self.receiver, self._token = intray, receiver, intray.token("a@example.org")
+        self.intray, self.receiver = intray, receiver
+        self._token = intray.token(intray.user(f"{uuid.uuid4().hex}@example.org"))
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         url, headers = f"{self.intray.base_url}{path}", {"Authorization": f"Bearer {self._token}"}
@@ -36,19 +38,27 @@ class Told:
         until(is_so, within, lambda: f"received {self.receiver.ids()}\n{self.intray.output()[-3000:]}")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def told(request: pytest.FixtureRequest, new_intray: Callable[..., Intray], redis_server: str) -> Iterator[Told]:
-    settings = {"REDIS_URL": redis_server, "FETCH_ALLOW_LOOPBACK": "1", "JOB_PACKAGES": "jobs,tests.trial_jobs"}
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[Intray]:
+    settings = {"REDIS_URL": redis_server, "FETCH_ALLOW_LOOPBACK": "1", "JOB_PACKAGES": "jobs,tests.trial_jobs", "SHUTDOWN_GRACE": "1"}
     if request.param == "postgresql":
         settings["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql_server"))
-    one = new_intray(RQ_KEY_PREFIX=f"hooks-{request.param}", SHUTDOWN_GRACE="1", **settings)
-    one.checked("db", "upgrade")
-    one.user("a@example.org")
-    one.spawn("web")
-    one.spawn("clock")
-    one.wait_until(one.is_ready)
+    one = Intray(tmp_path_factory.mktemp("hooks") / "home", settings | {"RQ_KEY_PREFIX": f"hooks-{request.param}"})
+    try:
+        one.checked("db", "upgrade")
+        one.spawn("web")
+        one.spawn("clock")
+        one.wait_until(one.is_ready)
+        yield one
+    finally:
+        one.end()
+
+
+@pytest.fixture
+def told(running: Intray) -> Iterator[Told]:
     with Receiver() as receiver:
-        yield Told(one, receiver)
+        yield Told(running, receiver)
+    running.end_all("worker")
 
 
 def test_fifty_jobs_of_each_end_are_told_once_each_and_progress_in_between(told: Told) -> None:
@@ -97,9 +107,7 @@ def test_a_worker_killed_after_the_receiver_answered_sends_again_under_the_same_
 def test_what_ended_while_the_clock_was_away_is_told_when_it_is_back(told: Told) -> None:
     told.intray.spawn("worker")
     secret = told.call("post", "/api/v1/webhooks", json={"url": told.receiver.url})["secret"]
-    clock = told.intray.spawned[1]
-    clock.send_signal(signal.SIGKILL)
-    clock.wait()
+    told.intray.end_all("clock", signal.SIGKILL)
     job = told.submit()
     told.wait_until(lambda: told.call("get", f"/api/v1/jobs/{job}")["status"] == "finished")
     assert told.receiver.requests == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ TRIALS = {"JOB_PACKAGES": "jobs,tests.trial_jobs"}
 
 @dataclass
 class Yard:
-    """An installation whose worker processes a test starts and ends by hand; web and clock run."""
+    """An installation whose worker processes a test starts and ends by hand; web and clock run, for all tests."""
 
     intray: Intray
     token: str
@@ -50,17 +50,25 @@ class Yard:
         until(lambda: self.job(job_id)["progress_note"] is not None, 20, lambda: f"{self.job(job_id)}\n{self.intray.output()[-3000:]}")
 
 
+@pytest.fixture(scope="module")
+def whole_yard(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[Yard]:
+    one = Intray(tmp_path_factory.mktemp("yard") / "home", {"REDIS_URL": redis_server, "SHUTDOWN_GRACE": "1", **TRIALS})
+    try:
+        one.checked("db", "upgrade")
+        token = one.token(one.user("a@example.org"))
+        one.spawn("web")
+        one.spawn("clock")
+        one.wait_until(one.is_ready)
+        yield Yard(one, token, redis_server)
+    finally:
+        one.end()
+
+
 @pytest.fixture
-def yard(new_intray: Callable[..., Intray], redis_server: str) -> Iterator[Yard]:
-    redis.Redis.from_url(redis_server).flushall()
-    one = new_intray(REDIS_URL=redis_server, SHUTDOWN_GRACE="1", **TRIALS)
-    one.checked("db", "upgrade")
-    one.checked("user", "create", "--email", "a@example.org", "--password", "a long password")
-    token = one.token("a@example.org")
-    one.spawn("web")
-    one.spawn("clock")
-    one.wait_until(one.is_ready)
-    yield Yard(one, token, redis_server)
+def yard(whole_yard: Yard) -> Iterator[Yard]:
+    yield whole_yard
+    whole_yard.intray.end_all("worker")
+    redis.Redis.from_url(whole_yard.redis_url).flushall()
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_job_back_and_spends_no_attempt(yard: Yard) -> None:
@@ -76,8 +84,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back_and_spends_no_attempt(
     assert done["attempt"] == 1
 
 
-def test_a_job_that_ends_within_the_grace_is_finished(yard: Yard) -> None:
-    yard.intray.settings["SHUTDOWN_GRACE"] = "15"
+def test_a_job_that_ends_within_the_grace_is_finished(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(yard.intray.settings, "SHUTDOWN_GRACE", "15")
     worker = yard.intray.spawn("worker")
     job = yard.submit("trial_sleep", seconds=2)
     yard.working(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -30,18 +31,38 @@ def checked_out(commit: str, folder: Path) -> Path:
     return folder
 
 
+def its_libraries(code: Path, folder: Path) -> Path:
+    """The libraries that an earlier version pins, which need not be ours."""
+    install = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        sys.executable,
+        "--target",
+        str(folder),
+        "--require-hashes",
+    ]
+    subprocess.run([*install, "--only-binary", ":all:", "--requirements", str(code / "requirements.txt")], check=True)
+    return folder
+
+
 @pytest.fixture
 def upgraded(new_intray: NewIntray, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], tuple[Intray, Intray]]:
-    """An installation twice: with the code of an earlier version, and with ours."""
+    """An installation twice: with the code and the libraries of an earlier version, and with ours."""
 
     def make(version: str) -> tuple[Intray, Intray]:
         settings = {"SECRET_KEY": "k" * 40, "JOB_PACKAGES": "jobs,tests.trial_jobs", "REDIS_URL": request.getfixturevalue("redis_url")}
         if DATABASES[version] == "postgresql":
             settings["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql_server"))
         home = tmp_path / "home"
-        old, new = new_intray(home, **settings), new_intray(home, **settings)
-        old.code = checked_out(EARLIER[version], tmp_path / "code")
-        return old, new
+        code = checked_out(EARLIER[version], tmp_path / "code")
+        old = new_intray(home, **settings, PYTHONPATH=str(its_libraries(code, tmp_path / "libraries")))
+        old.code = code
+        return old, new_intray(home, **settings)
 
     return make
 

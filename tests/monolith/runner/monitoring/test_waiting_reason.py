@@ -127,9 +127,8 @@ def test_an_attempt_failed_and_another_one_follows(ticking, listening, alice):
 
 def test_all_workers_are_busy(new_intray: Callable[..., Intray], ticking: None, alice: Caller, database_url: str, redis_url: str) -> None:
     """A real worker with one child, which sleeps."""
-    processes = new_intray(
-        DATABASE_URL=database_url, REDIS_URL=redis_url, JOB_PACKAGES="jobs,tests.trial_jobs", WORKER_CONCURRENCY="1", LOG_FORMAT="json"
-    )
+    settings = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "JOB_PACKAGES": "jobs,tests.trial_jobs"}
+    processes = new_intray(**settings, WORKER_CONCURRENCY="1", SHUTDOWN_GRACE="0")
     processes.spawn("worker")
     for _ in range(2):
         last = str(alice.post("/api/v1/jobs", json={"type": "trial_sleep", "params": {"seconds": 45}}).json["id"])
