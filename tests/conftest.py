@@ -37,7 +37,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PASSWORD_HASH = generate_password_hash("a long password", "scrypt:1024:8:1")  # ours cost 32 times as much, at each sign-in
 SYSTEM = ROOT / "tests" / "system"
-SMOKE = SYSTEM / "browser" / "test_smoke.py"  # the one of them that make test runs
+BROWSER = SYSTEM / "browser"
+SMOKE = BROWSER / "test_smoke.py"  # the one of them that make test runs
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
@@ -62,11 +63,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is slow, unless --all is given; whole systems come first, because they wait while others compute."""
+    """Leave out what is slow, unless --all is given; whole systems come first, because they wait while others compute.
+
+    A file's tests run in one process, which has what they share; those of all browser files share an installation and a browser.
+    """
     for item in items:
         if SYSTEM in item.path.parents and item.path != SMOKE:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: SYSTEM not in item.path.parents)
+        item.add_marker(pytest.mark.xdist_group("browser" if BROWSER in item.path.parents else str(item.path.relative_to(ROOT))))
+    items.sort(key=lambda item: (BROWSER not in item.path.parents, SYSTEM not in item.path.parents))
     if not config.getoption("--all"):
         left_out = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
