@@ -49,11 +49,11 @@ def submission_responses(blueprint: Blueprint, schema: type[Schema]) -> Callable
     """Document the idempotency key of a submission and the responses that every submission may get; `schema` is that of its success."""
 
     def document(view: View) -> View:
-        view = blueprint.doc(parameters=[KEY_HEADER])(view)
+        replayed = "Already exists: same Idempotency-Key, or an unfinished unique job"
+        view = blueprint.doc(parameters=[KEY_HEADER])(blueprint.alt_response(200, schema=schema, description=replayed)(view))
         for status, description in PROBLEMS_OF_SUBMISSIONS.items():
             view = blueprint.alt_response(status, schema=ProblemSchema, description=description)(view)
-        replayed = "Already exists: same Idempotency-Key, or an unfinished unique job"
-        return blueprint.alt_response(200, schema=schema, description=replayed)(view)
+        return view
 
     return document
 

@@ -133,7 +133,7 @@ class Intray:
 
     def end_all(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End the processes that `spawn(name)` has started, such as the workers of one test."""
-        for process in [one for one in self.spawned if one.args[2:] == [name]]:
+        for process in [one for one in self.spawned if isinstance(one.args, list) and one.args[2:] == [name]]:
             process.send_signal(number)
             process.wait(ENDING_S)
             self.spawned.remove(process)
