@@ -1,4 +1,4 @@
-"""The only access to RQ's queues and to Redis: pushing job ids, reading queues, stopping jobs, the Redis client.
+"""RQ's queues in Redis: pushing job ids, reading queues, stopping jobs, the Redis client. The prefork worker has its own.
 The ledger, the worker, monitoring, the scheduler and the health checks call it.
-It must not import anything of `monolith` but `config`, `linux` and `job_types`.
+It must not import anything of `monolith` but `config`, `db`, `linux` and `job_types`.
 """
