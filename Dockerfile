@@ -1,4 +1,4 @@
-# Web, worker and clock use this image with different commands: see compose.yaml. tests/hosts/image.py runs these steps without Docker.
+# Web, worker and clock use this image with different commands: see compose.yaml. tests/support/hosts/image.py runs these steps without Docker.
 FROM debian:bookworm-slim AS build
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*
 COPY requirements.txt /build/requirements.txt

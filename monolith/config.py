@@ -11,6 +11,7 @@ import re
 import secrets
 import tempfile
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -109,12 +110,12 @@ class Settings:
 
 @cache
 def version() -> str:
-    """The version in pyproject.toml; without that file, that of the installed package."""
-    try:
-        text = (ROOT / "pyproject.toml").read_text()
-    except FileNotFoundError:
+    """The version in pyproject.toml; without that file, that of the installed package, or `unknown`."""
+    with suppress(FileNotFoundError):
+        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+    with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("intray")
-    return str(tomllib.loads(text)["project"]["version"])
+    return "unknown"
 
 
 @cache

@@ -45,13 +45,15 @@ def test_health_and_the_api_document_show_the_version(app: Flask) -> None:
     assert client.get("/api/openapi.json").json["info"]["version"] == PROJECT["version"]
 
 
-def test_where_it_is_installed_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+def test_without_the_project_file_the_version_is_that_of_the_package_or_unknown(tmp_path: Path) -> None:
     (tmp_path / "monolith").mkdir()
     for name in ("__init__.py", "aliases.py", "config.py", "errors.py"):
         shutil.copy(ROOT / "monolith" / name, tmp_path / "monolith")
+    asked = ("-c", "from monolith.config import version; print(version())")
+    assert python(*asked, cwd=tmp_path).stdout == "unknown\n"
     (tmp_path / "intray-1.2.3.dist-info").mkdir()
     (tmp_path / "intray-1.2.3.dist-info" / "METADATA").write_text("Metadata-Version: 2.4\nName: intray\nVersion: 1.2.3\n")
-    done = python("-c", "from monolith.config import version; print(version())", cwd=tmp_path)
+    done = python(*asked, cwd=tmp_path)
     assert done.stdout == "1.2.3\n", done.stderr
 
 

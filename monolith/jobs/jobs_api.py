@@ -36,7 +36,7 @@ class Jobs(MethodView):
 
     @blueprint.arguments(schemas.JobRequest())
     @blueprint.response(202, schemas.AcceptedJobSchema)
-    @submission_responses(blueprint, schemas.AcceptedJobSchema)
+    @submission_responses(blueprint, schemas.AcceptedJobSchema, "Already exists: same Idempotency-Key, or an unfinished unique job")
     @blueprint.alt_response(404, schema=ProblemSchema, description="The document was not found, or is not yours")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted immediately and runs when a worker is free."""

@@ -45,12 +45,13 @@ PROBLEMS_OF_SUBMISSIONS = {
 }
 
 
-def submission_responses(blueprint: Blueprint, schema: type[Schema]) -> Callable[[View], View]:
-    """Document the idempotency key of a submission and the responses that every submission may get; `schema` is that of its success."""
+def submission_responses(
+    blueprint: Blueprint, schema: type[Schema], found: str = "Already created with the same Idempotency-Key"
+) -> Callable[[View], View]:
+    """Document the idempotency key of a submission and the responses that each may get; 200 is of `schema`, and means `found`."""
 
     def document(view: View) -> View:
-        replayed = "Already exists: same Idempotency-Key, or an unfinished unique job"
-        view = blueprint.doc(parameters=[KEY_HEADER])(blueprint.alt_response(200, schema=schema, description=replayed)(view))
+        view = blueprint.doc(parameters=[KEY_HEADER])(blueprint.alt_response(200, schema=schema, description=found)(view))
         for status, description in PROBLEMS_OF_SUBMISSIONS.items():
             view = blueprint.alt_response(status, schema=ProblemSchema, description=description)(view)
         return view

@@ -40,11 +40,16 @@ def run(words: tuple[str, ...], env: dict[str, str]) -> subprocess.CompletedProc
     """Run a command of this checkout's `manage.py` to its end."""
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as error:
         with _lock:
-            pipes = _server()
-            assert pipes.stdin and pipes.stdout
-            pipes.stdin.write(json.dumps({"words": words, "env": env, "out": out.name, "error": error.name}) + "\n")
-            pipes.stdin.flush()
-            code = int(pipes.stdout.readline())
+            server = _server()
+            assert server.stdin and server.stdout
+            try:
+                server.stdin.write(json.dumps({"words": words, "env": env, "out": out.name, "error": error.name}) + "\n")
+                server.stdin.flush()
+                code = int(server.stdout.readline())
+            except BaseException:  # pytest gave up on it: its answer would be taken for that of the next command
+                server.kill()
+                _server.cache_clear()
+                raise
         return subprocess.CompletedProcess(words, code, out.read(), error.read())
 
 
@@ -58,8 +63,8 @@ def serve() -> None:
         asked = json.loads(line)
         child = os.fork()
         if not child:
-            for number, name in ((1, asked["out"]), (2, asked["error"])):
-                os.dup2(os.open(name, os.O_WRONLY), number)
+            for number, name in enumerate((os.devnull, asked["out"], asked["error"])):
+                os.dup2(os.open(name, os.O_RDWR), number)
             os.environ.clear()
             os.environ.update(asked["env"])
             manage.main(asked["words"])

@@ -3,7 +3,7 @@
 During a deploy this runs while processes of the version before still work, for some seconds:
 
 - Its workers go on. They write the old columns of `jobs` when a job ends, fails or is snoozed, so these columns stay for one
-  release, empty and read by nobody; a trigger for each copies what is written there. Statements that name only new columns do
+  release, read by processes of that version only; a trigger for each copies what is written there. Statements that name only new columns do
   not fire the triggers. The next release drops both: see `OLD_COLUMNS` and `_drop_old_columns`.
 - Its web processes fail with a database error where they sign people in or show the trash, and are replaced.
 - Its clock fails when it reports its periodic tasks, empties the trash or retries an error group; it tries again each time.

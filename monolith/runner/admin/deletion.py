@@ -12,6 +12,8 @@ from monolith.runner.ledger import balance
 from monolith.runner.queue import rq_queues
 from monolith.runner.webhooks import endpoints
 
+UNCLAIMED = ("queued", "canceled")  # a message of theirs may be in a queue; those of others were taken from it
+
 log = structlog.get_logger()
 
 
@@ -30,16 +32,16 @@ def delete_jobs(session: Session, *guard: ColumnElement[bool], keep_deliveries: 
         endpoints.delete_for_jobs(session, [job_id for job_id, *_ in gone])
     balance.record_pruned(session, len(gone))
     queues = {job_id: rq_queue for job_id, rq_queue, _ in gone}
-    queued = [job_id for job_id, _, status in gone if status == "queued"]
-    event.listen(session, "after_commit", lambda _: _delete_from_redis(queues, queued), once=True)
+    unclaimed = [job_id for job_id, _, status in gone if status in UNCLAIMED]
+    event.listen(session, "after_commit", lambda _: _delete_from_redis(queues, unclaimed), once=True)
     return len(gone)
 
 
-def _delete_from_redis(queues: dict[str, str], queued: list[str]) -> None:
+def _delete_from_redis(queues: dict[str, str], unclaimed: list[str]) -> None:
     if rq_queues.cooldown.is_active:
         return
     try:
-        rq_queues.forget(queues, queued)
+        rq_queues.forget(queues, unclaimed)
     except (RedisError, TimeoutError) as error:
         rq_queues.cooldown.start()  # so that many deletions in a row do not each wait for Redis
         log.warning("redis_not_cleaned", jobs=len(queues), error=str(error))

@@ -180,7 +180,7 @@ def lock(session: Session, cleaning_id: int) -> Cleaning:
 def empty_trash() -> Iterator[None]:
     """Delete for good the jobs that have been in the trash for KEEP_S, DELETED_AT_ONCE in a step.
 
-    Raises RedisError when Redis is away, so that the clock tries again later: nothing of a deleted job stays in Redis.
+    Raises RedisError when Redis is away before a step, so that the clock tries again later.
     """
     with read_session() as session:
         old = session.scalars(select(Cleaning.id).where(Cleaning.at <= _kept_since()).order_by(Cleaning.id)).all()

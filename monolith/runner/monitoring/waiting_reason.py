@@ -35,7 +35,7 @@ SILENT_S = 12.0  # a worker reports every 5 s
 class WaitingReason(NamedTuple):
     """Why a job waits: a code for programs, a sentence for the API, and the position in the queue (0: not queued).
 
-    Job pages have their own sentence for each `code`; see `monolith.jobs.job_page`.
+    Job pages have their own sentence for each `code`; see `monolith.jobs.job_status_text`.
     """
 
     code: str

@@ -260,10 +260,10 @@ FEW = 10  # so many ids are removed from a queue without reading it first
 REGISTRIES = (FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry)
 
 
-def forget(jobs: Mapping[str, str], queued: Collection[str]) -> None:
+def forget(jobs: Mapping[str, str], unclaimed: Collection[str]) -> None:
     """Delete everything about these jobs from Redis. Raises RedisError when Redis is away.
 
-    jobs: id to RQ queue. queued: the ids of those that may still be in their queue; looking for one reads the whole list.
+    jobs: id to RQ queue. unclaimed: the ids of those that may still be in their queue; looking for one reads the whole list.
     """
     if is_inline() or not jobs:
         return
@@ -271,7 +271,7 @@ def forget(jobs: Mapping[str, str], queued: Collection[str]) -> None:
     with client.pipeline(transaction=False) as pipeline:
         for name in set(jobs.values()):
             ids = {one for one in jobs if jobs[one] == name}
-            waiting = ids.intersection(queued)
+            waiting = ids.intersection(unclaimed)
             for job_id in waiting & waiting_ids(name) if len(waiting) > FEW else waiting:  # each LREM reads the list again
                 pipeline.lrem(queue(name).key, 0, job_id)
             for registry in REGISTRIES:

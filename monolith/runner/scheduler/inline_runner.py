@@ -27,6 +27,9 @@ class ThreadPool:
     """`WORKER_CONCURRENCY` threads and a priority queue of job ids, which replaces Redis."""
 
     def __init__(self) -> None:
+        from monolith.runner.worker import ledger_worker  # the worker with all it loads, in a web process only where jobs run inline
+
+        self._hooks = ledger_worker.LedgerHooks(execute.worker_name())
         self._waiting: PriorityQueue[tuple[int, int, str, str]] = PriorityQueue()
         self._numbers = count()
         self._held: set[str] = set()
@@ -51,9 +54,7 @@ class ThreadPool:
         give_up_at = time.monotonic() + min(STOPPING_S, settings().shutdown_grace)
         while self._held and time.monotonic() < give_up_at:
             time.sleep(0.05)
-        from monolith.runner.worker import ledger_worker  # the worker with all it loads, in a web process only where jobs run inline
-
-        ledger_worker.LedgerHooks(execute.worker_name()).interrupted(list(self._held))
+        self._hooks.interrupted(list(self._held))
 
     def _work(self) -> None:
         while not self._stopping.is_set():

@@ -17,8 +17,8 @@ import requests
 from tests.support.databases import new_database
 from tests.support.processes import ROOT, Intray, NewIntray, until
 
-# By its commit: of four migrations ago; and the last one before its processes were made for other hosts.
-EARLIER = {"of the first days": "013dd51", "before this one": "8556ff0"}
+# By their commits.
+EARLIER = {"of the first days": "013dd51", "before this one": "822b4d8"}
 DATABASES = {"of the first days": "sqlite", "before this one": "postgresql"}
 LASTING_S = 8
 

@@ -32,7 +32,7 @@ def by_document(alice: Caller, document: dict[str, str]) -> None:
 
 
 def by_trash(alice: Caller, document: dict[str, str]) -> None:
-    assert bulk_actions.run(bulk_actions.ACTIONS["clean"], JobFilter(status="finished"), Actor("tests")).changed == 1
+    assert bulk_actions.run(bulk_actions.ACTIONS["clean"], JobFilter(status="canceled"), Actor("tests")).changed == 1
     with write_session() as session:
         session.execute(update(Cleaning).values(at=now() - 2 * DAY_S))
     for _ in trash.empty_trash():
@@ -46,13 +46,13 @@ def by_retention(alice: Caller, document: dict[str, str]) -> None:
 
 @pytest.fixture
 def with_webhook(alice: Caller) -> tuple[dict[str, str], str]:
-    """A document, and the id of its finished job: eight days old, with a message in Redis and a delivery to send."""
+    """A document, and the id of its canceled job: eight days old, with a message in Redis and a delivery to send."""
     given = alice.post("/api/v1/documents", json={"text": "mine", "jobs": ["analyze"]}).json
     job_id = given["jobs"][0]["id"]
     secret = SigningSecret(owner_id=alice.user.id, sealed=secrets.seal(secrets.new_secret()))
     webhook = Webhook(owner_id=alice.user.id, url="https://example.org/", events=["job.failed"], secret=secret)
     with write_session() as session:
-        session.execute(update(Job).values(status="finished", ended_at=now() - 8 * DAY_S, created_at=now() - 8 * DAY_S))
+        session.execute(update(Job).values(status="canceled", ended_at=now() - 8 * DAY_S, created_at=now() - 8 * DAY_S))
         session.add(webhook)
         session.flush()
         session.add(Delivery(webhook_id=webhook.id, type="job.finished", job_id=job_id, body="{}"))
@@ -89,5 +89,5 @@ def test_without_redis_jobs_are_deleted_all_the_same(
     assert (balance().pruned, balance().imbalance) == (1, 0)
 
 
-def away(jobs: object) -> None:
+def away(*_: object) -> None:
     raise RedisError
