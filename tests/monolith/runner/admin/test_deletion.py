@@ -46,13 +46,13 @@ def by_retention(alice: Caller, document: dict[str, str]) -> None:
 
 @pytest.fixture
 def with_webhook(alice: Caller) -> tuple[dict[str, str], str]:
-    """A document, and the id of its canceled job: eight days old, with a message in Redis and a delivery to send."""
+    """A document, and the id of its canceled job: a hundred days old, with a message in Redis and a delivery to send."""
     given = alice.post("/api/v1/documents", json={"text": "mine", "jobs": ["analyze"]}).json
     job_id = given["jobs"][0]["id"]
     secret = SigningSecret(owner_id=alice.user.id, sealed=secrets.seal(secrets.new_secret()))
     webhook = Webhook(owner_id=alice.user.id, url="https://example.org/", events=["job.failed"], secret=secret)
     with write_session() as session:
-        session.execute(update(Job).values(status="canceled", ended_at=now() - 8 * DAY_S, created_at=now() - 8 * DAY_S))
+        session.execute(update(Job).values(status="canceled", ended_at=now() - 100 * DAY_S, created_at=now() - 100 * DAY_S))
         session.add(webhook)
         session.flush()
         session.add(Delivery(webhook_id=webhook.id, type="job.finished", job_id=job_id, body="{}"))
