@@ -77,7 +77,7 @@ def _prune_batch(status: str, type_name: str, until: float) -> int:
     guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.trash_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
     with write_session() as session:
-        return delete_jobs(session, *guard, Job.id.in_(oldest), keep_deliveries=True)
+        return delete_jobs(session, *guard, Job.id.in_(oldest), ended_long_ago=True)
 
 
 def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[Any], until: float) -> Iterator[None]:
