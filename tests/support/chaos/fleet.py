@@ -21,7 +21,7 @@ from tests.support.databases import Cluster, new_cluster
 from tests.support.processes import MANAGE, ROOT, Intray, accepts, free_port, until
 
 RESTART_S = 1.0
-EXIT_S = 25.0  # what a host gives every process after SIGTERM
+EXIT_S = 30.0  # what Heroku gives every process after SIGTERM
 WATCH_S = 0.1
 LEAVING_S = 5.0
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))

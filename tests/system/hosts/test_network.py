@@ -39,7 +39,7 @@ class GoodLoad(Load):
             self._submit(f"more-{number}", {"type": "chaos_sleep", "params": {"seconds": 3}})
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hosts, tmp_path: Path) -> None:
     ledger = Ledger(hosts.database_url)
     load = GoodLoad(hosts.base_url, hosts.token, seed=5, jobs=JOBS, seconds=SECONDS, live=ledger.live, most_live=30)
