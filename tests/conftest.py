@@ -38,8 +38,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PASSWORD_HASH = generate_password_hash("a long password", "scrypt:1024:8:1")  # ours cost 32 times as much, at each sign-in
 SYSTEM = ROOT / "tests" / "system"
-BROWSER = SYSTEM / "browser"
-SMOKE = BROWSER / "test_smoke.py"  # the one of them that make test runs
+TOGETHER = {"faults": (SYSTEM / "chaos", SYSTEM / "hosts"), "browser": (SYSTEM / "browser",)}  # in the order in which they begin
+SMOKE = SYSTEM / "browser" / "test_smoke.py"  # the one of them that make test runs
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
@@ -49,17 +49,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """More than there are cores, because tests wait; whole systems wait for most of their time."""
-    cores = len(os.sched_getaffinity(0))
-    return 2 * cores if config.getoption("--all") else cores + 1
+    """One more than there are cores, because tests wait."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 class ByFile(LoadScopeScheduling):
-    """Each file's tests run in one process, which has what they share; all browser tests share an installation and a browser."""
+    """Each file's tests run in one process, which has what they share.
+
+    All browser tests share an installation and a browser, and faults are injected by one test at a time: they need the machine.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return "browser" if BROWSER in (ROOT / path).parents else path
+        path = ROOT / nodeid.partition("::")[0]
+        return next((name for name, folders in TOGETHER.items() if path.parent in folders), str(path))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,7 +83,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if SYSTEM in item.path.parents and item.path != SMOKE:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: (BROWSER not in item.path.parents, SYSTEM not in item.path.parents))
+    first = [folder for folders in TOGETHER.values() for folder in folders]
+    items.sort(
+        key=lambda item: first.index(item.path.parent) if item.path.parent in first else len(first) + (SYSTEM not in item.path.parents)
+    )
     if not config.getoption("--all"):
         left_out = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if not item.get_closest_marker("slow")]

@@ -133,7 +133,7 @@ def hand_in(browser: Browser, intray: Intray, slow: str) -> dict[str, str]:
         "admin-rq": "/admin/rq/",
         "admin-jobs": "/admin/jobs",
         "admin-failures": "/admin/failures",
-        "admin-bin": "/admin/bin?status=failed&age=0&unit=hours",
+        "admin-trash": "/admin/bin?status=failed&age=0&unit=hours",
         "api": "/api/docs",
     }
     return {"job-working": working, **places, "refused": refused, "job-done": done, "job-failed": failed, "job-retrying": retrying, **jobs}
