@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MODULES = {
+    "jobs.tools.ai": "jobs.tools.llm.client",
+    "jobs.tools.prompts": "jobs.tools.llm.client",
     "monolith.redis_client": "monolith.runner.queue.redis_client",
     "monolith.runner.ledger_worker": "monolith.runner.worker.ledger_worker",
     "monolith.runner.messages": "monolith.runner.worker.rq_message",
