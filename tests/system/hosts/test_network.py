@@ -48,13 +48,15 @@ def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hos
     until(lambda: _runs_at(ledger, "worker-b"), 180, hosts.said)
     hosts.hosts["worker-b"].cut_off()
     hosts.add_worker("worker-c")  # nothing else is needed to scale out
+    until(
+        lambda: hosts.listens("worker-c"), 120, hosts.said
+    )  # a worker that cannot reach Redis as it starts ends, and a host starts it again
     rejoins_at = time.monotonic() + SILENT_S
     for name, seconds in (("worker-a", 3), ("data", 6), ("web", 4)):
         _cut_off_for(hosts, name, seconds)
     until(lambda: time.monotonic() > rejoins_at and _was_silent(ledger, "worker-b"), 2 * SILENT_S, hosts.said)
     hosts.hosts["worker-b"].rejoin()
     submitter.join()
-    until(lambda: hosts.listens("worker-c"), 120, hosts.said)
     load.fill_all_children()
     until(lambda: ledger.live() == 0, 180, hosts.said)
     pages, runs = ledger.read(), runs_in(tmp_path / "runs")
