@@ -48,9 +48,8 @@ def test_whoever_is_cut_off_nothing_is_lost_and_nothing_is_done_twice(hosts: Hos
     until(lambda: _runs_at(ledger, "worker-b"), 180, hosts.said)
     hosts.hosts["worker-b"].cut_off()
     hosts.add_worker("worker-c")  # nothing else is needed to scale out
-    until(
-        lambda: hosts.listens("worker-c"), 120, hosts.said
-    )  # a worker that cannot reach Redis as it starts ends, and a host starts it again
+    # A worker that cannot reach Redis as it starts ends, and a host starts it again; nobody does here.
+    until(lambda: hosts.listens("worker-c"), 120, hosts.said)
     rejoins_at = time.monotonic() + SILENT_S
     for name, seconds in (("worker-a", 3), ("data", 6), ("web", 4)):
         _cut_off_for(hosts, name, seconds)
