@@ -33,20 +33,9 @@ def checked_out(commit: str, folder: Path) -> Path:
 
 def its_libraries(code: Path, folder: Path) -> Path:
     """The libraries that an earlier version pins, which need not be ours."""
-    install = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        sys.executable,
-        "--target",
-        str(folder),
-        "--require-hashes",
-    ]
-    subprocess.run([*install, "--only-binary", ":all:", "--requirements", str(code / "requirements.txt")], check=True)
+    install = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--target", str(folder)]
+    options = ["--no-compile", "--require-hashes", "--only-binary", ":all:", "-r", str(code / "requirements.txt")]
+    subprocess.run([*install, *options], check=True)
     return folder
 
 
