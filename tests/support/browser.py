@@ -23,13 +23,10 @@ Call = Callable[..., Any]
 @contextmanager
 def running(home: Path, **settings: str) -> Iterator[Intray]:
     """An installation with a user, ended afterwards."""
-    one = Intray(home, {"SIGN_IN_RATE": "1000 per minute", **settings})
-    try:
+    with Intray(home, {"SIGN_IN_RATE": "1000 per minute", **settings}) as one:
         one.start()
         one.user(EMAIL, PASSWORD)
         yield one
-    finally:
-        one.end()
 
 
 def cookies_of(browser: Browser, intray: Intray, email: str, password: str) -> Any:

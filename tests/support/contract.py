@@ -77,12 +77,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory(prefix="contract-") as folder:
-        one = Intray(Path(folder) / "home")
-        try:
+        with Intray(Path(folder) / "home") as one:
             start(one)
             done = ask(one, "--max-time", str(int(minutes * 60)))
-        finally:
-            one.end()
         sys.stdout.write("\n".join((done.stdout, done.stderr, one.output())))
     return done.returncode
 

@@ -81,6 +81,13 @@ class Intray:
         assert self.is_ready()
         return self
 
+    def start_web(self) -> Intray:
+        """Make the tables and start the web process alone; wait until it accepts connections."""
+        self.checked("db", "upgrade")
+        self.spawn("web")
+        self.wait_until(lambda: accepts(self.port))
+        return self
+
     def spawn(self, *words: str) -> subprocess.Popen[bytes]:
         """Start one process, such as `run` or `worker`; what it prints is in `output()`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +155,12 @@ class Intray:
     def processes(self) -> dict[int, str]:
         """Every living process of this home, by id, with its command line."""
         return {pid: line for pid, line, env in _living() if str(self.home) in line or f"INTRAY_HOME={self.home}\0" in env}
+
+    def __enter__(self) -> Intray:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """End everything, for the end of a test."""

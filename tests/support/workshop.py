@@ -92,8 +92,5 @@ def commands(act: str, *steps: str, **more: str) -> str:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """Small limits, so that reaching them takes little."""
     limits = {"SANDBOX_MEMORY_MB": "384", "SANDBOX_DISK_MB": "96", "SANDBOX_SECONDS": "80"}
-    one = Intray(tmp_path_factory.mktemp("intray") / "home", {**limits, "MAIL_FROM": SECRET, "WORKER_CONCURRENCY": "2"})
-    try:
+    with Intray(tmp_path_factory.mktemp("intray") / "home", {**limits, "MAIL_FROM": SECRET, "WORKER_CONCURRENCY": "2"}) as one:
         yield Workshop(one.start())
-    finally:
-        one.end()

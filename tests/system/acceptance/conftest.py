@@ -22,8 +22,5 @@ def intray(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         settings["REDIS_URL"] = request.getfixturevalue("redis_server")
     else:
         settings["PATH"] = VENV_ONLY
-    one = Intray(tmp_path_factory.mktemp("intray") / "home", settings)
-    try:
+    with Intray(tmp_path_factory.mktemp("intray") / "home", settings) as one:
         yield one.start()
-    finally:
-        one.end()

@@ -55,11 +55,8 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     (project / "adopted" / "__init__.py").touch()
     (project / "adopted" / "word_count.py").write_text(README_TYPE[1])
     settings = {"PYTHONPATH": str(project), "JOB_PACKAGES": "jobs,adopted,tests.trial_jobs"}
-    one = Intray(tmp_path_factory.mktemp("intray") / "home", settings)
-    try:
+    with Intray(tmp_path_factory.mktemp("intray") / "home", settings) as one:
         yield Office(one.start())
-    finally:
-        one.end()
 
 
 def lines_of(path: Path) -> int:

@@ -42,13 +42,10 @@ def site() -> Iterator[Site]:
 
 def running(folder: pytest.TempPathFactory, **settings: str) -> Iterator[Api]:
     """An installation; gives what calls its API."""
-    one = Intray(folder.mktemp("intray") / "home", {"FETCH_ALLOW_LOOPBACK": "true", "GENERATE_DOCS_BACKOFF": "0.2", **settings})
-    try:
+    with Intray(folder.mktemp("intray") / "home", {"FETCH_ALLOW_LOOPBACK": "true", "GENERATE_DOCS_BACKOFF": "0.2", **settings}) as one:
         one.start()
         headers = {"Authorization": f"Bearer {one.token()}"}
         yield lambda method, path, **given: requests.request(method, f"{one.base_url}{path}", headers=headers, timeout=30, **given)
-    finally:
-        one.end()
 
 
 @pytest.fixture(scope="module")

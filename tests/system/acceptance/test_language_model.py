@@ -37,12 +37,9 @@ def running(model: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> It
         "LLM_BUDGET_PER_USER_USD": "1",
         "PATH": f"{VENV_ONLY}:/usr/bin:/bin",
     }
-    one = Intray(tmp_path_factory.mktemp("intray") / "home", settings)
-    try:
+    with Intray(tmp_path_factory.mktemp("intray") / "home", settings) as one:
         yield one.start()
         assert "sk-test-0123456789" not in one.output()
-    finally:
-        one.end()
 
 
 @pytest.fixture(scope="module")

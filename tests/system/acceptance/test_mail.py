@@ -65,13 +65,10 @@ def office(tmp_path_factory: pytest.TempPathFactory, radicale: str) -> Iterator[
             "EMAIL_BACKOFF": "0.2",
             "CALDAV_URL": with_login(radicale),
         }
-        one = Intray(tmp_path_factory.mktemp("intray") / "home", {**settings, "JOB_PACKAGES": "jobs,tests.trial_jobs"})
-        try:
+        with Intray(tmp_path_factory.mktemp("intray") / "home", {**settings, "JOB_PACKAGES": "jobs,tests.trial_jobs"}) as one:
             yield Office(one.start(), server)
             for secret in (PASSWORD, quote(PASSWORD, safe=""), LOGIN[1], quote(LOGIN[1], safe="")):
                 assert secret not in one.output()
-        finally:
-            one.end()
 
 
 def test_mail_is_sent_once_after_a_greylist_for_admins_and_as_a_follow_up_only(office: Office) -> None:

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.support.databases import new_database
-from tests.support.processes import Intray, accepts
+from tests.support.processes import Intray
 
 AT_ONCE = 50
 LIMIT = 10
@@ -59,14 +59,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     settings |= {"WEB_CONCURRENCY": str(PROCESSES), "WEB_THREADS": str(THREADS)}
     if request.param == "postgresql":
         settings["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql_server"))
-    one = Intray(tmp_path_factory.mktemp("web") / "home", settings)
-    try:
-        one.checked("db", "upgrade")
-        one.spawn("web")
-        one.wait_until(lambda: accepts(one.port))
-        yield one
-    finally:
-        one.end()
+    with Intray(tmp_path_factory.mktemp("web") / "home", settings) as one:
+        yield one.start_web()
 
 
 @pytest.fixture

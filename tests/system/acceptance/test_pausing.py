@@ -41,8 +41,7 @@ class Yard:
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[Yard]:
     settings = {"REDIS_URL": redis_server, "JOB_PACKAGES": "jobs,tests.trial_jobs", "WORKER_CONCURRENCY": "2", "SHUTDOWN_GRACE": "1"}
-    one = Intray(tmp_path_factory.mktemp("yard") / "home", settings)
-    try:
+    with Intray(tmp_path_factory.mktemp("yard") / "home", settings) as one:
         one.checked("db", "upgrade")
         one.checked("user", "create", "--email", "a@example.org", "--password", "a long password", "--admin")
         for name in ("web", "clock", "worker", "worker"):
@@ -51,8 +50,6 @@ def yard(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterato
         yard = Yard(one)
         until(lambda: len(yard.call("get", "/workers")["data"]) == 2)
         yield yard
-    finally:
-        one.end()
 
 
 def test_a_pause_acts_at_once_on_busy_workers_and_resuming_lets_all_go_on(

@@ -53,11 +53,8 @@ class Office:
 def office(folder: Path, **settings: str) -> Iterator[Office]:
     with OpenAIServer() as model:
         given = {"OPENAI_BASE_URL": model.url, "QUALITY_CHECK_BACKOFF": "0.2", "JOB_PACKAGES": "jobs,tests.trial_jobs", **settings}
-        one = Intray(folder / "home", given)
-        try:
+        with Intray(folder / "home", given) as one:
             yield Office(one.start(), model)
-        finally:
-            one.end()
 
 
 @pytest.fixture(scope="module")

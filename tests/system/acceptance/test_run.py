@@ -79,11 +79,8 @@ def test_a_process_that_dies_comes_back(running: Intray, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
-    one = Intray(tmp_path_factory.mktemp("running") / "home", {"PATH": VENV_ONLY})
-    try:
+    with Intray(tmp_path_factory.mktemp("running") / "home", {"PATH": VENV_ONLY}) as one:
         yield one.start()
-    finally:
-        one.end()
 
 
 def test_a_home_with_a_long_path_and_odd_characters_works_and_a_second_run_on_it_says_so(new_intray: NewIntray, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 import pytest
 import requests
 
-from tests.support.processes import Intray, accepts, until
+from tests.support.processes import Intray, until
 
 DRIPS = 12
 HEAD = b"GET /health HTTP/1.1\r\nHost: intray\r\nX-Slow: "
@@ -50,14 +50,8 @@ class Drip(threading.Thread):
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
     settings = {"REDIS_URL": "redis://127.0.0.1:1/0", "WEB_CONCURRENCY": "1", "WEB_THREADS": "8", "PATIENCE_S": "3"}
-    one = Intray(tmp_path_factory.mktemp("web") / "home", settings)
-    try:
-        one.checked("db", "upgrade")
-        one.spawn("web")
-        one.wait_until(lambda: accepts(one.port))
-        yield one
-    finally:
-        one.end()
+    with Intray(tmp_path_factory.mktemp("web") / "home", settings) as one:
+        yield one.start_web()
 
 
 @pytest.fixture(scope="module")

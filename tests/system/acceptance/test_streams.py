@@ -47,11 +47,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intray]:
-    one = Intray(tmp_path_factory.mktemp("streams") / "home", SETTINGS)
-    try:
+    with Intray(tmp_path_factory.mktemp("streams") / "home", SETTINGS) as one:
         yield one.start()
-    finally:
-        one.end()
 
 
 @pytest.fixture

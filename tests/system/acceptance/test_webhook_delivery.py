@@ -43,15 +43,12 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     settings = {"REDIS_URL": redis_server, "FETCH_ALLOW_LOOPBACK": "1", "JOB_PACKAGES": "jobs,tests.trial_jobs", "SHUTDOWN_GRACE": "1"}
     if request.param == "postgresql":
         settings["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql_server"))
-    one = Intray(tmp_path_factory.mktemp("hooks") / "home", settings | {"RQ_KEY_PREFIX": f"hooks-{request.param}"})
-    try:
+    with Intray(tmp_path_factory.mktemp("hooks") / "home", settings | {"RQ_KEY_PREFIX": f"hooks-{request.param}"}) as one:
         one.checked("db", "upgrade")
         one.spawn("web")
         one.spawn("clock")
         one.wait_until(one.is_ready)
         yield one
-    finally:
-        one.end()
 
 
 @pytest.fixture

@@ -52,16 +52,13 @@ class Yard:
 
 @pytest.fixture(scope="module")
 def whole_yard(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[Yard]:
-    one = Intray(tmp_path_factory.mktemp("yard") / "home", {"REDIS_URL": redis_server, "SHUTDOWN_GRACE": "1", **TRIALS})
-    try:
+    with Intray(tmp_path_factory.mktemp("yard") / "home", {"REDIS_URL": redis_server, "SHUTDOWN_GRACE": "1", **TRIALS}) as one:
         one.checked("db", "upgrade")
         token = one.token(one.user("a@example.org"))
         one.spawn("web")
         one.spawn("clock")
         one.wait_until(one.is_ready)
         yield Yard(one, token, redis_server)
-    finally:
-        one.end()
 
 
 @pytest.fixture
