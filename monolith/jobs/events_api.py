@@ -67,5 +67,6 @@ def _response(stream: Stream, first: str) -> Response:
     is_chunked = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
     response = Response(sse_thread.body(stream, first, is_chunked), content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Connection"] = "close"  # the SSE thread ends it with the stream
     response.headers["X-Accel-Buffering"] = "no"  # nginx would buffer it
     return response

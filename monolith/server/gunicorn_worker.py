@@ -54,6 +54,10 @@ class Worker(ThreadWorker):
 
     HANDED_OVER = object()
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi: Any = _closing_if_told(self.wsgi)
+
     def enqueue_req(self, conn: Any) -> None:
         if conn.parser is None:
             address = conn.client[0] if conn.client else ""
@@ -116,6 +120,20 @@ class Worker(ThreadWorker):
         if board := sse_thread.current():
             board.end()
         super().handle_exit(sig, frame)
+
+
+def _closing_if_told(application: Any) -> Any:
+    """Closes the connection after a response with `Connection: close`, which gunicorn ignores: the client must not reuse it."""
+
+    def call(environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if ("Connection", "close") in headers:
+                start_response.__self__.force_close()
+            return start_response(status, headers, exc_info)
+
+        return application(environ, start)
+
+    return call
 
 
 class Log(glogging.Logger):

@@ -41,7 +41,7 @@ class Client:
 
     def listen(self, path: str = "/api/v1/events") -> Iterator[Event]:
         answer = self.open(path)
-        assert answer.status_code == 200, answer.text
+        assert (answer.status_code, answer.headers["Connection"]) == (200, "close"), answer.text  # or the client would use it again
         return events(answer.iter_content(chunk_size=None))
 
 
