@@ -210,6 +210,15 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
             time.sleep(1)
 
 
+def is_reachable() -> bool:
+    """Whether the database answers a query."""
+    try:
+        read_now()
+    except OperationalError:
+        return False
+    return True
+
+
 @contextmanager
 def read_session() -> Iterator[Session]:
     """A session for reading only: it is never committed."""
@@ -304,15 +313,17 @@ def _newest_revision() -> str | None:
 class PreparedStatement:
     """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read.
 
-    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution, and commits by itself.
+    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution.
     """
 
     def __init__(self, statement: Any) -> None:
         self._statement = statement
         self._compiled: tuple[str, dict[str, Any]] | None = None
 
-    def run(self, **params: Any) -> Sequence[Any]:
-        """The rows. Raises what a SQLAlchemy connection would raise."""
+    def run(self, connection: Connection | None = None, /, **params: Any) -> Sequence[Any]:
+        """The rows. Without a `connection`, it commits by itself. Raises what a SQLAlchemy connection would raise."""
+        if connection is not None:
+            return connection.execute(self._statement, params).all()
         if get_engine().dialect.name == "postgresql":
             return self._run_by_driver(params)
         with read_connection() as connection:
