@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 PROC = Path("/proc")
@@ -23,9 +25,9 @@ KILOBYTE = 1024
 
 
 @cache
-def _prctl() -> Callable[[int, int], int]:
+def _prctl() -> Callable[[int, Any], int]:
     """The system call, looked up before a fork: looking it up afterwards may wait for a lock that no thread holds any more."""
-    call: Callable[[int, int], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
+    call: Callable[[int, Any], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
     return call
 
 
@@ -126,6 +128,18 @@ def memory(pid: int) -> int | None:
     with suppress(OSError):
         return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def name_us(name: str) -> None:
+    """Give this process a name of up to 15 characters, which `ps -o comm` shows."""
+    _prctl()(PR_SET_NAME, name.encode())
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether the process was stopped by a signal (SIGSTOP) and does not run."""
+    with suppress(OSError):
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def _has_proc() -> bool:

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn, Protocol
 
+from monolith.linux.processes import is_frozen, name_us
 from monolith.runner.prefork.child import LENGTH, PACKET, become_child
 from monolith.runner.prefork.task import Task
 
 HEARTBEAT_S = 5.0  # between two heartbeats of the jobs that the worker holds
 RETRY_S = 1.0  # between two attempts of what was answered with `LATER`
+FROZEN_S = 10.0  # a process that is frozen (SIGSTOP) and owes an answer for so long is replaced
 LEAVING_S = 3.0  # how long the process has for what it was asked when the worker ends
 LATER = "later"  # an answer: the database is away, ask again
 FIRST = ("claim_again", "claim")  # children wait for claims; nobody waits for the rest
@@ -91,6 +93,7 @@ class HookProcess:
         self._unpacked: list[tuple[int, str, Any]] = []
         self._unsent = bytearray()
         self._heartbeat_at = 0.0
+        self._answered_at = 0.0  # or since when it owes no answer
         self._start()
 
     def _start(self) -> None:
@@ -103,6 +106,7 @@ class HookProcess:
         if self.pid == 0:
             try:
                 become_child(parent)
+                name_us("rq-hooks")
                 self._close_inherited()
                 self._socket.close()
                 self._hooks.prepare()
@@ -155,9 +159,16 @@ class HookProcess:
             while received := self._socket.recv(PACKET):
                 self._received += received
         for answers in _frames(self._received):
+            self._answered_at = time.monotonic()
             for ticket, value in answers:
                 name, task, _ = self._asked.pop(ticket)
                 yield Answer(name, task, value)
+        if not self._asked:
+            self._answered_at = time.monotonic()
+        elif time.monotonic() > self._answered_at + FROZEN_S and is_frozen(self.pid):
+            self._worker.log.error("Worker %s: the hook process is frozen", self._worker.name)
+            os.kill(self.pid, signal.SIGKILL)
+            self._answered_at = time.monotonic()
         if self._has_died():
             self._worker.log.error("Worker %s: the hook process died", self._worker.name)
             self.close()

@@ -24,7 +24,7 @@ from monolith.job_types.registry import JobType
 from monolith.linux.processes import kill_marked
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import Claim, Ending, Failure
-from monolith.runner.prefork.child import suspend_limit
+from monolith.runner.prefork.child import Stopped, suspend_limit
 from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
@@ -91,7 +91,9 @@ def _perform(claim: Claim) -> Ending | None:
     except OperationalError as error:  # not the job's fault: it read its document, or reported progress
         log.warning("database_away", error=str(error.orig))
         return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
-    except (Exception, TimedOut) as error:
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a job raises ends it: SystemExit, asyncio.CancelledError, a panic of a Rust library
         return _failed(claim, error, job_type, job.step)
 
 
@@ -109,7 +111,14 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
         return Failure("permanent", str(error), trace, permanent=True)
     if isinstance(error, Invalid):
         return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
-    return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
+    return Failure(type(error).__name__, _text(error) or type(error).__name__, trace)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "This error has no readable message."
 
 
 def record(endings: Sequence[Ending]) -> None:

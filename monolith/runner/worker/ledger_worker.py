@@ -78,11 +78,18 @@ class LedgerHooks:
         try:
             claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
         except OperationalError as error:
-            log.warning("database_away", error=str(error.orig))
-            return [LATER for _ in job_ids]
+            return self._one_by_one(self.claim, job_ids, error)
         for job_id in set(job_ids) - claims.keys():
             log.info("message_ignored", job_id=job_id)
         return [self._packed(claims.get(job_id)) for job_id in job_ids]
+
+    @staticmethod
+    def _one_by_one(ask: Callable[[list[Any]], list[Any]], asked: list[Any], error: OperationalError) -> list[Any]:
+        """Ask again for each alone: a row may be locked. `LATER` for all while the database is away."""
+        log.warning("database_away", error=str(error.orig))
+        if len(asked) == 1 or not is_reachable():
+            return [LATER for _ in asked]
+        return [answer for one in asked for answer in ask([one])]
 
     @staticmethod
     def _packed(claim: Claim | None) -> tuple[int, bytes] | None:
@@ -96,9 +103,12 @@ class LedgerHooks:
         try:
             lifecycle.return_each(lifecycle.claims_of(self._worker, job_ids))
         except OperationalError as error:
-            log.warning("database_away", error=str(error.orig))
-            return [LATER for _ in job_ids]
-        return self.claim(job_ids)
+            return self._one_by_one(self.claim_again, job_ids, error)
+        answers = self.claim(job_ids)
+        unclaimed = [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer is None]
+        # The earlier process's statement may have been committed only now.
+        late = {job_id for job_id, _ in lifecycle.claims_of(self._worker, unclaimed)}
+        return [LATER if job_id in late else answer for job_id, answer in zip(job_ids, answers, strict=True)]
 
     def give_back(self, claims: list[tuple[str, int]]) -> list[str | None]:
         """Queue jobs again that have not begun."""
@@ -109,12 +119,9 @@ class LedgerHooks:
         try:
             execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
         except OperationalError as error:
-            log.warning("database_away", error=str(error.orig))
-            if not is_reachable():
-                return [LATER for _ in endings]
-            if len(endings) > 1:  # one of them is the reason
-                return [answer for one in endings for answer in self.record([one])]
-            return [self._put_off(endings[0][:2])]
+            answers = self._one_by_one(self.record, endings, error)
+            is_at_fault = len(endings) == 1 and is_reachable()
+            return [self._put_off(endings[0][:2])] if is_at_fault else answers
         for job_id, number, _ in endings:
             self._failing.pop((job_id, number), None)
         return [None for _ in endings]
