@@ -50,8 +50,11 @@ class Hooks(Protocol):
     def claim(self, job_ids: list[str]) -> Sequence[tuple[int, bytes] | str | None]:
         """Claim jobs: the number of the claim and what `run` gets; None for a job that must not run now."""
 
-    def claim_again(self, job_ids: list[str]) -> Sequence[tuple[int, bytes] | str | None]:
-        """As `claim`, where an earlier process may have claimed the jobs and died before it could answer."""
+    def claim_again(self, jobs: list[tuple[str, list[int]]]) -> Sequence[tuple[int, bytes] | str | None]:
+        """As `claim`, where an earlier process may have claimed the jobs and died before it could answer.
+
+        With each job come the claims of it that the worker has: those were answered.
+        """
 
     def give_back(self, claims: list[Claim]) -> Sequence[Any]:
         """The jobs were claimed and have not begun: another worker runs them."""
@@ -84,9 +87,10 @@ class Answer:
 class HookProcess:
     """The hook process as the parent sees it. Started at once, and again if it dies: then it is asked again what it has not answered."""
 
-    def __init__(self, hooks: Hooks, worker: Any, close_inherited: Callable[[], None]) -> None:
+    def __init__(self, hooks: Hooks, worker: Any, close_inherited: Callable[[], None], claimed: Callable[[], list[Task]]) -> None:
         self._hooks = hooks
         self._close_inherited = close_inherited
+        self._claimed = claimed  # the tasks that the worker holds under a claim
         self._worker = worker
         self._tickets = count(1)
         self._asked: dict[int, tuple[str, Task, Any]] = {}  # what was not answered yet, by ticket
@@ -138,18 +142,22 @@ class HookProcess:
     def is_idle(self) -> bool:
         return not self._asked
 
+    def is_claiming(self, job_id: str) -> bool:
+        """Whether a claim of this job was asked for and is not answered."""
+        return any(name == "claim" and task.job_id == job_id for name, task, _ in self._asked.values())
+
     def ask(self, name: str, task: Task, argument: Any) -> None:
         """Have a hook called for this task. It is sent with the next `exchange`."""
         ticket = next(self._tickets)
         self._asked[ticket] = name, task, argument
         self._unpacked.append((ticket, name, argument))
 
-    def ask_heartbeats(self, held: Callable[[], list[Task]]) -> None:
-        """Ask about the heartbeat of the tasks that the worker holds, when it is time to and the last ones are answered."""
+    def ask_heartbeats(self) -> None:
+        """Ask for the heartbeat of the tasks that the worker holds, when it is time to and the last ones are answered."""
         if time.monotonic() >= self._heartbeat_at:
             self._heartbeat_at = time.monotonic() + HEARTBEAT_S
             if not any(name == "heartbeat" for name, *_ in self._asked.values()):
-                for task in held():
+                for task in self._claimed():
                     self.ask("heartbeat", task, (task.job_id, task.claim_number))
 
     def exchange(self) -> Iterator[Answer]:
@@ -184,8 +192,14 @@ class HookProcess:
                 del self._unsent[: self._socket.send(self._unsent)]
 
     def _ask_again(self) -> None:
-        again = {"claim": "claim_again"}
-        self._unpacked = [(ticket, again.get(name, name), argument) for ticket, (name, _, argument) in self._asked.items()]
+        claims = [(task.job_id, task.claim_number) for task in self._claimed()]
+        self._unpacked = []
+        for ticket, (name, task, argument) in self._asked.items():
+            if name == "claim":
+                numbers = [number for job_id, number in claims if job_id == task.job_id]
+                self._unpacked.append((ticket, "claim_again", (task.job_id, numbers)))
+            else:
+                self._unpacked.append((ticket, name, argument))
         self._send()
 
     def _has_died(self) -> bool:

@@ -116,7 +116,7 @@ class PreforkWorker(Worker):
         gc.collect()
         gc.freeze()  # the garbage collector no longer writes to memory that is shared with the children
         self._children = Children(self, self._options, self._prepare_child, self._other_processes)
-        self._hook_process = HookProcess(self.hooks, self, self._close_inherited) if self.hooks else None
+        self._hook_process = HookProcess(self.hooks, self, self._close_inherited, self._claimed_tasks) if self.hooks else None
         self._children.start_missing()
 
     def _close_inherited(self) -> None:
@@ -240,8 +240,11 @@ class PreforkWorker(Worker):
             self._children.assign(tasks)
             return
         for task in tasks:
-            self._children.expect(task)
-            self._hook_process.ask("claim", task, task.job_id)
+            if self._hook_process.is_claiming(task.job_id):
+                self._redis.end("finish", task)  # its message came twice
+            else:
+                self._children.expect(task)
+                self._hook_process.ask("claim", task, task.job_id)
         self._exchange_with_hooks()
 
     def _free_slots(self) -> FreeSlots:
@@ -335,7 +338,7 @@ class PreforkWorker(Worker):
     def _exchange_with_hooks(self) -> None:
         """Ask the hooks, and go on with what they have answered."""
         if self._hook_process:
-            self._hook_process.ask_heartbeats(self._claimed_tasks)
+            self._hook_process.ask_heartbeats()
             for answer in self._hook_process.exchange():
                 self._go_on(answer)
 
@@ -345,7 +348,7 @@ class PreforkWorker(Worker):
     def _go_on(self, answer: Answer) -> None:
         task = answer.task
         match answer.name:
-            case "claim" | "claim_again":
+            case "claim":
                 self._claimed(task, answer.value)
             case "heartbeat" if not answer.value:
                 self._children.kill_taken(task)

@@ -98,17 +98,21 @@ class LedgerHooks:
         packed = transfer.pack_claim(claim)
         return claim.number, packed if len(packed) <= MAX_SENT else b""  # the child reads it from the ledger
 
-    def claim_again(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
-        """Claim jobs that an earlier hook process may have claimed, and died before it could say so: nobody runs them."""
+    def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
+        """Claim jobs that an earlier hook process may have claimed, and died before it could say so: nobody runs those claims."""
         try:
-            lifecycle.return_each(lifecycle.claims_of(self._worker, job_ids))
+            lifecycle.return_each(self._lost_claims(jobs))
         except OperationalError as error:
-            return self._one_by_one(self.claim_again, job_ids, error)
-        answers = self.claim(job_ids)
-        unclaimed = [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer is None]
-        # The earlier process's statement may have been committed only now.
-        late = {job_id for job_id, _ in lifecycle.claims_of(self._worker, unclaimed)}
-        return [LATER if job_id in late else answer for job_id, answer in zip(job_ids, answers, strict=True)]
+            return self._one_by_one(self.claim_again, jobs, error)
+        answers = self.claim([job_id for job_id, _ in jobs])
+        unclaimed = [job for job, answer in zip(jobs, answers, strict=True) if answer is None]
+        late = {job_id for job_id, _ in self._lost_claims(unclaimed)}  # the earlier process's statement was committed only now
+        return [LATER if job_id in late else answer for (job_id, _), answer in zip(jobs, answers, strict=True)]
+
+    def _lost_claims(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[str, int]]:
+        """The claims of these jobs in this worker's name that it does not know of."""
+        known = {(job_id, number) for job_id, numbers in jobs for number in numbers}
+        return [claim for claim in lifecycle.claims_of(self._worker, [job_id for job_id, _ in jobs]) if claim not in known]
 
     def give_back(self, claims: list[tuple[str, int]]) -> list[str | None]:
         """Queue jobs again that have not begun."""

@@ -32,8 +32,8 @@ class RecordingHooks:
     def claim(self, job_ids: list[str]) -> list[Any]:
         return self._call("claim", job_ids, [(1, one.encode()) if one != "paused" else None for one in job_ids])
 
-    def claim_again(self, job_ids: list[str]) -> list[Any]:
-        return self._call("claim_again", job_ids, [(2, one.encode()) for one in job_ids])
+    def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[Any]:
+        return self._call("claim_again", [f"{job_id}{numbers}" for job_id, numbers in jobs], [(2, job_id.encode()) for job_id, _ in jobs])
 
     def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
         return self._call("record", [job_id for job_id, *_ in endings], [None for _ in endings])
@@ -63,13 +63,13 @@ class Asked:
     """A hook process and its answers so far, each as name, job and value."""
 
     def __init__(self, hooks: RecordingHooks) -> None:
-        self.process = HookProcess(hooks, SimpleNamespace(name="w1", log=logging.getLogger("w1")), lambda: None)  # type: ignore[arg-type]
+        self.claimed: list[Task] = []
+        worker = SimpleNamespace(name="w1", log=logging.getLogger("w1"))
+        self.process = HookProcess(hooks, worker, lambda: None, lambda: self.claimed)  # type: ignore[arg-type]
         self.answers: list[tuple[str, str, Any]] = []
 
     def ask(self, name: str, job_id: str, *rest: Any) -> None:
-        queue = SimpleNamespace(DEFAULT_TIMEOUT=1)
-        task = Task(job_id, "e", queue, {}, datetime.now(UTC), False, False)  # type: ignore[arg-type]
-        self.process.ask(name, task, (job_id, *rest) if rest else job_id)
+        self.process.ask(name, _task(job_id), (job_id, *rest) if rest else job_id)
 
     def wait(self, number: int) -> list[tuple[str, str, Any]]:
         """The answers, once there are so many."""
@@ -79,6 +79,11 @@ class Asked:
     def _exchange(self) -> list[tuple[str, str, Any]]:
         self.answers += [(one.name, one.task.job_id, one.value) for one in self.process.exchange()]
         return self.answers
+
+
+def _task(job_id: str, claim_number: int = 0) -> Task:
+    queue = SimpleNamespace(DEFAULT_TIMEOUT=1)
+    return Task(job_id, "e", queue, {}, datetime.now(UTC), False, False, claim_number=claim_number)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -128,6 +133,7 @@ def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: As
 def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hooks: RecordingHooks) -> None:
     until(lambda: hooks.calls() == ["prepare"], 10)
     os.kill(asked.process.pid, signal.SIGSTOP)
+    asked.claimed = [_task("a", 7), _task("b", 1)]
     asked.ask("claim", "a")
     asked.ask("record", "b", 1, FULL)
     asked.ask("record", "c", 1, FULL)
@@ -135,7 +141,7 @@ def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hook
     assert asked.process.has_unsent  # its socket is full
     os.kill(asked.process.pid, signal.SIGKILL)
     assert sorted(asked.wait(3)) == [("claim", "a", (2, b"a")), ("record", "b", None), ("record", "c", None)]
-    assert sorted(hooks.calls()) == ["claim_again a", "prepare", "prepare", "record b c"]
+    assert sorted(hooks.calls()) == ["claim_again a[7]", "prepare", "prepare", "record b c"]
 
 
 def test_what_was_asked_is_done_before_the_process_leaves(asked: Asked, hooks: RecordingHooks) -> None:
