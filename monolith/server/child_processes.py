@@ -58,7 +58,7 @@ class StopSignal:
         os.close(self._writer)
 
 
-class Process(Protocol):
+class Running(Protocol):
     """What `ChildProcess` needs of a process; `subprocess.Popen` is one."""
 
     @property
@@ -82,7 +82,7 @@ class ChildProcess:
         self._command = command
         self._env = env
         self._when_orphaned = when_orphaned
-        self._process: Process | None = None
+        self._process: Running | None = None
         self._started_at = 0.0
         self._due_at = 0.0
         self._delay = 0.0
@@ -92,7 +92,7 @@ class ChildProcess:
         self._started_at = time.monotonic()
         self._process = self._begin()
 
-    def _begin(self) -> Process:
+    def _begin(self) -> Running:
         return subprocess.Popen(  # noqa: S603 - our own programs
             self._command,
             env=self._env,
@@ -117,7 +117,7 @@ class ChildProcess:
         if time.monotonic() >= self._due_at:
             self.start()
 
-    def _note_end(self, process: Process) -> None:
+    def _note_end(self, process: Running) -> None:
         lived = time.monotonic() - self._started_at
         self._delay = 1.0 if lived > STEADY_S else min(max(1.0, self._delay * 2), LONGEST_DELAY_S)
         self._due_at = time.monotonic() + self._delay
@@ -147,7 +147,7 @@ class ForkedChild(ChildProcess):
         super().__init__(name, [], {})
         self._function = function
 
-    def _begin(self) -> Process:
+    def _begin(self) -> Running:
         process = _FORKS.Process(target=self._become, args=(os.getpid(),), name=self.name)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # this process's handlers must not run in the child
         try:
