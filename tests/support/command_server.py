@@ -17,11 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from functools import cache
 from pathlib import Path
-from threading import Lock
-from types import ModuleType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,26 +35,28 @@ IMPORTED = (
     "monolith.accounts.users",
     "monolith.logs",
 )
+IMPORTED_BY_RQ = ("rq.cli.workers", "logging.config", "monolith.runner.prefork.worker")
 LATE = ("logging.config", "rq.cli.workers", "openai.resources.chat.completions")
-WALKED = ("monolith", "jobs.tools", "tests.support.worker")
+WALKED = ("monolith", "jobs.tools")
 SPACE = 16 * 1024  # for the command line and the environment that /proc shows of a fork
 ARGUMENTS, ENVIRONMENT = 45, 47  # where /proc/PID/stat says from where to where they are, after the name
 POLL_S = 0.02
-_lock = Lock()
+_lock = threading.Lock()
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "tests.support.command_server", " " * 1000]
+def _server(program: str) -> subprocess.Popen[str]:
+    """The process whose forks run this program. That of `rq` is small, which makes forks fast: RQ forks for each job."""
+    words = [sys.executable, "-m", "tests.support.command_server", program, " " * 1000]
     env = {**os.environ, "SPACE": " " * SPACE}
     server = subprocess.Popen(words, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(server.communicate)  # it ends with its input
     return server
 
 
-def _ask(**question: Any) -> Any:
+def _ask(program: str, **question: Any) -> Any:
     with _lock:
-        server = _server()
+        server = _server(program)
         assert server.stdin and server.stdout
         try:
             server.stdin.write(json.dumps(question) + "\n")
@@ -69,7 +71,7 @@ def _ask(**question: Any) -> Any:
 def run(words: tuple[str, ...], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command of this checkout's `manage.py` to its end."""
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as error:
-        code = _ask(run=[MANAGE, *words], env=env, out=out.name, error=error.name)
+        code = _ask(MANAGE, run=[MANAGE, *words], env=env, out=out.name, error=error.name)
         return subprocess.CompletedProcess(words, code, out.read(), error.read())
 
 
@@ -82,11 +84,12 @@ class Forked:
     def __init__(self, program: str, *words: str, env: dict[str, str], log: Path, new_session: bool = False) -> None:
         self.args = [sys.executable, program, *words]
         self.returncode: int | None = None
-        self.pid: int = _ask(start=[program, *words], env=env, out=str(log), error=str(log), new_session=new_session)
+        log.touch()
+        self.pid: int = _ask(program, start=[program, *words], env=env, out=str(log), error=str(log), new_session=new_session)
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = _ask(poll=self.pid)
+            self.returncode = _ask(self.args[1], poll=self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -111,16 +114,17 @@ class Forked:
 # ---- the server
 
 
-def serve() -> None:
+def serve(program: str) -> None:
     """Answer the questions that standard input asks, one a line, until it ends."""
-    for name in IMPORTED:
+    for name in IMPORTED if program == MANAGE else IMPORTED_BY_RQ:
         importlib.import_module(name)
     for line in sys.stdin:
         asked = json.loads(line)
         if "poll" in asked:
             answer = _exit_code(asked["poll"], os.WNOHANG)
         elif "start" in asked:
-            _import_all()
+            if program == MANAGE:
+                _import_all()
             answer = os.fork() or _become(asked["start"], asked)
         else:
             answer = _exit_code(os.fork() or _become(asked["run"], asked), 0)
@@ -169,13 +173,17 @@ def _become(words: list[str], asked: dict[str, Any]) -> NoReturn:
     _show(ENVIRONMENT, [f"{name}={value}" for name, value in env.items()])
     sys.argv[:] = words
     sys.path[0:1] = [str(ROOT), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    program = _program(words[0])
-    program.main(words[1:], prog_name=Path(words[0]).name)
-    raise AssertionError("a command ends its process")
-
-
-def _program(path: str) -> ModuleType:
-    return importlib.import_module("manage" if path == MANAGE else "rq.cli")
+    code: Any = 1
+    try:
+        program = importlib.import_module("manage" if words[0] == MANAGE else "rq.cli")
+        program.main(words[1:], prog_name=Path(words[0]).name)
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    os._exit(code or 0)  # an interpreter that ends touches all that was imported, and so copies the memory it shares
 
 
 def _show(field: int, words: list[str]) -> None:
@@ -186,4 +194,4 @@ def _show(field: int, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

@@ -96,9 +96,9 @@ class Intray:
         return self.spawned[-1]
 
     def _begin(self, words: tuple[str, ...]) -> Process:
+        if self.forks and self.code == ROOT:
+            return Forked(MANAGE, *words, env=self.env, log=self.log)
         with self.log.open("ab") as log:
-            if self.forks and self.code == ROOT:
-                return Forked(MANAGE, *words, env=self.env, log=self.log)
             command = [sys.executable, str(self.code / "manage.py"), *words]
             return subprocess.Popen(command, cwd=self.code, env=self.env, stdout=log, stderr=log)
 
