@@ -42,7 +42,7 @@ class GunicornApplication(BaseApplication):
     def load(self) -> Any:
         from monolith import create_app
 
-        return create_app()
+        return _closing_if_told(create_app())
 
 
 class Worker(ThreadWorker):
@@ -53,10 +53,6 @@ class Worker(ThreadWorker):
     """
 
     HANDED_OVER = object()
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        self.wsgi: Any = _closing_if_told(self.wsgi)
 
     def enqueue_req(self, conn: Any) -> None:
         if conn.parser is None:
