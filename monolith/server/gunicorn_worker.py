@@ -47,8 +47,8 @@ class GunicornApplication(BaseApplication):
         for name, value in _options().items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
-        return application()
+    def load(self) -> Any:
+        return _closing_if_told(application())
 
 
 class Worker(ThreadWorker):
@@ -59,10 +59,6 @@ class Worker(ThreadWorker):
     """
 
     HANDED_OVER = object()
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        self.wsgi: Any = _closing_if_told(self.wsgi)
 
     def enqueue_req(self, conn: Any) -> None:
         if conn.parser is None:

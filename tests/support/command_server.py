@@ -166,6 +166,7 @@ def _become(words: list[str], asked: dict[str, Any]) -> NoReturn:
         os.setsid()
     for number, name in enumerate((os.devnull, asked["out"], asked["error"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background of a shell
     env: dict[str, str] = asked["env"]
     os.environ.clear()
     os.environ.update(env)
