@@ -33,26 +33,34 @@ class SessionSetup:
     """
 
     def __init__(self, url: URL) -> None:
-        self._chosen, rest = _server_settings(url.query)
+        chosen, rest = _server_settings(url.query)
         self.url = url.difference_update_query(["options", "search_path"])
         self.driver_options: dict[str, Any] = {name: value for name, value in TIMEOUTS.items() if name not in url.query}
         if rest:
             self.driver_options["options"] = rest
+        self._for_session = _select_settings({**IDLE_TRANSACTION, **KEEPALIVES, **chosen}, is_local=False)
+        # In these each % is doubled, as the driver expects it in a statement that could have parameters.
+        self._to_write = _select_settings({**IDLE_TRANSACTION, **chosen}, is_local=True).replace("%", "%%")
+        self._to_read = _select_settings(chosen, is_local=True).replace("%", "%%") if chosen else ""
 
     def set_up(self, connection: Any, record: Any) -> None:
-        """Set up a new connection, in one round trip. Raises OperationalError when the server refuses a setting of the URL."""
+        """Set up a new connection, in one round trip. Raises OperationalError when the server refuses a setting of the URL.
+
+        Nothing is set for the session when the connection ends at a pooler. A pooler announces a process id of its own, because
+        the one of the server changes.
+        """
         import psycopg  # imported late: on SQLite no process needs it
 
         try:
-            is_direct = _set_unless_pooled(connection, {**IDLE_TRANSACTION, **KEEPALIVES, **self._chosen})
+            is_direct = connection.execute(f"{self._for_session} WHERE pg_backend_pid() = {connection.info.backend_pid}").fetchone()
         except psycopg.Error as error:
             connection.close()
             raise psycopg.OperationalError(str(error)) from error
-        record.info[TO_WRITE] = record.info[TO_READ] = ""
-        if not is_direct:
+        if is_direct:
+            record.info[TO_WRITE] = record.info[TO_READ] = ""
+        else:
             connection.prepare_threshold = None
-            record.info[TO_WRITE] = _in_transaction({**IDLE_TRANSACTION, **self._chosen})
-            record.info[TO_READ] = _in_transaction(self._chosen) if self._chosen else ""
+            record.info[TO_WRITE], record.info[TO_READ] = self._to_write, self._to_read
 
 
 def begin(connection: Connection) -> None:
@@ -129,22 +137,9 @@ def _text(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else " ".join(value)
 
 
-def _set_unless_pooled(connection: Any, settings: Mapping[str, str]) -> bool:
-    """Set these for the session. False, and nothing is set, when the connection ends at a pooler.
-
-    A pooler announces a process id of its own, because the one of the server changes.
-    """
-    statement = f"SELECT {_set_config(settings, is_local=False)} WHERE pg_backend_pid() = {connection.info.backend_pid}"
-    return connection.execute(statement).fetchone() is not None
-
-
-def _in_transaction(settings: Mapping[str, str]) -> str:
-    """A statement that sets these until the end of the transaction, in which each % is doubled, as the driver expects."""
-    return f"SELECT {_set_config(settings, is_local=True)}".replace("%", "%%")
-
-
-def _set_config(settings: Mapping[str, str], *, is_local: bool) -> str:
+def _select_settings(settings: Mapping[str, str], *, is_local: bool) -> str:
+    """The statement that sets these until the end of the session, or of the transaction."""
     from psycopg.sql import SQL
 
     each = [SQL("set_config({}, {}, {})").format(name, value, is_local) for name, value in settings.items()]
-    return SQL(", ").join(each).as_string()
+    return SQL("SELECT {}").format(SQL(", ").join(each)).as_string()
