@@ -225,14 +225,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], is_up: Callable[[], bool], user: str | None = None) -> Iterator[None]:
+def serving(
+    command: list[str], is_up: Callable[[], bool], user: str | None = None, ended_by: signal.Signals = signal.SIGINT
+) -> Iterator[None]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, user=user, cwd="/")
         try:
             until(is_up, in_vain=lambda: process.poll() is not None, or_else=lambda: f"{command[0]} did not start")
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # PostgreSQL: at once, but cleanly
+            process.send_signal(ended_by)  # SIGINT for PostgreSQL: at once, but cleanly
             process.wait(ENDING_S)
 
 
