@@ -184,7 +184,7 @@ def return_each(claims: Iterable[tuple[str, int]]) -> None:
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnding:
     """How a run ended, to be recorded by `record`: a transition, its parameters, and what is saved in the same transaction.
 
     It is made of plain values, so that another process can record it.
@@ -196,7 +196,7 @@ class Ending:
     began_at: float
     params: dict[str, Any]
     outcome: Outcome | None = None
-    otherwise: Ending | None = None  # for a run that can no longer be snoozed
+    otherwise: RunEnding | None = None  # for a run that can no longer be snoozed
 
     @property
     def claim(self) -> tuple[str, int]:
@@ -235,13 +235,13 @@ SNOOZE = Transition(
 _ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE}
 
 
-def finished(claim: Claim, outcome: Outcome) -> Ending:
+def finished(claim: Claim, outcome: Outcome) -> RunEnding:
     """The run succeeded: its result, files, decision and follow-ups are recorded. Raises `Permanent` for a result that cannot be stored."""
     rest = None if outcome.is_result_only else replace(outcome, result=None)
     return _ending("finished", claim, {"result": result_json(outcome.result)}, outcome=rest)
 
 
-def failed(claim: Claim, failure: Failure, backoff: Backoff) -> Ending:
+def failed(claim: Claim, failure: Failure, backoff: Backoff) -> RunEnding:
     """The attempt failed: it is retried after the backoff while attempts are left, else the job fails for good."""
     error = _error(failure)
     if not failure.permanent and claim.attempt < claim.job.max_attempts:
@@ -249,18 +249,18 @@ def failed(claim: Claim, failure: Failure, backoff: Backoff) -> Ending:
     return _ending("failed", claim, {**error, "note": error["error_message"]})
 
 
-def snoozed(claim: Claim, seconds: float, reason: str) -> Ending:
+def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
     """The job runs again in some seconds, and its attempt is returned. Three days after its submission that counts as a failure."""
     message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
     otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
     return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)
 
 
-def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> Ending:
-    return Ending(event, claim.job_id, claim.number, claim.began_at, params, **rest)
+def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
+    return RunEnding(event, claim.job_id, claim.number, claim.began_at, params, **rest)
 
 
-def record(endings: Sequence[Ending]) -> set[tuple[str, int]]:
+def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
     """Record how runs ended, all in one transaction, and push their follow-ups. Returns the job ids and numbers of the current claims.
 
     For a job that failed for good, `on_failure` of its type runs and is saved in the same transaction.
@@ -277,7 +277,7 @@ def record(endings: Sequence[Ending]) -> set[tuple[str, int]]:
     return {(job.id, job.claims) for job in changed}
 
 
-def _apply(endings: Iterable[Ending], connection: Connection | None = None) -> list[JobRecord]:
+def _apply(endings: Iterable[RunEnding], connection: Connection | None = None) -> list[JobRecord]:
     """Apply the transitions, one statement for each kind."""
     by_event: dict[str, list[dict[str, Any]]] = {}
     for one in endings:
@@ -286,7 +286,7 @@ def _apply(endings: Iterable[Ending], connection: Connection | None = None) -> l
     return [job for event, params in by_event.items() for job in _ENDINGS[event].apply_each(params, connection=connection)]
 
 
-def _save(ending: Ending, job: JobRecord, connection: Connection) -> list[JobRecord]:
+def _save(ending: RunEnding, job: JobRecord, connection: Connection) -> list[JobRecord]:
     """Save what a run leaves beside its status. Returns the follow-ups, to be pushed after the commit."""
     if job.status == "failed":
         error = (ending.otherwise or ending).params

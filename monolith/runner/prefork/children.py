@@ -40,7 +40,7 @@ from monolith.runner.prefork.redis_script import FreeSlots
 from monolith.runner.prefork.task import Task, TaskOutcome
 
 AHEAD_S = 0.02  # a child is sent so much work beyond what it runs
-MAX_AHEAD = 16
+MAX_AHEAD = 64
 BLOCKED_S = 0.25  # tasks that wait so long behind a running one go elsewhere
 LATE_S = 1.0  # the child itself ends a job at its limit; the parent kills the child this much later
 STOPPING_S = 2.0  # how long an I/O-bound job has to stop before its child is killed

@@ -23,7 +23,7 @@ from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.linux.processes import kill_marked
 from monolith.runner.ledger import lifecycle
-from monolith.runner.ledger.lifecycle import Claim, Ending, Failure
+from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
 from monolith.runner.prefork.child import Stopped, suspend_limit
 from monolith.runner.worker.context import Overtaken, RunningJob
 
@@ -57,7 +57,7 @@ def worker_name() -> str:
     return os.environ.get("RQ_WORKER_ID") or f"{socket.gethostname()}:{os.getpid()}"
 
 
-def perform(claim: Claim) -> Ending | None:
+def perform(claim: Claim) -> RunEnding | None:
     """Call the job's function under its time limit. Returns how it ended, which is not recorded yet; None when it was overtaken."""
     claim = replace(claim, began_at=time.monotonic())
     if claim.number > 1:
@@ -70,7 +70,7 @@ def perform(claim: Claim) -> Ending | None:
         return ending
 
 
-def _perform(claim: Claim) -> Ending | None:
+def _perform(claim: Claim) -> RunEnding | None:
     job_type = registry.discover().get(claim.job.type)
     if job_type is None:
         unknown = f"The job type {claim.job.type!r} no longer exists. Submit the document with another job type."
@@ -97,7 +97,7 @@ def _perform(claim: Claim) -> Ending | None:
         return _failed(claim, error, job_type, job.step)
 
 
-def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) -> Ending:
+def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) -> RunEnding:
     failure = _failure(error, job_type, step)
     log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
     return lifecycle.failed(claim, failure, job_type.backoff)
@@ -121,7 +121,7 @@ def _text(error: BaseException) -> str:
         return "This error has no readable message."
 
 
-def record(endings: Sequence[Ending]) -> None:
+def record(endings: Sequence[RunEnding]) -> None:
     """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`."""
     try:
         current = lifecycle.record(endings)
@@ -140,12 +140,12 @@ def record(endings: Sequence[Ending]) -> None:
             log.warning("job_overtaken", job_id=one.job_id, reason=ignored)
 
 
-def record_until_back(ending: Ending) -> None:
+def record_until_back(ending: RunEnding) -> None:
     """Record how a run ended. Waits for a database that is away, because the work is done."""
     retry_until_back(lambda: record([ending]), RECORDING_S)
 
 
-def _record_failure(ending: Ending, error: Exception) -> None:
+def _record_failure(ending: RunEnding, error: Exception) -> None:
     """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses."""
     claim = lifecycle.claimed(*ending.claim)
     job_type = registry.discover().get(claim.job.type) if claim else None

@@ -11,7 +11,7 @@ from typing import Any
 from monolith.job_types import registry
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord
 from monolith.runner.ledger.insert import JobSpec
-from monolith.runner.ledger.lifecycle import Claim, Ending
+from monolith.runner.ledger.lifecycle import Claim, RunEnding
 from monolith.runner.ledger.outcomes import Outcome
 
 _FIELDS = len(RETURNED)
@@ -27,7 +27,7 @@ def unpack_claim(packed: bytes) -> Claim:
     return Claim(job.id, job.claims, attempt, job)
 
 
-def pack_ending(ending: Ending) -> bytes | None:
+def pack_ending(ending: RunEnding) -> bytes | None:
     """None where a job function left something that is no plain value, such as a subclass of str: its own process records it."""
     try:
         return marshal.dumps(_plain(ending))
@@ -35,7 +35,7 @@ def pack_ending(ending: Ending) -> bytes | None:
         return None
 
 
-def _plain(ending: Ending) -> tuple[Any, ...]:
+def _plain(ending: RunEnding) -> tuple[Any, ...]:
     outcome = ending.outcome and (
         ending.outcome.files,
         [{**vars(one), "type": one.type.name} for one in ending.outcome.follow_ups],
@@ -45,14 +45,14 @@ def _plain(ending: Ending) -> tuple[Any, ...]:
     return ending.event, ending.job_id, ending.number, ending.began_at, ending.params, outcome, otherwise
 
 
-def unpack_ending(packed: bytes) -> Ending:
+def unpack_ending(packed: bytes) -> RunEnding:
     """Raises `Invalid` for a follow-up whose job type does not exist."""
     return _ending(*marshal.loads(packed))
 
 
-def _ending(event: str, job_id: str, number: int, began_at: float, params: dict[str, Any], outcome: Any, otherwise: Any) -> Ending:
+def _ending(event: str, job_id: str, number: int, began_at: float, params: dict[str, Any], outcome: Any, otherwise: Any) -> RunEnding:
     if outcome:
         files, follow_ups, decision = outcome
         specs = [JobSpec(**{**one, "type": registry.find(one["type"])}) for one in follow_ups]
         outcome = Outcome(None, [tuple(file) for file in files], specs, decision)
-    return Ending(event, job_id, number, began_at, params, outcome, otherwise and _ending(*otherwise))
+    return RunEnding(event, job_id, number, began_at, params, outcome, otherwise and _ending(*otherwise))
