@@ -87,7 +87,8 @@ class TaskOutcome:
 class Ending:
     """What to write in Redis about a task that has left.
 
-    how: `finish` with its serialized result, `requeue` at the front of its queue, `drop` it with its job, or `refuse` it.
+    how: `finish` with its serialized result, `close` likewise but without dependents, `requeue` at the front of its queue, `drop` it
+    with its job, or `refuse` it. What the hooks have claimed is closed: dependents of it in Redis are not its record's.
     """
 
     how: str

@@ -241,7 +241,7 @@ class PreforkWorker(Worker):
             return
         for task in tasks:
             if self._hook_process.is_claiming(task.job_id):
-                self._redis.end("finish", task)  # its message came twice
+                self._redis.end("close", task)  # its message came twice
             else:
                 self._children.expect(task)
                 self._hook_process.ask("claim", task, task.job_id)
@@ -303,7 +303,7 @@ class PreforkWorker(Worker):
         match outcome.how:
             case "done":
                 assert isinstance(outcome.payload, bytes)
-                self._redis.end("finish", task, outcome.payload)
+                self._redis.end("finish" if task.claimed is None else "close", task, outcome.payload)
                 self.log.info("Worker %s: %s: Job OK (%s)", self.name, task.queue.name, task.job_id)
             case "ended":
                 assert self._hook_process
@@ -353,7 +353,7 @@ class PreforkWorker(Worker):
             case "heartbeat" if not answer.value:
                 self._children.kill_taken(task)
             case "record":
-                self._redis.end("finish", task)
+                self._redis.end("close", task)
             case "give_back":
                 self._redis.end("requeue", task)
             case "lost" | "interrupted" | "stopped":
@@ -363,7 +363,7 @@ class PreforkWorker(Worker):
         """Start a task that was claimed. One that must not run ends: its message came twice, or what it waits for pushes it again."""
         if claim is None:
             self._children.withdraw(task)
-            self._redis.end("finish", task)
+            self._redis.end("close", task)
             return
         task.claim_number, task.claimed = claim
         if task.killed_because:
