@@ -11,6 +11,7 @@ import re
 import secrets
 import tempfile
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,7 +24,9 @@ from environs import Env, EnvError
 from marshmallow import ValidationError, fields
 from marshmallow.validate import Length, OneOf, Range
 
+from monolith import rate
 from monolith.errors import BadSetting
+from monolith.rate import Rate
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, templates/, jobs/
 MEGABYTE = 1024 * 1024
@@ -66,6 +69,7 @@ class Settings:
     session_days: float
     max_queued: int
     max_queued_per_user: int
+    max_running_per_user: int  # 0: no limit
     keep_finished_days: float
     keep_failed_days: float
     keep_per_type: int
@@ -75,6 +79,8 @@ class Settings:
     openai_base_url: str | None
     openai_model: str
     openai_timeout: float
+    openai_rate: Rate | None  # of requests
+    openai_tokens: Rate | None
     llm_prices: dict[str, list[Decimal]]  # by model, in USD per million tokens: input, output, cached input
     llm_budget_usd: Decimal  # per day, as is the next; 0: no budget
     llm_budget_per_user_usd: Decimal
@@ -101,11 +107,12 @@ class Settings:
     alert_webhook_secret: str | None = field(repr=False)
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
-        """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` that are set, by name.
+        """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and the like (`_OVERRIDES`) that are set, by name.
 
-        Raises `BadSetting` for a value that is not a number above 0.
+        Raises `BadSetting` for a value that cannot be used.
         """
-        return {name: value for name in ("max_attempts", "timeout", "backoff") if (value := _override(job_type, name))}
+        variables = {name: f"{job_type}_{name}".upper() for name in _OVERRIDES}
+        return {name: _OVERRIDES[name](one, os.environ[one]) for name, one in variables.items() if one in os.environ}
 
 
 @cache
@@ -179,6 +186,7 @@ def _limits(env: Env) -> dict[str, Any]:
     return {
         "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
+        "max_running_per_user": env.int("MAX_RUNNING_PER_USER", 0, validate=Range(min=0)),
         "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
         "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
         "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
@@ -205,6 +213,8 @@ def _llm(env: Env) -> dict[str, Any]:
         "openai_base_url": env.str("OPENAI_BASE_URL", "") or None,
         "openai_model": env.str("OPENAI_MODEL", "gpt-5-mini"),
         "openai_timeout": env.float("OPENAI_TIMEOUT", 60.0),
+        "openai_rate": _rate("OPENAI_RATE", env.str("OPENAI_RATE", "")),
+        "openai_tokens": _rate("OPENAI_TOKENS", env.str("OPENAI_TOKENS", "")),
         "llm_prices": _prices(env.str("LLM_PRICES", "")),
         "llm_budget_usd": env.decimal("LLM_BUDGET_USD", Decimal(0), validate=Range(min=0)),
         "llm_budget_per_user_usd": env.decimal("LLM_BUDGET_PER_USER_USD", Decimal(0), validate=Range(min=0)),
@@ -299,20 +309,31 @@ def _prices(text: str) -> dict[str, list[Decimal]]:
     return prices
 
 
-_OVERRIDE_KINDS: dict[str, type[int] | type[float]] = {"max_attempts": int, "timeout": int, "backoff": float}
-
-
-def _override(job_type: str, name: str) -> int | float | None:
-    variable = f"{job_type}_{name}".upper()
-    if (text := os.environ.get(variable)) is None:
-        return None
+def _rate(variable: str, text: str) -> Rate | None:
     try:
-        value = _OVERRIDE_KINDS[name](text)
-    except ValueError:
-        value = 0
-    if value <= 0:
-        raise BadSetting(f"{variable} is {text!r}. Set it to a number above 0, or unset it.")
-    return value
+        return rate.parse_optional(text)
+    except ValueError as error:
+        raise BadSetting(f"{variable}: {error}. Write a rate as 60/m, 10/s or 1000/h; unset it for no limit.") from None
+
+
+def _number(variable: str, text: str, kind: type[int] | type[float], least: int) -> float:
+    with suppress(ValueError):
+        if (value := kind(text)) > 0 or value == least:
+            return value
+    wanted = "a number above 0" if least else "a whole number, 0 for no limit"
+    raise BadSetting(f"{variable} is {text!r}. Set it to {wanted}, or unset it.")
+
+
+# What can be overridden for each job type, and how the variable is read.
+_OVERRIDES: dict[str, Callable[[str, str], Any]] = {
+    "max_attempts": lambda variable, text: _number(variable, text, int, 1),
+    "timeout": lambda variable, text: _number(variable, text, int, 1),
+    "backoff": lambda variable, text: _number(variable, text, float, 1),
+    "max_running": lambda variable, text: _number(variable, text, int, 0),
+    "max_running_per_user": lambda variable, text: _number(variable, text, int, 0),
+    "rate": _rate,
+    "rate_per_user": _rate,
+}
 
 
 def kept_secret(home: Path) -> str:

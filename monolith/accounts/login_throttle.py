@@ -8,45 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from sqlalchemy import case, delete, select
 
+from monolith import rate
 from monolith.accounts.models import LoginAttempts
 from monolith.db.engine import now, upsert, write_session
 from monolith.errors import BadSetting, TooManyRequests
+from monolith.rate import Rate
 
 FREE_ATTEMPTS = 5  # wrong passwords of one account before there is a wait
 MAX_WAIT_S = 900.0
 WAITS_S = {FREE_ATTEMPTS + step: min(2.0**step, MAX_WAIT_S) for step in range(11)}  # by number of attempts: 1 s, 2 s, 4 s ...
 FORGOTTEN_S = 24 * 3600.0
-UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "month": 30 * 86400, "year": 360 * 86400}
-_RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*([1-9]\d*)?\s*({'|'.join(UNITS_S)})s?\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Rate:
-    """At most `amount` times within `seconds`."""
-
-    amount: int
-    seconds: int
-
-
-@cache
 def parse_rate(text: str) -> Rate:
     """A rate such as `1200 per minute`, `10/hour` or `5 per 10 minutes`. Raises `BadSetting` for any other text."""
-    found = _RATE.fullmatch(text)
-    if not found:
-        raise BadSetting(f"{text!r} is not a rate. Write it as '1200 per minute'; REQUEST_RATE and ANONYMOUS_RATE can be 0 for no limit.")
-    return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[found[3].lower()])
+    try:
+        return rate.parse(text)
+    except ValueError as error:
+        raise BadSetting(f"{error}. Write it as '1200 per minute'; REQUEST_RATE and ANONYMOUS_RATE can be 0 for no limit.") from None
 
 
-def limit(rate: str, what: str, who: str) -> None:
-    """Count that `who` does `what`. Raises `TooManyRequests` when that is more often than `rate`, such as `10 per minute`."""
-    allowed = parse_rate(rate)
+def limit(at_most: str, what: str, who: str) -> None:
+    """Count that `who` does `what`. Raises `TooManyRequests` when that is more often than `at_most`, such as `10 per minute`."""
+    allowed = parse_rate(at_most)
     window_s = float(allowed.seconds)
     is_over = LoginAttempts.began_at <= now() - window_s
     again = {"count": case((is_over, 1), else_=LoginAttempts.count + 1), "began_at": case((is_over, now()), else_=LoginAttempts.began_at)}

@@ -31,6 +31,7 @@ EVENT_WORDS = {
     "failed": "Failed",
     "retrying": "Attempt {attempt} failed",
     "parked": "Snoozed",
+    "held": "Held",
     "interrupted": "Interrupted, queued again",
     "stopped": "Stopped",
     "canceled": "Cancelled",
@@ -54,7 +55,7 @@ def subject(job: Job) -> str:
 def status_words(job: Job) -> str:
     """Returns the status of a job in words."""
     if job.status == "scheduled" and job.snooze_reason:
-        return "Snoozed"
+        return "Held" if job.held_by else "Snoozed"
     if job.status == "scheduled" and job.error_message:
         return "Will retry"
     return STATUS_WORDS.get(job.status, job.status)

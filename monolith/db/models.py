@@ -16,6 +16,7 @@ STATUSES = ("queued", "scheduled", "started", *OVER)
 LIVE = text("status IN ('queued', 'scheduled', 'started')")  # as text: with parameters, no partial index is used
 IN_TRASH, NOT_IN_TRASH = text("trash_id IS NOT NULL"), text("trash_id IS NULL")
 ONE_LIVE = text(f"is_unique AND {LIVE}")
+HELD = text("held_by IS NOT NULL")
 WITH_ERROR_GROUP, IN_REQUEUE = text("error_group IS NOT NULL AND trash_id IS NULL"), text("requeue_id IS NOT NULL")
 
 SCOPES = ("read", "submit", "admin")  # of API tokens; each includes those before it
@@ -164,6 +165,8 @@ class Job(Base):
     ended_at: Mapped[float | None]
     trash_id: Mapped[int | None]  # while the job is in the trash: the row of `trash` it belongs to
     requeue_id: Mapped[int | None]  # the retry of an error group that requeued it last
+    held_by: Mapped[str | None] = mapped_column(String(100))  # the limit that the job waits for: `ledger.limits`
+    held_since: Mapped[float | None]  # when it was queued first: its place among those that wait for the limit
 
     owner: Mapped[User] = relationship(viewonly=True)
     document: Mapped[Document | None] = relationship(back_populates="jobs")
@@ -201,6 +204,7 @@ class Job(Base):
             postgresql_where=WITH_ERROR_GROUP,
         ),
         Index("jobs_in_requeue", "requeue_id", "status", sqlite_where=IN_REQUEUE, postgresql_where=IN_REQUEUE),
+        Index("jobs_held", "held_by", "status", "priority", "held_since", sqlite_where=HELD, postgresql_where=HELD),
     )
 
     @property

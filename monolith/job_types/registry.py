@@ -18,11 +18,13 @@ from typing import Any
 from marshmallow import Schema
 
 from monolith import aliases
+from monolith import rate as rates
 from monolith.config import settings
 from monolith.errors import Invalid, Permanent, Snooze
 from monolith.job_types.backoff import Backoff, exponential, fixed
 from monolith.job_types.interface import Delivery, Document, FailedJob, Job, Ledger, LedgerRow, SubmittedDocument, Submitter
 from monolith.job_types.validation import load_fields
+from monolith.rate import Rate
 
 __all__ = [
     "Automatic",
@@ -80,6 +82,10 @@ class JobType:
     preview: PreviewFunction | None = None
     identity: Callable[[dict[str, Any]], Any] | None = None
     on_failure: Callable[[FailedJob], None] | None = None
+    max_running: int = 0
+    max_running_per_user: int = 0
+    rate: Rate | None = None
+    rate_per_user: Rate | None = None
 
     @property
     def is_io_bound(self) -> bool:
@@ -133,6 +139,10 @@ def job_type(
     preview: PreviewFunction | None = None,
     identity: Callable[[dict[str, Any]], Any] | None = None,
     on_failure: Callable[[FailedJob], None] | None = None,
+    max_running: int = 0,
+    max_running_per_user: int = 0,
+    rate: str = "",
+    rate_per_user: str = "",
     **former: Any,
 ) -> Callable[[JobFunction], JobFunction]:
     """Register the decorated function as a job type, and return it unchanged. Its name is the type's name.
@@ -152,6 +162,9 @@ def job_type(
     - preview: computes, in milliseconds, what the answer to the submission shows.
     - identity: which of the params make two jobs the same. Submitting the same again, as the same owner, returns the first job.
     - on_failure: called when the job has failed for good. It must be quick and change nothing outside of the ledger.
+    - max_running: how many of its jobs may run at once; max_running_per_user: how many of one user. 0: no limit.
+    - rate: how many of its jobs may start, such as "60/m", "10/s" or "1000/h"; rate_per_user: how many of one user.
+      Jobs over a limit or rate wait, in order, without spending an attempt.
 
     Raises ValueError for an invalid declaration.
     """
@@ -184,15 +197,26 @@ def job_type(
             preview=preview,
             identity=identity,
             on_failure=on_failure,
+            max_running=max_running,
+            max_running_per_user=max_running_per_user,
+            rate=_rate(function.__name__, "rate", rate),
+            rate_per_user=_rate(function.__name__, "rate_per_user", rate_per_user),
         )
         _check(declared)
-        overrides = settings().overrides_of(declared.name)  # <TYPE>_MAX_ATTEMPTS, <TYPE>_TIMEOUT (s), <TYPE>_BACKOFF (s)
+        overrides = settings().overrides_of(declared.name)  # <TYPE>_MAX_ATTEMPTS, <TYPE>_TIMEOUT (s), <TYPE>_RATE and the like
         if "backoff" in overrides:
             overrides["backoff"] = Backoff(backoff.kind, overrides["backoff"])
         _declared[declared.name] = replace(declared, **overrides)
         return function
 
     return declare
+
+
+def _rate(job_type: str, name: str, text: str) -> Rate | None:
+    try:
+        return rates.parse_optional(text)
+    except ValueError as error:
+        raise ValueError(f"job type {job_type}: {name}: {error}. Write it as 60/m, 10/s or 1000/h.") from None
 
 
 def _check(declared: JobType) -> None:
@@ -205,6 +229,7 @@ def _check(declared: JobType) -> None:
         "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
+        "max_running and max_running_per_user must be 0 (no limit) or more": min(declared.max_running, declared.max_running_per_user) < 0,
         "only a job type that takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
     }

@@ -56,6 +56,11 @@ def waiting(job: Job, reason: WaitingReason, now: float) -> Markup:
     at = when(job.run_at, now)
     if reason.code == "retry":
         return _failed(f"Attempt {job.attempt} of {job.max_attempts} failed", job.error_message) + Markup(" Next attempt {}.").format(at)
+    if reason.code == "limit":
+        return escape(job.snooze_reason or "")
+    if reason.code == "rate":
+        about = Markup(" It starts at about {}.").format(when(reason.until, now).removeprefix("at ")) if reason.until else ""
+        return Markup("{}{}").format(job.snooze_reason or "", about)
     if reason.code == "snoozed":
         return Markup("{} Resumes {}.").format(job.snooze_reason or "", at)
     if reason.code == "paused":
@@ -63,6 +68,8 @@ def waiting(job: Job, reason: WaitingReason, now: float) -> Markup:
         return Markup("Paused: {}.{}").format(reason.pause_reason.rstrip("."), until)
     if reason.code == "delayed":
         return Markup("Starts {}.").format(at)
+    if reason.code == "no_clock" and job.held_by:
+        return Markup("{} It will start automatically when the scheduler is back.").format(job.snooze_reason or "")
     if reason.code == "no_clock":
         return Markup("Saved. It was due {}; it will start automatically when the scheduler is back.").format(at)
     if reason.code == "worker_lost":
@@ -115,7 +122,7 @@ def timeline_entry(event: JobEvent) -> TimelineEntry:
     """An event in words, with its reason if that is of use to the submitter."""
     if event.name == "progress" and event.note:
         return TimelineEntry(event.name, event.at, humanise(event.note), None)
-    has_reason = event.name in ("retrying", "parked") or event.name.startswith(MARK)
+    has_reason = event.name in ("retrying", "parked", "held") or event.name.startswith(MARK)
     return TimelineEntry(event.name, event.at, event_words(event), event.note if has_reason else None)
 
 

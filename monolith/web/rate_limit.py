@@ -10,8 +10,9 @@ import threading
 import time
 from dataclasses import dataclass
 
-from monolith.accounts.login_throttle import Rate, parse_rate
+from monolith.accounts.login_throttle import parse_rate
 from monolith.errors import TooManyRequests
+from monolith.rate import Rate
 
 MAX_CALLERS = 10_000  # whose requests one process remembers
 

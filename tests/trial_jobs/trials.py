@@ -174,3 +174,27 @@ def trial_grandchild(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     script = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)  # {params['value']}"
     subprocess.run([sys.executable, "-c", script], check=False, start_new_session=True)
     return {}
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=2, backoff=fixed(0.1), timeout=20, max_running=2)
+def trial_two(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Run in two places at most."""
+    return {}
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, max_running_per_user=1)
+def trial_one_each(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Run once at most for each user."""
+    return {}
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate="60/m")
+def trial_paced(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Start once a second."""
+    return {}
+
+
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate_per_user="60/m")
+def trial_paced_each(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Start once a second for each user."""
+    return {}

@@ -159,6 +159,7 @@ def _stop(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | None)
         _record(connection, by, "stop_jobs", len(jobs), criteria)
     for job in jobs:
         rq_queues.stop(job.id)
+    lifecycle.make_room(jobs)
     return len(jobs), None
 
 

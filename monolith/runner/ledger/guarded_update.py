@@ -76,6 +76,8 @@ class JobRecord(NamedTuple):
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float = 0.0
+    held_by: str | None = None
+    held_since: float | None = None
 
     @property
     def rq_queue(self) -> str:

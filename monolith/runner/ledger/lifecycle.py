@@ -8,15 +8,16 @@ the push fails, the clock pushes the job later.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
-from sqlalchemy.exc import IntegrityError
+import structlog
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -24,7 +25,7 @@ from monolith.db.engine import get_engine, now, read_connection, rows_of_json, s
 from monolith.db.models import Base, Job
 from monolith.errors import Conflict
 from monolith.job_types.backoff import Backoff
-from monolith.runner.ledger import error_fingerprint, insert, pauses
+from monolith.runner.ledger import error_fingerprint, insert, limits, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
 from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, result_json
@@ -35,6 +36,7 @@ MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_TYPE = 100
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def submit(
 _ONE = Job.id == param("job_id", Job.id)
 _QUEUED: dict[str, Any] = {"queued_at": now(), "run_at": None, "snooze_reason": None}
 _RELEASED: dict[str, Any] = {"heartbeat_at": None, "progress": None, "progress_note": None}
-_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "snooze_reason": None}
+_NOT_HELD: dict[str, Any] = {"held_by": None, "held_since": None}
+_ENDED: dict[str, Any] = {"ended_at": now(), "heartbeat_at": None, "run_at": None, "snooze_reason": None, **_NOT_HELD}
 _NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None, "error_trace": None, "error_group": None}
 _ERROR: dict[str, Any] = {name: param(name, getattr(Job, name)) for name in _NO_ERROR}
 
@@ -111,22 +114,21 @@ def queue_due(limit: int) -> list[JobRecord]:
     return jobs
 
 
-# ---- claim, and the ways an attempt ends
+# ---- claim
 
-CLAIM = Transition(
-    "started",
-    _ONE,
-    Job.status == "queued",
-    ~pauses.holds_back(Job.queue, Job.type),
-    status="started",
-    attempt=Job.attempt + 1,
-    claims=Job.claims + 1,
-    worker=param("worker", Job.worker),
-    started_at=now(),
-    heartbeat_at=now(),
-    progress=None,
-    progress_note=None,
-)
+_CLAIMED: dict[str, Any] = {
+    "status": "started",
+    "attempt": Job.attempt + 1,
+    "claims": Job.claims + 1,
+    "worker": param("worker", Job.worker),
+    "started_at": now(),
+    "heartbeat_at": now(),
+    "progress": None,
+    "progress_note": None,
+    **_NOT_HELD,
+}
+_CLAIMABLE = (_ONE, Job.status == "queued", ~pauses.holds_back(Job.queue, Job.type))
+CLAIM = Transition("started", *_CLAIMABLE, **_CLAIMED)
 
 
 def claim(job_id: str, worker: str) -> Claim | None:
@@ -135,9 +137,20 @@ def claim(job_id: str, worker: str) -> Claim | None:
 
 
 def claim_each(job_ids: Iterable[str], worker: str) -> list[Claim]:
-    """Claim those of these jobs that are queued and not paused, all in one statement. Returns their claims in any order."""
-    jobs = CLAIM.apply_each([{"job_id": one, "worker": worker, "note": worker} for one in job_ids])
+    """Claim those of these jobs that are queued and not paused, all in one statement. Returns their claims in any order.
+
+    Those of a type with a limit or a rate are claimed in a second step, and held where it has no room.
+    """
+    wanted = list(job_ids)
+    limited = tuple(limits.limited_types())
+    jobs = (_claim_except(limited) if limited else CLAIM).apply_each(_claims(wanted, worker))
+    if limited and len(jobs) < len(wanted):
+        jobs += _claim_limited(set(wanted).difference(job.id for job in jobs), worker, is_alone=not jobs)
     return [Claim(job.id, job.claims, job.attempt, job) for job in jobs]
+
+
+def _claims(job_ids: Iterable[str], worker: str) -> list[dict[str, Any]]:
+    return [{"job_id": one, "worker": worker, "note": worker} for one in job_ids]
 
 
 def claimed(job_id: str, number: int) -> Claim | None:
@@ -173,6 +186,80 @@ def _heartbeats(dialect: str) -> ReturningUpdate[Any]:
     guard = (Job.id == held.c.id, Job.status == "started", Job.claims == held.c.claims)
     return update(_JOBS).where(*guard).values(heartbeat_at=now()).returning(_JOBS.c.id, _JOBS.c.claims)
 
+
+# ---- limits and rates: `limits` decides, under its lock
+
+HOLD = Transition(
+    "held",
+    _ONE,
+    or_(Job.status == "queued", (Job.status == "scheduled") & Job.held_by.is_not(None)),  # another limit may hold it by now
+    status="scheduled",
+    run_at=None,
+    snooze_reason=param("reason", Job.snooze_reason),
+    held_by=param("held_by", Job.held_by),
+    held_since=func.coalesce(Job.held_since, Job.queued_at),
+)
+# It stays marked as held until it is claimed: a slot is promised to it.
+RELEASE = Transition("queued", _ONE, Job.status == "scheduled", Job.held_by.is_not(None), status="queued", **_QUEUED)
+
+
+@lru_cache(maxsize=1)
+def _claim_except(types: tuple[str, ...]) -> Transition:
+    """The claim that leaves out jobs of these types."""
+    return Transition("started", *_CLAIMABLE, Job.type.not_in(types), **_CLAIMED)
+
+
+def _claim_limited(job_ids: Collection[str], worker: str, *, is_alone: bool) -> list[JobRecord]:
+    """Claim those of these jobs for which their limits have room, and hold the rest. Held jobs that come before them go first.
+
+    Unless it `is_alone`, an error is logged only, because other jobs were claimed in the same call. Then the clock pushes them again.
+    """
+    try:
+        with write_transaction() as connection:
+            limits.lock(connection)
+            verdict = limits.decide(connection, job_ids)
+            jobs = CLAIM.apply_each(_claims(verdict.admitted, worker), connection=connection)
+            released = _hold_and_release(verdict, connection)
+    except SQLAlchemyError as error:
+        if is_alone:
+            raise
+        log.warning("limits_not_read", error=str(error))
+        return []
+    rq_queues.push(released)
+    return jobs
+
+
+def release_held(ended: Collection[limits.Owned] | None = None) -> float | None:
+    """Queue and push held jobs for which their limits have room: all, or those that the end of these types' and owners' jobs concerns.
+
+    Returns the seconds until a rate has room for the next one; None when no rate holds any.
+    """
+    with write_transaction() as connection:
+        limits.lock(connection)
+        verdict = limits.decide(connection, ended=ended)
+        released = _hold_and_release(verdict, connection)
+    rq_queues.push(released)
+    return verdict.again_in
+
+
+def _hold_and_release(verdict: limits.Verdict, connection: Connection) -> list[JobRecord]:
+    """Returns the released jobs, to be pushed after the commit."""
+    held = [{"job_id": one.job_id, "held_by": one.limit.key, "reason": one.limit.reason, "note": one.limit.reason} for one in verdict.held]
+    HOLD.apply_each(held, connection=connection)
+    return RELEASE.apply_each([{"job_id": one} for one in verdict.released], connection=connection)
+
+
+def make_room(jobs: Iterable[JobRecord]) -> None:
+    """These jobs are not running any more: held jobs may be. What fails here is left to the clock, which looks every second."""
+    ended = {(job.type, job.owner_id) for job in jobs}
+    if limits.concern(ended):
+        try:
+            release_held(ended)
+        except SQLAlchemyError as error:
+            log.warning("room_not_given", error=str(error))
+
+
+# ---- the ways an attempt ends
 
 _RUNNING = (_ONE, Job.status == "started", Job.claims == param("claim", Job.claims))
 RETURN = Transition("returned", *_RUNNING, status="queued", attempt=Job.attempt - 1, started_at=None, **_RELEASED)
@@ -266,7 +353,9 @@ def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
     For a job that failed for good, `on_failure` of its type runs and is saved in the same transaction.
     """
     if all(one.is_status_only for one in endings) and len({one.event for one in endings}) == 1:
-        return {(job.id, job.claims) for job in _apply(endings)}
+        changed = _apply(endings)
+        make_room(changed)
+        return {(job.id, job.claims) for job in changed}
     with write_transaction() as connection:
         changed = _apply(endings, connection)
         current = {(job.id, job.claims) for job in changed}
@@ -274,6 +363,7 @@ def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
         by_claim = {one.claim: one for one in endings}
         follow_ups = [new for job in changed for new in _save(by_claim[job.id, job.claims], job, connection)]
     rq_queues.push(follow_ups)
+    make_room(changed)
     return {(job.id, job.claims) for job in changed}
 
 
@@ -337,6 +427,7 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
         interrupted = INTERRUPT.apply(why, connection=connection, **fence)
         follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])
+    make_room(poison)  # an interrupted job takes its room itself
     return bool(poison or interrupted)
 
 
@@ -380,12 +471,15 @@ def stop(job_id: str) -> bool:
         stopped = STOP.apply(connection=connection, job_ids=[job_id])
     if stopped:
         rq_queues.stop(job_id)
+        make_room(stopped)
     return bool(stopped)
 
 
 def stopped(job_id: str, number: int) -> bool:
     """Record that a run was ended on request, as RQ's own stop command does. False when the claim is no longer current."""
-    return bool(STOP_RUN.apply(job_id=job_id, claim=number))
+    stopped = STOP_RUN.apply(job_id=job_id, claim=number)
+    make_room(stopped)
+    return bool(stopped)
 
 
 def requeue(job_id: str) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
 from monolith.db.models import Job, Sample
-from monolith.runner.ledger import clock_lease, pauses
+from monolith.runner.ledger import clock_lease, limits, pauses
 from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
@@ -41,7 +41,7 @@ class WaitingReason(NamedTuple):
     code: str
     text: str
     place: int = 0
-    until: float | None = None  # when a pause ends automatically, in seconds since 1970
+    until: float | None = None  # when a pause ends automatically, or a rate has room; in seconds since 1970
     pause_reason: str = ""  # the reason of a pause
     seconds: float | None = None  # until its turn, at the pace of the last hour
 
@@ -75,11 +75,22 @@ def _silent(session: Session, job: Job) -> WaitingReason | None:
 
 
 def _scheduled(session: Session, job: Job | JobRecord) -> WaitingReason:
-    found = _until_due(session, job)
+    found = _held(session, job, job.held_by) if job.held_by else _until_due(session, job)
     pause = pauses.of(job.queue, job.type, pauses.known())
-    if pause is None or (pause.until is not None and pause.until <= (job.run_at or 0)):
+    if pause is None or (pause.until is not None and pause.until <= (found.until or job.run_at or 0)):
         return found
     return found._replace(text=f"{found.text} It is also paused: {pause.reason.rstrip('.')}.")
+
+
+def _held(session: Session, job: Job | JobRecord, key: str) -> WaitingReason:
+    """A job that a limit or a rate holds. The end of another job makes room for a limit; for a rate, the clock looks for it."""
+    reason = job.snooze_reason or ""
+    if not limits.is_rate(key):
+        return WaitingReason("limit", reason)
+    if not clock_lease.is_ticking(session):
+        return WaitingReason("no_clock", f"{reason} No clock is running to start it.")
+    at = limits.starts_at(session, job)
+    return WaitingReason("rate", f"{reason} It starts at about {_clock_time(at)}." if at else reason, until=at)
 
 
 def _until_due(session: Session, job: Job | JobRecord) -> WaitingReason:

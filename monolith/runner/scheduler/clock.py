@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
 from monolith.runner.admin import bulk_retry, trash
-from monolith.runner.ledger import balance, counts, lifecycle
+from monolith.runner.ledger import balance, counts, lifecycle, limits
 from monolith.runner.ledger.clock_lease import lead, resign
 from monolith.runner.monitoring.alerts import AlertTask
 from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
@@ -28,6 +28,7 @@ from monolith.runner.webhooks.dispatch import WebhookTask
 
 RENEW_S = 3.0  # the lease is renewed before the next step if it is older
 TICK_S = 1.0
+SHORTEST_TICK_S = 0.1  # where a rate has room again before the next tick
 REPAIR_S = 10.0
 ALERTS_S = 5.0
 MINUTE_S = 60.0
@@ -46,7 +47,7 @@ def run(stopped: Callable[[], bool], wait: Callable[[float], object] = time.slee
     clock = Clock(stopped, holder)
     while not stopped():
         clock.tick()
-        wait(0 if clock.is_behind() else TICK_S)
+        wait(0 if clock.is_behind() else clock.rest_s)
     resign(holder)
 
 
@@ -58,10 +59,12 @@ class Clock:
         self._stopped = stopped
         self._renew_at = 0.0
         self._away_until = 0.0
+        self._room_in: float | None = None  # seconds until a rate has room for a held job
         missing = MissingMessages()
         self._due = PeriodicTask("queue_due", _queue_due, every_s=0)  # in each tick
         self._lost = PeriodicTask("interrupt_lost", interrupt_lost, REPAIR_S)
         self._repairs = (
+            PeriodicTask("release_held", self._release_held, every_s=0),
             self._lost,
             PeriodicTask("push_missing", missing.push, REPAIR_S),
             PeriodicTask("resume", missing.resume, TICK_S / 2),
@@ -89,6 +92,18 @@ class Clock:
         rest_at = time.monotonic() + BUDGET_S
         for task in sorted((*self._repairs, *self._chores), key=lambda task: task.due_at):
             self._work(task, rest_at - time.monotonic())
+
+    @property
+    def rest_s(self) -> float:
+        """The seconds until the next tick."""
+        return TICK_S if self._room_in is None else min(max(self._room_in, SHORTEST_TICK_S), TICK_S)
+
+    def _release_held(self) -> Iterator[None]:
+        """Queue the jobs that a rate holds when it has room; and what a limit still holds although it has room or was removed."""
+        self._room_in = None
+        if limits.are_held():
+            self._room_in = lifecycle.release_held()
+        yield
 
     def _report(self) -> Iterator[None]:
         """Save the status of all tasks for the schedules page, which another process renders."""
