@@ -427,7 +427,7 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
         interrupted = INTERRUPT.apply(why, connection=connection, **fence)
         follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])
-    make_room(poison)  # an interrupted job takes its room itself
+    make_room([*poison, *interrupted])
     return bool(poison or interrupted)
 
 
