@@ -50,7 +50,7 @@ EXCEPTIONS = {
     ("monolith.runner.worker.command", "monolith.runner.worker.rq_message.Message"): "an option of `rq worker`",
 }
 # What job types may import; the first is all that most need.
-OF_JOBS = ("monolith.job_types", "monolith.content", "monolith.config", "monolith.errors")
+OF_JOBS = ("monolith.job_types", "monolith.content", "monolith.config", "monolith.errors", "monolith.rate")
 BY_NAME = {"monolith.job_types.registry": "JOB_PACKAGES", "monolith.aliases": "former names", "manage": "bench and chaos, for developers"}
 LOADED_EARLY = ("monolith.runner.worker.ledger_worker", "jobs.tools.llm.connection_test")  # libraries, by name, to have them loaded
 BANNED = ("utils", "helpers", "manager", "handler", "service", "common")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from monolith.errors import Snooze
+from monolith.rate import Rate
 
 HEAD = 64 * 1024  # bytes of a document that a preview function gets
 
@@ -76,6 +77,15 @@ class Job(Protocol):
 
     def over_budget(self) -> Snooze | None:
         """The `Snooze` to raise when a daily LLM budget is used up; None while there is some left."""
+
+    def use_rates(self, costs: Mapping[str, tuple[Rate, float]]) -> None:
+        """Charge a call to rates that all jobs share, before it is made: name of the rate, the rate, and what the call costs of it.
+
+        Raises `Snooze` until there is room, and charges nothing then. Call it before `circuit`, which that would open.
+        """
+
+    def correct_rates(self, costs: Mapping[str, tuple[Rate, float]]) -> None:
+        """Charge what a call has cost more than was charged before it; a negative cost gives back."""
 
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         """A circuit breaker around one call of a server that many jobs need.

@@ -188,13 +188,13 @@ def trial_one_each(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate="60/m")
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate="60/h")
 def trial_paced(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Start once a second."""
+    """Start once a minute."""
     return {}
 
 
-@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate_per_user="60/m")
+@job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=20, rate_per_user="60/h")
 def trial_paced_each(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Start once a second for each user."""
+    """Start once a minute for each user."""
     return {}

@@ -1,4 +1,4 @@
-"""Tests the connection to the language model with one small question, without budget, circuit breaker or cache."""
+"""Tests the connection to the language model with one small question, without budget, rates, circuit breaker or cache."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ class _UsageCounter:
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         self.usd += usd
+
+    def use_rates(self, costs: Any) -> None:
+        """The question is asked although the rates are used up: an admin waits for the answer."""
+
+    def correct_rates(self, costs: Any) -> None:
+        pass
 
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         return nullcontext()

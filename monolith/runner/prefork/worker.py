@@ -241,7 +241,7 @@ class PreforkWorker(Worker):
             return
         for task in tasks:
             if self._hook_process.is_claiming(task.job_id):
-                self._redis.end("close", task)  # its message came twice
+                self._redis.end("requeue", task)  # its message came twice, or was pushed again before the answer was read
             else:
                 self._children.expect(task)
                 self._hook_process.ask("claim", task, task.job_id)

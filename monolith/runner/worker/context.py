@@ -21,7 +21,7 @@ from monolith.runner.ledger import search
 from monolith.runner.ledger.guarded_update import MAX_NOTE
 from monolith.runner.ledger.lifecycle import Claim, running
 from monolith.runner.ledger.outcomes import Outcome
-from monolith.runner.llm import budget, cache, circuit_breaker
+from monolith.runner.llm import budget, cache, call_rates, circuit_breaker
 from monolith.runner.webhooks import delivery
 from monolith.runner.webhooks.delivery import RunningDelivery
 from monolith.runner.worker.report_queries import VisibleLedger
@@ -161,6 +161,14 @@ class RunningJob:
     def over_budget(self) -> Snooze | None:
         """The `Snooze` to raise when a daily LLM budget is used up; None while there is some left."""
         return budget.over_budget(self._claim.job.owner_id)
+
+    def use_rates(self, costs: call_rates.Costs) -> None:
+        """Charge a call to rates that all jobs share; see `job_types.interface.Job.use_rates`. Raises `Snooze`."""
+        call_rates.use(self.id, costs)
+
+    def correct_rates(self, costs: call_rates.Costs) -> None:
+        """Charge what a call has cost more than was charged before it."""
+        retry_until_back(lambda: call_rates.correct(costs), MARKING_S)
 
     def circuit(self, server: str, within_s: float) -> AbstractContextManager[None]:
         """A circuit breaker around one call of a server; see `job_types.interface.Job.circuit`."""

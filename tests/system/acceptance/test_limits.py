@@ -16,6 +16,7 @@ from tests.support.processes import Intray, until
 
 pytestmark = pytest.mark.databases
 
+
 @pytest.fixture
 def start(new_intray: Callable[..., Intray], database_url: str, redis_url: str, intray_settings: object) -> Callable[..., Intray]:
     """Start two workers with these settings."""

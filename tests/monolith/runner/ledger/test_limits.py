@@ -275,22 +275,22 @@ def test_a_rate_lets_some_start_and_holds_the_rest(submit):
     jobs = submit("trial_paced", 5)
     assert set(claim(*jobs)) == set(jobs[:2])
     row = stored(jobs[2])
-    assert (row.status, row.attempt, row.snooze_reason) == ("scheduled", 0, "This job type starts at most 60 jobs a minute.")
+    assert (row.status, row.attempt, row.snooze_reason) == ("scheduled", 0, "This job type starts at most 60 jobs an hour.")
 
 
 def test_held_jobs_start_in_order_as_the_rate_has_room_and_are_charged_once(submit):
     jobs = submit("trial_paced", 5)
     claim(*jobs)
-    assert 0 < (lifecycle.release_held() or 0) <= 1.0
+    assert 0 < (lifecycle.release_held() or 0) <= 60
     assert messages() == []
-    pass_time(1)
+    pass_time(60)
     lifecycle.release_held()
     lifecycle.release_held()
     assert messages() == [jobs[2]]
     assert set(claim(jobs[2])) == {jobs[2]}
     lifecycle.release_held()
     assert messages() == []
-    pass_time(1)
+    pass_time(60)
     lifecycle.release_held()
     assert messages() == [jobs[3]]
 
@@ -298,7 +298,7 @@ def test_held_jobs_start_in_order_as_the_rate_has_room_and_are_charged_once(subm
 def test_while_no_worker_takes_jobs_their_rate_does_not_pile_up(submit):
     jobs = submit("trial_paced", 8)
     claim(*jobs)
-    pass_time(3600)
+    pass_time(36000)
     lifecycle.release_held()
     assert messages() == jobs[2:4]
     with write_session() as session:  # nobody took them for long
@@ -307,7 +307,7 @@ def test_while_no_worker_takes_jobs_their_rate_does_not_pile_up(submit):
     assert messages() == jobs[2:6]
     assert set(claim(*jobs[2:6])) == set(jobs[2:4])
     assert statuses(jobs[4:6]) == ["scheduled", "scheduled"]
-    pass_time(1)
+    pass_time(60)
     lifecycle.release_held()
     assert messages() == [jobs[4]]
 
@@ -315,17 +315,17 @@ def test_while_no_worker_takes_jobs_their_rate_does_not_pile_up(submit):
 def test_a_rate_for_each_user_concerns_nobody_else(submit, bob):
     own, others = submit("trial_paced_each", 3), submit("trial_paced_each", 2, bob)
     assert set(claim(*own, *others)) == {*own[:2], *others}
-    assert stored(own[2]).snooze_reason == "This job type starts at most 60 of your jobs a minute."
+    assert stored(own[2]).snooze_reason == "This job type starts at most 60 of your jobs an hour."
 
 
 def test_a_job_that_a_rate_holds_says_when_it_starts(submit, alice, clock_ticks):
     jobs = submit("trial_paced", 5)
     claim(*jobs)
     found = [alice.get(f"/api/v1/jobs/{one}").json["waiting_reason"] for one in jobs[2:]]
-    assert all(one.startswith("This job type starts at most 60 jobs a minute. It starts at about ") for one in found)
-    assert found == sorted(set(found))  # each a second later
+    assert all(one.startswith("This job type starts at most 60 jobs an hour. It starts at about ") for one in found)
+    assert found == sorted(set(found))  # each a minute later
     page = alice.get(f"/jobs/{jobs[2]}").text
-    assert "This job type starts at most 60 jobs a minute. It starts at about <time" in page
+    assert "This job type starts at most 60 jobs an hour. It starts at about <time" in page
     assert "Held" in page
 
 

@@ -9,18 +9,19 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
 from jobs.tools.llm import client
 from monolith.config import settings
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job
+from monolith.db.rates import RateUse
 from monolith.errors import BadSetting
 from monolith.runner.llm.budget import DAY_S, Cost, Spending, record
 from monolith.runner.worker import execute
 from tests.support.callers import Caller
-from tests.support.jobs import submit_text
+from tests.support.jobs import run_due, stored, submit_text
 from tests.support.openai_server import ANALYSIS, OpenAIServer, Reply, answer, hang
 
 pytestmark = pytest.mark.databases
@@ -55,6 +56,40 @@ def usage(read: Any, written: Any, cached: Any = 0) -> Reply:
         ANALYSIS,
         usage={"prompt_tokens": read, "completion_tokens": written, "total_tokens": 0, "prompt_tokens_details": {"cached_tokens": cached}},
     )
+
+
+# ---- rates
+
+
+def test_over_the_rate_of_requests_jobs_are_snoozed_without_an_attempt_and_say_why(
+    model: OpenAIServer, intray_settings: Settings, alice: Caller
+) -> None:
+    intray_settings(OPENAI_RATE="60/h")
+    jobs = [analyse(alice, f"{TEXT} Number {number}.") for number in range(3)]
+    assert [job["status"] for job in jobs] == ["finished", "finished", "scheduled"]
+    assert jobs[2]["attempt"] == 0
+    assert stored(jobs[2]["id"]).snooze_reason == "The requests to the language model are limited to 60 an hour."
+    with write_session() as session:
+        session.execute(update(RateUse).values(next_at=RateUse.next_at - 120))
+    assert run_due(jobs[2]["id"]).status == "finished"
+    assert len(model.requests) == 3
+
+
+def test_tokens_are_charged_as_estimated_and_then_as_used(model: OpenAIServer, intray_settings: Settings, alice: Caller) -> None:
+    intray_settings(OPENAI_TOKENS="1000000/h")
+    model.will(usage(900_000, 0))
+    assert analyse(alice)["status"] == "finished"
+    assert analyse(alice, f"{TEXT} More.")["status"] == "scheduled"
+    with read_session() as session:
+        left_s = session.scalar(select(RateUse.next_at - now()).where(RateUse.key == "tokens of the language model"))
+    assert 3000 < left_s <= 3240
+
+
+def test_a_rate_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_RATE", "many")
+    settings.cache_clear()
+    with pytest.raises(BadSetting, match="OPENAI_RATE: 'many' is not a rate. Write a rate as 60/m, 10/s or 1000/h"):
+        settings()
 
 
 # ---- cost
