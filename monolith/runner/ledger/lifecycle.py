@@ -217,9 +217,9 @@ def _claim_limited(job_ids: Collection[str], worker: str, *, is_alone: bool) -> 
     try:
         with write_transaction() as connection:
             limits.lock(connection)
-            verdict = limits.decide(connection, job_ids)
-            jobs = CLAIM.apply_each(_claims(verdict.admitted, worker), connection=connection)
-            released = _hold_and_release(verdict, connection)
+            allotment = limits.decide(connection, job_ids)
+            jobs = CLAIM.apply_each(_claims(allotment.admitted, worker), connection=connection)
+            released = _hold_and_release(allotment, connection)
     except SQLAlchemyError as error:
         if is_alone:
             raise
@@ -236,17 +236,19 @@ def release_held(ended: Collection[limits.Owned] | None = None) -> float | None:
     """
     with write_transaction() as connection:
         limits.lock(connection)
-        verdict = limits.decide(connection, ended=ended)
-        released = _hold_and_release(verdict, connection)
+        allotment = limits.decide(connection, ended=ended)
+        released = _hold_and_release(allotment, connection)
     rq_queues.push(released)
-    return verdict.again_in
+    return allotment.again_in
 
 
-def _hold_and_release(verdict: limits.Verdict, connection: Connection) -> list[JobRecord]:
+def _hold_and_release(allotment: limits.Allotment, connection: Connection) -> list[JobRecord]:
     """Returns the released jobs, to be pushed after the commit."""
-    held = [{"job_id": one.job_id, "held_by": one.limit.key, "reason": one.limit.reason, "note": one.limit.reason} for one in verdict.held]
+    held = [
+        {"job_id": one.job_id, "held_by": one.limit.key, "reason": one.limit.reason, "note": one.limit.reason} for one in allotment.held
+    ]
     HOLD.apply_each(held, connection=connection)
-    return RELEASE.apply_each([{"job_id": one} for one in verdict.released], connection=connection)
+    return RELEASE.apply_each([{"job_id": one} for one in allotment.released], connection=connection)
 
 
 def make_room(jobs: Iterable[JobRecord]) -> None:

@@ -57,7 +57,7 @@ class Held(NamedTuple):
 
 
 @dataclass
-class Verdict:
+class Allotment:
     """What is to be done: claim these, hold those, queue held ones again."""
 
     admitted: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ def lock(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
 
 
-def decide(connection: Connection, job_ids: Collection[str] = (), ended: Collection[Owned] | None = ()) -> Verdict:
+def decide(connection: Connection, job_ids: Collection[str] = (), ended: Collection[Owned] | None = ()) -> Allotment:
     """Decide about these queued jobs, and about the held jobs for which there may be room.
 
     These are the ones that wait for the same limits as the queued jobs or as `ended` jobs; with `ended` None, all. What is used of
@@ -170,12 +170,12 @@ def decide(connection: Connection, job_ids: Collection[str] = (), ended: Collect
         keys = {limit.key for owned in {*ended, *(_owned(one) for one in candidates)} for limit in _limits_of(owned)}
     room = _Room(connection, ids, {*keys, *(limit.key for one in candidates for limit in _limits_of(_owned(one)))})
     waiting = {one.id: one for key in keys for one in _oldest(connection, key, room.of_key(key), len(candidates))}
-    verdict = Verdict()
+    allotment = Allotment()
     for one in sorted([*candidates, *waiting.values()], key=_place):
-        _decide(one, room, verdict)
+        _decide(one, room, allotment)
     room.store(connection)
-    verdict.again_in = room.again_in(keys)
-    return verdict
+    allotment.again_in = room.again_in(keys)
+    return allotment
 
 
 def _owned(row: Any) -> Owned:
@@ -198,15 +198,15 @@ def _oldest(connection: Connection, key: str, number: float, candidates: int) ->
     return found
 
 
-def _decide(one: Any, room: _Room, verdict: Verdict) -> None:
+def _decide(one: Any, room: _Room, allotment: Allotment) -> None:
     limits = _limits_of(_owned(one))
     refusing = next((limit for limit in limits if room.of(limit) < 1), None)
     if refusing:
         if refusing.key != one.held_by or one.status == "queued":
-            verdict.held.append(Held(one.id, refusing))
+            allotment.held.append(Held(one.id, refusing))
         return
     room.take(limits, is_start=one.status == "queued")
-    (verdict.admitted if one.status == "queued" else verdict.released).append(one.id)
+    (allotment.admitted if one.status == "queued" else allotment.released).append(one.id)
 
 
 class _Room:
