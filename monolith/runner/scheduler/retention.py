@@ -16,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from monolith.config import settings
 from monolith.db.engine import read_now, read_session, write_session
 from monolith.db.models import OVER, Job, LlmAnswer, Sample
+from monolith.db.rates import RateUse
 from monolith.runner.admin.deletion import delete_jobs
 from monolith.runner.ledger import batches, counts, idempotency
 from monolith.runner.llm.budget import Spending
@@ -42,6 +43,7 @@ def prune() -> Iterator[None]:
     yield from _prune_rows(Sample.id, Sample.at, moment - KEEP_SAMPLES_DAYS * DAY_S)
     yield from _prune_rows(Spending.day, Spending.day, moment / DAY_S - KEEP_SPENDINGS_DAYS)
     yield from _prune_rows(LlmAnswer.key, LlmAnswer.expires_at, moment)
+    yield from _prune_rows(RateUse.key, RateUse.next_at, moment - DAY_S)  # unused for so long, it has room anyway
     yield from _prune_rows(Delivery.id, Delivery.created_at, moment - settings().keep_failed_days * DAY_S - KEEP_DELIVERIES_S)
     yield from _prune_rows(Alert.id, Alert.closed_at, moment - KEEP_ALERTS_DAYS * DAY_S)
     yield from _prune_single_webhooks()
