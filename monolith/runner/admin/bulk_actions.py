@@ -147,10 +147,10 @@ def has_live_duplicate() -> ColumnElement[bool]:
 
 
 def _cancel(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | None) -> tuple[int, None]:
-    with write_transaction() as connection:
-        jobs = lifecycle.CANCEL.apply(connection=connection, job_ids=[one.id for one in found])
-        _record(connection, by, "cancel_jobs", len(jobs), criteria)
-    return len(jobs), None
+    def record(connection: Connection, count: int) -> None:
+        _record(connection, by, "cancel_jobs", count, criteria)
+
+    return lifecycle.cancel_jobs([one.id for one in found], record=record), None
 
 
 def _stop(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | None) -> tuple[int, None]:

@@ -370,8 +370,16 @@ class DuplicateIsLive(Conflict):
 
 def cancel(job_id: str) -> bool:
     """Cancel a job that has not started. False when it has, or is over."""
+    return bool(cancel_jobs([job_id]))
+
+
+def cancel_jobs(job_ids: Sequence[str], *, record: Callable[[Connection, int], None] = lambda connection, count: None) -> int:
+    """Cancel those of these jobs that have not started; returns how many. `record` is called in the same transaction with their number."""
     with write_transaction() as connection:
-        return bool(CANCEL.apply(connection=connection, job_ids=[job_id]))
+        jobs = CANCEL.apply(connection=connection, job_ids=list(job_ids))
+        record(connection, len(jobs))
+    rq_queues.withdraw([job.id for job in jobs])
+    return len(jobs)
 
 
 def stop(job_id: str) -> bool:

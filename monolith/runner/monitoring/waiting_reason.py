@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from redis import RedisError
-from sqlalchemy import func, literal, or_, select
+from sqlalchemy import Connection, func, literal, select
 from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
@@ -136,12 +136,23 @@ def _about(seconds: float) -> str:
 
 
 def _place(session: Session, job: Job) -> int:
-    """The job's position in the queue: jobs of a higher priority, and older jobs of the same priority, come first."""
-    older = (Job.priority == job.priority) & (Job.queued_at < (job.queued_at or 0))
-    ahead = (
-        select(literal(1)).select_from(Job).where(Job.status == "queued", or_(Job.priority.in_(_higher_priorities(job.priority)), older))
-    )
-    return 1 + (session.scalar(select(func.count()).select_from(ahead.limit(COUNTED_TO).subquery())) or 0)
+    """The job's position in the queue: behind jobs of a higher priority, its owner's older ones, and as many of each other owner."""
+    older = (Job.status == "queued", Job.priority == job.priority, Job.owner_id == job.owner_id, Job.queued_at < (job.queued_at or 0))
+    own = session.scalar(select(func.count()).select_from(select(literal(1)).where(*older).limit(COUNTED_TO).subquery())) or 0
+    return own + 1 + sum(_ahead(number, priority, owner, job, own + 1) for priority, owner, number in _waiting(session.connection()))
+
+
+def _waiting(connection: Connection) -> Sequence[tuple[str, int, int]]:
+    """The number of queued jobs by priority and owner."""
+    queued = select(Job.priority, Job.owner_id, func.count()).where(Job.status == "queued").group_by(Job.priority, Job.owner_id)
+    return [(priority, owner_id, number) for priority, owner_id, number in connection.execute(queued)]
+
+
+def _ahead(number: int, priority: str, owner_id: int, job: Job | JobRecord, turns: int) -> int:
+    """How many of these waiting jobs of an owner run before the job, which has its turn after so many turns of each owner."""
+    if priority == job.priority:
+        return 0 if owner_id == job.owner_id else min(number, turns)
+    return number if priority in _higher_priorities(job.priority) else 0
 
 
 def _higher_priorities(priority: str) -> tuple[str, ...]:
@@ -154,7 +165,7 @@ def _higher_priorities(priority: str) -> tuple[str, ...]:
 def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
     """Why jobs that were accepted just now wait: one answer for each. They are last in the queue, so no query counts for each."""
     queued = [job for job in jobs if job.status == "queued"]
-    places = dict(zip((job.id for job in queued), queue_position().join([job.priority for job in queued]), strict=True))
+    places = dict(zip((job.id for job in queued), queue_position().join(queued), strict=True))
     reasons: list[str | None] = []
     for job in jobs:
         if job.id in places:
@@ -167,31 +178,31 @@ def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
 
 
 class QueuePosition:
-    """The number of queued jobs by priority: counted once a second, plus those that this process has added since."""
+    """The number of queued jobs by priority and owner: counted once a second, plus those that this process has added since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers: Counter[str] = Counter()
+        self._numbers: Counter[tuple[str, int]] = Counter()
         self._counted_at = -math.inf
 
-    def join(self, priorities: Sequence[str]) -> list[int]:
-        """The positions of new jobs of these priorities, in this order. Their rows are committed already."""
+    def join(self, jobs: Sequence[Job | JobRecord]) -> list[int]:
+        """The positions of these new jobs, in this order. Their rows are committed already."""
         if time.monotonic() - self._counted_at > COUNTED_FOR_S:
-            self._count(Counter(priorities))
+            self._count(Counter((job.priority, job.owner_id) for job in jobs))
         with self._lock:
-            return [self._place(priority) for priority in priorities]
+            return [self._place(job) for job in jobs]
 
-    def _count(self, joining: Counter[str]) -> None:
+    def _count(self, joining: Counter[tuple[str, int]]) -> None:
         self._counted_at = time.monotonic()  # set first, so that other threads do not count too
         with read_connection() as connection:
-            found = connection.execute(select(Job.priority, func.count()).where(Job.status == "queued").group_by(Job.priority))
-            counted = Counter({row[0]: row[1] for row in found})
+            counted = Counter({(priority, owner_id): number for priority, owner_id, number in _waiting(connection)})
         with self._lock:
             self._numbers = counted - joining
 
-    def _place(self, priority: str) -> int:
-        self._numbers[priority] += 1
-        return self._numbers[priority] + sum(self._numbers[one] for one in _higher_priorities(priority))
+    def _place(self, job: Job | JobRecord) -> int:
+        self._numbers[job.priority, job.owner_id] += 1
+        own = self._numbers[job.priority, job.owner_id]
+        return own + sum(_ahead(number, priority, owner_id, job, own) for (priority, owner_id), number in self._numbers.items())
 
 
 @cache

@@ -241,7 +241,7 @@ class PreforkWorker(Worker):
             return
         for task in tasks:
             if self._hook_process.is_claiming(task.job_id):
-                self._redis.end("close", task)  # its message came twice
+                self._redis.end("pass", task)  # its message came twice
             else:
                 self._children.expect(task)
                 self._hook_process.ask("claim", task, task.job_id)
@@ -363,7 +363,7 @@ class PreforkWorker(Worker):
         """Start a task that was claimed. One that must not run ends: its message came twice, or what it waits for pushes it again."""
         if claim is None:
             self._children.withdraw(task)
-            self._redis.end("close", task)
+            self._redis.end("pass", task)
             return
         task.claim_number, task.claimed = claim
         if task.killed_because:

@@ -88,6 +88,9 @@ class Pushed(Protocol):
     @property
     def crashes(self) -> int: ...
 
+    @property
+    def owner_id(self) -> int: ...
+
 
 class InlinePool(Protocol):
     """What replaces Redis when jobs run in this process; see `scheduler.inline_runner`."""
@@ -147,32 +150,46 @@ def push(jobs: Iterable[Pushed]) -> bool:
 
 
 def _push(jobs: list[Pushed]) -> None:
-    """Leave in Redis what `Queue.enqueue_call` leaves for each job, in one round trip and with a tenth of its work."""
+    """Leave in Redis what `Queue.enqueue_call` leaves for each job, in one round trip and with a tenth of its work.
+
+    Beside it goes what the worker's script serves shares by (see `prefork.redis_script`): the share of a job is its owner's id.
+    """
     ids: dict[str, list[str]] = {}
+    shares: dict[tuple[str, int], list[str]] = {}
     with connection().pipeline(transaction=False) as pipeline:
         for job in jobs:
+            is_io_bound, message = _message(job)
             ids.setdefault(job.rq_queue, []).append(job.id)
-            pipeline.hset(RqJob.key_for(job.id), mapping=_message(job))
+            shares.setdefault((_shares_key(job.rq_queue, is_io_bound), job.owner_id), []).append(job.id)
+            pipeline.hset(RqJob.key_for(job.id), mapping=message)
         for name, of_queue in ids.items():
             pipeline.sadd(Queue.redis_queues_keys, queue(name).key)
             pipeline.rpush(queue(name).key, *of_queue)
+        for (key, owner_id), of_owner in shares.items():
+            pipeline.rpush(f"{key}:{owner_id}", *of_owner)
+            pipeline.zadd(key, {str(owner_id): 0}, nx=True)
         pipeline.execute()
 
 
-def _message(job: Pushed) -> dict[Any, Any]:
-    """The hash that RQ keeps for the job."""
+def _shares_key(queue_name: str, is_io_bound: bool) -> str:
+    return f"rq:shares:{queue_name}:{'io_bound' if is_io_bound else 'ordinary'}"
+
+
+def _message(job: Pushed) -> tuple[bool, dict[Any, Any]]:
+    """Whether the job is I/O-bound, and the hash that RQ keeps for it."""
     job_type = registry.discover().get(job.type)
     timeout = job_type.timeout if job_type else MARGIN_S
     # A job whose process died runs alone from then on: if its process dies again, no other job can be the reason.
     io_bound = job_type is not None and job_type.is_io_bound and not job.crashes
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
-    own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call))}
-    return {**_message_template(job.rq_queue, timeout, io_bound), **own}
+    meta = {"share": job.owner_id} | ({"io_bound": True, "waits": True} if io_bound else {})  # `waits`: for workers before 0.9; until 0.10
+    own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call)), "meta": JSONSerializer.dumps(meta)}
+    return io_bound, {**_message_template(job.rq_queue, timeout), **own}
 
 
 @cache
-def _message_template(queue_name: str, timeout: int, io_bound: bool) -> dict[str, Any]:
+def _message_template(queue_name: str, timeout: int) -> dict[str, Any]:
     """The fields that all messages of a queue and a time limit share, as RQ itself writes them."""
     message = queue(queue_name).create_job(
         FUNCTION,
@@ -180,11 +197,21 @@ def _message_template(queue_name: str, timeout: int, io_bound: bool) -> dict[str
         result_ttl=RESULT_TTL_S,
         failure_ttl=FAILURE_TTL_S,
         description="job",
-        meta={"io_bound": True, "waits": True} if io_bound else None,  # `waits`: for workers before 0.9; until 0.10
         status=JobStatus.QUEUED,
     )
     written: dict[str, Any] = message.to_dict()
     return written
+
+
+def withdraw(job_ids: Collection[str]) -> None:
+    """Delete the messages of jobs that were cancelled, so that they cost their owner no turn. Their ids are dropped when they are taken."""
+    if is_inline() or not job_ids or cooldown.is_active:
+        return
+    try:
+        connection().delete(*map(RqJob.key_for, job_ids))
+    except RedisError as error:
+        cooldown.start()
+        log.warning("messages_not_withdrawn", jobs=len(job_ids), error=str(error))
 
 
 def is_reachable() -> bool:

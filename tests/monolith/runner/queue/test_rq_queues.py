@@ -39,7 +39,8 @@ def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
 
 def enqueue_with_rq(job: JobRecord) -> None:
     timeout = registry.find(job.type).timeout + rq_queues.MARGIN_S
-    options = {"result_ttl": rq_queues.RESULT_TTL_S, "failure_ttl": rq_queues.FAILURE_TTL_S, "description": "job"}
+    options: dict[str, Any] = {"result_ttl": rq_queues.RESULT_TTL_S, "failure_ttl": rq_queues.FAILURE_TTL_S, "description": "job"}
+    options["meta"] = {"share": job.owner_id}
     rq_queues.queue(job.rq_queue).enqueue_call(rq_queues.FUNCTION, args=(job.id,), job_id=job.id, timeout=timeout, **options)
 
 
@@ -47,6 +48,9 @@ def enqueue_with_rq(job: JobRecord) -> None:
 def test_a_push_leaves_in_redis_what_rq_itself_leaves(submit, number, priority):
     jobs = submit(number, priority=priority)
     ours = everything_in_redis()
+    shares = f"rq:shares:default.{priority}:ordinary"
+    assert (ours.pop(shares.encode())[0], rq_queues.connection().zrange(shares, 0, -1)) == (b"zset", [str(jobs[0].owner_id).encode()])
+    assert ours.pop(f"{shares}:{jobs[0].owner_id}".encode())[1] == [job.id.encode() for job in jobs]
     rq_queues.connection().flushall()
     for job in jobs:
         enqueue_with_rq(job)
