@@ -48,6 +48,12 @@ def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_in
     assert rows_of(postgresql_url, "jobs") == rows_of(postgresql_url, "users") == 0
 
 
+def test_waits_are_measured_alone_and_beside_a_heavy_user(new_intray: NewIntray) -> None:
+    done = new_intray().manage("bench", "fair", "--passes", "1", "--seconds", "0.5", "--job-ms", "20", "--concurrency", "1", "--light", "4")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()[1:3]] == ["4 light users", "beside 1 heavy user"]
+
+
 def test_streams_are_measured_and_all_stay_open(new_intray: NewIntray) -> None:
     done = new_intray().manage("bench", "streams", "--streams", "30", "--seconds", "1")
     assert done.returncode == 0, done.stderr

@@ -253,7 +253,7 @@ end
 
 local function take_from(k, most)
   local queue = string.sub(KEYS[k], #prefix + 8)
-  enter_oldest(k, queue)
+  if free + free_io_bound > 0 then enter_oldest(k, queue) end
   local ordinary, is_stale = take_by_shares(k, queue, 0, math.min(most, free))
   local io_bound, is_stale_too = take_by_shares(k, queue, 1, math.min(most - ordinary, free_io_bound))
   free, free_io_bound = free - ordinary, free_io_bound - io_bound

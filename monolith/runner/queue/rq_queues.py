@@ -184,7 +184,12 @@ def _message(job: Pushed) -> tuple[bool, dict[Any, Any]]:
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
     meta = {"share": job.owner_id} | ({"io_bound": True, "waits": True} if io_bound else {})  # `waits`: for workers before 0.9; until 0.10
-    own = {"created_at": moment, "enqueued_at": moment, "data": zlib.compress(JSONSerializer.dumps(call)), "meta": JSONSerializer.dumps(meta)}
+    own = {
+        "created_at": moment,
+        "enqueued_at": moment,
+        "data": zlib.compress(JSONSerializer.dumps(call)),
+        "meta": JSONSerializer.dumps(meta),
+    }
     return io_bound, {**_message_template(job.rq_queue, timeout), **own}
 
 
