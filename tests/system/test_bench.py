@@ -96,7 +96,7 @@ WITH_NOTHING_SET = {
 
 
 def test_each_is_run_with_nothing_set() -> None:
-    assert {*COMMANDS, *WITH_NOTHING_SET, "load", "streams"} == set(commands.commands)
+    assert {*COMMANDS, *WITH_NOTHING_SET, "fair", "load", "streams"} == set(commands.commands)
 
 
 @pytest.mark.parametrize("command", WITH_NOTHING_SET)
