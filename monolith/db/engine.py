@@ -51,6 +51,7 @@ POSTGRESQL_TIMEOUTS = {
     "keepalives_count": 2,
     "options": IDLE_TRANSACTION_OPTIONS,
 }
+MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
@@ -114,7 +115,9 @@ def get_engine() -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     # AUTOCOMMIT: the driver begins no transactions by itself, _begin_postgresql does
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args=POSTGRESQL_TIMEOUTS)
+    kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
+    sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=POSTGRESQL_TIMEOUTS, **sizes)
     event.listen(engine, "begin", _begin_postgresql)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", _ping_if_idle)
@@ -187,14 +190,9 @@ def write_session() -> Iterator[Session]:
         yield session
 
 
-def write_transaction(*, single_statement: bool = False) -> AbstractContextManager[Connection]:
-    """A connection in one transaction: committed at the end of the block, rolled back when the block raises.
-
-    `single_statement`: the block executes one statement only. On PostgreSQL that is a transaction by itself, which saves two
-    round trips.
-    """
-    engine = get_engine()
-    return (_read_only(engine) if single_statement and engine.dialect.name == "postgresql" else engine).begin()
+def write_transaction() -> AbstractContextManager[Connection]:
+    """A connection in one transaction: committed at the end of the block, rolled back when the block raises."""
+    return get_engine().begin()
 
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
