@@ -97,7 +97,7 @@ def run() -> None:
     from monolith.server import run_all
 
     logs.configure("run")
-    run_all.run(click.echo)
+    run_all.run(lambda name: main([name]), click.echo)
 
 
 @main.command()

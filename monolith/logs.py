@@ -17,6 +17,8 @@ from monolith.errors import BadSetting
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 COLOURS = {"run": 36, "redis": 31, "web": 32, "worker": 33, "clock": 35}
 
+_process = ""  # in each line; read when the line is written: a forked child has the loggers of its parent
+
 _MASKS = [
     (re.compile(r"(authorization[\"'\\]*\s*[:=]\s*[\"'\\]*(?:(?:bearer|basic|digest)\s+)?)[^\s\"'\\,}]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),
@@ -28,7 +30,9 @@ _MASKS = [
 
 def configure(process: str = "web") -> None:
     """Set up logging, ours and that of libraries; `process` is the name in each line. Raises `BadSetting` for an unknown LOG_LEVEL."""
-    level, processors = chosen_level(), _processors(process)
+    global _process
+    level, processors = chosen_level(), _processors()
+    _process = process
     structlog.configure(
         processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -62,19 +66,20 @@ def is_readable() -> bool:
     return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", ""), sys.stderr.isatty())
 
 
-def _processors(process: str) -> list[Processor]:
-    def name_the_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        event["process"] = process
-        return event
-
+def _processors() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
-        name_the_process,
+        _name_process,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ExtraAdder(),
     ]
+
+
+def _name_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    event["process"] = _process
+    return event
 
 
 def _renderers() -> list[Processor]:

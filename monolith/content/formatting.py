@@ -25,6 +25,7 @@ EVENT_WORDS = {
     "submitted": "Submitted",
     "queued": "Queued",
     "started": "Started",
+    "returned": "Returned to the queue before it began",
     "progress": "Step",
     "finished": "Done",
     "failed": "Failed",

@@ -32,25 +32,13 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
+from monolith.db import postgresql_session
 from monolith.errors import BadSetting
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
-# PostgreSQL ends the transaction of a client that was cut off or is frozen: its locks would block the clock and everybody else.
-IDLE_TRANSACTION_OPTIONS = (
-    "-c idle_in_transaction_session_timeout=15000 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
-)
-# Without these, a query to a host that was cut off would wait for a quarter of an hour.
-POSTGRESQL_TIMEOUTS = {
-    "connect_timeout": 5,
-    "tcp_user_timeout": 15_000,
-    "keepalives_idle": 5,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-    "options": IDLE_TRANSACTION_OPTIONS,
-}
 MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
@@ -114,23 +102,16 @@ def get_engine() -> Engine:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    # AUTOCOMMIT: the driver begins no transactions by itself, _begin_postgresql does
+    setup = postgresql_session.SessionSetup(make_url(url))
     kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
     sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args=POSTGRESQL_TIMEOUTS, **sizes)
-    event.listen(engine, "begin", _begin_postgresql)
+    # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
+    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **sizes)
+    event.listen(engine, "connect", setup.set_up)
+    event.listen(engine, "begin", postgresql_session.begin)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    """A reader needs no BEGIN and ROLLBACK: at READ COMMITTED each statement sees a snapshot of its own anyway.
-
-    Where another isolation level is set, the driver begins the transaction.
-    """
-    if not {"reading", "isolation_level"} & set(connection.get_execution_options()):
-        connection.exec_driver_sql("BEGIN")
 
 
 def _note_checkin(connection: Any, record: Any) -> None:
@@ -208,6 +189,15 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
             time.sleep(1)
 
 
+def is_reachable() -> bool:
+    """Whether the database answers a query."""
+    try:
+        read_now()
+    except OperationalError:
+        return False
+    return True
+
+
 @contextmanager
 def read_session() -> Iterator[Session]:
     """A session for reading only: it is never committed."""
@@ -273,12 +263,14 @@ def migrations() -> Config:
 def upgrade() -> None:
     """Run all migrations that have not run. Raises `BadSetting` when the database cannot be reached."""
     try:
-        with get_engine().connect():
-            pass
+        with get_engine().connect() as connection:
+            has_schema = connection.dialect.name == "sqlite" or connection.scalar(select(func.current_schema()))
     except OperationalError as error:
         lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # psycopg indents its hints
         reason = lines[-1].strip().rstrip(".")
         raise BadSetting(f"Cannot connect to the database: {reason}. Check DATABASE_URL and that the database is running.") from error
+    if not has_schema:
+        raise BadSetting("No schema of the search_path exists. Make it with CREATE SCHEMA, or correct DATABASE_URL.")
     from alembic import command
 
     command.upgrade(migrations(), "head")
@@ -302,15 +294,17 @@ def _newest_revision() -> str | None:
 class PreparedStatement:
     """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read.
 
-    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution, and commits by itself.
+    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution.
     """
 
     def __init__(self, statement: Any) -> None:
         self._statement = statement
         self._compiled: tuple[str, dict[str, Any]] | None = None
 
-    def run(self, **params: Any) -> Sequence[Any]:
-        """The rows. Raises what a SQLAlchemy connection would raise."""
+    def run(self, connection: Connection | None = None, /, **params: Any) -> Sequence[Any]:
+        """The rows. Without a `connection`, it commits by itself. Raises what a SQLAlchemy connection would raise."""
+        if connection is not None:
+            return connection.execute(self._statement, params).all()
         if get_engine().dialect.name == "postgresql":
             return self._run_by_driver(params)
         with read_connection() as connection:
@@ -326,7 +320,7 @@ class PreparedStatement:
         connection = None
         try:
             connection = engine.raw_connection()
-            rows: Sequence[Any] = connection.driver_connection.execute(sql, {**constants, **values}).fetchall()  # type: ignore[union-attr]
+            rows = postgresql_session.run_statement(connection, sql, {**constants, **values})
         except engine.dialect.loaded_dbapi.Error as error:
             if connection is None or connection.driver_connection.closed:  # type: ignore[union-attr]
                 engine.dispose()  # the database restarted: the other connections are dead as well

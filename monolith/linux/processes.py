@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_ARENA_MAX = -1, -8
 PROC = Path("/proc")
@@ -23,9 +25,9 @@ KILOBYTE = 1024
 
 
 @cache
-def _prctl() -> Callable[[int, int], int]:
+def _prctl() -> Callable[[int, Any], int]:
     """The system call, looked up before a fork: looking it up afterwards may wait for a lock that no thread holds any more."""
-    call: Callable[[int, int], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
+    call: Callable[[int, Any], int] = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda option, value: 0
     return call
 
 
@@ -34,6 +36,17 @@ def keep_few_heaps() -> None:
     with suppress(AttributeError):  # another C library than glibc
         for option, value in ((M_ARENA_MAX, 2), (M_TRIM_THRESHOLD, 128 * 1024)):
             ctypes.CDLL(None).mallopt(option, value)
+
+
+def set_command_line(*words: str) -> None:
+    """Let `ps` and /proc show these words for this process, which was forked: it has the command line of its parent.
+
+    They are written over the words that it was started with, and cut off where they are longer.
+    """
+    with suppress(OSError, ValueError, IndexError):  # no /proc
+        start, end = map(int, (PROC / "self" / "stat").read_text().rpartition(")")[2].split()[45:47])
+        if 0 < start < end:  # 0: the system does not say
+            ctypes.memmove(start, "\0".join(words).encode()[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
 def dying_with(parent: int, number: signal.Signals) -> Callable[[], None]:
@@ -126,6 +139,18 @@ def memory(pid: int) -> int | None:
     with suppress(OSError):
         return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def name_us(name: str) -> None:
+    """Give this process a name of up to 15 characters, which `ps -o comm` shows."""
+    _prctl()(PR_SET_NAME, name.encode())
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether the process was stopped by a signal (SIGSTOP) and does not run."""
+    with suppress(OSError):
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def _has_proc() -> bool:

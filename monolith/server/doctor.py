@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from monolith import logs
 from monolith.config import settings
-from monolith.db import engine
+from monolith.db import engine, postgresql_session
 from monolith.errors import BadSetting, Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease
@@ -33,6 +33,12 @@ FULL = 0.9  # of the connections that a server gives
 # What one process of each kind may open: docs/operations.md, "Connections".
 REDIS_OF_WEB, REDIS_OF_WORKER, OF_CLOCK = rq_queues.MAX_CONNECTIONS, 2, 1
 NEW_KEY = "`python3 -c 'import secrets; print(secrets.token_urlsafe(48))'`"
+POOLERS = {
+    "session": "through a connection pooler in session mode: each of our connections keeps one of the server's, so its "
+    "default_pool_size must be as many as all processes open",
+    "transaction": "through a connection pooler in transaction mode: settings are sent with each transaction, nothing is prepared; "
+    "keepalives to the server are the pooler's",
+}
 LIMIT_OF_DATABASE = """
     SELECT least(
         current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
@@ -99,14 +105,25 @@ def _shared_secret() -> str:
 
 def _database() -> str:
     try:
-        with engine.get_engine().connect():
-            pass
+        with engine.get_engine().connect() as connection:
+            is_pooled = postgresql_session.is_pooled(connection)
     except OperationalError as error:
         reason = logs.mask(str(error.orig).strip().partition("\n\t")[0].splitlines()[-1].rstrip("."))
         raise CheckFailed(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
+    mode = _pooler_mode() if is_pooled else ""
     if not engine.is_current():
         raise CheckFailed("The tables are out of date. Run `manage.py db upgrade`.")
-    return f"{engine.get_engine().dialect.name}, tables up to date"
+    return f"{engine.get_engine().dialect.name}, tables up to date{mode and f'; {POOLERS[mode]}'}"
+
+
+def _pooler_mode() -> str:
+    try:
+        return postgresql_session.pooler_mode(engine.get_engine())
+    except OperationalError as error:
+        raise CheckFailed(
+            "The connection pooler gives no second connection to PostgreSQL. In session mode raise its default_pool_size to the "
+            "number of all connections, or use transaction mode."
+        ) from error
 
 
 def _redis() -> str:
@@ -145,7 +162,8 @@ def _redis_is_bare() -> bool:
 def _database_is_bare() -> bool:
     if engine.get_engine().dialect.name == "sqlite" or not _is_public(engine.get_engine().url.host):
         return False
-    return not _query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    with engine.read_connection() as connection:  # the server would say it of its own connection, which may be the pooler's
+        return not connection.connection.driver_connection.pgconn.ssl_in_use  # type: ignore[union-attr]
 
 
 def _is_public(host: str | None) -> bool:
@@ -171,7 +189,7 @@ def _connections_allowed() -> str:
                 f"{server} allows {limit:.0f} connections, but a web process, a worker and the clock may open {wanted}. "
                 "Lower WEB_CONCURRENCY, WEB_THREADS or WORKER_CONCURRENCY, or use a larger plan."
             )
-    return f"at most {redis} connections to Redis and {sql} to PostgreSQL for one web process, one worker and the clock"
+    return f"at most {redis} connections to Redis and {sql} to {_database_server()} for one web process, one worker and the clock"
 
 
 def _connections_used() -> str:
@@ -182,6 +200,15 @@ def _connections_used() -> str:
                 "WORKER_CONCURRENCY, or use a larger plan."
             )
     return f"{_in_redis()[0]} connections to Redis, {_in_database()[0]} to PostgreSQL"
+
+
+def _database_server() -> str:
+    return "the connection pooler (max_client_conn)" if _is_pooled() else "PostgreSQL"
+
+
+def _is_pooled() -> bool:
+    with engine.read_connection() as connection:
+        return postgresql_session.is_pooled(connection)
 
 
 def _in_redis() -> tuple[int, float]:
@@ -195,7 +222,8 @@ def _in_redis() -> tuple[int, float]:
 def _in_database() -> tuple[int, float]:
     if engine.get_engine().dialect.name == "sqlite":
         return 0, float("inf")
-    return int(_query("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user")), float(_query(LIMIT_OF_DATABASE))
+    used = int(_query("SELECT count(*) FROM pg_stat_activity WHERE usename = current_user"))
+    return used, float("inf") if _is_pooled() else float(_query(LIMIT_OF_DATABASE))  # a pooler fills the server as it was told to
 
 
 def _workers() -> str:

@@ -8,15 +8,17 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import ThreadWorker
 
+from monolith import create_app
 from monolith.config import settings
 from monolith.runner.scheduler import inline_runner
 from monolith.server.slow_clients import IncomingBody, OutgoingResponse
@@ -25,6 +27,12 @@ from monolith.web import sse_thread
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat must not wait for a disk
 LINGER_S = 2.0  # how long a client may take to read the rest of its answer and close
 LINGER_BYTES = 64 * 1024  # read and discarded at once
+
+
+@cache
+def application() -> Flask:
+    """The application that is served. `manage.py run` makes it before it forks the web process."""
+    return create_app()
 
 
 def serve() -> None:
@@ -40,9 +48,7 @@ class GunicornApplication(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        from monolith import create_app
-
-        return create_app()
+        return _closing_if_told(application())
 
 
 class Worker(ThreadWorker):
@@ -53,10 +59,6 @@ class Worker(ThreadWorker):
     """
 
     HANDED_OVER = object()
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        self.wsgi: Any = _closing_if_told(self.wsgi)
 
     def enqueue_req(self, conn: Any) -> None:
         if conn.parser is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import secrets
 import socket
@@ -10,16 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection, HTTPException
+from typing import TextIO
 
 import structlog
 
 from monolith.config import ROOT, settings
 from monolith.db import engine
 from monolith.errors import BadSetting
-from monolith.logs import is_readable, mask
+from monolith.linux import processes
+from monolith.logs import mask
 from monolith.server import redis_server
-from monolith.server.child_processes import ChildProcess, StopSignal, end
+from monolith.server.child_processes import ChildProcess, ForkedChild, StopSignal, end
 
 MANAGE = ROOT / "manage.py"
 ADMIN = "admin@localhost"
@@ -31,17 +35,26 @@ WATCH_S = 0.2
 log = structlog.get_logger()
 
 
-def run(say: Callable[[str], None]) -> None:
+def run(command: Callable[[str], None], say: Callable[[str], None]) -> None:
     """Checks, migrates and starts everything, watches it until SIGTERM or Ctrl-C, then stops everything.
 
-    `say` prints what a person must read. Raises `BadSetting` when a setting, the port or Redis prevents the start.
+    `command` runs the command of that name, such as `web`, in a fork of this process; `say` prints what a person must read.
+    Raises `BadSetting` when a setting, the port or Redis prevents the start.
     """
     stop = StopSignal()
-    with _exclusive_home():
+    with _exclusive_home() as lock:
+
+        def in_child(name: str) -> None:
+            lock.close()  # otherwise the home stays locked for as long as the child lives
+            stop.close()
+            processes.set_command_line(MANAGE.name, name)
+            sys.argv[1:] = [name]
+            command(name)
+
         _check_port()
         engine.upgrade()
         with _redis() as redis:
-            children = _start_all()
+            children = _start_all(in_child)
             try:
                 _watch(stop, [*redis, *children], say)
             finally:
@@ -50,7 +63,7 @@ def run(say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _exclusive_home() -> Iterator[None]:
+def _exclusive_home() -> Iterator[TextIO]:
     """Holds the lock of INTRAY_HOME. The system releases it when this process ends, however it ends."""
     home = settings().home
     try:
@@ -65,7 +78,7 @@ def _exclusive_home() -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BadSetting(f"Intray is already running in {home}. Stop it, or set INTRAY_HOME to another folder.") from error
-        yield
+        yield file
 
 
 def _check_port() -> None:
@@ -115,13 +128,30 @@ def require_redis() -> None:
     raise BadSetting(f"Cannot connect to Redis at {mask(settings().redis_url)}: {mask(error)}. {fix}")
 
 
-def _start_all() -> list[ChildProcess]:
-    env = {**os.environ, "LOG_FORMAT": "text"} if is_readable() else dict(os.environ)
+def _start_all(in_child: Callable[[str], None]) -> list[ChildProcess]:
     names = ["web"] if settings().queue_mode == "inline" else ["web", "clock", "worker"]
-    children = [ChildProcess(name, [sys.executable, str(MANAGE), name], env) for name in names]
+    children: list[ChildProcess] = [ForkedChild(name, partial(in_child, name)) for name in names]
+    _load()
     for child in children:
         child.start()
     return children
+
+
+def _load() -> None:
+    """Imports what the children need, once for all of them: most of the time and the memory of a start.
+
+    No database connection may be open when they are forked: SQLite forbids it, and PostgreSQL would serve two clients on one.
+    """
+    import rq.cli.workers  # noqa: F401
+
+    from monolith.runner.scheduler import clock  # noqa: F401
+    from monolith.runner.worker import command, ledger_worker  # noqa: F401
+    from monolith.server import gunicorn_worker
+
+    gunicorn_worker.application()
+    engine.get_engine().dispose()
+    gc.collect()
+    gc.freeze()  # the garbage collector of a child does not write to the memory that it shares
 
 
 def _watch(stop: StopSignal, children: list[ChildProcess], say: Callable[[str], None]) -> None:
@@ -133,6 +163,7 @@ def _watch(stop: StopSignal, children: list[ChildProcess], say: Callable[[str], 
             child.keep_alive()
         if not announced and is_ready():
             say(_announcement())
+            engine.get_engine().dispose()  # a child that is restarted is forked without connections
             announced = True
         if not announced and time.monotonic() > late_at:
             say(f"Intray is not ready after {READY_S:g} s. See the log lines above, or run `.venv/bin/python manage.py doctor`.")

@@ -134,7 +134,7 @@ def test_a_run_that_was_lost_while_sending_is_sent_once_more_and_says_so(send: S
 
 def test_what_happened_is_marked_even_when_the_job_was_stopped_meanwhile(send: Send, server: MailServer, admin: Caller) -> None:
     job_id = admin.post("/api/v1/jobs", json={"type": "email", "params": PARAMS}).json["id"]
-    server.will(lambda: ACCEPTED if lifecycle.stop(job_id, tell_worker=False) else "451 no")
+    server.will(lambda: ACCEPTED if lifecycle.stop(job_id) else "451 no")
     assert run_due(job_id).status == "stopped"
     assert lifecycle.requeue(job_id)
     assert "not sent again" in run_due(job_id).result["note"]

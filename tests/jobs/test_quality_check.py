@@ -229,7 +229,8 @@ def test_one_that_takes_three_workers_down_goes_on_site(alice: Caller) -> None:
 def test_one_that_is_killed_at_its_limit_in_every_attempt_goes_on_site(alice: Caller) -> None:
     job_id, _ = claimed(alice)
     for _ in range(3):
-        ledger_worker.LedgerHooks("w").lost(job_id, "timeout")
+        [claim] = lifecycle.claims_of("w", [job_id])
+        ledger_worker.LedgerHooks("w").lost([(*claim, "timeout")])
         with write_session() as session:
             session.execute(update(Job).where(Job.id == job_id, Job.status == "scheduled").values(run_at=now() - 1))
         lifecycle.queue_due(10)

@@ -24,9 +24,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import command_server
-from tests.support.command_server import ROOT
+from tests.support.command_server import MANAGE, ROOT, Forked
 
-MANAGE = str(ROOT / "manage.py")
 VENV_ONLY = str(Path(sys.executable).parent)  # a PATH without redis-server: the embedded one has to serve
 OURS = (
     "DATABASE_URL",
@@ -49,6 +48,7 @@ PATIENCE = 3
 ENDING_S = 40
 ANNOUNCED = "Press Ctrl-C to stop."
 
+Process = subprocess.Popen[bytes] | Forked
 NewIntray = Callable[..., "Intray"]
 
 
@@ -59,9 +59,10 @@ class Intray:
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
-    run: subprocess.Popen[bytes] | None = None
-    spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    run: Process | None = None
+    spawned: list[Process] = field(default_factory=list)
     code: Path = ROOT
+    forks: bool = True  # its processes are forks of one that has imported everything; else each imports for itself, as people's do
 
     @property
     def base_url(self) -> str:
@@ -88,14 +89,18 @@ class Intray:
         self.wait_until(lambda: accepts(self.port))
         return self
 
-    def spawn(self, *words: str) -> subprocess.Popen[bytes]:
+    def spawn(self, *words: str) -> Process:
         """Start one process, such as `run` or `worker`; what it prints is in `output()`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.spawned.append(self._begin(words))
+        return self.spawned[-1]
+
+    def _begin(self, words: tuple[str, ...]) -> Process:
+        if self.forks and self.code == ROOT:
+            return Forked(MANAGE, *words, env=self.env, log=self.log)
         with self.log.open("ab") as log:
             command = [sys.executable, str(self.code / "manage.py"), *words]
-            process = subprocess.Popen(command, cwd=self.code, env=self.env, stdout=log, stderr=log)
-        self.spawned.append(process)
-        return process
+            return subprocess.Popen(command, cwd=self.code, env=self.env, stdout=log, stderr=log)
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -191,7 +196,7 @@ def _living() -> Iterator[tuple[int, str, str]]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = ((path / "cmdline").read_bytes().rstrip(b"\0") + b" ").replace(b"\0", b" ").decode(errors="replace")
                 yield int(path.name), line, (path / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue
@@ -220,14 +225,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], is_up: Callable[[], bool], user: str | None = None) -> Iterator[None]:
+def serving(
+    command: list[str], is_up: Callable[[], bool], user: str | None = None, ended_by: signal.Signals = signal.SIGINT
+) -> Iterator[None]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, user=user, cwd="/")
         try:
             until(is_up, in_vain=lambda: process.poll() is not None, or_else=lambda: f"{command[0]} did not start")
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # PostgreSQL: at once, but cleanly
+            process.send_signal(ended_by)  # SIGINT for PostgreSQL: at once, but cleanly
             process.wait(ENDING_S)
 
 

@@ -77,6 +77,12 @@ def trial_permanent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
 
 @job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
+def trial_exit(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Leave as a program does."""
+    sys.exit(3)
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
 def trial_later(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Ask to be parked."""
     raise Snooze(600, "OpenAI asked for a pause")

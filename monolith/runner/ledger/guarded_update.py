@@ -1,16 +1,36 @@
 """A transition of a job: one guarded UPDATE of its row, and the row of `job_events` that records it.
 
 `lifecycle` declares the transitions; nothing else changes a status. On PostgreSQL both writes are one statement, on SQLite two
-in one transaction. Each statement is built once, when its transition is declared.
+in one transaction. Each statement is built once: `apply` takes one set of parameters, `apply_each` any number of them.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, String, Text, bindparam, insert, literal, select, update
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    Text,
+    bindparam,
+    cast,
+    insert,
+    literal,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
-from monolith.db.engine import PreparedStatement, get_engine, storable, write_transaction
+from monolith.db.engine import PreparedStatement, get_engine, rows_of_json, storable, write_transaction
 from monolith.db.models import Job, JobEvent, rq_queue_of
 
 MAX_NOTE = 2000  # characters of an event's note that are kept
@@ -77,16 +97,18 @@ class Transition:
 
     def __init__(self, event: str, *guard: ColumnElement[bool], **values: Any) -> None:
         self._event = event
+        self._guard, self._values = guard, values
         self._update = update(_JOBS).where(*guard).values(**values).returning(*RETURNED)
-        self._update_and_event = self._combined()
+        self._update_and_event = self._combined(self._update, bindparam("note", type_=Text))
         self._prepared = PreparedStatement(self._update_and_event)
+        self._each: dict[str, Any] = {}  # by dialect: what `apply_each` executes
 
-    def _combined(self) -> Select[Any]:
+    def _combined(self, change: Any, note: ColumnElement[str] | None = None) -> Select[Any]:
         """The update and the insert of its events as one statement, which PostgreSQL has and SQLite has not."""
-        changed = self._update.cte("changed")
-        events = select(changed.c.id, literal(self._event, String), changed.c.attempt, bindparam("note", type_=Text))
+        changed = change.cte("changed")
+        events = select(changed.c.id, literal(self._event, String), changed.c.attempt, changed.c.note if note is None else note)
         inserted = insert(_EVENTS).from_select(["job_id", "name", "attempt", "note"], events).cte("inserted")
-        return select(changed).add_cte(inserted)
+        return select(*(changed.c[column.key] for column in RETURNED)).add_cte(inserted)
 
     def apply(self, note: str | None = None, *, connection: Connection | None = None, **params: Any) -> list[JobRecord]:
         """Apply it to every row that matches the guard. Without a `connection`, it is a transaction of its own.
@@ -96,16 +118,65 @@ class Transition:
         note = note and storable(note, MAX_NOTE)
         if get_engine().dialect.name == "postgresql":
             params["note"] = note
-            rows = connection.execute(self._update_and_event, params) if connection else self._prepared.run(**params)
-            return [JobRecord(*row) for row in rows]
+            return [JobRecord(*row) for row in self._prepared.run(connection, **params)]
         if connection is None:
             with write_transaction() as own:
-                return self._apply_on_sqlite(own, note, params)
-        return self._apply_on_sqlite(connection, note, params)
-
-    def _apply_on_sqlite(self, connection: Connection, note: str | None, params: dict[str, Any]) -> list[JobRecord]:
+                return self.apply(note, connection=own, **params)
         changed = [JobRecord(*row) for row in connection.execute(self._update, params)]
-        if changed:
-            rows = [{"job_id": job.id, "name": self._event, "attempt": job.attempt, "note": note} for job in changed]
-            connection.execute(insert(_EVENTS), rows)
+        self._add_events(connection, [(job, note) for job in changed])
         return changed
+
+    def apply_each(self, params: Sequence[dict[str, Any]], *, connection: Connection | None = None) -> list[JobRecord]:
+        """Apply it once with each set of parameters, all in one statement. Each names its `job_id`, and may have a `note`.
+
+        Returns the changed rows as they are now, in any order.
+        """
+        if not params:
+            return []
+        notes = {one["job_id"]: storable(one["note"], MAX_NOTE) for one in params if one.get("note")}
+        given = json.dumps([{**one, "note": notes.get(one["job_id"])} for one in params], ensure_ascii=False)
+        statement = self._from_rows(get_engine().dialect.name)
+        if isinstance(statement, PreparedStatement):
+            return [JobRecord(*row) for row in statement.run(connection, given=given)]
+        if connection is None:
+            with write_transaction() as own:
+                return self.apply_each(params, connection=own)
+        changed = [JobRecord(*row) for row in connection.execute(statement, {"given": given})]
+        self._add_events(connection, [(job, notes.get(job.id)) for job in changed])
+        return changed
+
+    def _add_events(self, connection: Connection, changed: list[tuple[JobRecord, str | None]]) -> None:
+        rows = [{"job_id": job.id, "name": self._event, "attempt": job.attempt, "note": note} for job, note in changed]
+        if rows:
+            connection.execute(insert(_EVENTS), rows)
+
+    def _from_rows(self, dialect: str) -> Any:
+        """What `apply_each` executes, built at its first call."""
+        if dialect not in self._each:
+            change = self._update_from_rows(dialect)
+            self._each[dialect] = PreparedStatement(self._combined(change)) if dialect == "postgresql" else change
+        return self._each[dialect]
+
+    def _update_from_rows(self, dialect: str) -> Any:
+        """The update with its parameters taken from the rows of one JSON parameter, `given`. JSON values are in it as text."""
+        expressions = [*self._guard, *(value for value in self._values.values() if isinstance(value, ClauseElement))]
+        params = [one for expression in expressions for one in iterate(expression) if isinstance(one, BindParameter) and not one.unique]
+        types = {one.key: one.type for one in params}
+        columns: list[Column[Any]] = [Column(name, Text if isinstance(type, JSON) else type) for name, type in types.items()]
+        given = rows_of_json("given", [*columns, Column("note", Text)], dialect)
+
+        def from_row(element: Any, **options: Any) -> Any:
+            if not isinstance(element, BindParameter) or element.key not in types:
+                return None
+            column = given.c[element.key]
+            if isinstance(element.type, JSON):
+                return cast(column, JSON) if dialect == "postgresql" else type_coerce(column, JSON)
+            return column
+
+        guard = [replacement_traverse(one, {}, from_row) for one in self._guard]
+        values = {
+            name: replacement_traverse(value, {}, from_row) if isinstance(value, ClauseElement) else value
+            for name, value in self._values.items()
+        }
+        returned = [*RETURNED, given.c.note] if dialect == "postgresql" else RETURNED
+        return update(_JOBS).where(*guard).values(**values).returning(*returned)

@@ -7,38 +7,48 @@ the push fails, the clock pushes the job later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
+from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from monolith.db.engine import now, storable, write_transaction
+from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
 from monolith.db.models import Base, Job
 from monolith.errors import Conflict
 from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, pauses
-from monolith.runner.ledger.guarded_update import JobRecord, Transition, param
+from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
 from monolith.runner.ledger.insert import JobSpec
-from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, check_result, has_on_failure
+from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, result_json
 from monolith.runner.queue import rq_queues
 
+_JOBS: Any = Job.__table__
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MAX_MESSAGE = 2000  # characters of an error that are kept
+MAX_TYPE = 100
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One run of one job. `number` fences it: an outcome recorded with an older number changes nothing."""
+    """One run of one job. `number` fences it: an outcome recorded with an older number changes nothing.
+
+    `began_at` is when its function began, on this machine's monotonic clock, which all its processes share.
+    """
 
     job_id: str
     number: int
     attempt: int
     job: JobRecord
+    began_at: float = field(default_factory=monotonic)
 
 
 @dataclass(frozen=True)
@@ -122,60 +132,96 @@ CLAIM = Transition(
 
 def claim(job_id: str, worker: str) -> Claim | None:
     """Claim a queued job to run it. None when it is not queued (a repeated message, a cancelled job) or is paused."""
-    jobs = CLAIM.apply(worker, job_id=job_id, worker=worker)
-    return Claim(job_id, jobs[0].claims, jobs[0].attempt, jobs[0]) if jobs else None
+    return next(iter(claim_each([job_id], worker)), None)
+
+
+def claim_each(job_ids: Iterable[str], worker: str) -> list[Claim]:
+    """Claim those of these jobs that are queued and not paused, all in one statement. Returns their claims in any order."""
+    jobs = CLAIM.apply_each([{"job_id": one, "worker": worker, "note": worker} for one in job_ids])
+    return [Claim(job.id, job.claims, job.attempt, job) for job in jobs]
+
+
+def claimed(job_id: str, number: int) -> Claim | None:
+    """The claim with this number; None when the job is no longer run under it."""
+    row = select(*RETURNED, now() - Job.started_at).where(*_RUNNING)
+    with read_connection() as connection:
+        found = connection.execute(row, {"job_id": job_id, "claim": number}).first()
+    if found is None:
+        return None
+    job, ran = JobRecord(*found[:-1]), found[-1]
+    return Claim(job.id, job.claims, job.attempt, job, monotonic() - ran)
+
+
+def claims_of(worker: str, job_ids: Iterable[str]) -> list[tuple[str, int]]:
+    """Those of these jobs that are running under a claim of this worker: (job id, claim number)."""
+    held = select(Job.id, Job.claims).where(Job.id.in_(job_ids), Job.status == "started", Job.worker == worker)
+    with read_connection() as connection:
+        return [(job_id, number) for job_id, number in connection.execute(held)]
+
+
+def heartbeat_each(claims: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Record that these jobs are running: (job id, claim number). Returns those whose claim is current."""
+    given = json.dumps([{"id": job_id, "claims": number} for job_id, number in claims])
+    dialect = get_engine().dialect.name
+    with write_transaction() as connection:
+        held = connection.execute(_heartbeats(dialect), {"held": given})
+        return [(job_id, number) for job_id, number in held]
+
+
+@cache
+def _heartbeats(dialect: str) -> ReturningUpdate[Any]:
+    held = rows_of_json("held", [_JOBS.c.id, _JOBS.c.claims], dialect)
+    guard = (Job.id == held.c.id, Job.status == "started", Job.claims == held.c.claims)
+    return update(_JOBS).where(*guard).values(heartbeat_at=now()).returning(_JOBS.c.id, _JOBS.c.claims)
 
 
 _RUNNING = (_ONE, Job.status == "started", Job.claims == param("claim", Job.claims))
-SUCCEED = Transition("finished", *_RUNNING, status="finished", result=param("result", Job.result), progress=100.0, **_NO_ERROR, **_ENDED)
+RETURN = Transition("returned", *_RUNNING, status="queued", attempt=Job.attempt - 1, started_at=None, **_RELEASED)
 
 
-def succeed(claim: Claim, outcome: Outcome) -> bool:
-    """Record the result, its files, decision and follow-ups in one transaction. False when the claim is no longer current.
+def return_each(claims: Iterable[tuple[str, int]]) -> None:
+    """Queue jobs again that were claimed and have not begun: (job id, claim number). Their messages are the worker's to put back."""
+    RETURN.apply_each([{"job_id": job_id, "claim": number} for job_id, number in claims])
 
-    Raises `Permanent` for a result that cannot be stored.
+
+@dataclass(frozen=True)
+class RunEnding:
+    """How a run ended, to be recorded by `record`: a transition, its parameters, and what is saved in the same transaction.
+
+    It is made of plain values, so that another process can record it.
     """
-    check_result(outcome.result)
-    if outcome.is_result_only:
-        return bool(SUCCEED.apply(**_fence(claim), result=outcome.result))
-    with write_transaction() as connection:
-        finished = SUCCEED.apply(connection=connection, **_fence(claim), result=outcome.result)
-        if not finished:
-            return False
-        follow_ups = outcome.save(connection, finished[0])
-    rq_queues.push(follow_ups)
-    return True
 
+    event: str
+    job_id: str
+    number: int
+    began_at: float
+    params: dict[str, Any]
+    outcome: Outcome | None = None
+    otherwise: RunEnding | None = None  # for a run that can no longer be snoozed
 
-FAIL = Transition("failed", *_RUNNING, status="failed", **_ERROR, **_ENDED)
-RETRY = Transition("retrying", *_RUNNING, status="scheduled", run_at=now() + param("seconds", Job.run_at), **_ERROR, **_RELEASED)
+    @property
+    def claim(self) -> tuple[str, int]:
+        return self.job_id, self.number
 
-
-def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
-    """End the attempt as failed: retried after the backoff while attempts are left, else failed for good.
-
-    For good, the job type's `on_failure` runs and is saved in the same transaction. False when the claim is no longer current.
-    """
-    error = _error(failure)
-    message = error["error_message"]
-    if not failure.permanent and claim.attempt < claim.job.max_attempts:
-        return bool(RETRY.apply(message, **_fence(claim), **error, seconds=backoff.delay(claim.attempt)))
-    if not has_on_failure(claim.job.type):
-        return bool(FAIL.apply(message, **_fence(claim), **error))
-    with write_transaction() as connection:
-        failed = FAIL.apply(message, connection=connection, **_fence(claim), **error)
-        follow_ups = [one for job in failed for one in apply_on_failure(connection, job, error["error_type"], message)]
-    rq_queues.push(follow_ups)
-    return bool(failed)
+    @property
+    def is_status_only(self) -> bool:
+        return self.event != "failed" and not self.outcome and not self.otherwise
 
 
 def _error(failure: Failure) -> dict[str, Any]:
     """The error columns of a failed job."""
     message, trace = storable(failure.message, MAX_MESSAGE), storable(failure.trace or "")
     error_group = error_fingerprint.fingerprint_of(failure.type, message, trace).key
-    return {"error_type": failure.type, "error_message": message, "error_trace": trace, "error_group": error_group}
+    return {"error_type": storable(failure.type, MAX_TYPE), "error_message": message, "error_trace": trace, "error_group": error_group}
 
 
+# `started_at` is set anew, because a worker claims tiny jobs a moment before their functions begin.
+_BEGAN: dict[str, Any] = {"started_at": now() - param("ran", Job.started_at)}
+SUCCEED = Transition(
+    "finished", *_RUNNING, status="finished", result=param("result", Job.result), progress=100.0, **_BEGAN, **_NO_ERROR, **_ENDED
+)
+FAIL = Transition("failed", *_RUNNING, status="failed", **_BEGAN, **_ERROR, **_ENDED)
+RETRY = Transition("retrying", *_RUNNING, status="scheduled", run_at=now() + param("seconds", Job.run_at), **_BEGAN, **_ERROR, **_RELEASED)
 SNOOZE = Transition(
     "parked",
     *_RUNNING,
@@ -184,16 +230,84 @@ SNOOZE = Transition(
     attempt=Job.attempt - 1,
     run_at=now() + param("seconds", Job.run_at),
     snooze_reason=param("reason", Job.snooze_reason),
+    **_BEGAN,
     **_RELEASED,
 )
+_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE}
+
+
+def finished(claim: Claim, outcome: Outcome) -> RunEnding:
+    """The run succeeded: its result, files, decision and follow-ups are recorded. Raises `Permanent` for a result that cannot be stored."""
+    rest = None if outcome.is_result_only else replace(outcome, result=None)
+    return _ending("finished", claim, {"result": result_json(outcome.result)}, outcome=rest)
+
+
+def failed(claim: Claim, failure: Failure, backoff: Backoff) -> RunEnding:
+    """The attempt failed: it is retried after the backoff while attempts are left, else the job fails for good."""
+    error = _error(failure)
+    if not failure.permanent and claim.attempt < claim.job.max_attempts:
+        return _ending("retrying", claim, {**error, "note": error["error_message"], "seconds": backoff.delay(claim.attempt)})
+    return _ending("failed", claim, {**error, "note": error["error_message"]})
+
+
+def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
+    """The job runs again in some seconds, and its attempt is returned. Three days after its submission that counts as a failure."""
+    message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
+    otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
+    return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)
+
+
+def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
+    return RunEnding(event, claim.job_id, claim.number, claim.began_at, params, **rest)
+
+
+def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
+    """Record how runs ended, all in one transaction, and push their follow-ups. Returns the job ids and numbers of the current claims.
+
+    For a job that failed for good, `on_failure` of its type runs and is saved in the same transaction.
+    """
+    if all(one.is_status_only for one in endings) and len({one.event for one in endings}) == 1:
+        return {(job.id, job.claims) for job in _apply(endings)}
+    with write_transaction() as connection:
+        changed = _apply(endings, connection)
+        current = {(job.id, job.claims) for job in changed}
+        changed += _apply([one.otherwise for one in endings if one.otherwise and one.claim not in current], connection)
+        by_claim = {one.claim: one for one in endings}
+        follow_ups = [new for job in changed for new in _save(by_claim[job.id, job.claims], job, connection)]
+    rq_queues.push(follow_ups)
+    return {(job.id, job.claims) for job in changed}
+
+
+def _apply(endings: Iterable[RunEnding], connection: Connection | None = None) -> list[JobRecord]:
+    """Apply the transitions, one statement for each kind."""
+    by_event: dict[str, list[dict[str, Any]]] = {}
+    for one in endings:
+        ran = max(0.0, monotonic() - one.began_at)
+        by_event.setdefault(one.event, []).append({**one.params, "job_id": one.job_id, "claim": one.number, "ran": ran})
+    return [job for event, params in by_event.items() for job in _ENDINGS[event].apply_each(params, connection=connection)]
+
+
+def _save(ending: RunEnding, job: JobRecord, connection: Connection) -> list[JobRecord]:
+    """Save what a run leaves beside its status. Returns the follow-ups, to be pushed after the commit."""
+    if job.status == "failed":
+        error = (ending.otherwise or ending).params
+        return apply_on_failure(connection, job, error["error_type"], error["error_message"])
+    return ending.outcome.save(connection, job) if ending.outcome else []
+
+
+def succeed(claim: Claim, outcome: Outcome) -> bool:
+    """Record a run that `finished`. False when the claim is no longer current."""
+    return bool(record([finished(claim, outcome)]))
+
+
+def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
+    """Record an attempt that `failed`. False when the claim is no longer current."""
+    return bool(record([failed(claim, failure, backoff)]))
 
 
 def snooze(claim: Claim, seconds: float, reason: str) -> bool:
-    """Schedule the job again in some seconds and return its attempt. Three days after its submission that counts as a failure."""
-    if SNOOZE.apply(reason, **_fence(claim), seconds=seconds, reason=storable(reason, 300)):
-        return True
-    message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
-    return fail(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
+    """Record a run that is `snoozed`. False when the claim is no longer current."""
+    return bool(record([snoozed(claim, seconds, reason)]))
 
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
@@ -232,6 +346,7 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
 _THESE = Job.id.in_(bindparam("job_ids", expanding=True))
 CANCEL = Transition("canceled", _THESE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
 STOP = Transition("stopped", _THESE, Job.status == "started", status="stopped", **_ENDED)
+STOP_RUN = Transition("stopped", *_RUNNING, status="stopped", **_ENDED)
 REQUEUE = Transition(
     "requeued",
     _THESE,
@@ -260,13 +375,18 @@ def cancel(job_id: str) -> bool:
         return bool(CANCEL.apply(connection=connection, job_ids=[job_id]))
 
 
-def stop(job_id: str, *, tell_worker: bool = True) -> bool:
+def stop(job_id: str) -> bool:
     """Stop a running job: from now on its outcome changes nothing, and its worker ends it. False when it is not running."""
     with write_transaction() as connection:
         stopped = STOP.apply(connection=connection, job_ids=[job_id])
-    if stopped and tell_worker:
+    if stopped:
         rq_queues.stop(job_id)
     return bool(stopped)
+
+
+def stopped(job_id: str, number: int) -> bool:
+    """Record that a run was ended on request, as RQ's own stop command does. False when the claim is no longer current."""
+    return bool(STOP_RUN.apply(job_id=job_id, claim=number))
 
 
 def requeue(job_id: str) -> bool:
@@ -297,11 +417,6 @@ def requeue_jobs(
         raise DuplicateIsLive("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None
     rq_queues.push(jobs)
     return len(jobs)
-
-
-def _fence(claim: Claim) -> dict[str, Any]:
-    """The parameters of the guard of a running job."""
-    return {"job_id": claim.job_id, "claim": claim.number}
 
 
 def running(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -58,18 +58,20 @@ class Outcome:
         return insert_jobs(self.follow_ups, connection=connection, owner_id=job.owner_id, parent_id=job.id, request_id=job.request_id)
 
 
-def check_result(result: Any) -> None:
-    """Raises `Permanent` for a result that is not a dict, cannot be written as JSON, or is larger than 1 MB."""
+def result_json(result: Any) -> str:
+    """The result as JSON. Raises `Permanent` when it is not a dict, cannot be written as JSON, or is larger than 1 MB."""
     if not isinstance(result, dict):
         raise Permanent(f"The job returned a {type(result).__name__}, but a result must be a dict. The job type's developer must fix this.")
     try:
-        size = len(json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
+        text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise Permanent(f"The job's result cannot be written as JSON ({error}). The job type's developer must fix this.") from error
     if size > MAX_RESULT_BYTES:
         raise Permanent(
             f"The job's result has {size:,} bytes, over the limit of {MAX_RESULT_BYTES:,}. Its developer must attach it as a file."
         )
+    return text
 
 
 # ---- on_failure

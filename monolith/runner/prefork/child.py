@@ -32,14 +32,14 @@ from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.timeouts import JobTimeoutException
-from rq.worker import BaseWorker
 
 from monolith.linux.processes import dying_with, end_children, has_children, inherit_orphans
 
 if TYPE_CHECKING:
     from rq.queue import Queue
 
-DONE, FAILED, HANDLED, STOPPED = range(4)  # returned a result; raised, with a trace; recorded by RQ's own code; stopped on request
+# Returned a result; raised, with a trace; recorded by RQ's own code; stopped on request; ended in a way that the hooks have to record.
+DONE, FAILED, HANDLED, STOPPED, ENDED = range(5)
 RUN, STOP = range(2)  # the kinds of packets to a child
 PACKET = 256 * 1024
 LENGTH = struct.Struct("<I")
@@ -63,12 +63,14 @@ class Assignment:
     is_plain: bool
     limit: float
     fields: dict[bytes, bytes]
+    claim_number: int
+    claimed: bytes | None
 
 
 class JobRunner:
     """Runs jobs and reports their outcome: what both kinds of children share."""
 
-    def __init__(self, worker: BaseWorker, inbox: socket.socket, outbox: socket.socket, recording: mmap.mmap, growth_limit: int) -> None:
+    def __init__(self, worker: Any, inbox: socket.socket, outbox: socket.socket, recording: mmap.mmap, growth_limit: int) -> None:
         self._worker = worker
         self._queues = {queue.name: queue for queue in worker.queues}
         self._inbox = inbox
@@ -93,7 +95,9 @@ class JobRunner:
         """Run the job and send its outcome. `limited` calls a function under the job's time limit."""
         current_slot.recording, current_slot.number = self._recording, assignment.slot
         started = time.monotonic()
-        if assignment.is_plain:
+        if assignment.claimed is not None:
+            how, payload = self._run_claimed(assignment, limited)
+        elif assignment.is_plain:
             how, payload = self._run_plain(assignment, limited)
         else:
             how, payload = HANDLED, self._run_by_rq(assignment)
@@ -118,6 +122,16 @@ class JobRunner:
             with suppress(Exception):
                 self._worker.handle_exception(job, *exc_info)
             return FAILED, format_exc_info(exc_info)
+
+    def _run_claimed(self, assignment: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any]) -> tuple[int, bytes | str]:
+        hooks = self._worker.hooks
+        try:
+            ending = limited(assignment, lambda: hooks.run(assignment.job_id, assignment.claim_number, assignment.claimed or b""))
+            return (ENDED, ending) if ending else (DONE, b"")
+        except Stopped:
+            return STOPPED, b""
+        except BaseException:
+            return FAILED, format_exc_info(sys.exc_info())
 
     def _serialized(self, value: Any) -> bytes:
         """The result in the format of RQ's `Result.serialize`; empty for None."""

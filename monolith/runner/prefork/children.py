@@ -22,6 +22,7 @@ from typing import Any
 from monolith.linux.processes import end_children, memory
 from monolith.runner.prefork.child import (
     DONE,
+    ENDED,
     FAILED,
     HANDLED,
     LENGTH,
@@ -39,12 +40,12 @@ from monolith.runner.prefork.redis_script import FreeSlots
 from monolith.runner.prefork.task import Task, TaskOutcome
 
 AHEAD_S = 0.02  # a child is sent so much work beyond what it runs
-MAX_AHEAD = 16
+MAX_AHEAD = 64
 BLOCKED_S = 0.25  # tasks that wait so long behind a running one go elsewhere
 LATE_S = 1.0  # the child itself ends a job at its limit; the parent kills the child this much later
 STOPPING_S = 2.0  # how long an I/O-bound job has to stop before its child is killed
 
-OUTCOMES = {DONE: "done", FAILED: "failed", HANDLED: "handled", STOPPED: "stopped"}
+OUTCOMES = {DONE: "done", FAILED: "failed", HANDLED: "handled", STOPPED: "stopped", ENDED: "ended"}
 Report = tuple[Task, int, Any, float]  # the task, how it ended, with what, after how many seconds
 _tickets = count(1)
 
@@ -112,7 +113,9 @@ class Child:
             task.taken_at.timestamp(),
             is_plain,
             task.limit,
-            task.fields if is_plain else {},
+            task.fields if is_plain and task.claimed is None else {},
+            task.claim_number,
+            task.claimed,
         )
         try:
             self._inbox.send(marshal.dumps(assignment), socket.MSG_DONTWAIT)
@@ -213,6 +216,7 @@ class Children:
         self._others = others  # ids of the parent's processes that are not ours to end
         self.children: list[Child] = []
         self._backlog: deque[Task] = deque()  # taken, and not sent to a child yet
+        self._expected: dict[str, Task] = {}  # by execution: taken, and not to be sent before the hooks have claimed them
         self._suspects: deque[str] = deque(maxlen=1000)  # jobs that run alone from now on: their child died with several in it
         self._pace = Pace()
 
@@ -265,15 +269,34 @@ class Children:
         """How many more tasks can be taken."""
         depth = self._pace.depth
         ordinary = sum(max(0, depth - len(child.tasks)) for child in self._ordinary())
-        io_bound = sum(self._is_io_bound(task) for task in self._backlog)
-        return FreeSlots(ordinary - (len(self._backlog) - io_bound), self._free_io_bound_slots() - io_bound)
+        unsent = [*self._backlog, *self._expected.values()]
+        io_bound = sum(self._is_io_bound(task) for task in unsent)
+        return FreeSlots(ordinary - (len(unsent) - io_bound), self._free_io_bound_slots() - io_bound)
 
     def need_tasks(self) -> bool:
         """Whether some ordinary child will soon have nothing to do."""
-        return any(len(child.tasks) <= self._pace.depth // 2 for child in self._ordinary())
+        children = self._ordinary()
+        if self._expected:
+            return sum(len(child.tasks) for child in children) + len(self._expected) <= len(children) * (self._pace.depth // 2)
+        return any(len(child.tasks) <= self._pace.depth // 2 for child in children)
+
+    def expect(self, task: Task) -> None:
+        """Keep a slot for a task that `assign` or `withdraw` will name."""
+        self._expected[task.execution_id] = task
+
+    def withdraw(self, task: Task) -> None:
+        """An expected task does not come."""
+        self._expected.pop(task.execution_id, None)
+
+    def withdraw_all(self) -> list[Task]:
+        """Remove and return all expected tasks."""
+        expected, self._expected = list(self._expected.values()), {}
+        return expected
 
     def assign(self, tasks: list[Task]) -> None:
         """Send the tasks to children with room for them; the others stay in the backlog."""
+        for task in tasks:
+            self.withdraw(task)
         self._backlog.extend(tasks)
         self._send_backlog()
 
@@ -355,11 +378,12 @@ class Children:
 
     @property
     def tasks(self) -> list[Task]:
+        """The tasks that children have or are about to get."""
         return [*(task for child in self.children for task in child.tasks.values()), *self._backlog]
 
     @property
     def is_empty(self) -> bool:
-        return not self._backlog and not any(child.tasks for child in self.children)
+        return not self._backlog and not self._expected and not any(child.tasks for child in self.children)
 
     def running(self) -> list[tuple[Child, Task]]:
         return [(child, task) for child in self.children for task in child.running()]
@@ -388,12 +412,10 @@ class Children:
         for child, task in self.running():
             self._kill(child, task, why)
 
-    def kill_taken(self, held: set[str]) -> None:
-        """Kill the running jobs that the hooks held before and no longer hold: they were stopped, or run elsewhere."""
-        for child, task in self.running():
-            if task.job_id in held:
-                task.was_held = True
-            elif task.was_held and not child.is_recording(task):
+    def kill_taken(self, task: Task) -> None:
+        """End a task that is no longer ours: it was stopped, or runs elsewhere."""
+        for child, running in self.running():
+            if running is task and not child.is_recording(task):
                 self._kill(child, task, "taken")
 
     def stop(self, wanted_id: str) -> list[Task]:
@@ -408,6 +430,9 @@ class Children:
                 else:
                     task.stop_deadline = time.monotonic() + STOPPING_S
                     child.request_stop(task)
+        for task in self._expected.values():
+            if wanted_id in (task.job_id, task.execution_id):
+                task.killed_because = "stopped"
         self._take_back_blocked(0)
         unstarted = [task for task in self._backlog if wanted_id in (task.job_id, task.execution_id)]
         self._backlog = deque(task for task in self._backlog if task not in unstarted)

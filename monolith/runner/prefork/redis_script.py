@@ -25,7 +25,7 @@ MAX_SKIPPED = 100  # jobs without a free slot that one turn skips to find others
 # ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the longest interval between heartbeats, the state to set,
 #       free slots for ordinary and for I/O-bound jobs, how many jobs without a free slot may be skipped, how many jobs to take
 #       from one queue in a row, the start of execution ids, for how long a refused job is kept,
-#       the number of endings, and for each: how, job, execution, queue, and for `finish`
+#       the number of endings, and for each: how, job, execution, queue, and for `finish` and `close`
 #       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -91,8 +91,9 @@ for _ = 1, tonumber(ARGV[14]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
-  if how == 'finish' then
-    if has_dependents(job) then
+  if how == 'finish' or how == 'close' then
+    if how == 'close' then redis.call('DEL', job .. ':dependents') end
+    if how == 'finish' and has_dependents(job) then
       late[#late + 1] = execution
     elseif release(id, execution, queue) and redis.call('EXISTS', job) == 1 then
       finish(id, execution, queue, p)
@@ -255,7 +256,7 @@ class RedisScript:
         for ending in endings:
             task = ending.task
             arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
-            if ending.how == "finish":
+            if ending.how in ("finish", "close"):
                 ended_at = ending.ended_at or moment
                 ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
                 arguments += [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp()]

@@ -37,8 +37,9 @@ class Task:
     slot: int = 0
     started_at: float = 0.0
     stop_deadline: float = 0.0  # when its child is killed, if the job has not stopped by then; 0: not asked to stop
-    was_held: bool = False  # the hooks have confirmed that the job is ours
     killed_because: str = ""
+    claim_number: int = 0  # with hooks: fences what is recorded about this run
+    claimed: bytes | None = None  # what the hooks have claimed, for the child
     limit: float = field(init=False)
     result_ttl: int | None = field(init=False, default=None)
     defect: str = field(init=False, default="")  # why nobody can run it
@@ -71,7 +72,7 @@ class Task:
 class TaskOutcome:
     """How a task left its child.
 
-    Reported by the child: `done`, `failed`, and `handled` (RQ's own code has recorded it).
+    Reported by the child: `done`, `failed`, `handled` (RQ's own code has recorded it), and `ended` (the hooks have to record it).
     Killed by the parent: `stopped`, `timeout`, `shutdown`, and `taken` (the job is no longer ours).
     Died otherwise: `crashed`; `suspect` where several jobs ran in the child; `innocent` beside a job that the parent killed.
     """
@@ -86,7 +87,8 @@ class TaskOutcome:
 class Ending:
     """What to write in Redis about a task that has left.
 
-    how: `finish` with its serialized result, `requeue` at the front of its queue, `drop` it with its job, or `refuse` it.
+    how: `finish` with its serialized result, `close` likewise but without dependents, `requeue` at the front of its queue, `drop` it
+    with its job, or `refuse` it. What the hooks have claimed is closed: dependents of it in Redis are not its record's.
     """
 
     how: str

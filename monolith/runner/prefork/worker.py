@@ -27,13 +27,15 @@ from monolith.linux.processes import end_children, forks_die_with_us, inherit_or
 from monolith.runner.prefork import options
 from monolith.runner.prefork.children import LATE_S, Children
 from monolith.runner.prefork.connections import Command, Connections
-from monolith.runner.prefork.hooks import HookProcess, Hooks
+from monolith.runner.prefork.hooks import Answer, HookProcess, Hooks
 from monolith.runner.prefork.redis_script import UNLIMITED, FreeSlots, RedisScript
 from monolith.runner.prefork.redis_writer import RedisWriter
-from monolith.runner.prefork.task import TaskOutcome
+from monolith.runner.prefork.task import Task, TaskOutcome
 
 LIMITS_S = 0.1  # between two checks of time limits while something runs
 IDLE_BEAT_S = 60
+RECORDING_S = 1.0  # after the grace period, for what the hooks have not recorded yet
+MAX_UNRECORDED = 1000  # no more jobs are taken while so many wait for the hooks
 REPORT_S = 5.0  # between two reports of the children while something runs: heartbeats alone would be half a minute apart
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,7 +43,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class PreforkWorker(Worker):
     """A worker with WORKER_CONCURRENCY children, each used for many jobs. It accepts all options of `rq worker`."""
 
-    hooks: Hooks | None = None  # with hooks, a job that did not end by itself is theirs to record, and Redis drops it
+    hooks: Hooks | None = None  # with hooks, they claim each job before it runs, and record its end before Redis does
 
     def options(self) -> options.Options:
         return options.from_environment()
@@ -78,8 +80,8 @@ class PreforkWorker(Worker):
                 self._wait()
                 for outcome in self._children.outcomes():
                     self._record(outcome)
-                self._exchange_with_hooks()
                 self._enforce_limits()
+                self._exchange_with_hooks()
         finally:
             self._end()
         return bool(self._taken)
@@ -114,7 +116,7 @@ class PreforkWorker(Worker):
         gc.collect()
         gc.freeze()  # the garbage collector no longer writes to memory that is shared with the children
         self._children = Children(self, self._options, self._prepare_child, self._other_processes)
-        self._hook_process = HookProcess(self.hooks, self, self._close_inherited) if self.hooks else None
+        self._hook_process = HookProcess(self.hooks, self, self._close_inherited, self._claimed_tasks) if self.hooks else None
         self._children.start_missing()
 
     def _close_inherited(self) -> None:
@@ -154,8 +156,9 @@ class PreforkWorker(Worker):
     def _is_over(self) -> bool:
         if self._stop_requested:
             self._return_jobs()
-            return self._children.is_empty and (self._redis.is_written or self._redis.is_away)
-        if not self._children.is_empty or not self._redis.is_written:
+            is_recorded = self._is_idle or time.monotonic() > self._grace_ends_at + RECORDING_S
+            return self._children.is_empty and is_recorded and (self._redis.is_written or self._redis.is_away)
+        if not self._is_idle or not self._redis.is_written:
             self._idle_since = time.monotonic()
             return False
         may_be_more = self._redis.may_be_more or self._redis.is_away
@@ -166,12 +169,30 @@ class PreforkWorker(Worker):
             or (self._max_idle_time is not None and time.monotonic() - self._idle_since > self._max_idle_time)
         )
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no job is with the children or the hooks."""
+        return self._children.is_empty and (self._hook_process is None or self._hook_process.is_idle)
+
+    def _held_tasks(self) -> list[Task]:
+        """All tasks that were taken and whose end is not written."""
+        return [*self._children.tasks, *(self._hook_process.tasks if self._hook_process else ())]
+
     def _return_jobs(self) -> None:
         """Give unstarted jobs back to their queues; after the grace period, kill the running ones."""
-        for task in reversed(self._children.take_back_unstarted()):
-            self._redis.end("requeue", task)
+        self._give_back(self._children.take_back_unstarted())
         if time.monotonic() > self._grace_ends_at:
+            for task in self._children.withdraw_all():
+                self._redis.end("requeue", task)
             self._children.kill_running("shutdown")
+
+    def _give_back(self, tasks: list[Task]) -> None:
+        """Return unstarted tasks to their queues, the hooks first: another worker could not claim them otherwise."""
+        for task in reversed(tasks):
+            if self._hook_process:
+                self._hook_process.ask("give_back", task, (task.job_id, task.claim_number))
+            else:
+                self._redis.end("requeue", task)
 
     def _end(self) -> None:
         for child in self._children.children:
@@ -187,7 +208,7 @@ class PreforkWorker(Worker):
 
     def _exchange_with_redis(self) -> None:
         try:
-            if self._redis.connect(self._children.tasks):
+            if self._redis.connect(self._held_tasks()):
                 self._beat_when_due()
                 self._write_shutdown_date()
                 for command in self._redis.commands():
@@ -200,8 +221,8 @@ class PreforkWorker(Worker):
     def _take_turns(self) -> None:
         """Write what has ended and take jobs, as long as a turn is worth its round trip."""
         in_a_row = UNLIMITED if self._dequeue_strategy == DequeueStrategy.DEFAULT else 1
-        while self._redis.wants_turn(free := self._free_slots(), self._children.need_tasks(), self._children.is_empty):
-            found = self._redis.turn(self._queues_in_order(), free, will_idle=self._children.is_empty, in_a_row=in_a_row)
+        while self._redis.wants_turn(free := self._free_slots(), self._children.need_tasks(), self._is_idle):
+            found = self._redis.turn(self._queues_in_order(), free, will_idle=self._is_idle, in_a_row=in_a_row)
             self._taken += len(found)
             accepted = []
             for task in found:
@@ -211,10 +232,24 @@ class PreforkWorker(Worker):
                 else:
                     self.log.info("Worker %s: %s: %s", self.name, task.queue.name, task.job_id)
                     accepted.append(task)
-            self._children.assign(accepted)
+            self._start_tasks(accepted)
+
+    def _start_tasks(self, tasks: list[Task]) -> None:
+        """Send the tasks to the children, once the hooks have claimed them."""
+        if self._hook_process is None:
+            self._children.assign(tasks)
+            return
+        for task in tasks:
+            if self._hook_process.is_claiming(task.job_id):
+                self._redis.end("close", task)  # its message came twice
+            else:
+                self._children.expect(task)
+                self._hook_process.ask("claim", task, task.job_id)
+        self._exchange_with_hooks()
 
     def _free_slots(self) -> FreeSlots:
-        free = FreeSlots() if self._stop_requested else self._children.free_slots()
+        is_full = self._hook_process is not None and len(self._hook_process.tasks) > MAX_UNRECORDED
+        free = FreeSlots() if self._stop_requested or is_full else self._children.free_slots()
         if self._max_jobs is None:
             return free
         ordinary = min(max(0, free.ordinary), self._max_jobs - self._taken)
@@ -233,10 +268,11 @@ class PreforkWorker(Worker):
                 self._report_at = time.monotonic() + REPORT_S
                 self._redis.report(self._children.report())
             return
-        running = [task for _, task in self._children.running()]
+        held = [task for _, task in self._children.running()]
+        held += self._hook_process.tasks if self._hook_process else []
         self._report_at = time.monotonic() + REPORT_S
-        self._redis.beat(running, self._children.report())
-        at_most = self.job_monitoring_interval if running else IDLE_BEAT_S
+        self._redis.beat(held, self._children.report())
+        at_most = self.job_monitoring_interval if held else IDLE_BEAT_S
         self._beat_at = time.monotonic() + max(1, min(at_most, self.worker_ttl - 15))
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()
@@ -262,36 +298,79 @@ class PreforkWorker(Worker):
     # ---- outcomes
 
     def _record(self, outcome: TaskOutcome) -> None:
-        """Have the outcome of a task written to Redis, and pass on to the hooks what the job could not record itself."""
+        """Have the outcome of a task recorded by the hooks, if there are any, and written to Redis."""
         task = outcome.task
         match outcome.how:
             case "done":
                 assert isinstance(outcome.payload, bytes)
-                self._redis.end("finish", task, outcome.payload)
+                self._redis.end("finish" if task.claimed is None else "close", task, outcome.payload)
                 self.log.info("Worker %s: %s: Job OK (%s)", self.name, task.queue.name, task.job_id)
-            case "failed":
+            case "ended":
+                assert self._hook_process
+                self._hook_process.ask("record", task, (task.job_id, task.claim_number, outcome.payload))
+            case "failed" if not self._hook_process:
                 self._redis.fail(task, str(outcome.payload), "raised")
             case "handled":
                 self._redis.expect_more()
             case how:
                 self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
                 if self._hook_process:
-                    self._redis.end("drop", task)
-                    self._call_hook(self._hook_process, outcome)
+                    self._ask_to_record(self._hook_process, outcome)
                 else:
                     self._record_as_rq(outcome)
 
-    def _call_hook(self, hooks: HookProcess, outcome: TaskOutcome) -> None:
-        job_id = outcome.task.job_id
+    def _ask_to_record(self, hooks: HookProcess, outcome: TaskOutcome) -> None:
+        """Have the hooks record what the job could not report itself."""
+        task = outcome.task
+        claim = (task.job_id, task.claim_number)
         match outcome.how:
             case "stopped":
-                hooks.call("stopped", job_id)
+                hooks.ask("stopped", task, claim)
             case "timeout":
-                hooks.call("lost", job_id, "timeout")
-            case "crashed" | "suspect":
-                hooks.call("lost", job_id, f"its process ended: {outcome.payload!s}")
+                hooks.ask("lost", task, (*claim, "timeout"))
+            case "crashed" | "suspect" | "failed":
+                hooks.ask("lost", task, (*claim, f"its process ended: {outcome.payload!s}"))
             case "shutdown" | "innocent":
-                hooks.call("interrupted", [job_id])
+                hooks.ask("interrupted", task, claim)
+            case _:
+                self._redis.end("drop", task)
+
+    def _exchange_with_hooks(self) -> None:
+        """Ask the hooks, and go on with what they have answered."""
+        if self._hook_process:
+            self._hook_process.ask_heartbeats()
+            for answer in self._hook_process.exchange():
+                self._go_on(answer)
+
+    def _claimed_tasks(self) -> list[Task]:
+        return [task for task in self._held_tasks() if task.claimed is not None]
+
+    def _go_on(self, answer: Answer) -> None:
+        task = answer.task
+        match answer.name:
+            case "claim":
+                self._claimed(task, answer.value)
+            case "heartbeat" if not answer.value:
+                self._children.kill_taken(task)
+            case "record":
+                self._redis.end("close", task)
+            case "give_back":
+                self._redis.end("requeue", task)
+            case "lost" | "interrupted" | "stopped":
+                self._redis.end("drop", task)
+
+    def _claimed(self, task: Task, claim: tuple[int, bytes] | None) -> None:
+        """Start a task that was claimed. One that must not run ends: its message came twice, or what it waits for pushes it again."""
+        if claim is None:
+            self._children.withdraw(task)
+            self._redis.end("close", task)
+            return
+        task.claim_number, task.claimed = claim
+        if task.killed_because:
+            self._children.withdraw(task)
+            self._record(TaskOutcome(task.killed_because, task))
+        else:
+            self._children.assign([task])
 
     def _record_as_rq(self, outcome: TaskOutcome) -> None:
         """Without hooks: record in Redis what RQ's own parent process records."""
@@ -308,13 +387,6 @@ class PreforkWorker(Worker):
             case _:
                 self._redis.end("requeue", task)
 
-    def _exchange_with_hooks(self) -> None:
-        """Send heartbeats to the hooks, and kill the jobs that are no longer ours: they were stopped, or run elsewhere."""
-        if self._hook_process:
-            held = self._hook_process.exchange_heartbeats(lambda: [task.job_id for _, task in self._children.running()])
-            if held is not None:
-                self._children.kill_taken(held)
-
     # ---- waiting
 
     def _wait(self) -> None:
@@ -322,6 +394,8 @@ class PreforkWorker(Worker):
         poll = select.poll()
         for fileno in self._filenos():
             poll.register(fileno, select.POLLIN)
+        if self._hook_process and self._hook_process.has_unsent:
+            poll.register(self._hook_process.fileno(), select.POLLIN | select.POLLOUT)
         timeout = min(self._moments()) - time.monotonic()
         poll.poll(None if timeout == float("inf") else max(0.0, timeout * 1000))
         with suppress(BlockingIOError):
@@ -339,17 +413,16 @@ class PreforkWorker(Worker):
         """When something is due, on the monotonic clock."""
         yield self._redis.next_at()
         yield self._beat_at if not self._redis.is_away else float("inf")
-        if not self._children.is_empty:
+        if not self._is_idle:
             yield self._limits_at
         if self._max_idle_time is not None:
             yield self._idle_since + self._max_idle_time
         ends_when_empty = self._burst or self._stop_requested or self._max_jobs is not None
-        if ends_when_empty and self._children.is_empty and not self._redis.is_away:
+        if ends_when_empty and self._is_idle and not self._redis.is_away:
             yield 0.0
 
     def _enforce_limits(self) -> None:
         if time.monotonic() < self._limits_at:
             return
         self._limits_at = time.monotonic() + LIMITS_S
-        for task in reversed(self._children.enforce_limits()):
-            self._redis.end("requeue", task)
+        self._give_back(self._children.enforce_limits())

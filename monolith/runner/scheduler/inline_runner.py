@@ -14,6 +14,7 @@ from queue import PriorityQueue
 import structlog
 
 from monolith.config import settings
+from monolith.runner.ledger import lifecycle
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.rq_queues import Pushed
 from monolith.runner.scheduler import clock
@@ -54,7 +55,7 @@ class ThreadPool:
         give_up_at = time.monotonic() + min(STOPPING_S, settings().shutdown_grace)
         while self._held and time.monotonic() < give_up_at:
             time.sleep(0.05)
-        self._hooks.interrupted(list(self._held))
+        self._hooks.interrupted(lifecycle.claims_of(execute.worker_name(), list(self._held)))
 
     def _work(self) -> None:
         while not self._stopping.is_set():

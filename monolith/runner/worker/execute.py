@@ -9,23 +9,22 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 import structlog
-from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from monolith.db.engine import now, retry_until_back, write_session
-from monolith.db.models import Job
+from monolith.db.engine import retry_until_back
 from monolith.errors import Invalid, Permanent, Snooze
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.linux.processes import kill_marked
 from monolith.runner.ledger import lifecycle
-from monolith.runner.ledger.lifecycle import Claim, Failure
-from monolith.runner.prefork.child import suspend_limit
+from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
+from monolith.runner.prefork.child import Stopped, suspend_limit
 from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
@@ -47,11 +46,10 @@ def run(job_id: str) -> None:
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return
-    if claim.number > 1:
-        kill_marked(f"RQ_JOB_ID={job_id}")  # what an earlier run started, if its worker died too suddenly to end it
-    known = {"job_id": job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
-    with structlog.contextvars.bound_contextvars(**known), heartbeat(claim):
-        _attempt(claim)
+    with heartbeat(claim):
+        ending = perform(claim)
+        if ending:
+            record_until_back(ending)
 
 
 def worker_name() -> str:
@@ -59,32 +57,50 @@ def worker_name() -> str:
     return os.environ.get("RQ_WORKER_ID") or f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _attempt(claim: Claim) -> None:
-    log.info("job_started")
+def perform(claim: Claim) -> RunEnding | None:
+    """Call the job's function under its time limit. Returns how it ended, which is not recorded yet; None when it was overtaken."""
+    claim = replace(claim, began_at=time.monotonic())
+    if claim.number > 1:
+        kill_marked(f"RQ_JOB_ID={claim.job_id}")  # what an earlier run started, if its worker died too suddenly to end it
+    known = {"job_id": claim.job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
+    with structlog.contextvars.bound_contextvars(**known):
+        log.info("job_started")
+        ending = _perform(claim)
+        suspend_limit()
+        return ending
+
+
+def _perform(claim: Claim) -> RunEnding | None:
     job_type = registry.discover().get(claim.job.type)
     if job_type is None:
         unknown = f"The job type {claim.job.type!r} no longer exists. Submit the document with another job type."
-        _record(lambda: lifecycle.fail(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1)))
-        return
-    job, started = RunningJob(claim), time.monotonic()
+        return lifecycle.failed(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1))
+    job = RunningJob(claim)
     try:
         with time_limit(job_type.timeout):
             job.outcome.result = job_type.function(job, claim.job.params)
-        if _record(lambda: lifecycle.succeed(claim, job.outcome)):
-            log.info("job_finished", seconds=round(time.monotonic() - started, 3))
-    except Snooze as raised:
-        snooze = raised
+        ending = lifecycle.finished(claim, job.outcome)
+        log.info("job_finished", seconds=round(time.monotonic() - claim.began_at, 3))
+        return ending
+    except Snooze as snooze:
         log.info("job_snoozed", seconds=snooze.seconds, reason=str(snooze))
-        _record(lambda: lifecycle.snooze(claim, snooze.seconds, str(snooze)))
+        return lifecycle.snoozed(claim, snooze.seconds, str(snooze))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
+        return None
     except OperationalError as error:  # not the job's fault: it read its document, or reported progress
         log.warning("database_away", error=str(error.orig))
-        _record(lambda: lifecycle.snooze(claim, DATABASE_AWAY_S, "The database was not available"))
-    except (Exception, TimedOut) as error:
-        failure = _failure(error, job_type, job.step)
-        log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
-        _record(lambda: lifecycle.fail(claim, failure, job_type.backoff))
+        return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a job raises ends it: SystemExit, asyncio.CancelledError, a panic of a Rust library
+        return _failed(claim, error, job_type, job.step)
+
+
+def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) -> RunEnding:
+    failure = _failure(error, job_type, step)
+    log.warning("attempt_failed", error_type=failure.type, error=failure.message, permanent=failure.permanent)
+    return lifecycle.failed(claim, failure, job_type.backoff)
 
 
 def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
@@ -95,16 +111,46 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
         return Failure("permanent", str(error), trace, permanent=True)
     if isinstance(error, Invalid):
         return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
-    return Failure(type(error).__name__, str(error) or type(error).__name__, trace)
+    return Failure(type(error).__name__, _text(error) or type(error).__name__, trace)
 
 
-def _record(transition: Callable[[], bool]) -> bool:
-    """Record an outcome; False when the job was overtaken. Waits for a database that is away, because the work is done."""
-    suspend_limit()
-    is_recorded = retry_until_back(transition, RECORDING_S)
-    if not is_recorded:
-        log.warning("job_overtaken", reason="The job was stopped or given to another worker, so this outcome is ignored.")
-    return is_recorded
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "This error has no readable message."
+
+
+def record(endings: Sequence[RunEnding]) -> None:
+    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`."""
+    try:
+        current = lifecycle.record(endings)
+    except OperationalError:
+        raise
+    except Exception as error:
+        if len(endings) == 1:
+            _record_failure(endings[0], error)
+            return
+        for one in endings:
+            record([one])
+        return
+    for one in endings:
+        if one.claim not in current:
+            ignored = "The job was stopped or given to another worker, so this outcome is ignored."
+            log.warning("job_overtaken", job_id=one.job_id, reason=ignored)
+
+
+def record_until_back(ending: RunEnding) -> None:
+    """Record how a run ended. Waits for a database that is away, because the work is done."""
+    retry_until_back(lambda: record([ending]), RECORDING_S)
+
+
+def _record_failure(ending: RunEnding, error: Exception) -> None:
+    """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses."""
+    claim = lifecycle.claimed(*ending.claim)
+    job_type = registry.discover().get(claim.job.type) if claim else None
+    if claim and job_type:
+        lifecycle.record([_failed(claim, error, job_type, "recording the result")])
 
 
 @contextmanager
@@ -166,8 +212,7 @@ def heartbeat(claim: Claim) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(HEARTBEAT_S):
             try:
-                with write_session() as session:
-                    session.execute(update(Job).where(*lifecycle.running(claim)).values(heartbeat_at=now()))
+                lifecycle.heartbeat_each([(claim.job_id, claim.number)])
             except OperationalError as error:
                 log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))
 

@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from redis import RedisError
 from rq.serializers import JSONSerializer
-from sqlalchemy import ColumnElement, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
-from monolith.db.engine import get_engine, now, read_session, write_session
+from monolith.db.engine import get_engine, is_reachable, read_session
 from monolith.db.models import Job
 from monolith.job_types import registry
 from monolith.job_types.registry import fixed
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
-from monolith.runner.ledger.guarded_update import RETURNED, JobRecord
+from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.lifecycle import Claim, Failure
-from monolith.runner.ledger.outcomes import Outcome
+from monolith.runner.ledger.outcomes import Outcome, has_on_failure
 from monolith.runner.prefork import options
+from monolith.runner.prefork.hooks import LATER
+from monolith.runner.prefork.task import MAX_SENT
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
-from monolith.runner.worker import execute
+from monolith.runner.worker import execute, transfer
 from monolith.runner.worker.rq_message import Message, why_refused
 
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
+MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
+
+log = structlog.get_logger()
 
 
 class LedgerHooks:
-    """The hooks of one worker (see `prefork.hooks.Hooks`): they record in the ledger what a job's process could not record itself."""
+    """The hooks of one worker (see `prefork.hooks.Hooks`): its hook process claims and records in the ledger, its children run."""
 
     why_refused = staticmethod(why_refused)
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
+        self._failing: dict[tuple[str, int], float] = {}  # endings that the ledger does not take, and since when
 
     def prepare(self) -> None:
         """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
@@ -48,46 +56,128 @@ class LedgerHooks:
         rq_queues.queue.cache_clear()
         execute.sends_heartbeats = False
 
-    def heartbeat(self, job_ids: list[str]) -> set[str]:
-        """Record that these jobs are running. Returns the ids of those that are still this worker's."""
-        held = update(Job).where(*self._guard(job_ids)).values(heartbeat_at=now()).returning(Job.id)
-        with write_session() as session:
-            return set(session.scalars(held.execution_options(synchronize_session=False)))
+    # ---- in a child
 
-    def lost(self, job_id: str, why: str) -> None:
-        """The job's process died: it runs again, and fails as poison after too many crashes. A `timeout` is a failed attempt."""
-        if not (claim := self._claim(job_id)):
-            return
+    def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
+        """Run a claimed job. Returns how it ended; empty when it was overtaken, or is recorded by the child itself."""
+        claim = transfer.unpack_claim(claimed) if claimed else lifecycle.claimed(job_id, number)
+        ending = execute.perform(claim) if claim else None
+        if claim is None or ending is None:
+            return b""
+        # A job type's `on_failure` may take long, and a large file would be copied twice: neither must delay the other jobs.
+        packed = None if ending.event == "failed" and has_on_failure(claim.job.type) else transfer.pack_ending(ending)
+        if packed is None or len(packed) > MAX_PACKED:
+            execute.record_until_back(ending)
+            return b""
+        return packed
+
+    # ---- in the hook process
+
+    def claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
+        """Claim jobs in one statement. None for those that are not queued, or paused."""
+        try:
+            claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
+        except OperationalError as error:
+            return self._one_by_one(self.claim, job_ids, error)
+        for job_id in set(job_ids) - claims.keys():
+            log.info("message_ignored", job_id=job_id)
+        return [self._packed(claims.get(job_id)) for job_id in job_ids]
+
+    @staticmethod
+    def _one_by_one(ask: Callable[[list[Any]], list[Any]], asked: list[Any], error: OperationalError) -> list[Any]:
+        """Ask again for each alone: a row may be locked. `LATER` for all while the database is away."""
+        log.warning("database_away", error=str(error.orig))
+        if len(asked) == 1 or not is_reachable():
+            return [LATER for _ in asked]
+        return [answer for one in asked for answer in ask([one])]
+
+    @staticmethod
+    def _packed(claim: Claim | None) -> tuple[int, bytes] | None:
+        if claim is None:
+            return None
+        packed = transfer.pack_claim(claim)
+        return claim.number, packed if len(packed) <= MAX_SENT else b""  # the child reads it from the ledger
+
+    def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
+        """Claim jobs that an earlier hook process may have claimed, and died before it could say so: nobody runs those claims."""
+        try:
+            lifecycle.return_each(self._lost_claims(jobs))
+        except OperationalError as error:
+            return self._one_by_one(self.claim_again, jobs, error)
+        answers = self.claim([job_id for job_id, _ in jobs])
+        unclaimed = [job for job, answer in zip(jobs, answers, strict=True) if answer is None]
+        late = {job_id for job_id, _ in self._lost_claims(unclaimed)}  # the earlier process's statement was committed only now
+        return [LATER if job_id in late else answer for (job_id, _), answer in zip(jobs, answers, strict=True)]
+
+    def _lost_claims(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[str, int]]:
+        """The claims of these jobs in this worker's name that it does not know of."""
+        known = {(job_id, number) for job_id, numbers in jobs for number in numbers}
+        return [claim for claim in lifecycle.claims_of(self._worker, [job_id for job_id, _ in jobs]) if claim not in known]
+
+    def give_back(self, claims: list[tuple[str, int]]) -> list[str | None]:
+        """Queue jobs again that have not begun."""
+        return self._each(claims, lambda: lifecycle.return_each(claims))
+
+    def record(self, endings: list[tuple[str, int, bytes]]) -> list[str | None]:
+        """Record how jobs ended, all in one transaction."""
+        try:
+            execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
+        except OperationalError as error:
+            answers = self._one_by_one(self.record, endings, error)
+            is_at_fault = len(endings) == 1 and is_reachable()
+            return [self._put_off(endings[0][:2])] if is_at_fault else answers
+        for job_id, number, _ in endings:
+            self._failing.pop((job_id, number), None)
+        return [None for _ in endings]
+
+    def _put_off(self, claim: tuple[str, int]) -> str | None:
+        """Try again for RECORDING_S what the ledger does not take although it can be reached. Then the job's heartbeat ends."""
+        since = self._failing.setdefault(claim, time.monotonic())
+        if time.monotonic() - since < execute.RECORDING_S:
+            return LATER
+        del self._failing[claim]
+        log.error("outcome_not_recorded", job_id=claim[0])
+        return None
+
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
+        """Record that these jobs are running. Whether each is still this worker's."""
+        held = set(lifecycle.heartbeat_each(claims))
+        return [claim in held for claim in map(tuple, claims)]
+
+    def lost(self, ended: list[tuple[str, int, str]]) -> list[str | None]:
+        """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""
+        return self._each(ended, lambda: [self._lost(*one) for one in ended])
+
+    def _lost(self, job_id: str, number: int, why: str) -> bool:
         if why != "timeout":
-            lifecycle.interrupt(job_id, claim.number, why, crashed=True)
-            return
+            return lifecycle.interrupt(job_id, number, why, crashed=True)
+        if not (claim := lifecycle.claimed(job_id, number)):
+            return False
         job_type = registry.discover().get(claim.job.type)
         with read_session() as session:
             step = session.scalar(select(Job.progress_note).where(Job.id == job_id))
         limit = f"{job_type.timeout} s" if job_type else "its type"
         message = f"The job exceeded its time limit of {limit} and was killed. Last step: {step or 'starting'}."
-        lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
+        return lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
 
-    def interrupted(self, job_ids: list[str]) -> None:
+    def interrupted(self, claims: list[tuple[str, int]]) -> list[str | None]:
         """The worker stops on request: its jobs run again, elsewhere or later."""
-        for job_id in job_ids:
-            if claim := self._claim(job_id):
-                lifecycle.interrupt(job_id, claim.number, "the worker was stopped", crashed=False)
+        why = "the worker was stopped"
+        return self._each(claims, lambda: [lifecycle.interrupt(*claim, why, crashed=False) for claim in claims])
 
-    def stopped(self, job_id: str) -> None:
-        """RQ's own stop command ended the job: recorded like a stop by a user."""
-        if self._claim(job_id):
-            lifecycle.stop(job_id, tell_worker=False)
+    def stopped(self, claims: list[tuple[str, int]]) -> list[str | None]:
+        """RQ's own stop command ended the jobs: recorded like a stop by a user."""
+        return self._each(claims, lambda: [lifecycle.stopped(*claim) for claim in claims])
 
-    def _claim(self, job_id: str) -> Claim | None:
-        """The claim under which this worker runs the job; None when it does not."""
-        with read_session() as session:
-            row = session.execute(select(*RETURNED).where(*self._guard([job_id]))).first()
-        job = row and JobRecord(*row)
-        return Claim(job_id, job.claims, job.attempt, job) if job else None
-
-    def _guard(self, job_ids: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
-        return (Job.id.in_(job_ids), Job.status == "started", Job.worker == self._worker)
+    @staticmethod
+    def _each(asked: Sequence[Any], record: Callable[[], Any]) -> list[str | None]:
+        """Record, or answer that the database is away. Each transition is fenced, so a repeated one changes nothing."""
+        try:
+            record()
+        except OperationalError as error:
+            log.warning("database_away", error=str(error.orig))
+            return [LATER for _ in asked]
+        return [None for _ in asked]
 
 
 class LedgerWorker(PreforkWorker):
@@ -148,3 +238,4 @@ class LedgerWorker(PreforkWorker):
         lifecycle.claim("", self.name)
         lifecycle.succeed(claim, Outcome({}))
         lifecycle.fail(claim, Failure("", "", permanent=True), fixed(1))
+        lifecycle.heartbeat_each([("", 0)])

@@ -10,6 +10,7 @@ from redis import Redis
 
 from monolith.config import settings
 from monolith.server import doctor
+from tests.support.hosts.pgbouncer import pgbouncer
 
 Settings = Callable[..., None]
 OF_A_RELEASE = ["settings", "secret", "database", "redis", "eviction", "tls", "budget"]
@@ -85,3 +86,30 @@ def test_a_plan_with_too_few_connections_is_a_problem_before_they_run_out(intray
         assert trouble(release=True) == {}
         connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
         assert "of 1 connections of PostgreSQL are in use" in trouble()["crowd"]
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize(
+    ("mode", "size", "said"),
+    [
+        ("session", 5, "pooler in session mode"),
+        ("transaction", 1, "pooler in transaction mode"),
+        ("transaction", 5, "pooler in transaction mode"),
+    ],
+)
+def test_a_pooler_and_its_mode_are_said(intray_settings: Settings, database_url: str, mode: str, size: int, said: str) -> None:
+    with pgbouncer(database_url, mode, size) as url:
+        intray_settings(DATABASE_URL=url, SECRET_KEY="k" * 40)
+        found = {one.subject: one for one in doctor.examine(release=True)}
+        assert said in found["database"].message and "pooler (max_client_conn)" in found["budget"].message
+        assert [one for one in found.values() if one.is_problem] == []
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize(
+    ("mode", "said"), [("session", "raise its default_pool_size"), ("statement", "not allowed in statement pooling mode")]
+)
+def test_a_pooler_that_cannot_serve_is_a_problem(intray_settings: Settings, database_url: str, mode: str, said: str) -> None:
+    with pgbouncer(database_url, mode, pool_size=1, wait_s=1) as url:
+        intray_settings(DATABASE_URL=url, SECRET_KEY="k" * 40)
+        assert said in trouble(release=True)["database"]

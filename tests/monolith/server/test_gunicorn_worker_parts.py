@@ -19,6 +19,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.wsgi import Response
 from gunicorn.workers import gthread
 
 from monolith.server.gunicorn_worker import Worker
@@ -70,6 +71,7 @@ def test_what_is_used_is_of_the_kind_that_is_expected(worker: gthread.ThreadWork
     assert worker.nr_conns == 0, f"nr_conns is no counter of connections {ADVICE}"
     assert type(connection.parser) is RequestParser, f"a connection is read by another parser than RequestParser {ADVICE}"
     assert type(connection.parser.unreader) is SocketUnreader, f"a connection is read by another class than SocketUnreader {ADVICE}"
+    assert isinstance(Response.force_close, FunctionType), f"a response has no force_close {ADVICE}"
 
 
 def _used(cls: type, name: str) -> set[str]:

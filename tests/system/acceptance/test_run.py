@@ -20,7 +20,9 @@ from tests.support.processes import ANNOUNCED, MANAGE, ROOT, VENV_ONLY, Intray, 
 
 
 def test_the_first_run_prints_a_password_and_later_ones_do_not(new_intray: NewIntray) -> None:
-    intray = new_intray().start()
+    intray = new_intray()
+    intray.forks = False
+    intray.start()
     assert intray.output().count("Password:") == 1
     assert f"Intray is ready: {intray.base_url}" in intray.output()
     assert intray.email == "admin@localhost"
@@ -45,7 +47,9 @@ def ends_without_a_trace(intray: Intray, *signals: signal.Signals) -> None:
 
 def test_killing_it_ends_all_its_processes_and_jobs_and_does_not_hinder_the_next_run(new_intray: NewIntray, tmp_path: Path) -> None:
     (tmp_path / "sleep").symlink_to(shutil.which("sleep") or "")
-    intray = new_intray(PATH=f"{VENV_ONLY}:{tmp_path}", SHUTDOWN_GRACE="1", JOB_PACKAGES="jobs,tests.trial_jobs").start()
+    intray = new_intray(PATH=f"{VENV_ONLY}:{tmp_path}", SHUTDOWN_GRACE="1", JOB_PACKAGES="jobs,tests.trial_jobs")
+    intray.forks = False
+    intray.start()
     occupy_a_worker(intray)
     assert intray.run
     intray.run.kill()

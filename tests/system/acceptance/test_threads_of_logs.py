@@ -16,6 +16,7 @@ def lines(intray: Intray) -> list[dict[str, Any]]:
 
 def test_a_request_and_its_job_are_one_thread_through_web_and_worker_and_every_line_is_json(new_intray: Callable[..., Intray]) -> None:
     intray = new_intray(LOG_FORMAT="json", JOB_PACKAGES="jobs,tests.trial_jobs", LOG_LEVEL="INFO").start()
+    intray.wait_until(lambda: any(line["event"] == "statistics" for line in lines(intray)))  # before anything waits
     headers = {"Authorization": f"Bearer {intray.token()}", "Content-Type": "application/json", "X-Request-Id": "followed-42"}
     body = json.dumps({"type": "trial_second_time"}).encode()
     request = urllib.request.Request(f"{intray.base_url}/api/v1/jobs", body, headers)

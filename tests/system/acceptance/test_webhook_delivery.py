@@ -64,7 +64,7 @@ def test_fifty_jobs_of_each_end_are_told_once_each_and_progress_in_between(told:
         "post", "/api/v1/webhooks", json={"url": told.receiver.url, "events": ["job.finished", "job.failed", "job.progress"]}
     )
     told.receiver.will(status(503, Retry_After="1"), status(204))
-    slow = told.submit("trial_sleep", params={"seconds": 4})
+    slow = told.submit("trial_sleep", params={"seconds": 8})
     jobs = {told.submit(params={"value": number}): "job.finished" for number in range(40)}
     jobs |= {told.submit("trial_permanent"): "job.failed" for _ in range(10)}
     jobs[slow] = "job.finished"

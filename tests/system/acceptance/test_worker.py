@@ -135,6 +135,23 @@ def test_a_job_whose_worker_is_killed_runs_again_and_spends_no_attempt(yard: Yar
     assert (done["attempt"], done["interruptions"]) == (1, 1)
 
 
+def test_a_job_that_is_stopped_and_requeued_at_once_runs_again(yard: Yard) -> None:
+    """The end of the old run is told with its claim number: it says nothing about the new run."""
+    yard.intray.spawn("worker")
+    for _ in range(6):
+        job = yard.submit("trial_sleep", seconds=1.5)
+        yard.working(job)
+        yard.call("post", f"/api/v1/jobs/{job}/stop")
+        yard.call("post", f"/api/v1/jobs/{job}/requeue")
+        assert yard.wait_for(job, "finished", "stopped", "failed")["status"] == "finished"
+
+
+def test_a_job_that_leaves_by_sys_exit_has_failed_at_once_with_that_reason(yard: Yard) -> None:
+    yard.intray.spawn("worker")
+    job = yard.wait_for(yard.submit("trial_exit"), "failed")
+    assert (job["error"], job["attempt"], job["interruptions"]) == ({"type": "SystemExit", "message": "3"}, 1, 0)
+
+
 @pytest.mark.parametrize("how", ["api", "rq"])
 def test_a_running_job_is_stopped_and_its_worker_goes_on(yard: Yard, how: str) -> None:
     yard.intray.spawn("worker")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import time
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 import requests
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, insert, text
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from monolith.db.models import Job, User, new_id
 from tests.support.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
@@ -105,13 +107,69 @@ def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fl
     fleet.hire(1)
     second = _when_over(fleet, 90)[job_id]
     fleet.thaw()
-    until(lambda: "job_overtaken" in fleet.intray.output() or not fleet.children_of(frozen), 30)
+    # Its outcome came too late, or its heartbeat showed first that the job is no longer its.
+    until(lambda: "job_overtaken" in fleet.intray.output() or f"job {job_id}: taken" in fleet.intray.output(), 30)
     pages = _read(fleet)
     assert pages.jobs[job_id].ended_at == second.ended_at
     assert (pages.jobs[job_id].claims, pages.jobs[job_id].attempt) == (2, 1)
     assert (pages.follow_ups[job_id], pages.files[job_id]) == (1, 1)
     assert [name for _, name, _, _ in pages.events[job_id]].count("finished") == 1
     assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("point", ["claimed, not handed over", "reported, not recorded"])
+def test_a_hook_process_killed_in_its_statement_loses_and_doubles_nothing(fleet_of: NewFleet, tmp_path: Path, point: str) -> None:
+    """The statement of the dead process is committed only after its successor has begun to ask again."""
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=1)
+    job_id = _submit(fleet, "chaos_sleep", seconds=1)
+    if point == "claimed, not handed over":
+        _when_over(fleet, 60)  # the worker is up
+        hooks = _hook_process(fleet)
+        os.kill(hooks, signal.SIGSTOP)
+        job_id = _submit(fleet, "chaos_sleep", seconds=0)
+        until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+    else:
+        until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+        hooks = _hook_process(fleet)
+    with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
+        locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+        os.kill(hooks, signal.SIGCONT)
+        until(lambda: _waits_for_a_lock(fleet), 20)
+        os.kill(hooks, signal.SIGKILL)
+        until(lambda: _hook_process(fleet) != hooks, 20)
+    jobs = _when_over(fleet, 60)
+    job = jobs[job_id]
+    assert (job.status, job.attempt, job.interruptions, job.crashes) == ("finished", 1, 0, 0)
+    assert sorted(job for job, _ in runs_in(tmp_path / "runs")) == sorted(jobs)  # each once
+
+
+@pytest.mark.timeout(300)
+def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    running = _submit(fleet, "chaos_sleep", seconds=2)
+    until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    frozen = _hook_process(fleet)
+    os.kill(frozen, signal.SIGSTOP)
+    waiting = _submit(fleet, "chaos_sleep", seconds=0)
+    jobs = _when_over(fleet, 60)
+    assert _hook_process(fleet) != frozen
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].interruptions) for one in (running, waiting)} == {("finished", 1, 0)}
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+def _hook_process(fleet: Fleet) -> int:
+    """The process beside the children of the only worker: its first fork, or after it died its last."""
+    named = [pid for pid in fleet.children_of(fleet.posts["worker-0"]) if Path(f"/proc/{pid}/comm").read_text() == "rq-hooks\n"]
+    return named[0] if named else 0
+
+
+def _waits_for_a_lock(fleet: Fleet) -> bool:
+    with create_engine(fleet.database_url, poolclass=NullPool).connect() as connection:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE jobs%'"
+        return bool(connection.scalar(text(waiting)))
 
 
 def _frozen_between_writes(fleet: Fleet, post: Post) -> bool:

@@ -168,5 +168,8 @@ def test_a_replica_that_sentinel_promotes_under_load_takes_over_and_nothing_is_l
 
 
 def _finished(intray: Intray) -> set[str]:
+    """The jobs that are finished, and of whose claims one has begun."""
+    returned = "SELECT count(*) FROM job_events WHERE job_id = jobs.id AND name = 'returned'"
     with closing(sqlite3.connect(intray.home / "intray.sqlite3")) as ledger:
-        return {job_id for (job_id,) in ledger.execute("SELECT id FROM jobs WHERE status = 'finished' AND attempt = 1 AND claims = 1")}
+        found = ledger.execute(f"SELECT id FROM jobs WHERE status = 'finished' AND attempt = 1 AND claims - ({returned}) = 1")
+        return {job_id for (job_id,) in found}

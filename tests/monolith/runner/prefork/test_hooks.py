@@ -1,4 +1,4 @@
-"""The hook process calls the hooks in order, answers heartbeats, and is replaced when it dies."""
+"""The hook process answers what it was asked, in batches; what it has not answered when it dies is asked again."""
 
 from __future__ import annotations
 
@@ -6,82 +6,152 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from monolith.runner.prefork.hooks import HookProcess
+from monolith.runner.prefork.hooks import LATER, HookProcess
+from monolith.runner.prefork.task import Task
 from tests.support.processes import until
+
+FULL = b"x" * 1_000_000  # more than a socket holds
 
 
 class RecordingHooks:
-    """Write each call to a file. Of the running jobs, all but "taken" are still ours."""
+    """Write each call to a file. While the folder has a file `away`, the database is."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def why_refused(self, job_id: str, fields: dict[bytes, bytes]) -> str:
-        return ""
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def prepare(self) -> None:
         self._write("prepare")
 
-    def heartbeat(self, job_ids: list[str]) -> list[str]:
-        return [one for one in job_ids if one != "taken"]
+    def claim(self, job_ids: list[str]) -> list[Any]:
+        return self._call("claim", job_ids, [(1, one.encode()) if one != "paused" else None for one in job_ids])
 
-    def lost(self, job_id: str, why: str) -> None:
-        self._write(f"lost {job_id}: {why}")
+    def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[Any]:
+        return self._call("claim_again", [f"{job_id}{numbers}" for job_id, numbers in jobs], [(2, job_id.encode()) for job_id, _ in jobs])
 
-    def interrupted(self, job_ids: list[str]) -> None:
+    def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
+        return self._call("record", [job_id for job_id, *_ in endings], [None for _ in endings])
+
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
+        return [job_id != "taken" for job_id, _ in claims]
+
+    def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         raise ValueError("on purpose")
 
-    def stopped(self, job_id: str) -> None:
-        self._write(f"stopped {job_id}")
+    def _call(self, name: str, job_ids: list[str], answers: list[Any]) -> list[Any]:
+        if (self.folder / "away").exists():
+            return [LATER for _ in job_ids]
+        self._write(f"{name} {' '.join(job_ids)}")
+        return answers
 
     def calls(self) -> list[str]:
-        return self._file.read_text().splitlines() if self._file.exists() else []
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
 
     def _write(self, line: str) -> None:
-        with self._file.open("a") as file:
+        with (self.folder / "calls").open("a") as file:
             file.write(f"{line}\n")
+
+
+class Asked:
+    """A hook process and its answers so far, each as name, job and value."""
+
+    def __init__(self, hooks: RecordingHooks) -> None:
+        self.claimed: list[Task] = []
+        worker = SimpleNamespace(name="w1", log=logging.getLogger("w1"))
+        self.process = HookProcess(hooks, worker, lambda: None, lambda: self.claimed)  # type: ignore[arg-type]
+        self.answers: list[tuple[str, str, Any]] = []
+
+    def ask(self, name: str, job_id: str, *rest: Any) -> None:
+        self.process.ask(name, _task(job_id), (job_id, *rest) if rest else job_id)
+
+    def wait(self, number: int) -> list[tuple[str, str, Any]]:
+        """The answers, once there are so many."""
+        until(lambda: len(self._exchange()) >= number, 10, lambda: str(self.answers))
+        return self.answers
+
+    def _exchange(self) -> list[tuple[str, str, Any]]:
+        self.answers += [(one.name, one.task.job_id, one.value) for one in self.process.exchange()]
+        return self.answers
+
+
+def _task(job_id: str, claim_number: int = 0) -> Task:
+    queue = SimpleNamespace(DEFAULT_TIMEOUT=1)
+    return Task(job_id, "e", queue, {}, datetime.now(UTC), False, False, claim_number=claim_number)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def hooks(tmp_path: Path) -> RecordingHooks:
-    return RecordingHooks(tmp_path / "calls")
+    return RecordingHooks(tmp_path)
 
 
 @pytest.fixture
-def process(hooks: RecordingHooks) -> Iterator[HookProcess]:
-    one = HookProcess(hooks, SimpleNamespace(name="w1", log=logging.getLogger("w1")), lambda: None)
+def asked(hooks: RecordingHooks) -> Iterator[Asked]:
+    one = Asked(hooks)
     yield one
-    one.leave()
-    one.close()
+    one.process.leave()
+    one.process.close()
 
 
-def test_hooks_are_called_in_order_and_one_that_fails_stops_nothing(process: HookProcess, hooks: RecordingHooks) -> None:
-    process.call("lost", "a", "timeout")
-    process.call("interrupted", ["b"])
-    process.call("stopped", "c")
-    until(lambda: hooks.calls() == ["prepare", "lost a: timeout", "stopped c"], 10)
+def test_what_was_asked_at_once_is_one_call_and_claims_come_first(asked: Asked, hooks: RecordingHooks) -> None:
+    asked.ask("record", "a", 1, b"")
+    for job_id in ("b", "paused", "c"):
+        asked.ask("claim", job_id)
+    answers = [("claim", "b", (1, b"b")), ("claim", "paused", None), ("claim", "c", (1, b"c")), ("record", "a", None)]
+    assert asked.wait(4) == answers
+    assert hooks.calls() == ["prepare", "claim b paused c", "record a"]
+    assert asked.process.is_idle
 
 
-def test_a_heartbeat_returns_the_jobs_that_are_still_ours(process: HookProcess) -> None:
-    until(lambda: process.exchange_heartbeats(lambda: ["ours", "taken"]) == {"ours"}, 10)
+def test_a_hook_that_fails_stops_nothing(asked: Asked) -> None:
+    asked.ask("interrupted", "a", 1)
+    asked.ask("claim", "b")
+    assert asked.wait(2) == [("claim", "b", (1, b"b")), ("interrupted", "a", None)]
 
 
-def test_a_hook_process_that_dies_is_replaced(process: HookProcess, hooks: RecordingHooks) -> None:
+def test_a_heartbeat_says_of_each_job_whether_it_is_still_ours(asked: Asked) -> None:
+    for job_id in ("ours", "taken"):
+        asked.ask("heartbeat", job_id, 1)
+    assert asked.wait(2) == [("heartbeat", "ours", True), ("heartbeat", "taken", False)]
+
+
+def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: Asked, hooks: RecordingHooks) -> None:
+    (hooks.folder / "away").touch()
+    asked.ask("record", "a", 1, b"")
+    asked.ask("heartbeat", "b", 1)
+    assert asked.wait(1) == [("heartbeat", "b", True)]
+    (hooks.folder / "away").unlink()
+    assert asked.wait(2)[1] == ("record", "a", None)
+
+
+def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hooks: RecordingHooks) -> None:
     until(lambda: hooks.calls() == ["prepare"], 10)
-    first = process.pid
-    os.kill(first, signal.SIGKILL)
-    until(lambda: process.exchange_heartbeats(list) is None and process.pid != first, 10)
-    process.call("stopped", "a")
-    until(lambda: hooks.calls() == ["prepare", "prepare", "stopped a"], 10)
+    os.kill(asked.process.pid, signal.SIGSTOP)
+    asked.claimed = [_task("a", 7), _task("b", 1)]
+    asked.ask("claim", "a")
+    asked.ask("record", "b", 1, FULL)
+    asked.ask("record", "c", 1, FULL)
+    assert list(asked.process.exchange()) == []
+    assert asked.process.has_unsent  # its socket is full
+    os.kill(asked.process.pid, signal.SIGKILL)
+    assert sorted(asked.wait(3)) == [("claim", "a", (2, b"a")), ("record", "b", None), ("record", "c", None)]
+    assert sorted(hooks.calls()) == ["claim_again a[7]", "prepare", "prepare", "record b c"]
 
 
-def test_calls_are_made_before_the_process_leaves(hooks: RecordingHooks, process: HookProcess) -> None:
+def test_what_was_asked_is_done_before_the_process_leaves(asked: Asked, hooks: RecordingHooks) -> None:
     for number in range(100):
-        process.call("stopped", str(number))
-    process.leave()
-    assert hooks.calls() == ["prepare", *(f"stopped {number}" for number in range(100))]
+        asked.ask("record", str(number), 1, b"")
+    asked.process.leave()
+    assert hooks.calls() == ["prepare", f"record {' '.join(map(str, range(100)))}"]
+
+
+def test_a_full_socket_is_emptied_as_it_is_read(asked: Asked) -> None:
+    for number in range(20):
+        asked.ask("record", str(number), 1, FULL)
+    assert {job_id for _, job_id, _ in asked.wait(20)} == {str(number) for number in range(20)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from rq.command import send_stop_job_command
 
+from tests.support.command_server import Forked
 from tests.support.processes import until
 from tests.support.servers import RedisServer
 from tests.support.worker import jobs_for_workers as jobs
@@ -80,7 +80,7 @@ def test_a_busy_worker_goes_on_after_redis(trial: Trial, server: RedisServer, fa
     assert trial.count(f"begin {job}") == 1
 
 
-def _goes_on(trial: Trial, worker: subprocess.Popen[bytes]) -> None:
+def _goes_on(trial: Trial, worker: Forked) -> None:
     job = trial.push(jobs.nap, 0, on="low")
     trial.wait_for("finished", job, within=BACK_S)
     until(trial.is_registered, BACK_S)

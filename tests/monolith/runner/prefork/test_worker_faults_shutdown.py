@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 from rq import Retry
 
+from tests.support.command_server import Forked
 from tests.support.processes import until
 from tests.support.worker import jobs_for_workers as jobs
 from tests.support.worker.trial import Trial
@@ -49,7 +50,7 @@ def test_two_signals_within_a_millisecond_end_an_idle_worker(trial: Trial) -> No
     assert trial.processes() == []
 
 
-def _exit_code(worker: subprocess.Popen[bytes], within: float) -> int | None:
+def _exit_code(worker: Forked, within: float) -> int | None:
     with suppress(subprocess.TimeoutExpired):
         worker.wait(within)
     return worker.returncode
