@@ -144,8 +144,7 @@ def validated_spec(spec: Any, user: User, *, has_document: bool, pointer: str) -
     is_unique = spec.get("unique")
     if not (is_unique is None or isinstance(is_unique, bool)):
         raise Invalid.field(f"{pointer}/unique", f"{str(is_unique)[:40]!r} is neither true nor false.")
-    chosen = priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer)
-    return JobSpec(job_type, params, *chosen, is_unique=bool(is_unique), id="")  # `_for_document` gives each of its jobs an id
+    return JobSpec(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=bool(is_unique))
 
 
 @cache

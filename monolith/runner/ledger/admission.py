@@ -1,7 +1,7 @@
 """Limits on the jobs that wait or run at once, of one user and of all, so that one user or one busy hour does not block everybody.
 
-Each process counts the jobs at most once a second and adds what it admits in between. A user can exceed the limit by no more
-than what the other web processes admit within that second.
+Each process counts the jobs at most once a second and adds what it admits in between. One thread counts, and the others use the
+previous count meanwhile. A user can exceed the limit by no more than what the other web processes admit between two counts.
 """
 
 from __future__ import annotations
@@ -42,11 +42,22 @@ class Headroom:
 
 @dataclass
 class CachedCount:
-    """A number of jobs, counted again when it is older than FRESH_S."""
+    """A number of jobs: what a query counted, and what this process has admitted since. Counted again when older than FRESH_S.
+
+    `admitted` grows when a submission begins, `inserted` when it ends. `seen` is what `inserted` was before the query: all of that
+    is in `counted`, so a job that is inserted during the query is not missed.
+    """
 
     query: Callable[[], Select[int]]
-    number: int = 0
+    counted: int = 0
     counted_at: float = -math.inf
+    admitted: int = 0
+    inserted: int = 0
+    seen: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.counted + self.admitted - self.seen
 
     @property
     def is_fresh(self) -> bool:
@@ -58,13 +69,15 @@ class CachedCount:
         return time.monotonic() - self.counted_at <= 3 * FRESH_S
 
     def refresh(self, connection: Connection) -> None:
-        if not self.is_fresh:
-            number = connection.scalar(self.query()) or 0
-            with _lock:
-                self.number, self.counted_at = number, time.monotonic()
+        if self.is_fresh:
+            return
+        inserted = self.inserted
+        counted = connection.scalar(self.query()) or 0
+        with _lock:
+            self.counted, self.seen, self.counted_at = counted, inserted, time.monotonic()
 
 
-_lock = threading.RLock()  # of all counts
+_lock = threading.Lock()  # of all counts
 _counting = threading.Lock()  # held by the thread that counts
 _counts: dict[tuple[str, int | str], CachedCount] = {}
 
@@ -83,15 +96,18 @@ def admit(connection: Connection | None, user: User, jobs: int) -> Iterator[None
     _refresh(counts, connection)
     with _lock:
         _check_limits(own.number, everybody.number, ended.number, jobs)
-        own.number += jobs
-        everybody.number += jobs
+        for count in (own, everybody):
+            count.admitted += jobs
     try:
         yield
     except BaseException:
         with _lock:
             for count in (own, everybody):
-                count.number = max(count.number - jobs, 0)
+                count.admitted -= jobs
         raise
+    with _lock:
+        for count in (own, everybody):
+            count.inserted += jobs
 
 
 def _check_limits(own: int, everybody: int, ended: int, jobs: int) -> None:

@@ -121,6 +121,13 @@ def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -
     assert post(alice).status_code == 202
 
 
+def test_a_submission_that_is_not_written_yet_counts_when_the_jobs_are_counted_again(limited: Limits, alice: Caller) -> None:
+    limited(own=2)
+    with admission.admit(None, alice.user, 1):
+        _count_again()
+        assert [post(alice).status_code for _ in range(2)] == [202, 429]
+
+
 def test_admins_and_follow_ups_are_never_refused(limited: Limits, admin: Caller, alice: Caller) -> None:
     limited(own=1, all=1)
     assert [post(admin).status_code for _ in range(3)] == [202] * 3
