@@ -67,3 +67,14 @@ def test_jobs_of_several_queues_are_pushed_in_order_with_one_round_trip(submit, 
     assert len(sent) == 1
     for name, ids in (("default.normal", jobs[:2]), ("default.low", jobs[2:])):
         assert rq_queues.queue(name).get_job_ids() == [job.id for job in ids]
+
+
+def test_an_error_reply_in_the_middle_of_a_push_leaves_no_reply_for_the_next_command(submit):
+    redis = rq_queues.connection()
+    redis.set("rq:queues", "not a set")
+    jobs = submit(1)  # adding its queue to the set is refused; a reply follows that one
+    assert rq_queues.cooldown.is_active
+    rq_queues.cooldown.end()
+    assert redis.get("rq:queues") == b"not a set"
+    redis.delete("rq:queues")
+    assert rq_queues.push(jobs)
