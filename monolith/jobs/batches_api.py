@@ -18,6 +18,7 @@ from monolith.runner.ledger.batches import NewBatch, progress_of
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
 from monolith.web.schemas import PageQuery
+from monolith.web.security import signed_in
 
 blueprint = Blueprint("batches", __name__, url_prefix="/batches", description="Several documents in one submission")
 blueprint.after_request(add_headroom)
@@ -47,7 +48,7 @@ class Batches(MethodView):
         submitted = submission.earlier(current_user, key)  # before the body is read: a replay is not validated again
         if submitted is None:
             documents, rejected, specs = request_bodies.read_batch(current_user.id)
-            submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, NewBatch(rejected))
+            submitted = submission.submit_documents(signed_in(), documents, specs, g.request_id, key, NewBatch(rejected))
         view = _view(submitted.batch_id or "")
         response = accepted(submitted, view, 202)
         response.headers["Location"] = view["url"]

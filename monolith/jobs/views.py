@@ -25,6 +25,7 @@ from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring.waiting_reason import reasons_of_new, waiting_reason
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import view_of
+from monolith.web.security import signed_in
 
 RETRY_AFTER_S = "1"  # when to ask again for an accepted job or batch
 SUBMISSIONS = ("documents.Documents", "jobs.Jobs", "batches.Batches")
@@ -173,9 +174,9 @@ def accepted(submitted: Submitted, body: Any, status: int) -> Response:
 
 def add_headroom(response: Response) -> Response:
     """Add to each response to a submission how many more jobs the user may submit; nothing while the database is away."""
-    if request.method == "POST" and request.endpoint in SUBMISSIONS and current_user.is_authenticated:
+    if request.method == "POST" and request.endpoint in SUBMISSIONS and (user := signed_in()).is_authenticated:
         with suppress(OperationalError):
-            headroom = admission.headroom(current_user)
+            headroom = admission.headroom(user)
             response.headers.update(headroom.headers() if headroom else {})
     return response
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import re
-import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
-from flask.sessions import SecureCookieSessionInterface
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -43,6 +43,11 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "base-uri 'none'",
     )
 )
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+)
 
 csrf = CSRFProtect()
 login_manager = LoginManager()
@@ -74,9 +79,13 @@ class RowId(IntegerConverter):
 class Cookies(SecureCookieSessionInterface):
     """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it."""
 
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session in the cookie. Where no cookie came it is empty, without the signer that Flask would make to read one."""
+        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else SecureCookieSession()
+
     def save_session(self, app: Flask, session: Any, response: Any) -> None:
-        """Save the session, except with static files: caches must not keep them for each cookie."""
-        if request.endpoint != "static":
+        """Save the session, except with static files, which caches must not keep for each cookie, and unchanged with a token."""
+        if request.endpoint != "static" and (session.modified or bearer() is None):
             super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:
@@ -117,8 +126,13 @@ def bearer() -> str | None:
 def _name_request() -> None:
     """Give the request an id, the caller's own if it is valid. Logs, jobs and errors carry it."""
     given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else _random_id()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _random_id() -> str:
+    """A UUID in hex, not for secrets: the system's random numbers would cost a change of threads."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def _check_text() -> None:
@@ -149,14 +163,21 @@ def _count_request() -> None:
         g.requests_remaining.check()
 
 
+def signed_in() -> User:
+    """The user of this request itself. `current_user` looks it up again for each of its attributes that is read."""
+    user: User = current_user._get_current_object()
+    return user
+
+
 def require_user() -> None:
     """Raises `Unauthorized` without a valid token or session, and `Forbidden` where the scope of a token or a viewer does not suffice."""
     secret = bearer()
-    if secret is None and not current_user.is_authenticated:
-        raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown, expired or revoked. Create one with: python manage.py token create --email YOU")
-    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OWN_ACCOUNT:
+    user = signed_in()
+    if not user.is_authenticated:
+        raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
+    if user.is_viewer and request.method not in SAFE and request.blueprint not in OWN_ACCOUNT:
         raise Forbidden("Your access is read-only. Ask an admin to make this change.")
 
 
@@ -242,18 +263,18 @@ def actor() -> Actor:
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.get("request_id", "")
-    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"
-    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    headers = response.headers
+    headers.add("X-Request-Id", g.get("request_id", ""))  # no view sets these: `add` does not look for earlier ones
+    headers.extend(SECURITY_HEADERS)
+    if "Content-Security-Policy" not in headers:
+        headers.add("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     if request.is_secure:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+        headers["Strict-Transport-Security"] = "max-age=31536000"
     if remaining := g.get("requests_remaining"):
         for name, value in remaining.headers().items():  # joined with the policy for jobs, if there is one
-            response.headers[name] = f"{others}, {value}" if (others := response.headers.get(name)) else value
-    if request.endpoint != "static":
-        response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
+            headers[name] = f"{others}, {value}" if (others := headers.get(name)) else value
+    if request.endpoint != "static" and "Cache-Control" not in headers:
+        headers.add("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
     log.info("request", method=request.method, path=request.path, status=response.status_code)
     return response
 

@@ -69,7 +69,7 @@ def submit(
     specs: Sequence[JobSpec],
     *,
     before: Callable[[Connection], None] | None = None,
-    admission: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    admission: Callable[[Connection | None], AbstractContextManager[object]] = nullcontext,
     rows: Sequence[Base] = (),
     request_id: str | None = None,
 ) -> list[JobRecord]:
@@ -79,15 +79,16 @@ def submit(
     all is inserted; `rows` are new rows of other tables to insert. Raises IntegrityError, with nothing inserted, for a second live
     unique job of the same content.
     """
-    with write_transaction(single_statement=not before and not rows) as connection:
-        if before:
+    # None: the insert of the jobs is the only statement, and a transaction of its own
+    with write_transaction() if before or rows else nullcontext() as connection:
+        if connection and before:
             before(connection)
         with admission(connection):
-            if rows:
+            if connection and rows:
                 with Session(connection, expire_on_commit=False) as session:
                     session.add_all(rows)
                     session.flush()
-            jobs = insert.insert_jobs(connection, specs, owner_id=owner_id, request_id=request_id)
+            jobs = insert.insert_jobs(specs, connection=connection, owner_id=owner_id, request_id=request_id)
     rq_queues.push(jobs)
     return jobs
 

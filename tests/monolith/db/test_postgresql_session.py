@@ -47,8 +47,6 @@ def test_options_of_the_url_hold_for_each_kind_of_statement_and_for_nobody_else(
         assert (of_a_write("search_path"), of_a_write("statement_timeout")) == ("intray, public", "7s")
         with balance.snapshot() as session:
             assert session.scalar(select(func.current_setting("search_path"))) == "intray, public"
-        with engine.write_transaction(single_statement=True) as connection:
-            assert connection.scalar(select(func.current_setting("search_path"))) == "intray, public"
     with psycopg.connect(url, autocommit=True) as other:
         assert other.execute("SHOW search_path").fetchone() == ('"$user", public',)
         assert other.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("0",)

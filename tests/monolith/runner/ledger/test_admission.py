@@ -121,6 +121,13 @@ def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -
     assert post(alice).status_code == 202
 
 
+def test_a_submission_that_is_not_written_yet_counts_when_the_jobs_are_counted_again(limited: Limits, alice: Caller) -> None:
+    limited(own=2)
+    with admission.admit(None, alice.user, 1):
+        _count_again()
+        assert [post(alice).status_code for _ in range(2)] == [202, 429]
+
+
 def test_admins_and_follow_ups_are_never_refused(limited: Limits, admin: Caller, alice: Caller) -> None:
     limited(own=1, all=1)
     assert [post(admin).status_code for _ in range(3)] == [202] * 3
@@ -177,8 +184,9 @@ def test_the_wait_follows_the_rate_at_which_jobs_end(alice: Caller, ended: int, 
         )
         long_ago = update(Job).where(Job.ended_at.is_(None)).values(status="finished", ended_at=now() - 90)
         session.execute(long_ago.execution_options(synchronize_session=False))
-    with read_session() as session:
-        assert admission.retry_after(session.connection(), over) == seconds
+    _, _, jobs_that_ended = counts = admission._counts_for(alice.user.id)
+    admission._refresh(counts)
+    assert admission._seconds(over, jobs_that_ended.number) == seconds
 
 
 def test_counting_is_answered_from_the_index_of_live_jobs(alice: Caller) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.connection import AbstractConnection
 
 from monolith.job_types import registry
 from monolith.runner.ledger.guarded_update import JobRecord
@@ -59,13 +60,25 @@ def test_a_push_leaves_in_redis_what_rq_itself_leaves(submit, number, priority):
 
 
 def test_jobs_of_several_queues_are_pushed_in_order_with_one_round_trip(submit, monkeypatch):
-    calls = []
-    execute = rq_queues.connection().pipeline().__class__.execute
-    monkeypatch.setattr("redis.client.Pipeline.execute", lambda self, *args: calls.append(1) or execute(self, *args))
+    sent = []
+    send = AbstractConnection.send_packed_command
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", lambda self, *args, **how: sent.append(1) or send(self, *args, **how))
     jobs = [*submit(2), *submit(2, priority="low")]
-    assert len(calls) == 2  # one for each submission
+    assert len(sent) == 2  # one for each submission
     rq_queues.connection().flushall()
+    sent.clear()
     rq_queues.push(jobs)
-    assert len(calls) == 3
+    assert len(sent) == 1
     for name, ids in (("default.normal", jobs[:2]), ("default.low", jobs[2:])):
         assert rq_queues.queue(name).get_job_ids() == [job.id for job in ids]
+
+
+def test_an_error_reply_in_the_middle_of_a_push_leaves_no_reply_for_the_next_command(submit):
+    redis = rq_queues.connection()
+    redis.set("rq:queues", "not a set")
+    jobs = submit(1)  # adding its queue to the set is refused; a reply follows that one
+    assert rq_queues.cooldown.is_active
+    rq_queues.cooldown.end()
+    assert redis.get("rq:queues") == b"not a set"
+    redis.delete("rq:queues")
+    assert rq_queues.push(jobs)
