@@ -52,7 +52,8 @@ def run(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Report:
     with tempfile.TemporaryDirectory(prefix="intray-chaos-") as name:
         folder = Path(name)
         workers = 2 if plan.short else 4
-        with new_fleet(folder, plan.database, workers=workers, SHUTDOWN_GRACE="2" if plan.short else "20") as fleet:
+        grace = "2" if plan.short else "20"
+        with new_fleet(folder, plan.database, workers=workers, cramped="worker-1", SHUTDOWN_GRACE=grace) as fleet:
             why_not = "SQLite" if fleet.cluster is None else "libfaketime is not installed"
             say(f"{plan}; {f'the clock of {fleet.skewed} is {SKEW_S} s ahead' if fleet.skewed else f'no clock is skewed: {why_not}'}")
             return _under_load(plan, fleet, folder)
