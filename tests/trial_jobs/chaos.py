@@ -86,9 +86,17 @@ def chaos_steps(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def chaos_large(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Wait until there is this file, if any is named, then leave nearly as much as goes through the worker's parent."""
     _note_run(job)
-    while params["until"] and not Path(params["until"]).exists():
-        time.sleep(0.01)
+    _wait_until(params["until"])
     return _apply_effects(job, LARGE)
+
+
+@job_type(params=Until, takes="nothing", max_attempts=1, timeout=LONG)
+def chaos_unrecordable(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait until there is this file, if any is named, then leave what no database takes: a file without a name."""
+    _note_run(job)
+    _wait_until(params["until"])
+    job.attach(None, b"", "text/plain")  # type: ignore[arg-type]
+    return _apply_effects(job)
 
 
 @job_type(params=Parent, takes="nothing", max_attempts=1, timeout=LONG)
@@ -216,6 +224,11 @@ def _note_run(job: Any) -> None:
         file = os.open(os.environ["CHAOS_RUNS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(file, line.encode())
         os.close(file)
+
+
+def _wait_until(file: str) -> None:
+    while file and not Path(file).exists():
+        time.sleep(0.01)
 
 
 def _apply_effects(job: Job, size: int = 0) -> dict[str, Any]:

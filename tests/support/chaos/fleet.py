@@ -161,6 +161,11 @@ class Fleet:
         finally:
             ledger.close()
 
+    def executions_of(self, job_id: str) -> int:
+        """How many executions of this job workers have in Redis."""
+        found = [one for key in self.redis.keys("rq:worker:*:executions") for one in self.redis.smembers(key)]
+        return sum(one.decode().startswith(job_id) for one in found)
+
     # ---- watching
 
     def _watch(self) -> None:

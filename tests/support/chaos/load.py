@@ -26,6 +26,7 @@ FAILS = {  # by the type of error that it must fail with
     "chaos_allocate": "MemoryError",
     "chaos_big": "permanent",
     "chaos_strange": "permanent",
+    "chaos_unrecordable": "IntegrityError",
 }
 MIX = {
     "chaos_quick": 70,

@@ -1,7 +1,8 @@
 """Intray's worker for tests that speak with it through a folder, `CHAOS_POINTS`: one that waits where it is told to, and a cramped one.
 
 A test makes a file with the name of a point. Who comes there first renames it to `reached` and waits until that is gone: meanwhile
-the test does to the process what it likes. `full` appears when the parent cannot send its hook process what it has for it.
+the test does to the process what it likes. `full` appears when the parent cannot send its hook process what it has for it, and
+`loop` disappears when it has looked at all that has arrived.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from monolith.runner.prefork import hooks
+from monolith.runner.prefork import hooks, worker
 from monolith.runner.worker.ledger_worker import LedgerHooks, LedgerWorker
 
 CLAIMED, RUN, REPORTED, RECORDED = POINTS = (
@@ -22,8 +23,9 @@ CLAIMED, RUN, REPORTED, RECORDED = POINTS = (
     "reported, not recorded",
     "recorded, not acknowledged",
 )
-REACHED, FULL = "reached", "full"
+REACHED, FULL, LOOP = "reached", "full", "loop"
 SOON_S = 2.0  # instead of ten seconds
+FEW = 8  # instead of a thousand
 
 
 def wait_at(point: str) -> None:
@@ -36,15 +38,17 @@ def wait_at(point: str) -> None:
 
 
 class _Worker(LedgerWorker):
-    """Says when the socket to its hook process is full."""
+    """Says when the socket to its hook process is full, and when its loop has come round."""
 
     _is_full = False
 
     def _wait(self) -> None:
+        folder = Path(os.environ["CHAOS_POINTS"])
         assert self._hook_process
         if self._hook_process.has_unsent and not self._is_full:
-            (Path(os.environ["CHAOS_POINTS"]) / FULL).touch()
+            (folder / FULL).touch()
         self._is_full = self._hook_process.has_unsent
+        (folder / LOOP).unlink(missing_ok=True)
         super()._wait()
 
 
@@ -59,12 +63,12 @@ class CrampedWorker(_Worker):
 
 
 class WaitingWorker(_Worker):
-    """Waits at each of the `POINTS`. A frozen hook process is replaced sooner."""
+    """Waits at each of the `POINTS`. A frozen hook process is replaced sooner, and less may wait for it."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.hooks = WaitingHooks(self.name)
-        hooks.FROZEN_S = SOON_S
+        hooks.FROZEN_S, worker.MAX_UNRECORDED = SOON_S, FEW
 
 
 class WaitingHooks(LedgerHooks):

@@ -159,6 +159,28 @@ def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewF
     assert set(runs_in(tmp_path / "runs").values()) == {1}
 
 
+@pytest.mark.timeout(300)
+def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet_of: NewFleet, tmp_path: Path) -> None:
+    """The message of a running job comes to a second worker, whose hook process dies over it."""
+    fleet = fleet_of("sqlite", workers=1)
+    job_id = fleet.submit("chaos_sleep", seconds=8)
+    until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    fleet.hire(1)
+    second = fleet.posts["worker-1"]
+    until(lambda: fleet.redis.scard("rq:workers") == 2, 60)
+    hooks = fleet.hook_process_of(second)
+    for pid in (hooks, fleet.posts["worker-0"].pid):  # so that the second takes it
+        os.kill(pid, signal.SIGSTOP)
+    fleet.redis.rpush("rq:queue:default.normal", job_id)
+    until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+    os.kill(hooks, signal.SIGKILL)
+    until(lambda: fleet.hook_process_of(second) not in (0, hooks), 20)
+    until(lambda: fleet.executions_of(job_id) == 1, 20)  # that of the first
+    os.kill(fleet.posts["worker-0"].pid, signal.SIGCONT)
+    job = fleet.when_over(60).jobs[job_id]
+    assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+
+
 def _waits_for_a_lock(fleet: Fleet) -> bool:
     with create_engine(fleet.database_url, poolclass=NullPool).connect() as connection:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE jobs%'"
