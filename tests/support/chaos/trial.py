@@ -61,7 +61,8 @@ def run(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Report:
 
 def _under_load(plan: Plan, fleet: Fleet, folder: Path) -> Report:
     ledger = Ledger(fleet.database_url)
-    load = Load(fleet.intray.base_url, fleet.token, plan.seed, plan.jobs, plan.seconds * 0.9, ledger.live, 40 if plan.short else 150)
+    most_live = 40 if plan.short else max(150, plan.jobs // 5)  # of a hundred, most wait for workers that are dead or frozen
+    load = Load(fleet.intray.base_url, fleet.token, plan.seed, plan.jobs, plan.seconds * 0.9, ledger.live, most_live)
     faults = Faults(fleet, plan.seed, plan.seconds, **(_SHORT if plan.short else {}))
     submitter = threading.Thread(target=load.run)
     submitter.start()
@@ -108,7 +109,7 @@ def _report(
     crashes = Counter(note for events in pages.events.values() for _, name, _, note in events if name == "interrupted")
     by_kind: Counter[str] = Counter()
     for note, times in crashes.items():
-        by_kind["silent" if "silent" in note else note] += times
+        by_kind["silent" if "stopped reporting" in note else note] += times
     words = [
         f"{plan.database}, seed {plan.seed}: {len(pages.jobs)} jobs ({len(load.accepted)} accepted and {sum(pages.follow_ups.values())} "
         f"that follow), {sum(faults.counts.values())} faults in {plan.seconds:.0f} s, {fleet.kills} kills of workers and children",
