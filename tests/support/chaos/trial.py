@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import command_server
 from tests.support.chaos.faults import Faults
 from tests.support.chaos.fleet import EXIT_S, SKEW_S, Fleet, new_fleet
 from tests.support.chaos.ledger import Ledger, Pages, runs_in
@@ -71,7 +72,7 @@ def _under_load(plan: Plan, fleet: Fleet, folder: Path) -> Report:
     load.is_over.set()
     submitter.join()
     is_stuck = _drain(ledger, quiet_at)
-    accounts = fleet.intray.manage("ledger")
+    accounts = command_server.run(("ledger",), fleet.intray.env)
     pages = ledger.read()
     ledger.close()
     left = fleet.stop()

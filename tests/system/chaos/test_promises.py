@@ -163,7 +163,7 @@ def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewF
 def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet_of: NewFleet, tmp_path: Path) -> None:
     """The message of a running job comes to a second worker, whose hook process dies over it."""
     fleet = fleet_of("sqlite", workers=1)
-    job_id = fleet.submit("chaos_sleep", seconds=8)
+    job_id = fleet.submit("chaos_large", until=str(fleet.points / "finish"))
     until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
     fleet.hire(1)
     second = fleet.posts["worker-1"]
@@ -177,6 +177,7 @@ def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet
     until(lambda: fleet.hook_process_of(second) not in (0, hooks), 20)
     until(lambda: fleet.executions_of(job_id) == 1, 20)  # that of the first
     os.kill(fleet.posts["worker-0"].pid, signal.SIGCONT)
+    (fleet.points / "finish").touch()
     job = fleet.when_over(60).jobs[job_id]
     assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
 
