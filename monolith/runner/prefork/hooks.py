@@ -97,7 +97,7 @@ class HookProcess:
         self._unpacked: list[tuple[int, str, Any]] = []
         self._unsent = bytearray()
         self._heartbeat_at = 0.0
-        self._answered_at = 0.0  # or since when it owes no answer
+        self._owing_since = 0.0  # its last answer, or the question after that
         self._start()
 
     def _start(self) -> None:
@@ -148,6 +148,8 @@ class HookProcess:
 
     def ask(self, name: str, task: Task, argument: Any) -> None:
         """Have a hook called for this task. It is sent with the next `exchange`."""
+        if not self._asked:
+            self._owing_since = time.monotonic()
         ticket = next(self._tickets)
         self._asked[ticket] = name, task, argument
         self._unpacked.append((ticket, name, argument))
@@ -167,16 +169,14 @@ class HookProcess:
             while received := self._socket.recv(PACKET):
                 self._received += received
         for answers in _frames(self._received):
-            self._answered_at = time.monotonic()
+            self._owing_since = time.monotonic()
             for ticket, value in answers:
                 name, task, _ = self._asked.pop(ticket)
                 yield Answer(name, task, value)
-        if not self._asked:
-            self._answered_at = time.monotonic()
-        elif time.monotonic() > self._answered_at + FROZEN_S and is_frozen(self.pid):
+        if self._asked and time.monotonic() > self._owing_since + FROZEN_S and is_frozen(self.pid):
             self._worker.log.error("Worker %s: the hook process is frozen", self._worker.name)
             os.kill(self.pid, signal.SIGKILL)
-            self._answered_at = time.monotonic()
+            self._owing_since = time.monotonic()
         if self._has_died():
             self._worker.log.error("Worker %s: the hook process died", self._worker.name)
             self.close()
