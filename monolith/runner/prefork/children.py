@@ -203,7 +203,11 @@ class Pace:
     @property
     def depth(self) -> int:
         """How many tasks a child may hold."""
-        return max(1, min(MAX_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-6))))
+        return max(1, min(MAX_AHEAD, self.within(AHEAD_S)))
+
+    def within(self, seconds: float) -> int:
+        """How many tasks a child runs in this time."""
+        return int(seconds / max(self._mean_s, 1e-6))
 
 
 class Children:
@@ -398,11 +402,18 @@ class Children:
                 self._kill(child, task, "stopped")
         self._take_back_blocked(BLOCKED_S)
         self._send_backlog()
-        return [] if any(self._is_io_bound(task) for task in self._backlog) else self._clear_backlog()
+        return [] if any(self._is_io_bound(task) for task in self._backlog) else self._clear_backlog(but=self._begun_soon())
 
-    def _clear_backlog(self) -> list[Task]:
-        unsent, self._backlog = list(self._backlog), deque()
-        return unsent
+    def _begun_soon(self) -> int:
+        """How many tasks of the backlog our children are expected to begin within BLOCKED_S."""
+        freed = [child for child in self._ordinary() if not any(time.monotonic() - one.started_at > BLOCKED_S for one in child.running())]
+        return len(freed) * self._pace.within(BLOCKED_S)
+
+    def _clear_backlog(self, but: int = 0) -> list[Task]:
+        """Remove and return the tasks of the backlog, but for so many that come first."""
+        tasks = list(self._backlog)
+        self._backlog = deque(tasks[:but])
+        return tasks[but:]
 
     def _kill(self, child: Child, task: Task, why: str) -> None:
         task.killed_because = why
