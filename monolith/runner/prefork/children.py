@@ -102,7 +102,7 @@ class Child:
         """Send the task to the child. False when its inbox is full."""
         task.ticket = next(_tickets)
         task.slot = 0 if self.slots is None else min(set(range(self.slots)) - {one.slot for one in self.tasks.values()})
-        is_plain = task.is_plain and not task.is_large
+        is_plain = task.claimed is None and task.is_plain and not task.is_large
         assignment = (
             RUN,
             task.ticket,
@@ -113,7 +113,7 @@ class Child:
             task.taken_at.timestamp(),
             is_plain,
             task.limit,
-            task.fields if is_plain and task.claimed is None else {},
+            task.fields if is_plain else {},
             task.claim_number,
             task.claimed,
         )
@@ -306,21 +306,22 @@ class Children:
 
     def _send_backlog(self) -> None:
         unsent: deque[Task] = deque()
-        while self._backlog:
-            task = self._backlog.popleft()
-            child = self._child_for(task)
+        ordinary, depth = self._ordinary(), self._pace.depth
+        for task in self._backlog:
+            if self._is_io_bound(task):
+                child = self._child_for_io_bound()
+            else:
+                child = min(ordinary, key=lambda child: len(child.tasks), default=None)
+                child = child if child and len(child.tasks) < depth else None
             if child is None or not child.send(task):
                 unsent.append(task)
         self._backlog = unsent
 
-    def _child_for(self, task: Task) -> Child | None:
-        if self._is_io_bound(task):
-            if not self._free_io_bound_slots():
-                return None
-            free = [child for child in self._io_bound() if child.free_slots]  # the fullest is chosen: the others may end
-            return min(free, key=lambda child: child.free_slots) if free else self._start(self._options.io_bound_per_child)
-        child = min(self._ordinary(), key=lambda child: len(child.tasks), default=None)
-        return child if child and len(child.tasks) < self._pace.depth else None
+    def _child_for_io_bound(self) -> Child | None:
+        if not self._free_io_bound_slots():
+            return None
+        free = [child for child in self._io_bound() if child.free_slots]  # the fullest is chosen: the others may end
+        return min(free, key=lambda child: child.free_slots) if free else self._start(self._options.io_bound_per_child)
 
     def _is_io_bound(self, task: Task) -> bool:
         return task.io_bound and task.is_plain and task.job_id not in self._suspects

@@ -48,7 +48,7 @@ class Hooks(Protocol):
         """Called next in the hook process."""
 
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
-        """Run a claimed job. Returns how it ended, for `record`; empty when there is nothing to record any more."""
+        """Run a claimed job within its time limit. Returns how it ended, for `record`; empty when there is nothing to record any more."""
 
     def claim(self, job_ids: list[str]) -> Sequence[tuple[int, bytes] | str | None]:
         """Claim jobs: the number of the claim and what `run` gets; None for a job that must not run now."""
@@ -97,6 +97,7 @@ class HookProcess:
         self._worker = worker
         self._tickets = count(1)
         self._asked: dict[int, tuple[str, Task, Any]] = {}  # what was not answered yet, by ticket
+        self._claiming: set[str] = set()  # ids of the jobs whose claim is not answered
         self._unpacked: list[tuple[int, str, Any]] = []
         self._unsent = bytearray()
         self._heartbeat_at = 0.0
@@ -148,12 +149,14 @@ class HookProcess:
 
     def is_claiming(self, job_id: str) -> bool:
         """Whether a claim of this job was asked for and is not answered."""
-        return any(name == "claim" and task.job_id == job_id for name, task, _ in self._asked.values())
+        return job_id in self._claiming
 
     def ask(self, name: str, task: Task, argument: Any) -> None:
         """Have a hook called for this task. It is sent with the next `exchange`."""
         ticket = next(self._tickets)
         self._asked[ticket] = name, task, argument
+        if name == "claim":
+            self._claiming.add(task.job_id)
         self._unpacked.append((ticket, name, argument))
 
     def ask_heartbeats(self) -> None:
@@ -174,6 +177,8 @@ class HookProcess:
             self._answered_at = time.monotonic()
             for ticket, value in answers:
                 name, task, _ = self._asked.pop(ticket)
+                if name == "claim":
+                    self._claiming.remove(task.job_id)
                 yield Answer(name, task, value)
         if not self._asked:
             self._answered_at = time.monotonic()
