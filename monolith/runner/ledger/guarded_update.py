@@ -167,10 +167,7 @@ class Transition:
         params = [one for expression in expressions for one in iterate(expression) if isinstance(one, BindParameter) and not one.unique]
         types = {one.key: one.type for one in params}
         columns: list[Column[Any]] = [Column(name, Text if isinstance(type, JSON) else type) for name, type in types.items()]
-        given: Any = rows_of_json("given", [*columns, Column("note", Text)], dialect)
-        constants: dict[str, str] = {}
-        if dialect == "postgresql":
-            given, constants = self._with_constants(given)
+        given, constants = self._with_constants(rows_of_json("given", [*columns, Column("note", Text)], dialect))
 
         def from_row(element: Any, **options: Any) -> Any:
             if isinstance(element, BindParameter) and element.key in constants:
@@ -195,8 +192,8 @@ class Transition:
     def _with_constants(self, given: FromClause) -> tuple[CTE, dict[str, str]]:
         """The rows with the texts that the guard compares with as further columns, and the names of these by their parameter.
 
-        PostgreSQL must find the jobs by their ids. If it knew that they are to be queued, it could read the index of all queued jobs
-        instead, and look for a pause of each: 700 ms for 64 of 60,000.
+        The database must find the jobs by their ids. If it knew that they are to be queued, it would read the index of all queued jobs
+        instead, and look for a pause of each: PostgreSQL takes 700 ms for 64 of 60,000.
         """
         found = (one for condition in self._guard for one in iterate(condition))
         texts = [one for one in found if isinstance(one, BindParameter) and one.unique and isinstance(one.type, String)]
