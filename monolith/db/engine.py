@@ -189,15 +189,6 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
             time.sleep(1)
 
 
-def is_reachable() -> bool:
-    """Whether the database answers a query."""
-    try:
-        read_now()
-    except OperationalError:
-        return False
-    return True
-
-
 @contextmanager
 def read_session() -> Iterator[Session]:
     """A session for reading only: it is never committed."""

@@ -159,6 +159,14 @@ def claims_of(worker: str, job_ids: Iterable[str]) -> list[tuple[str, int]]:
         return [(job_id, number) for job_id, number in connection.execute(held)]
 
 
+def locked(job_ids: Iterable[str]) -> set[str]:
+    """Those of these jobs whose rows another transaction has locked. Waits for none of them."""
+    these = select(Job.id).where(Job.id.in_(job_ids))
+    with write_transaction() as connection:
+        free = set(connection.scalars(these.with_for_update(skip_locked=True, key_share=True)))
+        return set(connection.scalars(these)) - free
+
+
 def heartbeat_each(claims: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Record that these jobs are running: (job id, claim number). Returns those whose claim is current."""
     given = json.dumps([{"id": job_id, "claims": number} for job_id, number in claims])

@@ -339,17 +339,17 @@ class PreforkWorker(Worker):
         """Ask the hooks, and go on with what they have answered."""
         if self._hook_process:
             self._hook_process.ask_heartbeats()
-            for answer in self._hook_process.exchange():
-                self._go_on(answer)
+            self._children.assign([task for answer in self._hook_process.exchange() for task in self._go_on(answer)])
 
     def _claimed_tasks(self) -> list[Task]:
         return [task for task in self._held_tasks() if task.claimed is not None]
 
-    def _go_on(self, answer: Answer) -> None:
+    def _go_on(self, answer: Answer) -> list[Task]:
+        """Go on with the task that was answered. Returns it where it is to be started."""
         task = answer.task
         match answer.name:
             case "claim":
-                self._claimed(task, answer.value)
+                return self._claimed(task, answer.value)
             case "heartbeat" if not answer.value:
                 self._children.kill_taken(task)
             case "record":
@@ -358,19 +358,20 @@ class PreforkWorker(Worker):
                 self._redis.end("requeue", task)
             case "lost" | "interrupted" | "stopped":
                 self._redis.end("drop", task)
+        return []
 
-    def _claimed(self, task: Task, claim: tuple[int, bytes] | None) -> None:
-        """Start a task that was claimed. One that must not run ends: its message came twice, or what it waits for pushes it again."""
+    def _claimed(self, task: Task, claim: tuple[int, bytes] | None) -> list[Task]:
+        """The task if it may start. Otherwise it ends: its message came twice, or what it waits for pushes it again, or it was stopped."""
         if claim is None:
             self._children.withdraw(task)
             self._redis.end("pass", task)
-            return
+            return []
         task.claim_number, task.claimed = claim
         if task.killed_because:
             self._children.withdraw(task)
             self._record(TaskOutcome(task.killed_because, task))
-        else:
-            self._children.assign([task])
+            return []
+        return [task]
 
     def _record_as_rq(self, outcome: TaskOutcome) -> None:
         """Without hooks: record in Redis what RQ's own parent process records."""

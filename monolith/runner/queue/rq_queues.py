@@ -205,7 +205,8 @@ def _message(job: Pushed) -> tuple[bool, tuple[Any, ...]]:
 
 def _meta(owner_id: int, io_bound: bool) -> bytes:
     meta = {"share": owner_id} | ({"io_bound": True, "waits": True} if io_bound else {})  # `waits`: for workers before 0.9; until 0.10
-    return JSONSerializer.dumps(meta)
+    written: bytes = JSONSerializer.dumps(meta)
+    return written
 
 
 @cache
