@@ -332,6 +332,34 @@ def test_an_endpoint_that_fails_gets_two_at_a_time_and_holds_up_no_other(alice: 
     assert sending() == {alice.user.id: 2, bob.user.id: 1}
 
 
+def test_a_host_that_hangs_leaves_threads_to_others_and_what_was_not_begun_in_time_spends_no_attempt(
+    alice: Caller, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_post.post, "__defaults__", (2.0,))
+    monkeypatch.setattr(webhook_type, "TURN_S", 1.0)
+    receiver.will(hang)
+    hanging = create(alice, receiver.url)
+    with Receiver() as works:
+        create(alice, works.url)
+        for _ in range(12):
+            run_job(alice)
+        deliver()
+        assert len(works.requests) == 12
+    assert len(receiver.requests) == webhook_type.HOST_AT_ONCE
+    attempts = Counter((one["status"], one["attempts"]) for one in deliveries(alice, hanging))
+    assert attempts == {("waiting", 1): webhook_type.HOST_AT_ONCE, ("waiting", 0): 12 - webhook_type.HOST_AT_ONCE}
+
+
+def test_what_a_batch_has_left_for_an_endpoint_that_is_gone_is_not_sent(alice: Caller, receiver: Receiver) -> None:
+    webhook = create(alice, receiver.url)
+    receiver.will(status(410))
+    for _ in range(20):
+        run_job(alice)
+    deliver()
+    assert len(receiver.requests) <= webhook_type.HOST_AT_ONCE
+    assert {one["status"] for one in deliveries(alice, webhook)} == {"failed"}
+
+
 def test_a_sender_that_ended_without_a_word_has_spent_an_attempt(alice: Caller, receiver: Receiver) -> None:
     webhook = create(alice, receiver.url)
     run_job(alice)
@@ -390,6 +418,19 @@ def test_another_secret_key_sends_nothing_with_a_wrong_signature(
     secret = alice.post(f"{webhook['links']['self']}/rotate", json={"overlap_hours": 0}).json["secret"]
     deliver(2)
     receiver.requests[0].verified(secret)
+
+
+def test_a_secret_that_cannot_be_read_keeps_no_other_delivery_of_its_owner(
+    alice: Caller, receiver: Receiver, intray_settings: Callable[..., None]
+) -> None:
+    old = create(alice, receiver.url)
+    intray_settings(SECRET_KEY="another")
+    new = create(alice, receiver.url)
+    run_job(alice)
+    deliver()
+    assert [one.verified(new["secret"])["type"] for one in receiver.requests] == ["job.finished"]
+    (failed,) = deliveries(alice, old)
+    assert (failed["status"], failed["attempts"], "Rotate the secret" in failed["error"]) == ("waiting", 1, True)
 
 
 # ---- addresses

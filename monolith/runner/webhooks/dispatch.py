@@ -23,6 +23,7 @@ from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.insert import JobSpec
+from monolith.runner.queue import rq_queues
 from monolith.runner.webhooks.models import Delivery, Webhook
 from monolith.runner.webhooks.outbox import Outbox, ProgressReporter
 
@@ -103,8 +104,7 @@ class Senders(NamedTuple):
 
 def _max_senders() -> int:
     """Few enough that other jobs find a slot. A thread of the inline runner is one slot, and a worker has at least 16 by default."""
-    inline = settings().queue_mode == "inline"
-    return max(1, min(MAX_SENDERS, settings().worker_concurrency // 2)) if inline else MAX_SENDERS
+    return max(1, min(MAX_SENDERS, settings().worker_concurrency // 2)) if rq_queues.is_inline() else MAX_SENDERS
 
 
 def _owners(senders: Senders) -> Select[int, float | None]:

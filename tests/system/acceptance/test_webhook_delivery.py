@@ -142,8 +142,10 @@ def hog(running: Intray) -> Iterator[Told]:
 
 
 @pytest.mark.parametrize("hosts", [1, MANY])
-def test_hanging_endpoints_of_one_owner_keep_no_other_owners_message_and_no_io_bound_job(told: Told, hog: Told, hosts: int) -> None:
-    told.intray.settings["WORKER_CONCURRENCY"] = "1"  # 16 slots for I/O-bound jobs
+def test_hanging_endpoints_of_one_owner_keep_no_other_owners_message_and_no_io_bound_job(
+    told: Told, hog: Told, hosts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(told.intray.settings, "WORKER_CONCURRENCY", "1")  # 16 slots for I/O-bound jobs
     port = urlsplit(hog.receiver.url).port
     for number in range(MANY):
         hog.submit(webhook_url=f"http://127.0.0.{number % hosts + 1}:{port}/hook")

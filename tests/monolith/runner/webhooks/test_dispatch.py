@@ -145,3 +145,14 @@ def test_an_endpoint_without_a_host_shares_by_its_url(owner: Owner) -> None:
         session.execute(update(Webhook).values(host=None))
     tick(Dispatcher())
     assert [one.host for one in delivery.load(jobs_of(hog)[0])] == ["https://h.example.org/"]
+
+
+@pytest.mark.parametrize(("threads", "most"), [("1", 1), ("4", 2), ("100", MAX_SENDERS)])
+def test_inline_half_of_the_threads_stay_for_other_jobs(
+    owner: Owner, intray_settings: Callable[..., None], threads: str, most: int
+) -> None:
+    intray_settings(QUEUE_MODE="inline", WORKER_CONCURRENCY=threads)
+    for one in [owner() for _ in range(10)]:
+        add(one, f"https://h{one}.example.org/")
+    tick(Dispatcher())
+    assert sum(senders().values()) == most
