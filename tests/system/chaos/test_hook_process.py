@@ -192,27 +192,5 @@ def test_a_worker_that_stops_waits_until_the_end_of_its_job_is_recorded(installa
     assert _claims(pages, job_id) == ["started"]
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("fleet", ["postgresql"], indirect=True)  # SQLite locks no rows
-def test_a_row_that_is_locked_holds_up_no_other_job(installation: Installation) -> None:
-    fleet = installation.fleet
-    engine = create_engine(fleet.database_url, poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("ALTER ROLE intray SET lock_timeout = '300ms'"))
-    os.kill(installation.hooks, signal.SIGKILL)  # the setting is one of new connections
-    installation.submit_and_hold(REPORTED)
-    locked, other = installation.submit("chaos_quick"), installation.submit("chaos_quick")
-    with engine.connect() as locking:
-        locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": locked})
-        installation.wait_for_loops()
-        installation.let_go()
-        until(lambda: fleet.read().jobs[other].status == "finished", 30, lambda: fleet.intray.output()[-3000:])
-        assert fleet.read().jobs[locked].status == "queued"
-        assert fleet.executions_of(locked)
-    installation.assert_each_ran_once(installation.when_over())
-    with engine.begin() as connection:
-        connection.execute(text("ALTER ROLE intray RESET lock_timeout"))
-
-
 def _claims(pages: Pages, job_id: str) -> list[str]:
     return [name for _, name, _, _ in pages.events[job_id] if name in ("started", "returned", "interrupted")]

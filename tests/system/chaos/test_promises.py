@@ -151,22 +151,22 @@ def test_a_locked_row_holds_up_its_own_job_alone_which_goes_on_when_it_is_free(f
     if not has_postgresql():
         pytest.skip("PostgreSQL is not installed")
     fleet = fleet_of("postgresql", workers=1)
-    locked = _submit(fleet, "chaos_sleep", seconds=1)
+    locked = fleet.submit("chaos_sleep", seconds=1)
     if point == "before its claim":
-        _when_over(fleet, 60)  # the worker is up
-        os.kill(_hook_process(fleet), signal.SIGSTOP)
-        locked = _submit(fleet, "chaos_sleep", seconds=0)
+        fleet.when_over(60)  # the worker is up
+        os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGSTOP)
+        locked = fleet.submit("chaos_sleep", seconds=0)
         until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
     else:
         until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
     with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
         locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": locked})
-        os.kill(_hook_process(fleet), signal.SIGCONT)
+        os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGCONT)
         until(lambda: _waits_for_a_lock(fleet), 20)
-        others = [_submit(fleet, "chaos_sleep", seconds=0) for _ in range(20)]
-        until(lambda: all(_read(fleet).jobs[one].status == "finished" for one in others), 10, fleet.intray.output)
-        assert _read(fleet).jobs[locked].status == ("queued" if point == "before its claim" else "started")
-    jobs = _when_over(fleet, 60)
+        others = [fleet.submit("chaos_sleep", seconds=0) for _ in range(20)]
+        until(lambda: all(fleet.read().jobs[one].status == "finished" for one in others), 10, fleet.intray.output)
+        assert fleet.read().jobs[locked].status == ("queued" if point == "before its claim" else "started")
+    jobs = fleet.when_over(60).jobs
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in (locked, *others)} == {("finished", 1, 1)}
     assert sorted(job for job, _ in runs_in(tmp_path / "runs")) == sorted(jobs)  # each once
 
