@@ -269,8 +269,14 @@ class BatchSchema(BatchSummarySchema):
     jobs = fields.List(fields.Nested(JobSchema))
 
 
+class LeftSchema(Schema):
+    id = fields.String()
+    detail = fields.String(metadata={"description": "Why it was not changed"})
+
+
 class RetriedSchema(BatchSchema):
     requeued = fields.Integer(metadata={"description": "Number of failed jobs that were retried"})
+    left = fields.List(fields.Nested(LeftSchema), metadata={"description": "Failed jobs for which your job limits leave no room"})
 
 
 class BatchListSchema(ListSchema):
