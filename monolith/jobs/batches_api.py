@@ -13,7 +13,7 @@ from monolith.db.engine import read_session
 from monolith.documents import actions, queries, submission
 from monolith.jobs import request_bodies, schemas
 from monolith.jobs.long_poll import wait_until
-from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, batch_views, submission_responses, whole_batch_view
+from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, batch_views, left_views, submission_responses, whole_batch_view
 from monolith.runner.ledger.batches import NewBatch, progress_of
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
@@ -88,6 +88,6 @@ class RetryBatch(MethodView):
     @blueprint.response(200, schemas.RetriedSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def post(self, batch_id: str) -> Response:
-        """Retry all failed jobs of a batch. Does nothing if none has failed."""
-        requeued = actions.retry_batch(current_user, batch_id)
-        return jsonify(requeued=requeued, **_view(batch_id))
+        """Retry the failed jobs of a batch: as many as your job limits allow. Does nothing if none has failed."""
+        result = actions.retry_batch(current_user, batch_id)
+        return jsonify(requeued=result.changed, left=left_views(result), **_view(batch_id))

@@ -106,8 +106,10 @@ class StopJob(MethodView):
 class RequeueJob(MethodView):
     @blueprint.response(200, schemas.JobSchema)
     @blueprint.alt_response(409, schema=ProblemSchema, description="The job has not failed, and was not stopped or cancelled")
+    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
+    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full; see Retry-After")
     def post(self, job_id: str) -> Response:
-        """Retry a job that failed, was stopped or was cancelled."""
+        """Retry a job that failed, was stopped or was cancelled. It keeps its priority."""
         actions.requeue(current_user, job_id)
         return _get_job(job_id)
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from monolith.db.engine import read_connection, read_session
 from monolith.db.models import Artefact, Document, Job
 from monolith.documents import queries
+from monolith.documents.actions import BulkResult
 from monolith.documents.submission import Submitted
 from monolith.jobs import schemas
 from monolith.runner.ledger import admission
@@ -179,6 +180,11 @@ def add_headroom(response: Response) -> Response:
             headroom = admission.headroom(user)
             response.headers.update(headroom.headers() if headroom else {})
     return response
+
+
+def left_views(result: BulkResult) -> list[dict[str, str]]:
+    """What a bulk action did not change, each with the reason."""
+    return [{"id": one, "detail": why} for one, why in result.skipped.items()]
 
 
 # ---- batches

@@ -110,17 +110,40 @@ def admit(connection: Connection | None, user: User, jobs: int) -> Iterator[None
             count.inserted += jobs
 
 
+@contextmanager
+def admit_again(user: User, connection: Connection, jobs: int) -> Iterator[None]:
+    """`admit`, for jobs of the user that are over and shall wait again. Requests for them take turns, whatever process they are in.
+
+    One request may be for a thousand jobs, so two that are admitted by a count of a second ago would double the user's limit.
+    """
+    if settings().max_queued_per_user and not user.is_admin:
+        connection.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))  # submissions do not wait for it
+        own, _, _ = _counts_for(user.id)
+        with _counting:
+            own.counted_at = -math.inf
+            own.refresh(connection)
+    with admit(connection, user, jobs):
+        yield
+
+
+def room_for(user: User, jobs: int) -> int:
+    """How many of so many jobs of the user, which were refused just now, there is room for."""
+    own, everybody, _ = _counts_for(user.id)
+    limits = (settings().max_queued_per_user, own), (settings().max_queued, everybody)
+    return max(0, min([jobs, *(limit - count.number for limit, count in limits if limit)]))
+
+
 def _check_limits(own: int, everybody: int, ended: int, jobs: int) -> None:
     own_limit, limit = settings().max_queued_per_user, settings().max_queued
     if own_limit and own + jobs > own_limit:
         more = "one more" if jobs == 1 else f"{jobs:,} more"
         raise TooManyJobs(
             f"You have {own:,} waiting or running {'job' if own == 1 else 'jobs'}; {more} would exceed your limit of {own_limit:,}. "
-            "Nothing was submitted. Wait until some jobs are done.",
+            "Wait until some jobs are done, then try again.",
             retry_after=_seconds(own + jobs - own_limit, ended),
         )
     if limit and everybody + jobs > limit:
-        detail = "The queue is full. Nothing was submitted. Try again later."
+        detail = "The queue is full. Try again later."
         raise Busy(detail, retry_after=_seconds(everybody + jobs - limit, ended))
 
 

@@ -405,28 +405,39 @@ def stopped(job_id: str, number: int) -> bool:
     return bool(STOP_RUN.apply(job_id=job_id, claim=number))
 
 
-def requeue(job_id: str) -> bool:
-    """Queue a failed, stopped or cancelled job again, with all its attempts. False when it is none of these.
+Admission = Callable[[Connection, int], AbstractContextManager[object]]
 
-    Raises `DuplicateIsLive`.
+
+def unlimited(connection: Connection, jobs: int) -> AbstractContextManager[object]:
+    """The admission of jobs that admins requeue, and the clock on behalf of one."""
+    return nullcontext()
+
+
+def requeue(job_id: str, *, admission: Admission = unlimited) -> bool:
+    """Queue a failed, stopped or cancelled job again, with all its attempts and its priority. False when it is none of these.
+
+    `admission` as in `requeue_jobs`. Raises `DuplicateIsLive`.
     """
-    return bool(requeue_jobs([job_id]))
+    return bool(requeue_jobs([job_id], admission=admission))
 
 
 def requeue_jobs(
     job_ids: Sequence[str],
     *,
+    admission: Admission = unlimited,
     note: str | None = None,
     requeue_id: int | None = None,
     record: Callable[[Connection, int], None] = lambda connection, count: None,
 ) -> int:
     """Queue those of these jobs again that failed, were stopped or cancelled; returns how many. All or none.
 
-    `record` is called in the same transaction with their number; `requeue_id` is the retry of an error group they belong to.
-    Raises `DuplicateIsLive`, with nothing changed, where one of them is unique and has a live duplicate, be it another of them.
+    `admission` is entered first in the transaction, with the number of jobs, and may refuse all of them by raising: it holds the
+    limits of the user who acts. `record` is called in the same transaction with the number that was requeued; `requeue_id` is the
+    retry of an error group they belong to. Raises `DuplicateIsLive`, with nothing changed, where one of them is unique and has a
+    live duplicate, be it another of them.
     """
     try:
-        with write_transaction() as connection:
+        with write_transaction() as connection, admission(connection, len(job_ids)):
             jobs = REQUEUE.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
             record(connection, len(jobs))
     except IntegrityError:

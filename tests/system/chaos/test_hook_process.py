@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from monolith.runner.prefork.hooks import LEAVING_S
 from tests.support.chaos.fleet import Fleet, new_fleet
