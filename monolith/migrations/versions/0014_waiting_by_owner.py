@@ -17,10 +17,19 @@ COLUMNS = ['queue', 'priority', 'queued_at', 'id', 'type']
 
 
 def upgrade() -> None:
-    op.drop_index('jobs_waiting', 'jobs')
-    op.create_index('jobs_waiting', 'jobs', [*COLUMNS, 'owner_id'], sqlite_where=WAITING, postgresql_where=WAITING)
+    _replace([*COLUMNS, 'owner_id'])
 
 
 def downgrade() -> None:
+    _replace(COLUMNS)
+
+
+def _replace(columns: list[str]) -> None:
+    """The new index is built beside the old one: on PostgreSQL that holds up writes only, and the exchange takes a moment."""
+    if op.get_bind().dialect.name != 'postgresql':
+        op.drop_index('jobs_waiting', 'jobs')
+        op.create_index('jobs_waiting', 'jobs', columns, sqlite_where=WAITING)
+        return
+    op.create_index('jobs_waiting_new', 'jobs', columns, postgresql_where=WAITING)
     op.drop_index('jobs_waiting', 'jobs')
-    op.create_index('jobs_waiting', 'jobs', COLUMNS, sqlite_where=WAITING, postgresql_where=WAITING)
+    op.execute('ALTER INDEX jobs_waiting_new RENAME TO jobs_waiting')

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import NamedTuple
 
 from redis import RedisError
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
@@ -139,20 +141,7 @@ def _place(session: Session, job: Job) -> int:
     """The job's position in the queue: behind jobs of a higher priority, its owner's older ones, and as many of each other owner."""
     older = (Job.status == "queued", Job.priority == job.priority, Job.owner_id == job.owner_id, Job.queued_at < (job.queued_at or 0))
     own = session.scalar(select(func.count()).select_from(select(literal(1)).where(*older).limit(COUNTED_TO).subquery())) or 0
-    return own + 1 + sum(_ahead(number, priority, owner, job, own + 1) for priority, owner, number in _waiting(session.connection()))
-
-
-def _waiting(connection: Connection) -> Sequence[tuple[str, int, int]]:
-    """The number of queued jobs by priority and owner."""
-    queued = select(Job.priority, Job.owner_id, func.count()).where(Job.status == "queued").group_by(Job.priority, Job.owner_id)
-    return [(priority, owner_id, number) for priority, owner_id, number in connection.execute(queued)]
-
-
-def _ahead(number: int, priority: str, owner_id: int, job: Job | JobRecord, turns: int) -> int:
-    """How many of these waiting jobs of an owner run before the job, which has its turn after so many turns of each owner."""
-    if priority == job.priority:
-        return 0 if owner_id == job.owner_id else min(number, turns)
-    return number if priority in _higher_priorities(job.priority) else 0
+    return queue_position().of(job, own)
 
 
 def _higher_priorities(priority: str) -> tuple[str, ...]:
@@ -177,32 +166,71 @@ def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
     return reasons
 
 
+class OwnersInLine:
+    """How many jobs of one priority each owner has waiting."""
+
+    def __init__(self, numbers: Mapping[int, int]) -> None:
+        self._numbers = dict(numbers)
+        self._ordered = sorted(numbers.values())
+        self._sums = [0, *itertools.accumulate(self._ordered)]
+        self._added: Counter[int] = Counter()  # since they were counted
+
+    def add(self, owner_id: int) -> int:
+        """One more job of this owner; returns how many of theirs are ahead of it."""
+        self._added[owner_id] += 1
+        return self._numbers.get(owner_id, 0) + self._added[owner_id] - 1
+
+    def ahead(self, owner_id: int, turns: int) -> int:
+        """How many jobs of the other owners run within so many turns."""
+        few = bisect_right(self._ordered, turns)
+        counted = self._sums[few] + turns * (len(self._ordered) - few) - min(self._numbers.get(owner_id, 0), turns)
+        return counted + sum(self._more(one, turns) for one in self._added if one != owner_id)
+
+    def _more(self, owner_id: int, turns: int) -> int:
+        counted = self._numbers.get(owner_id, 0)
+        return min(counted + self._added[owner_id], turns) - min(counted, turns)
+
+    def total(self) -> int:
+        return self._sums[-1] + self._added.total()
+
+
 class QueuePosition:
     """The number of queued jobs by priority and owner: counted once a second, plus those that this process has added since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers: Counter[tuple[str, int]] = Counter()
+        self._in_line = {priority: OwnersInLine({}) for priority in rq_queues.PRIORITIES}
         self._counted_at = -math.inf
 
     def join(self, jobs: Sequence[Job | JobRecord]) -> list[int]:
         """The positions of these new jobs, in this order. Their rows are committed already."""
-        if time.monotonic() - self._counted_at > COUNTED_FOR_S:
-            self._count(Counter((job.priority, job.owner_id) for job in jobs))
+        self._refresh(Counter((job.priority, job.owner_id) for job in jobs))
         with self._lock:
-            return [self._place(job) for job in jobs]
+            return [self._position(job, self._in_line[job.priority].add(job.owner_id)) for job in jobs]
 
-    def _count(self, joining: Counter[tuple[str, int]]) -> None:
+    def of(self, job: Job, own: int) -> int:
+        """The position of a job with so many older jobs of its owner ahead."""
+        self._refresh(Counter())
+        with self._lock:
+            return self._position(job, own)
+
+    def _refresh(self, joining: Counter[tuple[str, int]]) -> None:
+        if time.monotonic() - self._counted_at <= COUNTED_FOR_S:
+            return
         self._counted_at = time.monotonic()  # set first, so that other threads do not count too
+        queued = select(Job.priority, Job.owner_id, func.count()).where(Job.status == "queued").group_by(Job.priority, Job.owner_id)
         with read_connection() as connection:
-            counted = Counter({(priority, owner_id): number for priority, owner_id, number in _waiting(connection)})
+            counted = Counter({(priority, owner_id): number for priority, owner_id, number in connection.execute(queued)})
+        numbers: dict[str, dict[int, int]] = {priority: {} for priority in rq_queues.PRIORITIES}
+        for (priority, owner_id), number in (counted - joining).items():
+            numbers[priority][owner_id] = number
+        in_line = {priority: OwnersInLine(of_owner) for priority, of_owner in numbers.items()}
         with self._lock:
-            self._numbers = counted - joining
+            self._in_line = in_line
 
-    def _place(self, job: Job | JobRecord) -> int:
-        self._numbers[job.priority, job.owner_id] += 1
-        own = self._numbers[job.priority, job.owner_id]
-        return own + sum(_ahead(number, priority, owner_id, job, own) for (priority, owner_id), number in self._numbers.items())
+    def _position(self, job: Job | JobRecord, own: int) -> int:
+        higher = sum(self._in_line[priority].total() for priority in _higher_priorities(job.priority))
+        return 1 + higher + own + self._in_line[job.priority].ahead(job.owner_id, own)
 
 
 @cache

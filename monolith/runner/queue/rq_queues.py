@@ -163,7 +163,8 @@ def _push(jobs: list[Pushed]) -> None:
         is_io_bound, message = _message(job)
         ids.setdefault(job.rq_queue, []).append(job.id)
         shares.setdefault((_shares_key(job.rq_queue, is_io_bound), job.owner_id), []).append(job.id)
-        commands.append(("HSET", RqJob.key_for(job.id), *message))
+        key = RqJob.key_for(job.id)
+        commands += [("HSET", key, *message), ("PERSIST", key)]  # the hash of an earlier run may be about to expire
     for name, of_queue in ids.items():
         commands += [("SADD", Queue.redis_queues_keys, queue(name).key), ("RPUSH", queue(name).key, *of_queue)]
     for (key, owner_id), of_owner in shares.items():

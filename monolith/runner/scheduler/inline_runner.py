@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import structlog
 
@@ -23,18 +24,30 @@ STOPPING_S = 10.0  # how long running jobs may continue when the process stops; 
 log = structlog.get_logger()
 
 
+class Message(NamedTuple):
+    """A job that waits."""
+
+    job_id: str
+    queue: str
+    owner_id: int
+
+    @property
+    def priority(self) -> str:
+        return self.queue.rpartition(".")[2]
+
+
 class Waiting:
     """The waiting jobs of one priority, served by shares: the owners take turns, as in `prefork.redis_script`."""
 
     def __init__(self) -> None:
-        self._of_owner: dict[int, deque[Pushed]] = {}
+        self._of_owner: dict[int, deque[Message]] = {}
         self._next_turns: dict[int, int] = {}
         self._turn = 0
 
-    def add(self, job: Pushed) -> None:
-        self._of_owner.setdefault(job.owner_id, deque()).append(job)
+    def add(self, message: Message) -> None:
+        self._of_owner.setdefault(message.owner_id, deque()).append(message)
 
-    def take(self) -> Pushed | None:
+    def take(self) -> Message | None:
         """The next job; None when none waits."""
         if not self._of_owner:
             self._next_turns.clear()
@@ -42,11 +55,11 @@ class Waiting:
         owner_id = min(self._of_owner, key=lambda one: self._next_turns.get(one, 0))
         self._turn = max(self._turn, self._next_turns.get(owner_id, 0))
         self._next_turns[owner_id] = self._turn + 1
-        jobs = self._of_owner[owner_id]
-        job = jobs.popleft()
-        if not jobs:
+        messages = self._of_owner[owner_id]
+        message = messages.popleft()
+        if not messages:
             del self._of_owner[owner_id]
-        return job
+        return message
 
     def return_turn(self, owner_id: int) -> None:
         """The job did not run: its owner gets the turn back."""
@@ -54,7 +67,7 @@ class Waiting:
             self._next_turns[owner_id] -= 1
 
     def ids(self, queue: str) -> set[str]:
-        return {job.id for jobs in self._of_owner.values() for job in jobs if job.rq_queue == queue}
+        return {one.job_id for messages in self._of_owner.values() for one in messages if one.queue == queue}
 
 
 class ThreadPool:
@@ -77,7 +90,8 @@ class ThreadPool:
         """Add the jobs to the queues."""
         with self._changed:
             for job in jobs:
-                self._waiting[priority_of(job)].add(job)
+                message = Message(job.id, job.rq_queue, job.owner_id)
+                self._waiting[message.priority].add(message)
             self._changed.notify_all()
 
     def waiting_ids(self, queue: str) -> set[str]:
@@ -96,31 +110,27 @@ class ThreadPool:
         self._hooks.interrupted(lifecycle.claims_of(execute.worker_name(), list(self._held)))
 
     def _work(self) -> None:
-        while job := self._next():
-            self._held.add(job.id)
+        while message := self._next():
+            self._held.add(message.job_id)
             try:
-                has_run = execute.run(job.id)
+                has_run = execute.run(message.job_id)
             except Exception:  # the clock recovers the job: it stays queued, or its heartbeat ends
-                log.exception("job_not_run", job_id=job.id)
+                log.exception("job_not_run", job_id=message.job_id)
             else:
                 if not has_run:
                     with self._changed:
-                        self._waiting[priority_of(job)].return_turn(job.owner_id)
+                        self._waiting[message.priority].return_turn(message.owner_id)
             finally:
-                self._held.discard(job.id)
+                self._held.discard(message.job_id)
 
-    def _next(self) -> Pushed | None:
+    def _next(self) -> Message | None:
         """Wait for the next job. None when the process stops."""
         with self._changed:
             while not self._stopping.is_set():
-                if job := next(filter(None, (waiting.take() for waiting in self._waiting.values())), None):
-                    return job
+                if message := next(filter(None, (waiting.take() for waiting in self._waiting.values())), None):
+                    return message
                 self._changed.wait()
             return None
-
-
-def priority_of(job: Pushed) -> str:
-    return job.rq_queue.rpartition(".")[2]
 
 
 def start() -> None:
