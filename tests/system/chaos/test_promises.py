@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +188,11 @@ def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewF
 
 def _hook_process(fleet: Fleet) -> int:
     """The process beside the children of the only worker: its first fork, or after it died its last."""
-    named = [pid for pid in fleet.children_of(fleet.posts["worker-0"]) if Path(f"/proc/{pid}/comm").read_text() == "rq-hooks\n"]
-    return named[0] if named else 0
+    for pid in fleet.children_of(fleet.posts["worker-0"]):
+        with suppress(FileNotFoundError):  # it has just ended
+            if Path(f"/proc/{pid}/comm").read_text() == "rq-hooks\n":
+                return pid
+    return 0
 
 
 def _waits_for_a_lock(fleet: Fleet) -> bool:
