@@ -183,8 +183,14 @@ def _message(job: Pushed) -> tuple[Any, ...]:
     io_bound = job_type is not None and job_type.is_io_bound and not job.crashes
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
-    own = zip(OF_ONE_MESSAGE, (moment, moment, zlib.compress(JSONSerializer.dumps(call))), strict=True)
+    own = zip(OF_ONE_MESSAGE, (moment, moment, _compressed(JSONSerializer.dumps(call))), strict=True)
     return *_message_template(job.rq_queue, timeout, io_bound), *chain.from_iterable(own)
+
+
+def _compressed(content: bytes) -> bytes:
+    """The content in the format of `zlib.compress`, with the smallest buffers: its own 256 kB take it ten times as long."""
+    compressor = zlib.compressobj(wbits=9, memLevel=1)
+    return compressor.compress(content) + compressor.flush()
 
 
 @cache
