@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import random
 import re
+import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
-from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask.sessions import SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -43,11 +43,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "base-uri 'none'",
     )
 )
-SECURITY_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "same-origin"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-)
 
 csrf = CSRFProtect()
 login_manager = LoginManager()
@@ -79,13 +74,9 @@ class RowId(IntegerConverter):
 class Cookies(SecureCookieSessionInterface):
     """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it."""
 
-    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """The session in the cookie. Where no cookie came it is empty, without the signer that Flask would make to read one."""
-        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else SecureCookieSession()
-
     def save_session(self, app: Flask, session: Any, response: Any) -> None:
-        """Save the session, except with static files, which caches must not keep for each cookie, and unchanged with a token."""
-        if request.endpoint != "static" and (session.modified or bearer() is None):
+        """Save the session, except with static files: caches must not keep them for each cookie."""
+        if request.endpoint != "static":
             super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:
@@ -126,13 +117,8 @@ def bearer() -> str | None:
 def _name_request() -> None:
     """Give the request an id, the caller's own if it is valid. Logs, jobs and errors carry it."""
     given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else _random_id()
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else uuid.uuid4().hex
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-
-
-def _random_id() -> str:
-    """A UUID in hex, not for secrets: the system's random numbers would cost a change of threads."""
-    return f"{random.getrandbits(128):032x}"
 
 
 def _check_text() -> None:
@@ -263,18 +249,18 @@ def actor() -> Actor:
 
 
 def _add_headers(response: Response) -> Response:
-    headers = response.headers
-    headers.add("X-Request-Id", g.get("request_id", ""))  # no view sets these: `add` does not look for earlier ones
-    headers.extend(SECURITY_HEADERS)
-    if "Content-Security-Policy" not in headers:
-        headers.add("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     if request.is_secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     if remaining := g.get("requests_remaining"):
         for name, value in remaining.headers().items():  # joined with the policy for jobs, if there is one
-            headers[name] = f"{others}, {value}" if (others := headers.get(name)) else value
-    if request.endpoint != "static" and "Cache-Control" not in headers:
-        headers.add("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
+            response.headers[name] = f"{others}, {value}" if (others := response.headers.get(name)) else value
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "private, no-cache" if response.headers.get("ETag") else "no-store")
     log.info("request", method=request.method, path=request.path, status=response.status_code)
     return response
 

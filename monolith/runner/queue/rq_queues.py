@@ -199,7 +199,7 @@ def _message(job: Pushed) -> tuple[bool, tuple[Any, ...]]:
     io_bound = job_type is not None and job_type.is_io_bound and not job.crashes
     moment = utcformat(rq_now())
     call: tuple[Any, ...] = (FUNCTION, None, (job.id,), {})
-    values = moment, moment, zlib.compress(JSONSerializer.dumps(call)), _meta(job.owner_id, io_bound)
+    values = moment, moment, _compressed(JSONSerializer.dumps(call)), _meta(job.owner_id, io_bound)
     own = zip(OF_ONE_MESSAGE, values, strict=True)
     return io_bound, (*_message_template(job.rq_queue, timeout), *chain.from_iterable(own))
 
@@ -208,6 +208,12 @@ def _meta(owner_id: int, io_bound: bool) -> bytes:
     meta = {"share": owner_id} | ({"io_bound": True, "waits": True} if io_bound else {})  # `waits`: for workers before 0.9; until 0.10
     written: bytes = JSONSerializer.dumps(meta)
     return written
+
+
+def _compressed(content: bytes) -> bytes:
+    """The content in the format of `zlib.compress`, with the smallest buffers: its own 256 kB take it ten times as long."""
+    compressor = zlib.compressobj(wbits=9, memLevel=1)
+    return compressor.compress(content) + compressor.flush()
 
 
 @cache

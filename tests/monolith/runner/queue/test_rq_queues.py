@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ def submit(alice: Caller) -> Callable[..., list[JobRecord]]:
 
 
 def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
-    """Each key with its type, content and time to live; moments only by their length, as they pass."""
+    """Each key with its type, content and time to live; what is compressed is decompressed, moments count by their length alone."""
     redis = rq_queues.connection()
     readers = {b"hash": redis.hgetall, b"list": lambda key: redis.lrange(key, 0, -1), b"set": redis.smembers, b"zset": lambda key: key}
     found = {}
@@ -34,6 +35,7 @@ def everything_in_redis() -> dict[bytes, tuple[bytes, Any, int]]:
         content = readers[kind](key)
         if kind == b"hash":
             content = {name: len(value) if name in MOMENTS else value for name, value in content.items()}
+            content[b"data"] = zlib.decompress(content[b"data"])
         found[key] = (kind, content, redis.ttl(key))
     return found
 
