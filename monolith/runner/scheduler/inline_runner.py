@@ -24,7 +24,7 @@ STOPPING_S = 10.0  # how long running jobs may continue when the process stops; 
 log = structlog.get_logger()
 
 
-class Message(NamedTuple):
+class WaitingJob(NamedTuple):
     """A job that waits."""
 
     job_id: str
@@ -40,14 +40,14 @@ class Waiting:
     """The waiting jobs of one priority, served by shares: the owners take turns, as in `prefork.redis_script`."""
 
     def __init__(self) -> None:
-        self._of_owner: dict[int, deque[Message]] = {}
+        self._of_owner: dict[int, deque[WaitingJob]] = {}
         self._next_turns: dict[int, int] = {}
         self._turn = 0
 
-    def add(self, message: Message) -> None:
+    def add(self, message: WaitingJob) -> None:
         self._of_owner.setdefault(message.owner_id, deque()).append(message)
 
-    def take(self) -> Message | None:
+    def take(self) -> WaitingJob | None:
         """The next job; None when none waits."""
         if not self._of_owner:
             self._next_turns.clear()
@@ -90,7 +90,7 @@ class ThreadPool:
         """Add the jobs to the queues."""
         with self._changed:
             for job in jobs:
-                message = Message(job.id, job.rq_queue, job.owner_id)
+                message = WaitingJob(job.id, job.rq_queue, job.owner_id)
                 self._waiting[message.priority].add(message)
             self._changed.notify_all()
 
@@ -123,7 +123,7 @@ class ThreadPool:
             finally:
                 self._held.discard(message.job_id)
 
-    def _next(self) -> Message | None:
+    def _next(self) -> WaitingJob | None:
         """Wait for the next job. None when the process stops."""
         with self._changed:
             while not self._stopping.is_set():

@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import structlog
@@ -28,7 +29,7 @@ from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome, has_on_failure
 from monolith.runner.prefork import options
 from monolith.runner.prefork.hooks import LATER
-from monolith.runner.prefork.task import MAX_SENT
+from monolith.runner.prefork.task import MAX_SENT, Task
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
 from monolith.runner.worker import execute, transfer
@@ -219,6 +220,20 @@ class LedgerWorker(PreforkWorker):
         for queue in self.queues:
             queue.job_class, queue.serializer = Message, JSONSerializer
         self.hooks = LedgerHooks(self.name)
+        self._turns = count(1)
+        self._served: dict[str, int] = {}  # queues, and when a job was last taken from each
+
+    def _queues_in_order(self) -> list[Any]:
+        """The queues by priority; those of one priority take turns, so that a backlog in one does not hold up the others."""
+        queues = super()._queues_in_order()
+        priorities = [queue.name.rpartition(".")[2] for queue in queues]
+        order = sorted(zip(priorities, queues, strict=True), key=lambda one: (priorities.index(one[0]), self._served.get(one[1].name, 0)))
+        return [queue for _, queue in order]
+
+    def _start_tasks(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._served[task.queue.name] = next(self._turns)
+        super()._start_tasks(tasks)
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own maintenance, without ending the worker when it finds data in Redis that it cannot read."""

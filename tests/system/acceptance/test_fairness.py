@@ -14,6 +14,20 @@ from tests.support.processes import Intray, until
 
 TRIALS = {"JOB_PACKAGES": "jobs,tests.trial_jobs", "WORKER_CONCURRENCY": "1"}
 BACKLOG = 25
+OTHER_QUEUE = """
+import time
+from marshmallow import Schema, fields
+from monolith.job_types import registry
+
+class Params(Schema):
+    seconds = fields.Float()
+
+@registry.job_type(params=Params, takes="nothing", queue="zzz")
+def other_queue(job, params):
+    '''Sleep.'''
+    time.sleep(params["seconds"])
+    return {}
+"""
 
 
 class Users:
@@ -108,6 +122,22 @@ def test_what_is_paused_costs_its_owner_no_turn(users: Users) -> None:
     started_at = users.wait_for(wanted, "started", "finished")["started_at"]
     assert users.started_between(other, "", started_at) <= 2
     users.call("admin", "DELETE", "/pauses/type:trial_slow")
+
+
+def test_a_backlog_in_one_queue_does_not_hold_up_another_queue_of_the_same_priority(tmp_path: Path, redis_server: str) -> None:
+    package = tmp_path / "elsewhere"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "other.py").write_text(OTHER_QUEUE)
+    settings = {"REDIS_URL": redis_server, **TRIALS, "JOB_PACKAGES": "jobs,tests.trial_jobs,elsewhere", "PYTHONPATH": str(tmp_path)}
+    with Intray(tmp_path / "home", settings, forks=False) as one:
+        one.start()
+        users = Users(one)
+        backlog = users.submit("heavy", BACKLOG)
+        users.wait_for(backlog[1], "started", "finished")
+        (single,) = users.submit("light", type="other_queue")
+        done = users.wait_for(single, "started", "finished")
+        assert users.started_between(backlog, done["created_at"], done["started_at"]) <= 1
 
 
 def test_jobs_in_the_web_process_are_taken_by_turns_too(tmp_path: Path) -> None:

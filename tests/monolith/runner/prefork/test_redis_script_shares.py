@@ -134,6 +134,55 @@ def test_a_job_that_no_share_knows_is_taken_in_its_turn(jobs: Jobs) -> None:
     assert "c" in jobs.take(2)
 
 
+def test_a_job_whose_share_has_no_turn_is_taken(jobs: Jobs) -> None:
+    """A push that was cut off, or an older worker that put the job back after the queue was empty."""
+    (lost,) = jobs.push("c")
+    jobs.redis.delete("rq:shares:default:ordinary")
+    jobs.push("a" * 100)
+    assert lost in [task.job_id for task in jobs.turn(2)]
+
+
+def test_jobs_that_name_no_share_have_turns_beside_those_that_do(jobs: Jobs) -> None:
+    for number in range(5):
+        jobs.redis.hset(f"rq:job:x{number}", "status", "queued")
+        jobs.redis.rpush(jobs.queue.key, f"x{number}")
+    jobs.push("a" * 100)
+    assert "".join(jobs.take() for _ in range(12)).count("x") == 5
+
+
+def test_an_empty_queue_leaves_nothing_of_its_shares(jobs: Jobs) -> None:
+    jobs.push("abcabc")
+    jobs.redis.delete(jobs.queue.key)  # as RQ empties it
+    assert jobs.take() == ""
+    assert jobs.redis.keys("rq:shares:*") == []
+
+
+@pytest.mark.parametrize("key", ["", ":97", ":turn"])
+def test_what_somebody_else_has_put_there_stalls_nothing(jobs: Jobs, key: str) -> None:
+    ids = jobs.push("aab")
+    jobs.redis.delete(f"rq:shares:default:ordinary{key}")
+    jobs.redis.set(f"rq:shares:default:ordinary{key}", "not a number")
+    assert {task.job_id for _ in range(6) for task in jobs.turn()} == set(ids)
+
+
+def test_a_job_that_has_become_ordinary_is_not_started_as_io_bound(jobs: Jobs) -> None:
+    (job_id,) = jobs.push("a", IO_BOUND)
+    jobs.redis.delete(jobs.queue.key, "rq:shares:default:io_bound")  # an older worker has taken it
+    jobs.write(job_id)
+    jobs.redis.rpush(jobs.queue.key, job_id)
+    jobs.redis.zadd("rq:shares:default:io_bound", {"97": 0})
+    assert [(task.job_id, task.io_bound) for task in jobs.turn(1, 1)] == [(job_id, False)]
+
+
+def test_a_turn_searches_a_long_list_a_few_times_at_most(jobs: Jobs) -> None:
+    taken = jobs.push("a" * 100)
+    jobs.redis.ltrim(jobs.queue.key, 100, -1)  # another worker has taken them; their hashes are there for a minute
+    jobs.push("b")
+    assert jobs.take() == ""
+    assert jobs.redis.llen("rq:shares:default:ordinary:97") >= len(taken) - 20
+    assert "".join(jobs.take() for _ in range(6)) == "b"
+
+
 def test_jobs_that_another_worker_class_has_taken_cost_no_turn(jobs: Jobs) -> None:
     taken = jobs.push("aaa")
     jobs.push("a"), jobs.push("b")
