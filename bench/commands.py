@@ -92,6 +92,21 @@ def submit(passes: int, seconds: int) -> None:
 
 
 @commands.command()
+@passes
+@concurrency
+@click.option("--workers", type=AtLeastOne, default=1, show_default=True)
+@click.option("--light", type=AtLeastOne, default=20, show_default=True, help="Number of light users, who submit a job every 2 s each.")
+@click.option("--job-ms", type=click.FloatRange(1, 10_000), default=100.0, show_default=True, help="How long each job takes.")
+@click.option("--seconds", type=click.FloatRange(min=0.5), default=10.0, show_default=True, help="For so long they submit.")
+def fair(passes: int, concurrency: int, workers: int, light: int, job_ms: float, seconds: float) -> None:
+    """Measure how long light users wait, alone and beside a heavy user."""
+    from bench import fairness, rig
+
+    with rig.empty_redis():
+        fairness.measure(fairness.Plan(light, job_ms / 1000, seconds, concurrency, workers), passes, click.echo)
+
+
+@commands.command()
 @click.option("--queued", default=100_000, show_default=True)
 @click.option("--finished", default=1_000_000, show_default=True)
 def clock(queued: int, finished: int) -> None:

@@ -21,6 +21,7 @@ from bench import loads
 from bench.measuring import Records, Usage, tree, until, usage
 from bench.work import RECORDS
 from monolith import logs
+from monolith.db.engine import get_engine
 from monolith.errors import BadSetting
 from monolith.linux.processes import kill_marked
 from monolith.server import redis_server, run_all
@@ -108,7 +109,8 @@ class Rig:
         if self.ledger is None:
             return contenders
         command = [sys.executable, str(run_all.MANAGE), "worker"]
-        ours = Contender("ours, with the ledger", command, self.ledger, concurrent(concurrency), jobs, gap_s)
+        database = "SQLite" if get_engine().dialect.name == "sqlite" else "PostgreSQL"
+        ours = Contender(f"ours, with the ledger in {database}", command, self.ledger, concurrent(concurrency), jobs, gap_s)
         return [*contenders, ours]
 
     def clear(self) -> None:

@@ -89,13 +89,18 @@ def measure(passes: int, seconds: int, say: Say) -> None:
 def _tell(say: Say, singles: dict[str, list[Rate]], batches: dict[str, list[Rate]]) -> None:
     say(f"{'':<24}{'requests/s':>12}{'p50 ms':>10}{'p99 ms':>10}   passes")
     for name, rates in {**singles, **batches}.items():
-        middle = Rate(*(statistics.median(getattr(rate, part) for rate in rates) for part in ("per_s", "p50", "p99")))
+        middle = _middle(rates)
         passes = " ".join(f"{rate.per_s:.0f}" if rate.per_s > 50 else f"{rate.per_s:.1f}" for rate in rates)
         say(f"{name:<24}{middle.per_s:>12.1f}{middle.p50:>10.1f}{middle.p99:>10.1f}   {passes}")
-    ours, bare = (statistics.median(rate.per_s for rate in rates) for rates in singles.values())
-    say(f"{'ours / bare':<24}{ours / bare:>12.2f}")
+    ours, bare = map(_middle, singles.values())
+    say(f"{'ours / bare':<24}{ours.per_s / bare.per_s:>12.2f}{ours.p50 / bare.p50:>10.2f}{ours.p99 / bare.p99:>10.2f}")
     for rates in batches.values():
-        say(f"{'jobs/s in batches':<24}{statistics.median(rate.per_s for rate in rates) * BATCH:>12.0f}")
+        say(f"{'jobs/s in batches':<24}{_middle(rates).per_s * BATCH:>12.0f}")
+
+
+def _middle(rates: list[Rate]) -> Rate:
+    """The median of each of its numbers."""
+    return Rate(*(statistics.median(getattr(rate, part) for rate in rates) for part in ("per_s", "p50", "p99")))
 
 
 def require_empty() -> None:

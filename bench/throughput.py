@@ -36,7 +36,7 @@ def _doing_nothing(rig: Rig, jobs: int, concurrency: int) -> list[Contender]:
         Contender("stock rq worker-pool, 2 SimpleWorkers", rig.pool(2, *SIMPLE), load, jobs=min(jobs, POOL_JOBS), workers=2),
         Contender(f"our engine, {concurrency} children", rig.engine(), load, concurrent(concurrency), jobs),
     ]
-    return rig.with_ledger(contenders, concurrency, min(jobs, POOL_JOBS))
+    return rig.with_ledger(contenders, concurrency, jobs)
 
 
 def _waiting(rig: Rig, jobs: int) -> list[Contender]:

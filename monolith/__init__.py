@@ -17,14 +17,13 @@ aliases.install()
 
 def create_app() -> Flask:
     """The Flask application, with its settings, job types and blueprints. Raises `BadSetting`."""
-    from flask import Flask
-
     from monolith.config import settings
     from monolith.content import formatting
     from monolith.job_types import registry
     from monolith.web import assets, problems, security
+    from monolith.web.application import Application
 
-    app = Flask(__name__, template_folder="../templates", static_folder=None)
+    app = Application(__name__, template_folder="../templates", static_folder=None)
     app.config.update(
         SECRET_KEY=settings().secret_key,
         MAX_CONTENT_LENGTH=settings().max_request_bytes,

@@ -31,6 +31,7 @@ from monolith.rate import Rate
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, templates/, jobs/
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
+PRIORITIES = ("critical", "high", "normal", "low")  # of jobs, the most urgent first
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 
@@ -70,6 +71,7 @@ class Settings:
     max_queued: int
     max_queued_per_user: int
     max_running_per_user: int  # 0: no limit
+    highest_priority: str  # that users who are no admins may ask for
     keep_finished_days: float
     keep_failed_days: float
     keep_per_type: int
@@ -182,11 +184,12 @@ def _worker(env: Env) -> dict[str, Any]:
 
 
 def _limits(env: Env) -> dict[str, Any]:
-    """Limits on waiting jobs, and retention."""
+    """Limits on waiting jobs and their priority, and retention."""
     return {
         "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
         "max_running_per_user": env.int("MAX_RUNNING_PER_USER", 0, validate=Range(min=0)),
+        "highest_priority": env.str("HIGHEST_PRIORITY", "high", validate=OneOf(PRIORITIES)),
         "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
         "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
         "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),

@@ -31,6 +31,7 @@ def _section(job_type: JobType) -> str:
         *([("Automatic", _automatic(job_type.automatic))] if job_type.automatic else []),
         *([("Preview", "first values, in the answer to the submission (`preview`)")] if job_type.preview else []),
         *([("The same work", "is the same job: its id is made from it")] if job_type.identity else []),
+        *([("Highest priority", f"{job_type.highest_priority}, for everybody")] if job_type.highest_priority else []),
         *([("Submitted by", "admins, or by other jobs as their follow-up")] if job_type.submittable_by == "admin" else []),
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy.orm.attributes import instance_dict
 
 from monolith.db.engine import PreparedStatement, now, read_session, write_session
 from monolith.db.models import SCOPES, Token, User
@@ -19,6 +20,7 @@ from monolith.runner.ledger.audit import Actor
 USED_EVERY_S = 60  # the last use is recorded at most this often
 PREFIX = 13  # characters
 MAX_TOKENS = 100  # of one user
+_USER_COLUMNS = User.__table__.c.keys()
 
 
 def create_token(user_id: int, name: str, scope: str = "admin", days: float | None = None, by: Actor | None = None) -> tuple[Token, str]:
@@ -71,8 +73,10 @@ def user_of_token(secret: str) -> tuple[User, str] | None:
 
 
 def user_from(columns: Sequence[Any]) -> User:
-    """A user from column values in the order of the table."""
-    return User(**dict(zip(User.__table__.c.keys(), columns, strict=True)))
+    """A user from column values in the order of the table, written past the ORM, which would note each of them as a change."""
+    user = User()
+    instance_dict(user).update(zip(_USER_COLUMNS, columns, strict=True))
+    return user
 
 
 def tokens_of(user: User) -> list[Token]:

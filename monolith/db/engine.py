@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
+MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
@@ -102,8 +103,10 @@ def get_engine() -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     setup = postgresql_session.SessionSetup(make_url(url))
+    kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
+    sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
-    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", pool_size=5, max_overflow=10, connect_args=setup.driver_options)
+    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **sizes)
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
     event.listen(engine, "checkin", _note_checkin)
@@ -168,14 +171,9 @@ def write_session() -> Iterator[Session]:
         yield session
 
 
-def write_transaction(*, single_statement: bool = False) -> AbstractContextManager[Connection]:
-    """A connection in one transaction: committed at the end of the block, rolled back when the block raises.
-
-    `single_statement`: the block executes one statement only. On PostgreSQL that is a transaction by itself, which saves two
-    round trips.
-    """
-    engine = get_engine()
-    return (_read_only(engine) if single_statement and engine.dialect.name == "postgresql" else engine).begin()
+def write_transaction() -> AbstractContextManager[Connection]:
+    """A connection in one transaction: committed at the end of the block, rolled back when the block raises."""
+    return get_engine().begin()
 
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
@@ -189,15 +187,6 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
                 raise
             log.warning("database_away", error=str(error.orig))
             time.sleep(1)
-
-
-def is_reachable() -> bool:
-    """Whether the database answers a query."""
-    try:
-        read_now()
-    except OperationalError:
-        return False
-    return True
 
 
 @contextmanager

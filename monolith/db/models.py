@@ -183,6 +183,7 @@ class Job(Base):
             "queued_at",
             "id",
             "type",
+            "owner_id",
             sqlite_where=text("status = 'queued'"),
             postgresql_where=text("status = 'queued'"),
         ),

@@ -21,6 +21,7 @@ KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "5", "tcp_k
 WORD = re.compile(r"(?:\\.|\S)+", re.DOTALL)
 OPTION = re.compile(r"(?:-c|--)([\w.-]+)=(.*)", re.DOTALL)
 PROBES = 5
+_of_process: dict[str, str] = {}  # settings of this process's new connections
 # In `info` of a connection: the statements that set a transaction's settings. Empty for a connection that has no pooler.
 TO_WRITE, TO_READ = "settings_to_write", "settings_to_read"
 
@@ -38,10 +39,7 @@ class SessionSetup:
         self.driver_options: dict[str, Any] = {name: value for name, value in TIMEOUTS.items() if name not in url.query}
         if rest:
             self.driver_options["options"] = rest
-        self._for_session = _select_settings({**IDLE_TRANSACTION, **KEEPALIVES, **chosen}, is_local=False)
-        # In these each % is doubled, as the driver expects it in a statement that could have parameters.
-        self._to_write = _select_settings({**IDLE_TRANSACTION, **chosen}, is_local=True).replace("%", "%%")
-        self._to_read = _select_settings(chosen, is_local=True).replace("%", "%%") if chosen else ""
+        self._chosen = chosen
 
     def set_up(self, connection: Any, record: Any) -> None:
         """Set up a new connection, in one round trip. Raises OperationalError when the server refuses a setting of the URL.
@@ -51,8 +49,10 @@ class SessionSetup:
         """
         import psycopg  # imported late: on SQLite no process needs it
 
+        chosen = {**_of_process, **self._chosen}
+        for_session = _select_settings({**IDLE_TRANSACTION, **KEEPALIVES, **chosen}, is_local=False)
         try:
-            is_direct = connection.execute(f"{self._for_session} WHERE pg_backend_pid() = {connection.info.backend_pid}").fetchone()
+            is_direct = connection.execute(f"{for_session} WHERE pg_backend_pid() = {connection.info.backend_pid}").fetchone()
         except psycopg.Error as error:
             connection.close()
             raise psycopg.OperationalError(str(error)) from error
@@ -60,7 +60,14 @@ class SessionSetup:
             record.info[TO_WRITE] = record.info[TO_READ] = ""
         else:
             connection.prepare_threshold = None
-            record.info[TO_WRITE], record.info[TO_READ] = self._to_write, self._to_read
+            # In these each % is doubled, as the driver expects it in a statement that could have parameters.
+            record.info[TO_WRITE] = _select_settings({**IDLE_TRANSACTION, **chosen}, is_local=True).replace("%", "%%")
+            record.info[TO_READ] = _select_settings(chosen, is_local=True).replace("%", "%%") if chosen else ""
+
+
+def limit_lock_waits(seconds: float) -> None:
+    """Have the new connections of this process give up a statement that waits so long for a lock."""
+    _of_process["lock_timeout"] = f"{seconds * 1000:.0f}"
 
 
 def begin(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -12,10 +13,10 @@ from monolith.db.engine import read_session, storable, write_session
 from monolith.db.models import Document, Job, User
 from monolith.documents import queries
 from monolith.documents.submission import MAX_TAGS
-from monolith.errors import Conflict, Invalid, Problem
+from monolith.errors import Busy, Conflict, Invalid, Problem, TooManyJobs
 from monolith.runner.admin import bulk_actions
 from monolith.runner.admin.deletion import delete_jobs
-from monolith.runner.ledger import lifecycle, search
+from monolith.runner.ledger import admission, lifecycle, search
 
 MAX_SELECTED = 500  # documents or jobs that one request may change: some seconds of work
 
@@ -68,6 +69,9 @@ def delete_document(user: User, document_id: str) -> None:
 # ---- jobs
 
 
+RETRYABLE = "Only a job that failed, was stopped or was cancelled can be retried."
+
+
 def cancel(user: User, job_id: str) -> None:
     """Cancel the user's job before it starts. Raises `NotFound`, and `Conflict` when it has started or is over."""
     _check_visible(user, job_id)
@@ -81,27 +85,23 @@ def stop(user: User, job_id: str) -> None:
 
 
 def requeue(user: User, job_id: str) -> None:
-    """Queue the user's failed, stopped or cancelled job again. Raises `NotFound`, and `Conflict` when it is none of these."""
-    _check_visible(user, job_id)
-    _change_status(job_id, lifecycle.requeue, "Only a job that failed, was stopped or was cancelled can be retried.")
+    """Queue the user's failed, stopped or cancelled job again: it is the same job, so it keeps its priority.
+
+    Raises `NotFound`, `Conflict` when it is none of these, and `TooManyJobs` or `Busy` as a submission does.
+    """
+    status = _check_visible(user, job_id)
+    if status not in bulk_actions.REQUEUEABLE:  # it takes up no room
+        raise Conflict(f"The job is {status}. {RETRYABLE}")
+    _change_status(job_id, partial(lifecycle.requeue, admission=partial(admission.admit_again, user)), RETRYABLE)
 
 
 JOB_ACTIONS = {"cancel": cancel, "stop": stop, "requeue": requeue}
 
 
-def retry_batch(user: User, batch_id: str) -> int:
-    """Queue the failed jobs of the user's batch again, and return their number. A unique job with a live duplicate is skipped.
-
-    Raises `NotFound`.
-    """
+def _check_visible(user: User, job_id: str) -> str:
+    """The status of the user's job. Raises `NotFound`."""
     with read_session() as session:
-        failed = [job.id for job in queries.batch(session, user, batch_id).jobs if job.status == "failed"]
-    return bulk_actions.requeue_jobs(failed)
-
-
-def _check_visible(user: User, job_id: str) -> None:
-    with read_session() as session:
-        queries.job(session, user, job_id)
+        return queries.job(session, user, job_id).status
 
 
 def _change_status(job_id: str, transition: Callable[[str], bool], rule: str) -> None:
@@ -128,10 +128,27 @@ def delete_documents(user: User, ids: list[str]) -> BulkResult:
     return _each(ids, lambda one: delete_document(user, one))
 
 
-def change_jobs(user: User, action: str, ids: list[str]) -> BulkResult:
-    """Cancel, stop or requeue jobs; those whose status does not allow it are skipped. Raises `Invalid` for none or too many.
+def retry_batch(user: User, batch_id: str) -> BulkResult:
+    """Queue the failed jobs of the user's batch again, as many as the limits on jobs allow. A unique job with a live duplicate is left.
 
-    `action`: a name in JOB_ACTIONS.
+    Raises `NotFound`.
+    """
+    with read_session() as session:
+        failed = [job.id for job in queries.batch(session, user, batch_id).jobs if job.status == "failed"]
+    skipped: dict[str, str] = {}
+    while True:
+        try:
+            return BulkResult(bulk_actions.requeue_jobs(failed, admission=partial(admission.admit_again, user)), skipped)
+        except (TooManyJobs, Busy) as refusal:
+            room = admission.room_for(user, len(failed) - 1)
+            skipped |= dict.fromkeys(failed[room:], refusal.detail)
+            failed = failed[:room]
+
+
+def change_jobs(user: User, action: str, ids: list[str]) -> BulkResult:
+    """Cancel, stop or requeue jobs; those whose status does not allow it, or for which there is no room, are skipped.
+
+    `action`: a name in JOB_ACTIONS. Raises `Invalid` for none or too many.
     """
     check_selection(ids)
     return _each(ids, lambda one: JOB_ACTIONS[action](user, one))

@@ -144,13 +144,28 @@ def validated_spec(spec: Any, user: User, *, has_document: bool, pointer: str) -
     is_unique = spec.get("unique")
     if not (is_unique is None or isinstance(is_unique, bool)):
         raise Invalid.field(f"{pointer}/unique", f"{str(is_unique)[:40]!r} is neither true nor false.")
-    return JobSpec(job_type, params, priority(spec.get("priority"), pointer), delay(spec.get("delay"), pointer), is_unique=bool(is_unique))
+    chosen = _allowed_priority(spec.get("priority"), job_type, user, pointer)
+    return JobSpec(job_type, params, chosen, delay(spec.get("delay"), pointer), is_unique=bool(is_unique))
 
 
 @cache
 def admin_params(job_type: registry.JobType) -> list[str]:
     """The names of the params that only admins may set: those whose field has `x-for-admins`."""
     return [name for name, one in job_type.params().fields.items() if one.metadata.get("x-for-admins")]
+
+
+def _allowed_priority(given: Any, job_type: registry.JobType, user: User, pointer: str) -> str:
+    """The `priority`, if the user may submit this job type with it. None is the highest allowed one where that is below normal.
+
+    Raises `Invalid` naming the field.
+    """
+    chosen, allowed = priority(given, pointer), job_type.priorities_for(user)
+    if chosen in allowed:
+        return chosen
+    if given is None:
+        return allowed[0]
+    detail = f"Only admins can submit {job_type.name} with priority {chosen}. Choose one of: {', '.join(allowed)}."
+    raise Invalid.field(f"{pointer}/priority", detail)
 
 
 def priority(given: Any, pointer: str = "") -> str:

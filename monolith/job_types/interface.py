@@ -69,8 +69,11 @@ class Job(Protocol):
     def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
         """Record a decision on the document, in the transaction of the result. The newest decision counts."""
 
-    def delivery(self, delivery_id: str) -> Delivery | None:
-        """The webhook delivery that this job sends. None when it is no longer this job's."""
+    def deliveries(self) -> Sequence[Delivery]:
+        """The webhook deliveries that this job sends, the longest due first. Those that it has recorded are not among them."""
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Let these webhook deliveries, which this job has not begun to send, be sent by another. No attempt is spent."""
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         """Add to the LLM cost of this job, and of its owner today. Recorded even when the job was given to another worker meanwhile."""
@@ -149,13 +152,18 @@ class Delivery(Protocol):
 
     id: str  # the same on every attempt
     type: str
+    endpoint_id: str
     url: str
+    host: str  # of the URL, with its port
     body: str
-    secrets: list[str]
     timestamp: int  # of this attempt, by the database's clock
     attempts: int  # before this one
     failing_s: float  # how long the endpoint has been failing
     owner_email: str
+
+    @property
+    def secrets(self) -> list[str]:
+        """The secrets that sign this attempt. Raises `Conflict` if they cannot be decrypted."""
 
     def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **details: Any) -> bool:
         """Record the outcome of this attempt. Returns whether it has disabled the endpoint.

@@ -19,7 +19,7 @@ from marshmallow import Schema
 
 from monolith import aliases
 from monolith import rate as rates
-from monolith.config import settings
+from monolith.config import PRIORITIES, settings
 from monolith.errors import Invalid, Permanent, Snooze
 from monolith.job_types.backoff import Backoff, exponential, fixed
 from monolith.job_types.interface import Delivery, Document, FailedJob, Job, Ledger, LedgerRow, SubmittedDocument, Submitter
@@ -27,6 +27,7 @@ from monolith.job_types.validation import load_fields
 from monolith.rate import Rate
 
 __all__ = [
+    "PRIORITIES",
     "Automatic",
     "Delivery",
     "Document",
@@ -44,7 +45,6 @@ __all__ = [
 ]
 JobFunction = Callable[[Any, dict[str, Any]], dict[str, Any]]
 PreviewFunction = Callable[[dict[str, Any], SubmittedDocument | None], dict[str, Any] | None]
-PRIORITIES = ("critical", "high", "normal", "low")  # the most urgent first
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class JobType:
     available: Callable[[], str | None]
     io_bound: bool | Callable[[], bool] = False
     submittable_by: str = "anyone"
+    highest_priority: str | None = None
     automatic: Automatic | None = None
     preview: PreviewFunction | None = None
     identity: Callable[[dict[str, Any]], Any] | None = None
@@ -99,6 +100,12 @@ class JobType:
     def may_be_submitted_by(self, user: Submitter) -> bool:
         """Whether the user may submit it directly. Follow-ups of other jobs are not checked."""
         return self.submittable_by == "anyone" or (self.submittable_by == "admin" and user.is_admin)
+
+    def priorities_for(self, user: Submitter) -> tuple[str, ...]:
+        """The priorities that the user may submit it with, the most urgent first. Automatic jobs and follow-ups are not checked."""
+        if user.is_admin:
+            return PRIORITIES
+        return PRIORITIES[PRIORITIES.index(self.highest_priority or settings().highest_priority) :]
 
     @property
     def is_internal(self) -> bool:
@@ -135,6 +142,7 @@ def job_type(
     available: Callable[[], str | None] = lambda: None,
     io_bound: bool | Callable[[], bool] = False,
     submittable_by: str = "anyone",
+    highest_priority: str | None = None,
     automatic: Automatic | None = None,
     preview: PreviewFunction | None = None,
     identity: Callable[[dict[str, Any]], Any] | None = None,
@@ -158,6 +166,7 @@ def job_type(
       decides this when it depends on the settings.
     - submittable_by: "anyone"; "admin" for types that other users get as a follow-up of other jobs only, such as mail; or "nobody":
       only Intray submits it, and users do not see it among their jobs.
+    - highest_priority: the highest priority that users who are no admins may submit it with, instead of `HIGHEST_PRIORITY`.
     - automatic: which kinds of documents get it when they are submitted.
     - preview: computes, in milliseconds, what the answer to the submission shows.
     - identity: which of the params make two jobs the same. Submitting the same again, as the same owner, returns the first job.
@@ -193,6 +202,7 @@ def job_type(
             available=available,
             io_bound=io_bound,
             submittable_by=submittable_by,
+            highest_priority=highest_priority,
             automatic=automatic,
             preview=preview,
             identity=identity,
@@ -227,6 +237,7 @@ def _check(declared: JobType) -> None:
         "takes must be 'document' or 'nothing'": declared.takes not in ("document", "nothing"),
         "alternatives must be names of its parameters": not set(declared.alternatives) <= set(declared.params().fields),
         "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
+        f"highest_priority must be one of {', '.join(PRIORITIES)}": declared.highest_priority not in (None, *PRIORITIES),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
         "timeout must be 1 second or more": declared.timeout < 1,
         "max_running and max_running_per_user must be 0 (no limit) or more": min(declared.max_running, declared.max_running_per_user) < 0,

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from monolith.db.engine import read_now, read_session
 from monolith.db.models import Job
 from monolith.documents import actions, queries
-from monolith.jobs import job_status_text
+from monolith.jobs import flash_messages, job_status_text
 from monolith.runner.ledger.batches import progress_of, titles
 from monolith.runner.monitoring.waiting_reason import explain
 
@@ -50,8 +50,11 @@ def live(batch_id: str) -> AnyResponse | str:
 @blueprint.post("/<batch_id>/retry")
 def retry(batch_id: str) -> AnyResponse:
     """Retry the failed jobs."""
-    requeued = actions.retry_batch(current_user, batch_id)
-    flash(f"{requeued} {'job was' if requeued == 1 else 'jobs were'} retried." if requeued else "There were no failed jobs to retry.")
+    result = actions.retry_batch(current_user, batch_id)
+    if result.changed or result.skipped:
+        flash_messages.flash_bulk_result(result, "job was retried", "jobs were retried")
+    else:
+        flash("There were no failed jobs to retry.")
     return redirect(url_for("batch_pages.show", batch_id=batch_id), 303)
 
 

@@ -13,11 +13,12 @@ from monolith.db.engine import read_session
 from monolith.documents import actions, queries, submission
 from monolith.jobs import request_bodies, schemas
 from monolith.jobs.long_poll import wait_until
-from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, batch_views, submission_responses, whole_batch_view
+from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, batch_views, left_views, submission_responses, whole_batch_view
 from monolith.runner.ledger.batches import NewBatch, progress_of
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import listed
 from monolith.web.schemas import PageQuery
+from monolith.web.security import signed_in
 
 blueprint = Blueprint("batches", __name__, url_prefix="/batches", description="Several documents in one submission")
 blueprint.after_request(add_headroom)
@@ -47,7 +48,7 @@ class Batches(MethodView):
         submitted = submission.earlier(current_user, key)  # before the body is read: a replay is not validated again
         if submitted is None:
             documents, rejected, specs = request_bodies.read_batch(current_user.id)
-            submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key, NewBatch(rejected))
+            submitted = submission.submit_documents(signed_in(), documents, specs, g.request_id, key, NewBatch(rejected))
         view = _view(submitted.batch_id or "")
         response = accepted(submitted, view, 202)
         response.headers["Location"] = view["url"]
@@ -87,6 +88,6 @@ class RetryBatch(MethodView):
     @blueprint.response(200, schemas.RetriedSchema)
     @blueprint.alt_response(404, schema=ProblemSchema, description="Not found, or not yours")
     def post(self, batch_id: str) -> Response:
-        """Retry all failed jobs of a batch. Does nothing if none has failed."""
-        requeued = actions.retry_batch(current_user, batch_id)
-        return jsonify(requeued=requeued, **_view(batch_id))
+        """Retry the failed jobs of a batch: as many as your job limits allow. Does nothing if none has failed."""
+        result = actions.retry_batch(current_user, batch_id)
+        return jsonify(requeued=result.changed, left=left_views(result), **_view(batch_id))

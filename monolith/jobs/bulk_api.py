@@ -12,6 +12,8 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
 from monolith.documents import actions
+from monolith.jobs.schemas import LeftSchema
+from monolith.jobs.views import left_views
 
 blueprint = Blueprint("selections", __name__, description="Bulk actions")
 
@@ -22,18 +24,13 @@ class SelectionRequest(Schema):
     )
 
 
-class LeftSchema(Schema):
-    id = fields.String()
-    detail = fields.String(metadata={"description": "Why it was not changed"})
-
-
 class DoneSchema(Schema):
     changed = fields.Integer(metadata={"description": "Number of items changed"})
     left = fields.List(fields.Nested(LeftSchema))
 
 
 def _view(result: actions.BulkResult) -> Response:
-    return jsonify(changed=result.changed, left=[{"id": one, "detail": why} for one, why in result.skipped.items()])
+    return jsonify(changed=result.changed, left=left_views(result))
 
 
 @blueprint.route("/documents/delete")
@@ -50,5 +47,5 @@ class SteerJobs(MethodView):
     @blueprint.arguments(SelectionRequest())
     @blueprint.response(200, DoneSchema)
     def post(self, selection: dict[str, Any], act: str) -> Response:
-        """Cancel, stop or requeue several jobs. Jobs whose status does not allow it are skipped."""
+        """Cancel, stop or requeue several jobs. Jobs whose status or your job limits do not allow it are skipped."""
         return _view(actions.change_jobs(current_user, act, selection["ids"]))

@@ -19,7 +19,6 @@ from monolith.jobs import flash_messages, request_bodies
 from monolith.runner.ledger import batches, search
 from monolith.runner.ledger.admission import headroom
 from monolith.runner.ledger.batches import NewBatch
-from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.web import forms
 from monolith.web.responses import go
 
@@ -67,9 +66,12 @@ def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> st
 
 
 def _choices() -> dict[str, Any]:
-    """The job types that the user can run on a document, with their controls, and the priorities."""
+    """The job types that the user can run on a document, with their controls, and the priorities to choose from."""
     found = [job_type for job_type in registry.open_to(current_user).values() if job_type.takes == "document"]
-    return {"job_types": [(one, forms.controls(one, is_admin=current_user.is_admin)) for one in found], "priorities": PRIORITIES}
+    return {
+        "job_types": [(one, forms.controls(one, is_admin=current_user.is_admin)) for one in found],
+        "priorities": forms.priorities(found, current_user),
+    }
 
 
 def _next_page(submitted: submission.Submitted) -> str:

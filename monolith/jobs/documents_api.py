@@ -18,6 +18,7 @@ from monolith.jobs import request_bodies, schemas
 from monolith.jobs.views import accepted, add_headroom, document_views, submission_responses, submitted_view
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import download, listed
+from monolith.web.security import signed_in
 
 blueprint = Blueprint("documents", __name__, url_prefix="/documents", description="Documents you submit")
 blueprint.after_request(add_headroom)
@@ -47,7 +48,7 @@ class Documents(MethodView):
         submitted = submission.earlier(current_user, key)  # before the body is read: a replay is not validated again
         if submitted is None:
             documents, specs = request_bodies.read_documents(current_user.id)
-            submitted = submission.submit_documents(current_user, documents, specs, g.request_id, key)
+            submitted = submission.submit_documents(signed_in(), documents, specs, g.request_id, key)
         return accepted(submitted, submitted_view(submitted), 201)
 
 

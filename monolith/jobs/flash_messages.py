@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from flask import flash, url_for
 from markupsafe import Markup
 
@@ -30,10 +32,10 @@ def flash_submitted(submitted: Submitted, rejected: list[dict[str, str]]) -> Non
 
 
 def flash_bulk_result(result: BulkResult, one: str, many: str) -> None:
-    """Show how many of the selected items were changed, and why the others were not; `one` and `many` say what happened to them."""
+    """Show how many of the selected items were changed, how many were not, and why; `one` and `many` say what happened to them."""
     flash(f"{_count(result.changed, one, many)}.", "" if result.changed else "warn")
-    for why in list(dict.fromkeys(result.skipped.values()))[:SHOWN]:
-        flash(f"Not changed: {why[:LONGEST]}", "warn")
+    for why, number in Counter(result.skipped.values()).most_common(SHOWN):
+        flash(f"{number:,} not changed: {why[:LONGEST]}", "warn")
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask_login import current_user
 from werkzeug.wrappers import Response
 
 from monolith.db.engine import read_now, read_session
 from monolith.documents import actions, queries
+from monolith.errors import Busy, TooManyJobs
 from monolith.jobs import job_status_text
 from monolith.jobs.jobs_api import result_file
 from monolith.web import forms
@@ -44,7 +45,10 @@ def job_live(job_id: str) -> Response | str:
 @blueprint.post("/jobs/<job_id>/<any(cancel, stop, requeue):act>")
 def change_status(job_id: str, act: str) -> Response:
     """Cancel, stop or requeue a job, as its page offers."""
-    actions.JOB_ACTIONS[act](current_user, job_id)
+    try:
+        actions.JOB_ACTIONS[act](current_user, job_id)
+    except (TooManyJobs, Busy) as refusal:  # the page of the job offers it again
+        flash(refusal.detail, "warn")
     return redirect(url_for("job_pages.job", job_id=job_id), 303)
 
 

@@ -12,7 +12,6 @@ from monolith.errors import Invalid, NotFound
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.jobs import request_bodies
-from monolith.runner.queue.rq_queues import PRIORITIES
 from monolith.web import forms
 
 blueprint = Blueprint("job_type_pages", __name__, url_prefix="/run")
@@ -46,7 +45,7 @@ def _job_type(name: str) -> JobType:
 def _form(job_type: JobType, typed: MultiDict[str, str], errors: dict[str, list[str]]) -> str:
     shown = {
         "controls": forms.controls(job_type, is_admin=current_user.is_admin),
-        "priorities": PRIORITIES,
+        "priorities": job_type.priorities_for(current_user),
         "once": request_bodies.form_key(typed),
     }
     return render_template("jobs/run.html", job_type=job_type, typed=typed, errors=errors, **shown)

@@ -29,6 +29,7 @@ class JobTypeSchema(Schema):
     max_attempts = fields.Integer()
     backoff = fields.String(metadata={"description": "exponential or fixed, with seconds"})
     timeout = fields.Integer(metadata={"description": "Maximum seconds for one attempt"})
+    priorities = fields.List(fields.String(), metadata={"description": "The priorities you may submit it with, the most urgent first"})
     schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
     available = fields.Boolean()
     unavailable_reason = fields.String(allow_none=True)
@@ -61,4 +62,5 @@ class OneJobType(MethodView):
 
 def _view(job_type: JobType) -> dict[str, Any]:
     reason = job_type.unavailable_reason
-    return view_of(JobTypeSchema, job_type, schema=params_schema(job_type), available=reason is None, unavailable_reason=reason)
+    computed = {"priorities": job_type.priorities_for(current_user), "schema": params_schema(job_type)}
+    return view_of(JobTypeSchema, job_type, **computed, available=reason is None, unavailable_reason=reason)

@@ -19,6 +19,7 @@ from monolith.jobs.long_poll import wait_until
 from monolith.jobs.views import RETRY_AFTER_S, accepted, add_headroom, job_view, submission_responses, submitted_job_view
 from monolith.web.openapi import ProblemSchema
 from monolith.web.responses import download, listed
+from monolith.web.security import signed_in
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs", description="Jobs that run on your documents")
 blueprint.after_request(add_headroom)
@@ -40,7 +41,7 @@ class Jobs(MethodView):
     @blueprint.alt_response(404, schema=ProblemSchema, description="The document was not found, or is not yours")
     def post(self, spec: dict[str, Any]) -> Response:
         """Submit a job. It is accepted immediately and runs when a worker is free."""
-        submitted = submission.submit_job(current_user, spec, g.request_id, request_bodies.idempotency_key())
+        submitted = submission.submit_job(signed_in(), spec, g.request_id, request_bodies.idempotency_key())
         view = submitted_job_view(submitted)
         response = accepted(submitted, view, 200 if submitted.is_deduplicated else 202)
         response.headers["Location"] = view["links"]["self"]
@@ -105,8 +106,10 @@ class StopJob(MethodView):
 class RequeueJob(MethodView):
     @blueprint.response(200, schemas.JobSchema)
     @blueprint.alt_response(409, schema=ProblemSchema, description="The job has not failed, and was not stopped or cancelled")
+    @blueprint.alt_response(429, schema=ProblemSchema, description="You have too many unfinished jobs; see Retry-After")
+    @blueprint.alt_response(503, schema=ProblemSchema, description="The queue is full; see Retry-After")
     def post(self, job_id: str) -> Response:
-        """Retry a job that failed, was stopped or was cancelled."""
+        """Retry a job that failed, was stopped or was cancelled. It keeps its priority."""
         actions.requeue(current_user, job_id)
         return _get_job(job_id)
 

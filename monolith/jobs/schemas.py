@@ -66,7 +66,10 @@ class JobRequest(Schema):
     type = fields.String(required=True, metadata={"description": "The name of a job type"})
     params = fields.Dict(metadata={"description": "Params of the job type; see GET /api/v1/job-types"})
     document_id = fields.String(allow_none=True, metadata={"description": "The document to work on"})
-    priority = Priority(allow_none=True, metadata={"description": "critical, high, normal, low, or 1..10 (10 is critical)"})
+    priority = Priority(
+        allow_none=True,
+        metadata={"description": "One of the job type's `priorities`, or 1..10: 1-3 low, 4-6 normal, 7-9 high, 10 critical"},
+    )
     delay = fields.Float(allow_none=True, metadata={"description": "Seconds to wait before it is queued"})
     unique = fields.Boolean(
         allow_none=True,
@@ -266,8 +269,14 @@ class BatchSchema(BatchSummarySchema):
     jobs = fields.List(fields.Nested(JobSchema))
 
 
+class LeftSchema(Schema):
+    id = fields.String()
+    detail = fields.String(metadata={"description": "Why it was not changed"})
+
+
 class RetriedSchema(BatchSchema):
     requeued = fields.Integer(metadata={"description": "Number of failed jobs that were retried"})
+    left = fields.List(fields.Nested(LeftSchema), metadata={"description": "Failed jobs for which your job limits leave no room"})
 
 
 class BatchListSchema(ListSchema):

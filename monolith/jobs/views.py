@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from monolith.db.engine import read_connection, read_session
 from monolith.db.models import Artefact, Document, Job
 from monolith.documents import queries
+from monolith.documents.actions import BulkResult
 from monolith.documents.submission import Submitted
 from monolith.jobs import schemas
 from monolith.runner.ledger import admission
@@ -25,6 +26,7 @@ from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring.waiting_reason import reasons_of_new, waiting_reason
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import view_of
+from monolith.web.security import signed_in
 
 RETRY_AFTER_S = "1"  # when to ask again for an accepted job or batch
 SUBMISSIONS = ("documents.Documents", "jobs.Jobs", "batches.Batches")
@@ -173,11 +175,16 @@ def accepted(submitted: Submitted, body: Any, status: int) -> Response:
 
 def add_headroom(response: Response) -> Response:
     """Add to each response to a submission how many more jobs the user may submit; nothing while the database is away."""
-    if request.method == "POST" and request.endpoint in SUBMISSIONS and current_user.is_authenticated:
+    if request.method == "POST" and request.endpoint in SUBMISSIONS and (user := signed_in()).is_authenticated:
         with suppress(OperationalError):
-            headroom = admission.headroom(current_user)
+            headroom = admission.headroom(user)
             response.headers.update(headroom.headers() if headroom else {})
     return response
+
+
+def left_views(result: BulkResult) -> list[dict[str, str]]:
+    """What a bulk action did not change, each with the reason."""
+    return [{"id": one, "detail": why} for one, why in result.skipped.items()]
 
 
 # ---- batches

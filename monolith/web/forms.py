@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from monolith.content.formatting import STATUS_WORDS, humanise
-from monolith.db.models import STATUSES
+from monolith.db.models import STATUSES, User
 from monolith.documents.queries import MAX_SEARCH
 from monolith.documents.submission import admin_params
 from monolith.errors import FieldError, Problem
@@ -69,11 +70,14 @@ def _kind(schema: dict[str, Any]) -> str:
     return {"integer": "number", "number": "number", "boolean": "switch"}.get(name, "none")
 
 
+def priorities(job_types: Iterable[JobType], user: User) -> tuple[str, ...]:
+    """The priorities that the user may choose for at least one of these job types, the most urgent first."""
+    return max((one.priorities_for(user) for one in job_types), key=len, default=("normal",))
+
+
 def read_specs(form: MultiDict[str, str]) -> list[Any]:
     """The specs of the selected jobs: {type, params, priority} for each."""
-    return [
-        {"type": name, "params": _read_params(name, form), "priority": form.get("priority") or "normal"} for name in form.getlist("job")
-    ]
+    return [{"type": name, "params": _read_params(name, form), "priority": form.get("priority") or None} for name in form.getlist("job")]
 
 
 def _read_params(type_name: str, form: MultiDict[str, str]) -> dict[str, Any]:

@@ -149,14 +149,21 @@ def _count_request() -> None:
         g.requests_remaining.check()
 
 
+def signed_in() -> User:
+    """The user of this request itself. `current_user` looks it up again for each of its attributes that is read."""
+    user: User = current_user._get_current_object()
+    return user
+
+
 def require_user() -> None:
     """Raises `Unauthorized` without a valid token or session, and `Forbidden` where the scope of a token or a viewer does not suffice."""
     secret = bearer()
-    if secret is None and not current_user.is_authenticated:
-        raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
     if secret is not None and not _sign_in_by(secret):
         raise Unauthorized("This token is unknown, expired or revoked. Create one with: python manage.py token create --email YOU")
-    if current_user.is_viewer and request.method not in SAFE and request.blueprint not in OWN_ACCOUNT:
+    user = signed_in()
+    if not user.is_authenticated:
+        raise Unauthorized("Send a token in the header 'Authorization: Bearer ...', or sign in.")
+    if user.is_viewer and request.method not in SAFE and request.blueprint not in OWN_ACCOUNT:
         raise Forbidden("Your access is read-only. Ask an admin to make this change.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -52,6 +53,12 @@ def run_job(caller: Caller, type: str = "trial_echo", **wanted: Any) -> str:
 def senders() -> list[str]:
     with read_session() as session:
         return list(session.scalars(select(Job.id).where(Job.type == "webhook", Job.status == "queued")))
+
+
+def sending() -> Counter[int]:
+    """How many deliveries of each user are being sent."""
+    with read_session() as session:
+        return Counter(session.scalars(select(Webhook.owner_id).join(Delivery).where(Delivery.state == "sending")))
 
 
 def deliver(times: int = 1) -> None:
@@ -322,9 +329,35 @@ def test_an_endpoint_that_fails_gets_two_at_a_time_and_holds_up_no_other(alice: 
         run_job(alice)
     run_job(bob)
     tick(WebhookTask())
-    with read_session() as session:
-        owners = list(session.scalars(select(Job.owner_id).where(Job.type == "webhook")))
-    assert (owners.count(alice.user.id), owners.count(bob.user.id)) == (2, 1)
+    assert sending() == {alice.user.id: 2, bob.user.id: 1}
+
+
+def test_a_host_that_hangs_leaves_threads_to_others_and_what_was_not_begun_in_time_spends_no_attempt(
+    alice: Caller, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_post.post, "__defaults__", (2.0,))
+    monkeypatch.setattr(webhook_type, "TURN_S", 1.0)
+    receiver.will(hang)
+    hanging = create(alice, receiver.url)
+    with Receiver() as works:
+        create(alice, works.url)
+        for _ in range(12):
+            run_job(alice)
+        deliver()
+        assert len(works.requests) == 12
+    assert len(receiver.requests) == webhook_type.HOST_AT_ONCE
+    attempts = Counter((one["status"], one["attempts"]) for one in deliveries(alice, hanging))
+    assert attempts == {("waiting", 1): webhook_type.HOST_AT_ONCE, ("waiting", 0): 12 - webhook_type.HOST_AT_ONCE}
+
+
+def test_what_a_batch_has_left_for_an_endpoint_that_is_gone_is_not_sent(alice: Caller, receiver: Receiver) -> None:
+    webhook = create(alice, receiver.url)
+    receiver.will(status(410))
+    for _ in range(20):
+        run_job(alice)
+    deliver()
+    assert len(receiver.requests) <= webhook_type.HOST_AT_ONCE
+    assert {one["status"] for one in deliveries(alice, webhook)} == {"failed"}
 
 
 def test_a_sender_that_ended_without_a_word_has_spent_an_attempt(alice: Caller, receiver: Receiver) -> None:
@@ -345,7 +378,7 @@ def test_two_senders_of_one_delivery_record_it_once(alice: Caller, receiver: Rec
     webhook = create(alice, receiver.url)
     run_job(alice)
     tick(WebhookTask())
-    stale = context.RunningJob(lifecycle.claim(senders()[0], "w")).delivery(deliveries(alice, webhook)[0]["id"])
+    (stale,) = context.RunningJob(lifecycle.claim(senders()[0], "w")).deliveries()
     deliver()
     with write_session() as session:
         session.execute(update(Delivery).values(state="delivered", sender_id=None))
@@ -385,6 +418,19 @@ def test_another_secret_key_sends_nothing_with_a_wrong_signature(
     secret = alice.post(f"{webhook['links']['self']}/rotate", json={"overlap_hours": 0}).json["secret"]
     deliver(2)
     receiver.requests[0].verified(secret)
+
+
+def test_a_secret_that_cannot_be_read_keeps_no_other_delivery_of_its_owner(
+    alice: Caller, receiver: Receiver, intray_settings: Callable[..., None]
+) -> None:
+    old = create(alice, receiver.url)
+    intray_settings(SECRET_KEY="another")
+    new = create(alice, receiver.url)
+    run_job(alice)
+    deliver()
+    assert [one.verified(new["secret"])["type"] for one in receiver.requests] == ["job.finished"]
+    (failed,) = deliveries(alice, old)
+    assert (failed["status"], failed["attempts"], "Rotate the secret" in failed["error"]) == ("waiting", 1, True)
 
 
 # ---- addresses

@@ -61,12 +61,12 @@ class Request(BaseHTTPRequestHandler):
 class Receiver:
     """Answers 204, or as the answers say that it was given, one after the other and the last for ever."""
 
-    def __init__(self, *answers: Respond) -> None:
+    def __init__(self, *answers: Respond, address: str = "127.0.0.1") -> None:
         self.requests: list[Received] = []
         self.over = threading.Event()
         self._answers = list(answers) or [status(204)]
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Request,), {"receiver": self}))
+        self._http = ThreadingHTTPServer((address, 0), type("Bound", (Request,), {"receiver": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}/hook"
 
     def will(self, *answers: Respond) -> None:

@@ -30,7 +30,7 @@ def test_it_prints_a_table_with_stock_rq_first(new_intray: NewIntray, command: s
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows[2].startswith("| stock rq worker") and "(1.0x)" in rows[2]
     assert any("our engine" in row for row in rows)
-    assert "Skipping the ledger: DATABASE_URL is not a PostgreSQL database" in done.stdout
+    assert any(row.startswith("| ours, with the ledger in SQLite") for row in rows)
 
 
 def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_intray: NewIntray) -> None:
@@ -44,8 +44,14 @@ def test_a_steady_load_is_told_with_what_it_took_and_whether_it_was_held(new_int
 def test_with_an_empty_postgresql_the_ledger_takes_part_and_is_left_empty(new_intray: NewIntray, postgresql_url: str) -> None:
     done = new_intray(DATABASE_URL=postgresql_url).manage("bench", "worker", "--passes", "1", *COMMANDS["worker"])
     assert done.returncode == 0, done.stderr
-    assert "| ours, with the ledger" in done.stdout
+    assert "| ours, with the ledger in PostgreSQL" in done.stdout
     assert rows_of(postgresql_url, "jobs") == rows_of(postgresql_url, "users") == 0
+
+
+def test_waits_are_measured_alone_and_beside_a_heavy_user(new_intray: NewIntray) -> None:
+    done = new_intray().manage("bench", "fair", "--passes", "1", "--seconds", "0.5", "--job-ms", "20", "--concurrency", "1", "--light", "4")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()[1:3]] == ["4 light users", "beside 1 heavy user"]
 
 
 def test_streams_are_measured_and_all_stay_open(new_intray: NewIntray) -> None:
@@ -90,7 +96,7 @@ WITH_NOTHING_SET = {
 
 
 def test_each_is_run_with_nothing_set() -> None:
-    assert {*COMMANDS, *WITH_NOTHING_SET, "load", "streams"} == set(commands.commands)
+    assert {*COMMANDS, *WITH_NOTHING_SET, "fair", "load", "streams"} == set(commands.commands)
 
 
 @pytest.mark.parametrize("command", WITH_NOTHING_SET)

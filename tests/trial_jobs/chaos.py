@@ -23,6 +23,7 @@ from monolith.job_types.registry import Job, fixed, job_type
 
 LONG = 120  # seconds: longer than any freeze, so that a frozen job does not run past its limit
 GIGABYTE = 1024**3
+LARGE = 200_000  # bytes; the socket to the hook process holds hardly more
 
 
 class Nothing(Schema):
@@ -31,6 +32,10 @@ class Nothing(Schema):
 
 class Seconds(Schema):
     seconds = fields.Float(load_default=0.0)
+
+
+class Until(Schema):
+    until = fields.String(load_default="")
 
 
 class Parent(Schema):
@@ -74,6 +79,23 @@ def chaos_steps(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     for step in range(steps):
         job.progress(100 * step / steps, f"step {step}")
         time.sleep(0.5)
+    return _apply_effects(job)
+
+
+@job_type(params=Until, takes="nothing", max_attempts=1, timeout=LONG)
+def chaos_large(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait until there is this file, if any is named, then leave nearly as much as goes through the worker's parent."""
+    _note_run(job)
+    _wait_until(params["until"])
+    return _apply_effects(job, LARGE)
+
+
+@job_type(params=Until, takes="nothing", max_attempts=1, timeout=LONG)
+def chaos_unrecordable(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait until there is this file, if any is named, then leave what no database takes: a file without a name."""
+    _note_run(job)
+    _wait_until(params["until"])
+    job.attach(None, b"", "text/plain")  # type: ignore[arg-type]
     return _apply_effects(job)
 
 
@@ -204,7 +226,12 @@ def _note_run(job: Any) -> None:
         os.close(file)
 
 
-def _apply_effects(job: Job) -> dict[str, Any]:
-    job.attach("effect.txt", job.id.encode(), "text/plain")
+def _wait_until(file: str) -> None:
+    while file and not Path(file).exists():
+        time.sleep(0.01)
+
+
+def _apply_effects(job: Job, size: int = 0) -> dict[str, Any]:
+    job.attach("effect.txt", job.id.encode().ljust(size), "text/plain")
     job.follow_up("chaos_effect", {"parent": job.id})
     return {"effect_of": job.id}

@@ -43,6 +43,12 @@ def trial_echo(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {"value": params["value"]}
 
 
+@job_type(params=Nothing, takes="nothing", timeout=20, highest_priority="critical")
+def trial_urgent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Be urgent: anyone may submit it as critical."""
+    return {}
+
+
 @job_type(params=Nothing, takes="nothing", max_attempts=2, backoff=fixed(0.1), timeout=20)
 def trial_raise(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Raise each time."""

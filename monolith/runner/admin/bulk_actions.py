@@ -20,6 +20,7 @@ from monolith.runner.admin import job_filter, trash
 from monolith.runner.admin.job_filter import Found, JobFilter
 from monolith.runner.ledger import audit, lifecycle
 from monolith.runner.ledger.audit import Actor
+from monolith.runner.ledger.lifecycle import Admission, unlimited
 from monolith.runner.queue import rq_queues
 
 STEP = 5000  # jobs in one transaction: about a second
@@ -113,6 +114,7 @@ def _requeue(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | No
 def requeue_jobs(
     job_ids: Sequence[str],
     *,
+    admission: Admission = unlimited,
     note: str | None = None,
     requeue_id: int | None = None,
     record: Callable[[Connection, int], None] = lambda connection, count: None,
@@ -124,17 +126,17 @@ def requeue_jobs(
     with read_session() as session:
         free = session.scalars(select(Job.id).where(Job.id.in_(job_ids), ~has_live_duplicate())).all()
     try:
-        return lifecycle.requeue_jobs(free, note=note, requeue_id=requeue_id, record=record)
+        return lifecycle.requeue_jobs(free, admission=admission, note=note, requeue_id=requeue_id, record=record)
     except lifecycle.DuplicateIsLive:  # of each other, or of a job that was submitted just now
-        requeued = sum(_requeue_one(job_id, note, requeue_id) for job_id in free)
+        requeued = sum(_requeue_one(job_id, admission, note, requeue_id) for job_id in free)
     with write_transaction() as connection:
         record(connection, requeued)
     return requeued
 
 
-def _requeue_one(job_id: str, note: str | None, requeue_id: int | None) -> int:
+def _requeue_one(job_id: str, admission: Admission, note: str | None, requeue_id: int | None) -> int:
     try:
-        return lifecycle.requeue_jobs([job_id], note=note, requeue_id=requeue_id)
+        return lifecycle.requeue_jobs([job_id], admission=admission, note=note, requeue_id=requeue_id)
     except lifecycle.DuplicateIsLive:
         return 0
 
@@ -147,10 +149,10 @@ def has_live_duplicate() -> ColumnElement[bool]:
 
 
 def _cancel(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | None) -> tuple[int, None]:
-    with write_transaction() as connection:
-        jobs = lifecycle.CANCEL.apply(connection=connection, job_ids=[one.id for one in found])
-        _record(connection, by, "cancel_jobs", len(jobs), criteria)
-    return len(jobs), None
+    def record(connection: Connection, count: int) -> None:
+        _record(connection, by, "cancel_jobs", count, criteria)
+
+    return lifecycle.cancel_jobs([one.id for one in found], record=record), None
 
 
 def _stop(criteria: JobFilter, found: Sequence[Found], by: Actor, _: int | None) -> tuple[int, None]:

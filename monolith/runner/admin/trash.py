@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from redis.exceptions import ConnectionError as RedisAway
-from sqlalchemy import JSON, String, and_, delete, func, or_, select, update
+from sqlalchemy import JSON, String, and_, delete, event, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column
 
 from monolith.db.engine import now, read_now, read_session, write_session
@@ -104,6 +104,7 @@ def move_to_trash(session: Session, cleaning_id: int, criteria: JobFilter, found
     waiting = [one.id for one in found if one.status not in OVER]
     over = [one.id for one in found if one.status in OVER]
     canceled = [job.id for job in CANCEL.apply("Moved to trash", connection=session.connection(), job_ids=waiting)] if waiting else []
+    event.listen(session, "after_commit", lambda _: rq_queues.withdraw(canceled), once=True)
     chosen = or_(Job.id.in_(canceled), and_(Job.id.in_(over), *criteria.guard(session)))
     moved = update(Job).where(chosen, Job.status.in_(OVER), Job.trash_id.is_(None)).values(trash_id=cleaning_id)
     return len(session.scalars(moved.returning(Job.id).execution_options(synchronize_session=False)).all())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    CTE,
     JSON,
     BindParameter,
     ClauseElement,
@@ -20,14 +21,17 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    any_,
     bindparam,
     cast,
+    func,
     insert,
     literal,
     select,
     type_coerce,
     update,
 )
+from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 
 from monolith.db.engine import PreparedStatement, get_engine, rows_of_json, storable, write_transaction
@@ -165,9 +169,11 @@ class Transition:
         params = [one for expression in expressions for one in iterate(expression) if isinstance(one, BindParameter) and not one.unique]
         types = {one.key: one.type for one in params}
         columns: list[Column[Any]] = [Column(name, Text if isinstance(type, JSON) else type) for name, type in types.items()]
-        given = rows_of_json("given", [*columns, Column("note", Text)], dialect)
+        given, constants = self._with_constants(rows_of_json("given", [*columns, Column("note", Text)], dialect))
 
         def from_row(element: Any, **options: Any) -> Any:
+            if isinstance(element, BindParameter) and element.key in constants:
+                return given.c[constants[element.key]]
             if not isinstance(element, BindParameter) or element.key not in types:
                 return None
             column = given.c[element.key]
@@ -180,5 +186,19 @@ class Transition:
             name: replacement_traverse(value, {}, from_row) if isinstance(value, ClauseElement) else value
             for name, value in self._values.items()
         }
-        returned = [*RETURNED, given.c.note] if dialect == "postgresql" else RETURNED
-        return update(_JOBS).where(*guard).values(**values).returning(*returned)
+        if dialect != "postgresql":
+            return update(_JOBS).where(*guard).values(**values).returning(*RETURNED)
+        guard.append(_JOBS.c.id == any_(func.array(select(given.c.job_id).scalar_subquery())))
+        return update(_JOBS).where(*guard).values(**values).returning(*RETURNED, given.c.note)
+
+    def _with_constants(self, given: FromClause) -> tuple[CTE, dict[str, str]]:
+        """The rows with the texts that the guard compares with as further columns, and the names of these by their parameter.
+
+        The database must find the jobs by their ids. If it knew that they are to be queued, it would read the index of all queued jobs
+        instead, and look for a pause of each: PostgreSQL takes 700 ms for 64 of 60,000.
+        """
+        found = (one for condition in self._guard for one in iterate(condition))
+        texts = [one for one in found if isinstance(one, BindParameter) and one.unique and isinstance(one.type, String)]
+        names = {one.key: f"text{place}" for place, one in enumerate(texts)}
+        asked = select(given, *(literal(one.value, String).label(names[one.key]) for one in texts))
+        return asked.cte("asked").prefix_with("MATERIALIZED"), names

@@ -6,7 +6,7 @@ Uses SQLAlchemy Core: the unit of work of an ORM session would take longer than 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
-from monolith.db.engine import now, rows_of_json
+from monolith.db.engine import PreparedStatement, get_engine, now, rows_of_json, write_transaction
 from monolith.db.models import Base, new_id
 from monolith.job_types.registry import JobType
 from monolith.runner.ledger.guarded_update import JobRecord
@@ -60,22 +60,38 @@ class JobSpec:
         }
 
 
-def insert_jobs(connection: Connection, specs: Iterable[JobSpec], **shared: Any) -> list[JobRecord]:
+def insert_jobs(specs: Iterable[JobSpec], *, connection: Connection | None = None, **shared: Any) -> list[JobRecord]:
     """Insert the jobs, one event `submitted` for each, and their number in the tally. Returns the rows in the order of `specs`.
 
-    `shared`: `owner_id`, `parent_id` and `request_id`, where all jobs have the same. Raises IntegrityError for a second live
-    unique job of the same content.
+    Without a `connection`, it is a transaction of its own. `shared`: `owner_id`, `parent_id` and `request_id`, where all jobs have
+    the same. Raises IntegrityError for a second live unique job of the same content.
     """
     rows = [one.row() for one in specs]
     if not rows:
         return []
     shared = {**dict.fromkeys(_SHARED), **shared}
     params = {**shared, "new": json.dumps([{**row, "place": place} for place, row in enumerate(rows)], allow_nan=False)}
+    returned = {job_id: times for job_id, *times in _insert(connection, params)}
+    return [_record(row, shared, *returned[row["id"]]) for row in rows]
+
+
+def _insert(connection: Connection | None, params: dict[str, Any]) -> Sequence[Any]:
+    """The columns `_GENERATED` of the new rows."""
+    if connection is None and get_engine().dialect.name == "postgresql":
+        return _prepared().run(**params)
+    if connection is None:
+        with write_transaction() as own:
+            return _insert(own, params)
     first, *others = _statements(connection.dialect.name)
-    returned = {job_id: times for job_id, *times in connection.execute(first, params)}
+    returned = connection.execute(first, params).all()
     for statement in others:
         connection.execute(statement, params)
-    return [_record(row, shared, *returned[row["id"]]) for row in rows]
+    return returned
+
+
+@cache
+def _prepared() -> PreparedStatement:
+    return PreparedStatement(*_statements("postgresql"))
 
 
 def _record(row: dict[str, Any], shared: dict[str, Any], created_at: float, queued_at: float | None, run_at: float | None) -> JobRecord:

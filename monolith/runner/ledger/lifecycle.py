@@ -71,7 +71,7 @@ def submit(
     specs: Sequence[JobSpec],
     *,
     before: Callable[[Connection], None] | None = None,
-    admission: Callable[[Connection], AbstractContextManager[object]] = nullcontext,
+    admission: Callable[[Connection | None], AbstractContextManager[object]] = nullcontext,
     rows: Sequence[Base] = (),
     request_id: str | None = None,
 ) -> list[JobRecord]:
@@ -81,15 +81,16 @@ def submit(
     all is inserted; `rows` are new rows of other tables to insert. Raises IntegrityError, with nothing inserted, for a second live
     unique job of the same content.
     """
-    with write_transaction(single_statement=not before and not rows) as connection:
-        if before:
+    # None: the insert of the jobs is the only statement, and a transaction of its own
+    with write_transaction() if before or rows else nullcontext() as connection:
+        if connection and before:
             before(connection)
         with admission(connection):
-            if rows:
+            if connection and rows:
                 with Session(connection, expire_on_commit=False) as session:
                     session.add_all(rows)
                     session.flush()
-            jobs = insert.insert_jobs(connection, specs, owner_id=owner_id, request_id=request_id)
+            jobs = insert.insert_jobs(specs, connection=connection, owner_id=owner_id, request_id=request_id)
     rq_queues.push(jobs)
     return jobs
 
@@ -169,6 +170,14 @@ def claims_of(worker: str, job_ids: Iterable[str]) -> list[tuple[str, int]]:
     held = select(Job.id, Job.claims).where(Job.id.in_(job_ids), Job.status == "started", Job.worker == worker)
     with read_connection() as connection:
         return [(job_id, number) for job_id, number in connection.execute(held)]
+
+
+def locked(job_ids: Iterable[str]) -> set[str]:
+    """Those of these jobs whose rows another transaction has locked. Waits for none of them."""
+    these = select(Job.id).where(Job.id.in_(job_ids))
+    with write_transaction() as connection:
+        free = set(connection.scalars(these.with_for_update(skip_locked=True, key_share=True)))
+        return set(connection.scalars(these)) - free
 
 
 def heartbeat_each(claims: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -463,8 +472,16 @@ class DuplicateIsLive(Conflict):
 
 def cancel(job_id: str) -> bool:
     """Cancel a job that has not started. False when it has, or is over."""
+    return bool(cancel_jobs([job_id]))
+
+
+def cancel_jobs(job_ids: Sequence[str], *, record: Callable[[Connection, int], None] = lambda connection, count: None) -> int:
+    """Cancel those of these jobs that have not started; returns how many. `record` is called in the same transaction with their number."""
     with write_transaction() as connection:
-        return bool(CANCEL.apply(connection=connection, job_ids=[job_id]))
+        jobs = CANCEL.apply(connection=connection, job_ids=list(job_ids))
+        record(connection, len(jobs))
+    rq_queues.withdraw([job.id for job in jobs])
+    return len(jobs)
 
 
 def stop(job_id: str) -> bool:
@@ -484,28 +501,39 @@ def stopped(job_id: str, number: int) -> bool:
     return bool(stopped)
 
 
-def requeue(job_id: str) -> bool:
-    """Queue a failed, stopped or cancelled job again, with all its attempts. False when it is none of these.
+Admission = Callable[[Connection, int], AbstractContextManager[object]]
 
-    Raises `DuplicateIsLive`.
+
+def unlimited(connection: Connection, jobs: int) -> AbstractContextManager[object]:
+    """The admission of jobs that admins requeue, and the clock on behalf of one."""
+    return nullcontext()
+
+
+def requeue(job_id: str, *, admission: Admission = unlimited) -> bool:
+    """Queue a failed, stopped or cancelled job again, with all its attempts and its priority. False when it is none of these.
+
+    `admission` as in `requeue_jobs`. Raises `DuplicateIsLive`.
     """
-    return bool(requeue_jobs([job_id]))
+    return bool(requeue_jobs([job_id], admission=admission))
 
 
 def requeue_jobs(
     job_ids: Sequence[str],
     *,
+    admission: Admission = unlimited,
     note: str | None = None,
     requeue_id: int | None = None,
     record: Callable[[Connection, int], None] = lambda connection, count: None,
 ) -> int:
     """Queue those of these jobs again that failed, were stopped or cancelled; returns how many. All or none.
 
-    `record` is called in the same transaction with their number; `requeue_id` is the retry of an error group they belong to.
-    Raises `DuplicateIsLive`, with nothing changed, where one of them is unique and has a live duplicate, be it another of them.
+    `admission` is entered first in the transaction, with the number of jobs, and may refuse all of them by raising: it holds the
+    limits of the user who acts. `record` is called in the same transaction with the number that was requeued; `requeue_id` is the
+    retry of an error group they belong to. Raises `DuplicateIsLive`, with nothing changed, where one of them is unique and has a
+    live duplicate, be it another of them.
     """
     try:
-        with write_transaction() as connection:
+        with write_transaction() as connection, admission(connection, len(job_ids)):
             jobs = REQUEUE.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
             record(connection, len(jobs))
     except IntegrityError:

@@ -55,7 +55,7 @@ class Outcome:
             connection.execute(insert(Artefact), rows)
         if self.decision and job.document_id:
             connection.execute(update(Document.__table__).where(Document.id == job.document_id).values(**self.decision))  # type: ignore[arg-type]
-        return insert_jobs(connection, self.follow_ups, owner_id=job.owner_id, parent_id=job.id, request_id=job.request_id)
+        return insert_jobs(self.follow_ups, connection=connection, owner_id=job.owner_id, parent_id=job.id, request_id=job.request_id)
 
 
 def result_json(result: Any) -> str:

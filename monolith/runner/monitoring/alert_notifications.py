@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from monolith.config import settings
 from monolith.content.formatting import rfc3339
 from monolith.db.engine import read_now, read_session, write_transaction
-from monolith.db.models import User, new_id
+from monolith.db.models import User
 from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
@@ -94,7 +94,7 @@ def _notification_jobs(changes: Sequence[Change]) -> NotificationJobs | None:
     found = NotificationJobs(admins[0].id, _emails(changes, settings().alert_email or [one.email for one in admins]), [])
     if settings().alert_webhook_url and (job_type := registry.discover().get("webhook")):
         for one in changes:
-            job = JobSpec(job_type, {"delivery": new_id()}, "critical")
+            job = JobSpec(job_type, priority="critical")
             found.jobs.append(job)
             found.deliveries.append(_delivery(one, job, moment))
     return found if found.jobs else None
@@ -158,7 +158,7 @@ def _delivery(change: Change, job: JobSpec, moment: float) -> Delivery:
     data: dict[str, Any] = asdict(change)
     kind = "alert.opened" if data.pop("is_open") else "alert.closed"
     body = json.dumps({"type": kind, "timestamp": rfc3339(moment), "data": data}, ensure_ascii=False, separators=(",", ":"))
-    return Delivery(id=job.params["delivery"], webhook_id=ENDPOINT_ID, type=kind, body=body, state="sending", sender_id=job.id)
+    return Delivery(webhook_id=ENDPOINT_ID, type=kind, body=body, state="sending", sender_id=job.id)
 
 
 def _upsert_endpoint(session: Session, owner_id: int) -> None:

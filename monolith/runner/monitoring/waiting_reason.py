@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import NamedTuple
 
 from redis import RedisError
-from sqlalchemy import func, literal, or_, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
@@ -147,12 +149,10 @@ def _about(seconds: float) -> str:
 
 
 def _place(session: Session, job: Job) -> int:
-    """The job's position in the queue: jobs of a higher priority, and older jobs of the same priority, come first."""
-    older = (Job.priority == job.priority) & (Job.queued_at < (job.queued_at or 0))
-    ahead = (
-        select(literal(1)).select_from(Job).where(Job.status == "queued", or_(Job.priority.in_(_higher_priorities(job.priority)), older))
-    )
-    return 1 + (session.scalar(select(func.count()).select_from(ahead.limit(COUNTED_TO).subquery())) or 0)
+    """The job's position in the queue: behind jobs of a higher priority, its owner's older ones, and as many of each other owner."""
+    older = (Job.status == "queued", Job.priority == job.priority, Job.owner_id == job.owner_id, Job.queued_at < (job.queued_at or 0))
+    own = session.scalar(select(func.count()).select_from(select(literal(1)).where(*older).limit(COUNTED_TO).subquery())) or 0
+    return queue_position().of(job, own)
 
 
 def _higher_priorities(priority: str) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def _higher_priorities(priority: str) -> tuple[str, ...]:
 def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
     """Why jobs that were accepted just now wait: one answer for each. They are last in the queue, so no query counts for each."""
     queued = [job for job in jobs if job.status == "queued"]
-    places = dict(zip((job.id for job in queued), queue_position().join([job.priority for job in queued]), strict=True))
+    places = dict(zip((job.id for job in queued), queue_position().join(queued), strict=True))
     reasons: list[str | None] = []
     for job in jobs:
         if job.id in places:
@@ -177,32 +177,71 @@ def reasons_of_new(jobs: Sequence[Job | JobRecord]) -> list[str | None]:
     return reasons
 
 
+class OwnersInLine:
+    """How many jobs of one priority each owner has waiting."""
+
+    def __init__(self, numbers: Mapping[int, int]) -> None:
+        self._numbers = dict(numbers)
+        self._ordered = sorted(numbers.values())
+        self._sums = [0, *itertools.accumulate(self._ordered)]
+        self._added: Counter[int] = Counter()  # since they were counted
+
+    def add(self, owner_id: int) -> int:
+        """One more job of this owner; returns how many of theirs are ahead of it."""
+        self._added[owner_id] += 1
+        return self._numbers.get(owner_id, 0) + self._added[owner_id] - 1
+
+    def ahead(self, owner_id: int, turns: int) -> int:
+        """How many jobs of the other owners run within so many turns."""
+        few = bisect_right(self._ordered, turns)
+        counted = self._sums[few] + turns * (len(self._ordered) - few) - min(self._numbers.get(owner_id, 0), turns)
+        return counted + sum(self._more(one, turns) for one in self._added if one != owner_id)
+
+    def _more(self, owner_id: int, turns: int) -> int:
+        counted = self._numbers.get(owner_id, 0)
+        return min(counted + self._added[owner_id], turns) - min(counted, turns)
+
+    def total(self) -> int:
+        return self._sums[-1] + self._added.total()
+
+
 class QueuePosition:
-    """The number of queued jobs by priority: counted once a second, plus those that this process has added since."""
+    """The number of queued jobs by priority and owner: counted once a second, plus those that this process has added since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers: Counter[str] = Counter()
+        self._in_line = {priority: OwnersInLine({}) for priority in rq_queues.PRIORITIES}
         self._counted_at = -math.inf
 
-    def join(self, priorities: Sequence[str]) -> list[int]:
-        """The positions of new jobs of these priorities, in this order. Their rows are committed already."""
-        if time.monotonic() - self._counted_at > COUNTED_FOR_S:
-            self._count(Counter(priorities))
+    def join(self, jobs: Sequence[Job | JobRecord]) -> list[int]:
+        """The positions of these new jobs, in this order. Their rows are committed already."""
+        self._refresh(Counter((job.priority, job.owner_id) for job in jobs))
         with self._lock:
-            return [self._place(priority) for priority in priorities]
+            return [self._position(job, self._in_line[job.priority].add(job.owner_id)) for job in jobs]
 
-    def _count(self, joining: Counter[str]) -> None:
+    def of(self, job: Job, own: int) -> int:
+        """The position of a job with so many older jobs of its owner ahead."""
+        self._refresh(Counter())
+        with self._lock:
+            return self._position(job, own)
+
+    def _refresh(self, joining: Counter[tuple[str, int]]) -> None:
+        if time.monotonic() - self._counted_at <= COUNTED_FOR_S:
+            return
         self._counted_at = time.monotonic()  # set first, so that other threads do not count too
+        queued = select(Job.priority, Job.owner_id, func.count()).where(Job.status == "queued").group_by(Job.priority, Job.owner_id)
         with read_connection() as connection:
-            found = connection.execute(select(Job.priority, func.count()).where(Job.status == "queued").group_by(Job.priority))
-            counted = Counter({row[0]: row[1] for row in found})
+            counted = Counter({(priority, owner_id): number for priority, owner_id, number in connection.execute(queued)})
+        numbers: dict[str, dict[int, int]] = {priority: {} for priority in rq_queues.PRIORITIES}
+        for (priority, owner_id), number in (counted - joining).items():
+            numbers[priority][owner_id] = number
+        in_line = {priority: OwnersInLine(of_owner) for priority, of_owner in numbers.items()}
         with self._lock:
-            self._numbers = counted - joining
+            self._in_line = in_line
 
-    def _place(self, priority: str) -> int:
-        self._numbers[priority] += 1
-        return self._numbers[priority] + sum(self._numbers[one] for one in _higher_priorities(priority))
+    def _position(self, job: Job | JobRecord, own: int) -> int:
+        higher = sum(self._in_line[priority].total() for priority in _higher_priorities(job.priority))
+        return 1 + higher + own + self._in_line[job.priority].ahead(job.owner_id, own)
 
 
 @cache

@@ -173,6 +173,8 @@ def work_alone(runner: JobRunner, death_penalty: Any) -> NoReturn:
     """Run one job after the other, forever. Ends every process that a job has left behind."""
 
     def limited(assignment: Assignment, perform: Callable[[], Any]) -> Any:
+        if assignment.claimed is not None:
+            return perform()  # the hooks hold a limit of their own
         with death_penalty(int(assignment.limit), JobTimeoutException, job_id=assignment.job_id):
             return perform()
 

@@ -102,7 +102,7 @@ class Child:
         """Send the task to the child. False when its inbox is full."""
         task.ticket = next(_tickets)
         task.slot = 0 if self.slots is None else min(set(range(self.slots)) - {one.slot for one in self.tasks.values()})
-        is_plain = task.is_plain and not task.is_large
+        is_plain = task.claimed is None and task.is_plain and not task.is_large
         assignment = (
             RUN,
             task.ticket,
@@ -113,7 +113,7 @@ class Child:
             task.taken_at.timestamp(),
             is_plain,
             task.limit,
-            task.fields if is_plain and task.claimed is None else {},
+            task.fields if is_plain else {},
             task.claim_number,
             task.claimed,
         )
@@ -203,7 +203,11 @@ class Pace:
     @property
     def depth(self) -> int:
         """How many tasks a child may hold."""
-        return max(1, min(MAX_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-6))))
+        return max(1, min(MAX_AHEAD, self.within(AHEAD_S)))
+
+    def within(self, seconds: float) -> int:
+        """How many tasks a child runs in this time."""
+        return int(seconds / max(self._mean_s, 1e-6))
 
 
 class Children:
@@ -302,21 +306,22 @@ class Children:
 
     def _send_backlog(self) -> None:
         unsent: deque[Task] = deque()
-        while self._backlog:
-            task = self._backlog.popleft()
-            child = self._child_for(task)
+        ordinary, depth = self._ordinary(), self._pace.depth
+        for task in self._backlog:
+            if self._is_io_bound(task):
+                child = self._child_for_io_bound()
+            else:
+                child = min(ordinary, key=lambda child: len(child.tasks), default=None)
+                child = child if child and len(child.tasks) < depth else None
             if child is None or not child.send(task):
                 unsent.append(task)
         self._backlog = unsent
 
-    def _child_for(self, task: Task) -> Child | None:
-        if self._is_io_bound(task):
-            if not self._free_io_bound_slots():
-                return None
-            free = [child for child in self._io_bound() if child.free_slots]  # the fullest is chosen: the others may end
-            return min(free, key=lambda child: child.free_slots) if free else self._start(self._options.io_bound_per_child)
-        child = min(self._ordinary(), key=lambda child: len(child.tasks), default=None)
-        return child if child and len(child.tasks) < self._pace.depth else None
+    def _child_for_io_bound(self) -> Child | None:
+        if not self._free_io_bound_slots():
+            return None
+        free = [child for child in self._io_bound() if child.free_slots]  # the fullest is chosen: the others may end
+        return min(free, key=lambda child: child.free_slots) if free else self._start(self._options.io_bound_per_child)
 
     def _is_io_bound(self, task: Task) -> bool:
         return task.io_bound and task.is_plain and task.job_id not in self._suspects
@@ -398,11 +403,18 @@ class Children:
                 self._kill(child, task, "stopped")
         self._take_back_blocked(BLOCKED_S)
         self._send_backlog()
-        return [] if any(self._is_io_bound(task) for task in self._backlog) else self._clear_backlog()
+        return [] if any(self._is_io_bound(task) for task in self._backlog) else self._clear_backlog(but=self._begun_soon())
 
-    def _clear_backlog(self) -> list[Task]:
-        unsent, self._backlog = list(self._backlog), deque()
-        return unsent
+    def _begun_soon(self) -> int:
+        """How many tasks of the backlog our children are expected to begin within BLOCKED_S."""
+        freed = [child for child in self._ordinary() if not any(time.monotonic() - one.started_at > BLOCKED_S for one in child.running())]
+        return len(freed) * self._pace.within(BLOCKED_S)
+
+    def _clear_backlog(self, but: int = 0) -> list[Task]:
+        """Remove and return the tasks of the backlog, but for so many that come first."""
+        tasks = list(self._backlog)
+        self._backlog = deque(tasks[:but])
+        return tasks[but:]
 
     def _kill(self, child: Child, task: Task, why: str) -> None:
         task.killed_because = why

@@ -33,7 +33,7 @@ Claim = tuple[str, int]  # a job's id and the number of its claim
 
 
 class Hooks(Protocol):
-    """The parent calls `why_refused`, and children call `run`. All others are called in the hook process, after `prepare`.
+    """The parent calls `why_refused`, and children call `run`. All others are called in the hook process.
 
     These take a list, what the parent has asked since the last call, and return the answer to each, or `LATER`.
     """
@@ -44,8 +44,11 @@ class Hooks(Protocol):
     def prepare(self) -> None:
         """Called first in every forked process: the parent's connections must not be used there."""
 
+    def prepare_hook_process(self) -> None:
+        """Called next in the hook process."""
+
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
-        """Run a claimed job. Returns how it ended, for `record`; empty when there is nothing to record any more."""
+        """Run a claimed job within its time limit. Returns how it ended, for `record`; empty when there is nothing to record any more."""
 
     def claim(self, job_ids: list[str]) -> Sequence[tuple[int, bytes] | str | None]:
         """Claim jobs: the number of the claim and what `run` gets; None for a job that must not run now."""
@@ -94,10 +97,11 @@ class HookProcess:
         self._worker = worker
         self._tickets = count(1)
         self._asked: dict[int, tuple[str, Task, Any]] = {}  # what was not answered yet, by ticket
+        self._claiming: set[str] = set()  # ids of the jobs whose claim is not answered
         self._unpacked: list[tuple[int, str, Any]] = []
         self._unsent = bytearray()
         self._heartbeat_at = 0.0
-        self._answered_at = 0.0  # or since when it owes no answer
+        self._owing_since = 0.0  # its last answer, or the question after that
         self._start()
 
     def _start(self) -> None:
@@ -114,6 +118,7 @@ class HookProcess:
                 self._close_inherited()
                 self._socket.close()
                 self._hooks.prepare()
+                self._hooks.prepare_hook_process()
                 _Server(self._hooks, self._hooks_socket, self._worker).serve()
             finally:
                 os._exit(1)
@@ -144,12 +149,16 @@ class HookProcess:
 
     def is_claiming(self, job_id: str) -> bool:
         """Whether a claim of this job was asked for and is not answered."""
-        return any(name == "claim" and task.job_id == job_id for name, task, _ in self._asked.values())
+        return job_id in self._claiming
 
     def ask(self, name: str, task: Task, argument: Any) -> None:
         """Have a hook called for this task. It is sent with the next `exchange`."""
+        if not self._asked:
+            self._owing_since = time.monotonic()
         ticket = next(self._tickets)
         self._asked[ticket] = name, task, argument
+        if name == "claim":
+            self._claiming.add(task.job_id)
         self._unpacked.append((ticket, name, argument))
 
     def ask_heartbeats(self) -> None:
@@ -167,16 +176,16 @@ class HookProcess:
             while received := self._socket.recv(PACKET):
                 self._received += received
         for answers in _frames(self._received):
-            self._answered_at = time.monotonic()
+            self._owing_since = time.monotonic()
             for ticket, value in answers:
                 name, task, _ = self._asked.pop(ticket)
+                if name == "claim":
+                    self._claiming.remove(task.job_id)
                 yield Answer(name, task, value)
-        if not self._asked:
-            self._answered_at = time.monotonic()
-        elif time.monotonic() > self._answered_at + FROZEN_S and is_frozen(self.pid):
+        if self._asked and time.monotonic() > self._owing_since + FROZEN_S and is_frozen(self.pid):
             self._worker.log.error("Worker %s: the hook process is frozen", self._worker.name)
             os.kill(self.pid, signal.SIGKILL)
-            self._answered_at = time.monotonic()
+            self._owing_since = time.monotonic()
         if self._has_died():
             self._worker.log.error("Worker %s: the hook process died", self._worker.name)
             self.close()
@@ -231,6 +240,8 @@ class _Server:
         self._worker = worker
         self._received = bytearray()
         self._waiting: list[tuple[int, str, Any]] = []  # ticket, name, argument
+        self._put_off: list[tuple[int, str, Any]] = []  # what was answered with `LATER`
+        self._retry_at = 0.0
         self._is_over = False
 
     def serve(self) -> NoReturn:
@@ -240,14 +251,17 @@ class _Server:
         os._exit(0)
 
     def _receive(self) -> None:
-        """Wait for something, and take all that has arrived."""
-        select.select([self._connection], [], [], RETRY_S if self._waiting else None)
+        """Wait for something, and take all that has arrived. What was put off comes again with it when it is time to."""
+        select.select([self._connection], [], [], max(0.0, self._retry_at - time.monotonic()) if self._put_off else None)
         with suppress(BlockingIOError):
             while received := self._connection.recv(PACKET, socket.MSG_DONTWAIT):
                 self._received += received
             self._is_over = True
         for asked in _frames(self._received):
             self._waiting += asked
+        if self._is_over or time.monotonic() >= self._retry_at:
+            self._waiting += self._put_off
+            self._put_off.clear()
 
     def _answer(self) -> None:
         asked, self._waiting = self._waiting, []
@@ -255,7 +269,10 @@ class _Server:
         for name in names:
             of_name = [one for one in asked if one[1] == name]
             answers = self._call(name, [argument for *_, argument in of_name])
-            self._waiting += [one for one, answer in zip(of_name, answers, strict=True) if answer == LATER]
+            if later := [one for one, answer in zip(of_name, answers, strict=True) if answer == LATER]:
+                if not self._put_off:
+                    self._retry_at = time.monotonic() + RETRY_S
+                self._put_off += later
             ready = [(ticket, answer) for (ticket, *_), answer in zip(of_name, answers, strict=True) if answer != LATER]
             if ready:
                 with suppress(ConnectionError):

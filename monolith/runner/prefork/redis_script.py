@@ -20,18 +20,22 @@ from monolith.runner.prefork.task import Ending, Task
 
 REFUSED_S = 7 * 24 * 3600  # how long a refused job is kept, as <prefix>:refused:<its id>
 MAX_SKIPPED = 100  # jobs without a free slot that one turn skips to find others
+MAX_STALE = 1000  # ids of jobs that are gone which one turn removes
+LONG_QUEUE, AT_ONCE = 10_000, 64  # of a queue of so many jobs, one turn takes few: each may be searched through the whole list
 
 # KEYS: the queues, in the order to take from them.
 # ARGV: prefix, worker, now as ISO and as epoch, the worker's ttl, the longest interval between heartbeats, the state to set,
 #       free slots for ordinary and for I/O-bound jobs, how many jobs without a free slot may be skipped, how many jobs to take
-#       from one queue in a row, the start of execution ids, for how long a refused job is kept,
-#       the number of endings, and for each: how, job, execution, queue, and for `finish` and `close`
-#       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
+#       from one queue in a row, the start of execution ids, for how long a refused job is kept, how many stale ids to remove,
+#       how long a long queue is, how many jobs to take from it at once,
+#       the number of endings, and for each: how, job, execution, queue, and for `finish`, `close` and `pass`
+#       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result (for `pass`, the job's meta).
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local free, free_io_bound, max_skipped = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local in_a_row, execution_start, refused_s = tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13])
+local in_a_row, execution_start, refused_s, max_stale = tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local long_queue, at_once = tonumber(ARGV[15]), tonumber(ARGV[16])
 local worker_key = prefix .. ':worker:' .. worker
 local executions_key = worker_key .. ':executions'
 
@@ -44,9 +48,9 @@ local function release(id, execution, queue)
   return true
 end
 
-local function finish(id, execution, queue, p)
+local function finish(id, execution, queue, p, result)
   local job, results = prefix .. ':job:' .. id, prefix .. ':results:' .. id
-  local ended, ended_epoch, started_epoch, ttl, result = ARGV[p], ARGV[p + 1], ARGV[p + 2], tonumber(ARGV[p + 4]), ARGV[p + 5]
+  local ended, ended_epoch, started_epoch, ttl = ARGV[p], ARGV[p + 1], ARGV[p + 2], tonumber(ARGV[p + 4])
   redis.call('HSET', job, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
   local entry = {'type', '1', 'worker_name', worker, 'execution_id', execution,
     'execution_started_at', started_epoch, 'execution_ended_at', ended_epoch}
@@ -73,43 +77,78 @@ local function refuse(job, id)
 end
 
 -- Tested by a command that writes: a key that a script reads is tracked until it changes, and this one might never change.
-local function has_dependents(job)
-  local key = job .. ':dependents'
+local function is_there(key)
   if redis.call('EXPIRE', key, 86400) == 0 then return false end
   redis.call('PERSIST', key)
   return true
 end
 
-local function is_ours(job)
-  local fields = redis.call('HMGET', job, 'status', 'worker_name')
-  return fields[1] == 'started' and fields[2] == worker
+-- What the meta of a job says: whether it is I/O-bound, and its share.
+local function read_meta(meta)
+  if not meta then return 0, nil end
+  -- The key `waits` is the old name of `io_bound`, accepted for one release.
+  local io_bound = string.find(meta, 'io_bound', 1, true) or string.find(meta, 'waits', 1, true)
+  return io_bound and 1 or 0, string.match(meta, '"share":%s*(%d+)')
 end
 
-local p = 15
+local function shares_key(queue, io_bound)
+  return prefix .. ':shares:' .. queue .. (io_bound == 1 and ':io_bound' or ':ordinary')
+end
+
+-- A command on a key of the shares. One that somebody has filled with something else is deleted: the queue's list has all jobs.
+local function on_shares(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  redis.call('DEL', key)
+end
+
+-- The job did not run: its share gets the turn back.
+local function return_turn(queue, meta)
+  local io_bound, share = read_meta(meta)
+  if share then on_shares('ZADD', shares_key(queue, io_bound), 'XX', 'INCR', -1, share) end
+end
+
+-- Put a job back in front. Its share gets the turn back.
+local function put_back(id, queue, meta)
+  redis.call('LPUSH', prefix .. ':queue:' .. queue, id)
+  local io_bound, share = read_meta(meta)
+  if share then
+    on_shares('LPUSH', shares_key(queue, io_bound) .. ':' .. share, id)
+    on_shares('ZINCRBY', shares_key(queue, io_bound), -1, share)
+  end
+end
+
+local p = 18
 local late, done, seconds = {}, 0, 0
-for _ = 1, tonumber(ARGV[14]) do
+for _ = 1, tonumber(ARGV[17]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
-  if how == 'finish' or how == 'close' then
-    if how == 'close' then redis.call('DEL', job .. ':dependents') end
-    if how == 'finish' and has_dependents(job) then
+  if how == 'finish' or how == 'close' or how == 'pass' then
+    if how ~= 'finish' then redis.call('DEL', job .. ':dependents') end
+    if how == 'finish' and is_there(job .. ':dependents') then
       late[#late + 1] = execution
-    elseif release(id, execution, queue) and redis.call('EXISTS', job) == 1 then
-      finish(id, execution, queue, p)
-      done = done + 1
-      seconds = seconds + tonumber(ARGV[p + 3])
+    elseif release(id, execution, queue) then
+      if how == 'pass' then return_turn(queue, ARGV[p + 5]) end
+      if redis.call('EXISTS', job) == 1 then
+        finish(id, execution, queue, p, how == 'pass' and '' or ARGV[p + 5])
+        done = done + 1
+        seconds = seconds + tonumber(ARGV[p + 3])
+      end
     end
     p = p + 6
   elseif how == 'refuse' then
     release(id, execution, queue)
     refuse(job, id)
-  elseif release(id, execution, queue) and is_ours(job) then
-    if how == 'requeue' then
-      redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
-      redis.call('LPUSH', prefix .. ':queue:' .. queue, id)
-    else
-      redis.call('DEL', job)
+  elseif release(id, execution, queue) then
+    local fields = redis.call('HMGET', job, 'status', 'worker_name', 'meta')
+    if fields[1] == 'started' and fields[2] == worker then
+      if how == 'requeue' then
+        redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
+        put_back(id, queue, fields[3])
+      else
+        redis.call('DEL', job)
+      end
     end
   end
 end
@@ -134,38 +173,143 @@ local function start(k, id, fields, io_bound)
   redis.call('SADD', executions_key, composite)
   redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
   redis.call('PERSIST', job)
-  taken[#taken + 1] = {k, id, execution, io_bound, has_dependents(job) and 1 or 0, fields}
+  taken[#taken + 1] = {k, id, execution, io_bound, is_there(job .. ':dependents') and 1 or 0, fields}
 end
 
--- Reads the length last, so that Redis reports the next change of the queue.
+-- Shares: the jobs of a queue that name a share (in their meta) are taken by turns, one of each share. A queue's list holds all its
+-- jobs, as RQ has it. Beside it, for each kind of slot, are the list of each share's jobs and a sorted set of the shares by their
+-- next turn (start-time fair queueing: Goyal, Vin and Cheng, 1996): each job taken puts its share one turn behind, and a share that
+-- had nothing waiting joins at the current turn. What the queue's list no longer holds is stale and costs no turn. Only commands
+-- that write are used: Redis would report the next change of what is read, as it does with queues.
+
+-- Enter the oldest job of the queue where it is missing, because RQ's own code and older workers know nothing of shares, or a push
+-- was cut off. Among shares, jobs that name none are a share of their own.
+local function enter_oldest(k, queue)
+  for _ = 1, max_stale do
+    local id = redis.call('LINDEX', KEYS[k], 0)
+    if not id then return end
+    local job = prefix .. ':job:' .. id
+    local meta = redis.pcall('HGET', job, 'meta')
+    if type(meta) == 'table' then return end
+    if meta or redis.call('EXISTS', job) == 1 then
+      local io_bound, share = read_meta(meta)
+      local shares = shares_key(queue, io_bound)
+      if not share and not is_there(shares) then return end
+      share = share or '-'
+      on_shares('LREM', shares .. ':' .. share, 1, id)
+      on_shares('LPUSH', shares .. ':' .. share, id)
+      on_shares('ZADD', shares, 'NX', 0, share)
+      return
+    end
+    redis.call('LPOP', KEYS[k])
+  end
+end
+
+-- Whether the job can be started as one of this kind. Takes its id from the list, which is searched through where it is gone.
+local function take_id(k, id, fields, io_bound)
+  local meta = nil
+  for i = 1, #fields, 2 do
+    if fields[i] == 'meta' then meta = fields[i + 1] end
+  end
+  return read_meta(meta) == io_bound and redis.call('LREM', KEYS[k], 1, id) > 0
+end
+
+-- Returns how many jobs were taken, and whether stale ids may be left.
+local function take_by_shares(k, queue, io_bound, most)
+  if most <= 0 then return 0, false end
+  local shares = shares_key(queue, io_bound)
+  local turn_key = shares .. ':turn'
+  local found, stale, turn = 0, 0, nil
+  while found < most and stale < max_stale do
+    local next_share = on_shares('ZPOPMIN', shares) or {}
+    local share, at = next_share[1], tonumber(next_share[2])
+    if not share then break end
+    turn = turn or tonumber(on_shares('INCRBYFLOAT', turn_key, 0) or 0)
+    local id = on_shares('LPOP', shares .. ':' .. share)
+    if id then
+      local fields = redis.pcall('HGETALL', prefix .. ':job:' .. id)
+      if #fields == 0 then
+        stale = stale + 1
+      elseif take_id(k, id, fields, io_bound) then
+        turn = math.max(at, turn)
+        at = turn + 1
+        start(k, id, fields, io_bound)
+        found = found + 1
+      else
+        stale = stale + max_stale / 20
+      end
+      on_shares('ZADD', shares, string.format('%.0f', at), share)
+    end
+  end
+  if found > 0 then redis.call('SET', turn_key, string.format('%.0f', turn)) end
+  return found, stale >= max_stale
+end
+
+-- Take what no share holds, in the order of the list.
 local more, more_io_bound, unscanned = 0, 0, 0
-local function take_from(k, most)
+local function take_in_order(k, most)
   local place, skipped, found = 0, 0, 0
   while found < most and free + free_io_bound > 0 and skipped <= max_skipped do
     local id = redis.call('LINDEX', KEYS[k], place)
     if not id then return found end
     local job = prefix .. ':job:' .. id
     local meta = redis.pcall('HGET', job, 'meta')
-    local is_invalid = type(meta) == 'table' -- an error: the key holds no hash
-    local io_bound = 0
-    -- The key `waits` is the old name of `io_bound`, accepted for one release.
-    if not is_invalid and meta and (string.find(meta, 'io_bound', 1, true) or string.find(meta, 'waits', 1, true)) then io_bound = 1 end
-    if is_invalid then
+    if type(meta) == 'table' then -- an error: the key holds no hash
       if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
       refuse(job, id)
-    elseif (io_bound == 1 and free_io_bound or free) > 0 then
-      if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
-      local fields = redis.call('HGETALL', job)
-      if #fields > 0 then
-        start(k, id, fields, io_bound)
-        found = found + 1
-        if io_bound == 1 then free_io_bound = free_io_bound - 1 else free = free - 1 end
-      end
     else
-      if io_bound == 1 then more_io_bound = 1 else more = 1 end
-      place = place + 1
-      skipped = skipped + 1
-      if max_skipped == 0 then unscanned = 1 end
+      local io_bound = read_meta(meta)
+      if (io_bound == 1 and free_io_bound or free) > 0 then
+        if place == 0 then redis.call('LPOP', KEYS[k]) else redis.call('LREM', KEYS[k], 1, id) end
+        local fields = redis.call('HGETALL', job)
+        if #fields > 0 then
+          start(k, id, fields, io_bound)
+          found = found + 1
+          if io_bound == 1 then free_io_bound = free_io_bound - 1 else free = free - 1 end
+        end
+      else
+        if io_bound == 1 then more_io_bound = 1 else more = 1 end
+        place = place + 1
+        skipped = skipped + 1
+        if max_skipped == 0 then unscanned = 1 end
+      end
+    end
+  end
+  return found
+end
+
+-- Nothing waits, so nobody has a turn.
+local function forget_shares(queue)
+  for io_bound = 0, 1 do
+    local shares = shares_key(queue, io_bound)
+    local left = on_shares('ZPOPMIN', shares, max_stale) or {}
+    for i = 1, #left, 2 do redis.call('DEL', shares .. ':' .. left[i]) end
+    redis.call('DEL', shares .. ':turn')
+  end
+end
+
+-- Reads the length last, so that Redis reports the next change of the queue.
+local is_enough = false -- of one turn: the rest is for the next
+local function take_from(k, most)
+  local queue = string.sub(KEYS[k], #prefix + 8)
+  local length = redis.call('LLEN', KEYS[k])
+  if length == 0 then
+    forget_shares(queue)
+    return 0
+  end
+  local found = 0
+  if free + free_io_bound > 0 then
+    local is_long = length > long_queue and most > at_once
+    if is_long then most = at_once end
+    enter_oldest(k, queue)
+    local ordinary, is_stale = take_by_shares(k, queue, 0, math.min(most, free))
+    local io_bound, is_stale_too = take_by_shares(k, queue, 1, math.min(most - ordinary, free_io_bound))
+    free, free_io_bound = free - ordinary, free_io_bound - io_bound
+    found = ordinary + io_bound
+    if is_stale or is_stale_too or (is_long and found == most) then
+      is_enough, more, more_io_bound = true, 1, 1
+    else
+      found = found + take_in_order(k, most - found)
     end
   end
   redis.call('LLEN', KEYS[k])
@@ -178,7 +322,7 @@ if is_suspended == 0 then
   repeat
     found = 0
     for k = 1, #KEYS do found = found + take_from(k, in_a_row) end
-  until found == 0 or free + free_io_bound <= 0
+  until found == 0 or is_enough or free + free_io_bound <= 0
   if free + free_io_bound <= 0 then more, more_io_bound = 1, 1 end
 end
 
@@ -252,15 +396,16 @@ class RedisScript:
         arguments: list[str | bytes | int | float] = [RQ_KEY_PREFIX, self._worker, utcformat(moment), moment.timestamp()]
         arguments += [self._ttl, self._monitoring_s, state, max(0, free.ordinary), max(0, free.io_bound)]
         arguments += [MAX_SKIPPED if skips else 0, in_a_row]
-        arguments += [os.urandom(14).hex(), REFUSED_S, len(endings)]
+        arguments += [os.urandom(14).hex(), REFUSED_S, MAX_STALE, LONG_QUEUE, AT_ONCE, len(endings)]
         for ending in endings:
             task = ending.task
             arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
-            if ending.how in ("finish", "close"):
+            if ending.how in ("finish", "close", "pass"):
                 ended_at = ending.ended_at or moment
                 ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
                 arguments += [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp()]
-                arguments += [(ended_at - task.taken_at).total_seconds(), ttl, ending.result]
+                result = task.fields.get(b"meta", b"") if ending.how == "pass" else ending.result
+                arguments += [(ended_at - task.taken_at).total_seconds(), ttl, result]
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
         tasks = []
         for number, job_id, execution_id, io_bound, has_dependents, flat in taken:

@@ -92,6 +92,7 @@ class PreforkWorker(Worker):
         self._grace_ends_at = 0.0
         self._limits_at = self._beat_at = self._report_at = 0.0
         self._idle_since = time.monotonic()
+        self._repeated: dict[str, list[Task]] = {}  # messages that came again while the claim of their job is not answered
         self._connections = Connections(self.connection, self.pubsub_channel_name)
         ttl = self.worker_ttl + 60
         script = RedisScript(self._connections.client, self.name, ttl, self.job_monitoring_interval, self.default_result_ttl)
@@ -176,7 +177,8 @@ class PreforkWorker(Worker):
 
     def _held_tasks(self) -> list[Task]:
         """All tasks that were taken and whose end is not written."""
-        return [*self._children.tasks, *(self._hook_process.tasks if self._hook_process else ())]
+        asked = self._hook_process.tasks if self._hook_process else ()
+        return [*self._children.tasks, *asked, *(task for tasks in self._repeated.values() for task in tasks)]
 
     def _return_jobs(self) -> None:
         """Give unstarted jobs back to their queues; after the grace period, kill the running ones."""
@@ -241,7 +243,7 @@ class PreforkWorker(Worker):
             return
         for task in tasks:
             if self._hook_process.is_claiming(task.job_id):
-                self._redis.end("requeue", task)  # its message came twice, or was pushed again before the answer was read
+                self._repeated.setdefault(task.job_id, []).append(task)
             else:
                 self._children.expect(task)
                 self._hook_process.ask("claim", task, task.job_id)
@@ -339,17 +341,17 @@ class PreforkWorker(Worker):
         """Ask the hooks, and go on with what they have answered."""
         if self._hook_process:
             self._hook_process.ask_heartbeats()
-            for answer in self._hook_process.exchange():
-                self._go_on(answer)
+            self._children.assign([task for answer in self._hook_process.exchange() for task in self._go_on(answer)])
 
     def _claimed_tasks(self) -> list[Task]:
         return [task for task in self._held_tasks() if task.claimed is not None]
 
-    def _go_on(self, answer: Answer) -> None:
+    def _go_on(self, answer: Answer) -> list[Task]:
+        """Go on with the task that was answered. Returns it where it is to be started."""
         task = answer.task
         match answer.name:
             case "claim":
-                self._claimed(task, answer.value)
+                return self._claimed(task, answer.value)
             case "heartbeat" if not answer.value:
                 self._children.kill_taken(task)
             case "record":
@@ -358,19 +360,22 @@ class PreforkWorker(Worker):
                 self._redis.end("requeue", task)
             case "lost" | "interrupted" | "stopped":
                 self._redis.end("drop", task)
+        return []
 
-    def _claimed(self, task: Task, claim: tuple[int, bytes] | None) -> None:
-        """Start a task that was claimed. One that must not run ends: its message came twice, or what it waits for pushes it again."""
+    def _claimed(self, task: Task, claim: tuple[int, bytes] | None) -> list[Task]:
+        """The task if it may start. Otherwise it ends: its message came twice, or what it waits for pushes it again, or it was stopped."""
+        for repeated in self._repeated.pop(task.job_id, ()):
+            self._redis.end("requeue", repeated)
         if claim is None:
             self._children.withdraw(task)
-            self._redis.end("close", task)
-            return
+            self._redis.end("pass", task)
+            return []
         task.claim_number, task.claimed = claim
         if task.killed_because:
             self._children.withdraw(task)
             self._record(TaskOutcome(task.killed_because, task))
-        else:
-            self._children.assign([task])
+            return []
+        return [task]
 
     def _record_as_rq(self, outcome: TaskOutcome) -> None:
         """Without hooks: record in Redis what RQ's own parent process records."""

@@ -1,10 +1,10 @@
-"""A delivery as the job that sends it sees it, and the record of its outcome."""
+"""The deliveries of a sender as that job sees them, and the record of their outcomes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from monolith.db.engine import now, read_now, read_session, storable, write_session
@@ -18,15 +18,22 @@ class RunningDelivery:
     def __init__(self, row: Delivery, moment: float) -> None:
         self.id = row.id
         self.type = row.type
+        self.endpoint_id = row.webhook_id
         self.url = row.webhook.url
+        self.host = row.webhook.host or row.webhook.url
         self.body = row.body
-        self.secrets = secrets_of(row.webhook.secret, moment)
         self.timestamp = int(moment)
         self.attempts = row.attempts
         self.failing_s = moment - (row.webhook.failing_since or moment)
         self.owner_email = row.webhook.owner.email
-        self._webhook_id = row.webhook_id
+        self._secret = row.webhook.secret
+        self._moment = moment
         self._sender_id = row.sender_id
+
+    @property
+    def secrets(self) -> list[str]:
+        """The secrets that sign this attempt, newest first. Raises `Conflict` if they cannot be decrypted."""
+        return secrets_of(self._secret, self._moment)
 
     def record(self, *, is_delivered: bool, again_in: float | None = None, disable: str | None = None, **response: Any) -> bool:
         """Record the outcome of this attempt. True if that disabled the endpoint.
@@ -34,23 +41,33 @@ class RunningDelivery:
         `again_in`: seconds until the next attempt, None for none. `disable`: the reason to disable the endpoint. `response`:
         response_status, response_text, error, duration. Nothing is recorded if the delivery now belongs to another job.
         """
-        ours = (Delivery.id == self.id, Delivery.state == "sending", Delivery.sender_id == self._sender_id)
+        ours = (Delivery.id == self.id, *_sent_by(self._sender_id))
         with write_session() as session:
             recorded = update(Delivery).where(*ours).values(**_outcome(is_delivered, again_in, response)).returning(Delivery.id)
             if session.scalar(recorded) is None:
                 return False
-            _update_health(session, self._webhook_id, is_delivered)
-            return disable is not None and disable_endpoint(session, self._webhook_id, disable)
+            _update_health(session, self.endpoint_id, is_delivered)
+            return disable is not None and disable_endpoint(session, self.endpoint_id, disable)
 
 
-def load(delivery_id: str, sender_id: str) -> RunningDelivery | None:
-    """The delivery, if it belongs to this job and its endpoint is enabled. Raises `Conflict` if its secret cannot be decrypted."""
-    ours = (Delivery.id == delivery_id, Delivery.state == "sending", Delivery.sender_id == sender_id)
+def load(sender_id: str) -> list[RunningDelivery]:
+    """The deliveries that this job has to send to endpoints that are enabled, the longest due first."""
     whole = joinedload(Delivery.webhook)
-    query = select(Delivery).where(*ours).options(whole.joinedload(Webhook.secret), whole.joinedload(Webhook.owner))
+    query = select(Delivery).where(*_sent_by(sender_id)).options(whole.joinedload(Webhook.secret), whole.joinedload(Webhook.owner))
     with read_session() as session:
-        row = session.scalar(query)
-        return RunningDelivery(row, read_now(session)) if row and row.webhook.enabled else None
+        moment = read_now(session)
+        return [RunningDelivery(row, moment) for row in session.scalars(query.order_by(Delivery.due_at)) if row.webhook.enabled]
+
+
+def give_back(sender_id: str, delivery_ids: list[str]) -> None:
+    """Let deliveries that this job has not begun to send wait again, as they did before. No attempt is spent."""
+    unsent = update(Delivery).where(*_sent_by(sender_id), Delivery.id.in_(delivery_ids))
+    with write_session() as session:
+        session.execute(unsent.values(state="waiting", sender_id=None))
+
+
+def _sent_by(sender_id: str | None) -> tuple[ColumnElement[bool], ...]:
+    return Delivery.state == "sending", Delivery.sender_id == sender_id
 
 
 def secrets_of(secret: SigningSecret, moment: float) -> list[str]:

@@ -45,7 +45,7 @@ def submit(connection: Connection, begin: int, end: int) -> list[JobRecord]:
     jobs: list[JobRecord] = []
     for (owner_id, email), ends in of_owner.items():
         params = job_type.load_params({"to": [email], **_letter(ends)}, has_document=False)
-        jobs += insert.insert_jobs(connection, [JobSpec(job_type, params, "low")], owner_id=owner_id)
+        jobs += insert.insert_jobs([JobSpec(job_type, params, "low")], connection=connection, owner_id=owner_id)
     return jobs
 
 

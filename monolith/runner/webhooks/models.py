@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, false, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from monolith.db.engine import now
 from monolith.db.models import Base, User, new_id
@@ -13,6 +15,7 @@ PROGRESS = "job.progress"
 EVENTS = (PROGRESS, *ENDINGS.values())
 TEST_EVENT = "webhook.test"
 STATES = ("waiting", "sending", "delivered", "failed")
+HOST_LENGTH = 260
 _ONE_SHARED = text("is_shared")
 _PENDING = text("state IN ('waiting', 'sending')")
 
@@ -48,6 +51,7 @@ class Webhook(Base):
     job_id: Mapped[str | None] = mapped_column(String(36), index=True)
     secret_id: Mapped[str] = mapped_column(ForeignKey("signing_secrets.id"), index=True)
     url: Mapped[str] = mapped_column(String(2048))
+    host: Mapped[str | None] = mapped_column(String(HOST_LENGTH))  # of the URL, with its port
     events: Mapped[list[str]]
     disabled_at: Mapped[float | None]
     disabled_reason: Mapped[str | None] = mapped_column(String(300))
@@ -60,10 +64,22 @@ class Webhook(Base):
 
     __table_args__ = (Index("webhooks_of_owner", "owner_id", "created_at", "id"),)
 
+    @validates("url")
+    def _set_host(self, _: str, url: str) -> str:
+        self.host = _host_of(url)
+        return url
+
     @property
     def enabled(self) -> bool:
         """Whether deliveries are sent to it."""
         return self.disabled_at is None
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()[:HOST_LENGTH]
+    except ValueError:  # ALERT_WEBHOOK_URL is not validated; the delivery says what is wrong with it
+        return url[:HOST_LENGTH]
 
 
 class Delivery(Base):
@@ -77,7 +93,7 @@ class Delivery(Base):
     job_id: Mapped[str | None] = mapped_column(String(36), index=True)
     body: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(10), default="waiting")
-    sender_id: Mapped[str | None] = mapped_column(String(36))  # the job that sends it now
+    sender_id: Mapped[str | None] = mapped_column(String(36))  # the job that sends it now, with others
     attempts: Mapped[int] = mapped_column(default=0)
     due_at: Mapped[float | None] = mapped_column(default=now())
     response_status: Mapped[int | None]

@@ -17,6 +17,7 @@ from monolith import aliases
 from monolith.db.engine import now, read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
+from monolith.job_types.interface import Delivery
 from monolith.runner.ledger import search
 from monolith.runner.ledger.guarded_update import MAX_NOTE
 from monolith.runner.ledger.lifecycle import Claim, running
@@ -136,9 +137,13 @@ class RunningJob:
         """Record a decision on the document, in the transaction of the result."""
         self.outcome.decide(route, decision, score)
 
-    def delivery(self, delivery_id: str) -> RunningDelivery | None:
-        """The webhook delivery that this job sends. None if another job has taken over the delivery."""
-        return delivery.load(delivery_id, self.id)
+    def deliveries(self) -> list[RunningDelivery]:
+        """The webhook deliveries that this job sends. Those that it has recorded are not among them."""
+        return delivery.load(self.id)
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Let these webhook deliveries, which this job has not begun to send, be sent by another."""
+        delivery.give_back(self.id, [one.id for one in deliveries])
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         """Add to the LLM cost of this job and of its owner today. Raises `Overtaken`, but only after recording: the money is spent."""

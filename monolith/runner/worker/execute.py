@@ -40,16 +40,20 @@ class TimedOut(BaseException):
     """The attempt exceeded its time limit. Derived from BaseException, so that no `except Exception` of a job type catches it."""
 
 
-def run(job_id: str) -> None:
-    """Run one job. The only function that messages name; a message that arrives twice does nothing."""
+def run(job_id: str) -> bool:
+    """Run one job, and return whether it could be claimed: a message that arrives twice does nothing.
+
+    The only function that messages name.
+    """
     claim = lifecycle.claim(job_id, worker=worker_name())
     if claim is None:
         log.info("message_ignored", job_id=job_id)
-        return
+        return False
     with heartbeat(claim):
         ending = perform(claim)
         if ending:
             record_until_back(ending)
+    return True
 
 
 def worker_name() -> str:

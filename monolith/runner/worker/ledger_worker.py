@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import structlog
@@ -16,7 +17,8 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
-from monolith.db.engine import get_engine, is_reachable, read_session
+from monolith.db import postgresql_session
+from monolith.db.engine import get_engine, read_session
 from monolith.db.models import Job
 from monolith.job_types import registry
 from monolith.job_types.registry import fixed
@@ -27,7 +29,7 @@ from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome, has_on_failure
 from monolith.runner.prefork import options
 from monolith.runner.prefork.hooks import LATER
-from monolith.runner.prefork.task import MAX_SENT
+from monolith.runner.prefork.task import MAX_SENT, Task
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
 from monolith.runner.worker import execute, transfer
@@ -36,8 +38,10 @@ from monolith.runner.worker.rq_message import Message, why_refused
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
+LOCK_WAIT_S = 2.0  # how long a batch waits for a row that somebody has locked
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
+Hook = Callable[[list[Any]], Sequence[Any]]
 log = structlog.get_logger()
 
 
@@ -49,12 +53,17 @@ class LedgerHooks:
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._failing: dict[tuple[str, int], float] = {}  # endings that the ledger does not take, and since when
+        self._locked: set[str] = set()  # jobs whose rows somebody else had locked
 
     def prepare(self) -> None:
         """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
         rq_queues.connection.cache_clear()
         rq_queues.queue.cache_clear()
         execute.sends_heartbeats = False
+
+    def prepare_hook_process(self) -> None:
+        """A row that somebody has locked must not hold up all other jobs of the worker."""
+        postgresql_session.limit_lock_waits(LOCK_WAIT_S)
 
     # ---- in a child
 
@@ -75,21 +84,13 @@ class LedgerHooks:
 
     def claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
         """Claim jobs in one statement. None for those that are not queued, or paused."""
-        try:
-            claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
-        except OperationalError as error:
-            return self._one_by_one(self.claim, job_ids, error)
+        return self._ask(self._claim, job_ids)
+
+    def _claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
+        claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
         for job_id in set(job_ids) - claims.keys():
             log.info("message_ignored", job_id=job_id)
         return [self._packed(claims.get(job_id)) for job_id in job_ids]
-
-    @staticmethod
-    def _one_by_one(ask: Callable[[list[Any]], list[Any]], asked: list[Any], error: OperationalError) -> list[Any]:
-        """Ask again for each alone: a row may be locked. `LATER` for all while the database is away."""
-        log.warning("database_away", error=str(error.orig))
-        if len(asked) == 1 or not is_reachable():
-            return [LATER for _ in asked]
-        return [answer for one in asked for answer in ask([one])]
 
     @staticmethod
     def _packed(claim: Claim | None) -> tuple[int, bytes] | None:
@@ -100,11 +101,11 @@ class LedgerHooks:
 
     def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
         """Claim jobs that an earlier hook process may have claimed, and died before it could say so: nobody runs those claims."""
-        try:
-            lifecycle.return_each(self._lost_claims(jobs))
-        except OperationalError as error:
-            return self._one_by_one(self.claim_again, jobs, error)
-        answers = self.claim([job_id for job_id, _ in jobs])
+        return self._ask(self._claim_again, jobs)
+
+    def _claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
+        lifecycle.return_each(self._lost_claims(jobs))
+        answers = self._claim([job_id for job_id, _ in jobs])
         unclaimed = [job for job, answer in zip(jobs, answers, strict=True) if answer is None]
         late = {job_id for job_id, _ in self._lost_claims(unclaimed)}  # the earlier process's statement was committed only now
         return [LATER if job_id in late else answer for (job_id, _), answer in zip(jobs, answers, strict=True)]
@@ -114,24 +115,27 @@ class LedgerHooks:
         known = {(job_id, number) for job_id, numbers in jobs for number in numbers}
         return [claim for claim in lifecycle.claims_of(self._worker, [job_id for job_id, _ in jobs]) if claim not in known]
 
-    def give_back(self, claims: list[tuple[str, int]]) -> list[str | None]:
+    def give_back(self, claims: list[tuple[str, int]]) -> list[Any]:
         """Queue jobs again that have not begun."""
-        return self._each(claims, lambda: lifecycle.return_each(claims))
+        return self._ask(self._give_back, claims)
 
-    def record(self, endings: list[tuple[str, int, bytes]]) -> list[str | None]:
+    def _give_back(self, claims: list[tuple[str, int]]) -> list[None]:
+        lifecycle.return_each(claims)
+        return [None for _ in claims]
+
+    def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
         """Record how jobs ended, all in one transaction."""
-        try:
-            execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
-        except OperationalError as error:
-            answers = self._one_by_one(self.record, endings, error)
-            is_at_fault = len(endings) == 1 and is_reachable()
-            return [self._put_off(endings[0][:2])] if is_at_fault else answers
+        return self._ask(self._record, endings, refused=self._put_off)
+
+    def _record(self, endings: list[tuple[str, int, bytes]]) -> list[None]:
+        execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
         for job_id, number, _ in endings:
             self._failing.pop((job_id, number), None)
         return [None for _ in endings]
 
-    def _put_off(self, claim: tuple[str, int]) -> str | None:
+    def _put_off(self, ending: tuple[str, int, bytes]) -> str | None:
         """Try again for RECORDING_S what the ledger does not take although it can be reached. Then the job's heartbeat ends."""
+        claim = ending[:2]
         since = self._failing.setdefault(claim, time.monotonic())
         if time.monotonic() - since < execute.RECORDING_S:
             return LATER
@@ -141,12 +145,15 @@ class LedgerHooks:
 
     def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         """Record that these jobs are running. Whether each is still this worker's."""
+        return [bool(answer) for answer in self._ask(self._heartbeat, claims)]  # `LATER`, too: nobody else has such a job
+
+    def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         held = set(lifecycle.heartbeat_each(claims))
         return [claim in held for claim in map(tuple, claims)]
 
-    def lost(self, ended: list[tuple[str, int, str]]) -> list[str | None]:
+    def lost(self, ended: list[tuple[str, int, str]]) -> list[Any]:
         """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""
-        return self._each(ended, lambda: [self._lost(*one) for one in ended])
+        return self._ask(lambda some: [self._lost(*one) for one in some], ended)
 
     def _lost(self, job_id: str, number: int, why: str) -> bool:
         if why != "timeout":
@@ -160,24 +167,49 @@ class LedgerHooks:
         message = f"The job exceeded its time limit of {limit} and was killed. Last step: {step or 'starting'}."
         return lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
 
-    def interrupted(self, claims: list[tuple[str, int]]) -> list[str | None]:
+    def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         """The worker stops on request: its jobs run again, elsewhere or later."""
         why = "the worker was stopped"
-        return self._each(claims, lambda: [lifecycle.interrupt(*claim, why, crashed=False) for claim in claims])
+        return self._ask(lambda some: [lifecycle.interrupt(job_id, number, why, crashed=False) for job_id, number in some], claims)
 
-    def stopped(self, claims: list[tuple[str, int]]) -> list[str | None]:
+    def stopped(self, claims: list[tuple[str, int]]) -> list[Any]:
         """RQ's own stop command ended the jobs: recorded like a stop by a user."""
-        return self._each(claims, lambda: [lifecycle.stopped(*claim) for claim in claims])
+        return self._ask(lambda some: [lifecycle.stopped(*claim) for claim in some], claims)
 
-    @staticmethod
-    def _each(asked: Sequence[Any], record: Callable[[], Any]) -> list[str | None]:
-        """Record, or answer that the database is away. Each transition is fenced, so a repeated one changes nothing."""
+    def _ask(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any] = lambda one: LATER) -> list[Any]:
+        """Call `hook` once for all that was asked. `LATER` for jobs whose rows are locked, and for all while the database is away.
+
+        Each transition is fenced, so a repeated one changes nothing. `refused` answers for what the database does not take alone either.
+        """
         try:
-            record()
+            if self._locked:
+                self._locked = lifecycle.locked(self._locked)
+            free = [one for one in asked if _job_id(one) not in self._locked]
+            answers = iter(hook(free) if free else [])
         except OperationalError as error:
+            return self._ask_apart(hook, asked, refused, error)
+        return [LATER if _job_id(one) in self._locked else next(answers) for one in asked]
+
+    def _ask_apart(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any], error: OperationalError) -> list[Any]:
+        """Ask again without the jobs whose rows are locked, or else for each alone."""
+        try:
+            locked = lifecycle.locked([_job_id(one) for one in asked]) - self._locked
+        except OperationalError:
             log.warning("database_away", error=str(error.orig))
             return [LATER for _ in asked]
-        return [None for _ in asked]
+        log.warning("ledger_refused", error=str(error.orig), locked=sorted(locked))
+        if locked:
+            self._locked |= locked
+            return self._ask(hook, asked, refused)
+        if len(asked) == 1:
+            return [refused(asked[0])]
+        return [answer for one in asked for answer in self._ask(hook, [one], refused)]
+
+
+def _job_id(asked: Any) -> str:
+    """The job's id, which is all that was asked or its first part."""
+    job_id: str = asked if isinstance(asked, str) else asked[0]
+    return job_id
 
 
 class LedgerWorker(PreforkWorker):
@@ -188,6 +220,20 @@ class LedgerWorker(PreforkWorker):
         for queue in self.queues:
             queue.job_class, queue.serializer = Message, JSONSerializer
         self.hooks = LedgerHooks(self.name)
+        self._turns = count(1)
+        self._served: dict[str, int] = {}  # queues, and when a job was last taken from each
+
+    def _queues_in_order(self) -> list[Any]:
+        """The queues by priority; those of one priority take turns, so that a backlog in one does not hold up the others."""
+        queues = super()._queues_in_order()
+        priorities = [queue.name.rpartition(".")[2] for queue in queues]
+        order = sorted(zip(priorities, queues, strict=True), key=lambda one: (priorities.index(one[0]), self._served.get(one[1].name, 0)))
+        return [queue for _, queue in order]
+
+    def _start_tasks(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._served[task.queue.name] = next(self._turns)
+        super()._start_tasks(tasks)
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own maintenance, without ending the worker when it finds data in Redis that it cannot read."""

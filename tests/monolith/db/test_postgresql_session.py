@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, text
 
-from monolith.db import engine
+from monolith.db import engine, postgresql_session
 from monolith.errors import BadSetting
 from monolith.runner.ledger import balance
 from tests.support.hosts.pgbouncer import pgbouncer
@@ -47,8 +47,6 @@ def test_options_of_the_url_hold_for_each_kind_of_statement_and_for_nobody_else(
         assert (of_a_write("search_path"), of_a_write("statement_timeout")) == ("intray, public", "7s")
         with balance.snapshot() as session:
             assert session.scalar(select(func.current_setting("search_path"))) == "intray, public"
-        with engine.write_transaction(single_statement=True) as connection:
-            assert connection.scalar(select(func.current_setting("search_path"))) == "intray, public"
     with psycopg.connect(url, autocommit=True) as other:
         assert other.execute("SHOW search_path").fetchone() == ('"$user", public',)
         assert other.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("0",)
@@ -79,6 +77,17 @@ def test_options_that_the_server_cannot_use_are_said(intray_settings: Settings, 
     intray_settings(DATABASE_URL=f"{database_url}?options={options}")
     with pytest.raises(BadSetting, match=said):
         engine.upgrade()
+
+
+def test_a_limited_wait_for_locks_holds_in_writes_and_the_url_comes_first(
+    intray_settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_session, "_of_process", {})
+    postgresql_session.limit_lock_waits(0.5)
+    intray_settings(DATABASE_URL=f"{url}?application_name=locks")
+    assert (setting("lock_timeout"), of_a_write("lock_timeout")) == ("500ms", "500ms")
+    intray_settings(DATABASE_URL=f"{url}?options=-clock_timeout%3D7s")
+    assert of_a_write("lock_timeout") == "7s"
 
 
 def test_a_percent_sign_in_a_setting_stays(intray_settings: Settings, url: str) -> None:

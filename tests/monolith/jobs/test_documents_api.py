@@ -17,7 +17,7 @@ from tests.support.requests import pointers, upload
 def test_a_text_is_accepted_with_the_jobs_it_asks_for(alice: Caller) -> None:
     answer = alice.post(
         "/api/v1/documents",
-        json={"text": "# Intray\nRuns jobs.", "tags": ["readme"], "jobs": ["analyze", {"type": "analyze", "priority": 10, "delay": 60}]},
+        json={"text": "# Intray\nRuns jobs.", "tags": ["readme"], "jobs": ["analyze", {"type": "analyze", "priority": 9, "delay": 60}]},
     )
     assert answer.status_code == 201
     document, jobs = answer.json["document"], answer.json["jobs"]
@@ -25,7 +25,7 @@ def test_a_text_is_accepted_with_the_jobs_it_asks_for(alice: Caller) -> None:
     assert document["size"] == 19 and len(document["sha256"]) == 64
     assert [(job["status"], job["priority"], job["document_id"]) for job in jobs] == [
         ("queued", "normal", document["id"]),
-        ("scheduled", "critical", document["id"]),
+        ("scheduled", "high", document["id"]),
     ]
     assert alice.get(document["links"]["content"]).data == b"# Intray\nRuns jobs."
 

@@ -50,7 +50,7 @@ def test_a_control_knows_its_limits_and_its_default() -> None:
 )
 def test_what_is_left_empty_is_left_to_its_default(monkeypatch: pytest.MonkeyPatch, typed: dict[str, str], params: dict[str, Any]) -> None:
     monkeypatch.setattr(forms.registry, "discover", lambda: {"count": COUNT})
-    assert forms.read_specs(MultiDict({"job": "count", **typed})) == [{"type": "count", "params": params, "priority": "normal"}]
+    assert forms.read_specs(MultiDict({"job": "count", **typed})) == [{"type": "count", "params": params, "priority": None}]
 
 
 @pytest.mark.parametrize(

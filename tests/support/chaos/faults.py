@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from redis import RedisError
 
 from tests.support.chaos.fleet import Fleet, Post, children, send
+from tests.support.chaos.workers import FULL
 
 BUSY_S = 3.0
 TINY = 1  # bytes: every command that needs memory is refused
@@ -66,6 +67,8 @@ class Faults:
     def weights(self) -> dict[str, int]:
         return {
             "child_killed": 4,
+            "hooks_killed": 4,
+            "hooks_socket_full": 2,
             "worker_killed": 3,
             "clock_killed": 2,
             "web_killed": 2,
@@ -83,6 +86,9 @@ class Faults:
             "web_killed": lambda: self._kill("web"),
             "clock_killed": lambda: self._kill("clock"),
             "child_frozen": self._freeze_child,
+            "hooks_killed": self._kill_hooks,
+            "hooks_frozen": lambda: self._freeze_hooks(self._one("worker"), 2 * self.long_s),
+            "hooks_socket_full": self._fill_hooks_socket,
             "worker_frozen": lambda: self._freeze("worker", self._rng.uniform(1, self.long_s)),
             "worker_frozen_with_child": lambda: self._freeze("worker", self._rng.uniform(1, self.long_s), with_children=True),
             "web_frozen": lambda: self._freeze("web", self._rng.uniform(1, self.long_s)),
@@ -141,6 +147,26 @@ class Faults:
         seconds, busy = self._rng.uniform(1, self.long_s), self._busy()
         self.fleet.freeze([self._rng.choice(busy)] if busy else [], seconds)
         return f"for {seconds:.0f} s" if busy else "(none was there)"
+
+    def _kill_hooks(self) -> str:
+        post = self._one("worker")
+        send(self.fleet.hook_process_of(post), signal.SIGKILL)
+        return post.name
+
+    def _freeze_hooks(self, post: Post, seconds: float) -> str:
+        if hooks := self.fleet.hook_process_of(post):
+            self.fleet.freeze([hooks], seconds)
+        return f"{post.name} for {seconds:.0f} s" if hooks else f"{post.name} (none was there)"
+
+    def _fill_hooks_socket(self) -> str:
+        """Freeze the hook process of the worker whose socket to it holds next to nothing; it goes on before it is replaced."""
+        full = self.fleet.points / FULL
+        full.unlink(missing_ok=True)
+        said = self._freeze_hooks(self.fleet.posts[self.fleet.cramped], self._rng.uniform(1, self.long_s / 3))
+        give_up_at = time.monotonic() + BUSY_S
+        while not full.exists() and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        return said if full.exists() else f"{said} (it was not full)"
 
     def _kill_and_empty_redis(self) -> None:
         redis = self._one("redis")

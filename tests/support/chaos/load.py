@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep", "chaos_steps", "chaos_wait")
+SUCCEEDS = ("chaos_quick", "chaos_second_time", "chaos_sleep", "chaos_steps", "chaos_wait", "chaos_large")
 FAILS = {  # by the type of error that it must fail with
     "chaos_raise": "RuntimeError",
     "chaos_slow": "timeout",
@@ -26,6 +26,7 @@ FAILS = {  # by the type of error that it must fail with
     "chaos_allocate": "MemoryError",
     "chaos_big": "permanent",
     "chaos_strange": "permanent",
+    "chaos_unrecordable": "IntegrityError",
 }
 MIX = {
     "chaos_quick": 70,
@@ -33,6 +34,7 @@ MIX = {
     "chaos_sleep": 6,
     "chaos_steps": 4,
     "chaos_wait": 10,
+    "chaos_large": 6,
     "chaos_raise": 4,
     "chaos_big": 2,
     "chaos_strange": 2,

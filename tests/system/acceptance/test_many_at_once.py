@@ -1,13 +1,19 @@
-"""Fifty requests at the same moment, against two real web processes of many threads, on each database. Redis is not needed."""
+"""Fifty requests at the same moment, and a token revoked in between, against two real web processes of many threads, on each database.
+
+Redis is not needed.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -122,3 +128,22 @@ def test_fifty_different_ones_exceed_the_limit_by_a_process_at_most(web: Web) ->
     assert LIMIT <= statuses[202] <= PROCESSES * LIMIT
     assert sorted(web.ids("jobs")) == sorted(answer.json()["id"] for answer in answers if answer.ok)
     assert all(5 <= int(answer.headers["Retry-After"]) <= 300 for answer in answers if not answer.ok)
+
+
+def test_a_token_revoked_between_two_submissions_of_one_connection_is_refused_at_once(web: Web) -> None:
+    made = web.post("/api/v1/tokens", json={"name": "laptop"}).json()
+    headers = {"Authorization": f"Bearer {made['token']}", "Content-Type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", web.intray.port, timeout=20)) as connection:
+
+        def submit() -> int:
+            connection.request("POST", "/api/v1/jobs", json.dumps(ECHO), headers)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        assert [submit(), submit()] == [202, 202]
+        first = connection.sock
+        own = {"Authorization": f"Bearer {web.token}"}
+        revoked = requests.delete(f"{web.intray.base_url}/api/v1/tokens/{made['id']}", headers=own, timeout=20)
+        assert (revoked.status_code, submit(), connection.sock is first) == (204, 401, True)
+    assert len(web.ids("jobs")) == 2

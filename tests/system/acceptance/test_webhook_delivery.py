@@ -8,13 +8,14 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from tests.support.databases import new_database
 from tests.support.processes import Intray, until
-from tests.support.receiver import Receiver, Request, status
+from tests.support.receiver import Receiver, Request, hang, status
 
 
 class Told:
@@ -124,3 +125,56 @@ def test_a_receiver_that_hangs_keeps_no_job_from_running(told: Told) -> None:
     job = told.submit()
     told.wait_until(lambda: told.call("get", f"/api/v1/jobs/{job}")["status"] == "finished", within=10)
     over.set()
+
+
+# ---- shares
+
+
+MANY = 120
+FEW = 60  # of them
+
+
+@pytest.fixture
+def hog(running: Intray) -> Iterator[Told]:
+    """Somebody whose receiver hangs: it listens on every address of this machine, so that there may be as many hosts."""
+    with Receiver(hang, address="0.0.0.0") as receiver:
+        yield Told(running, receiver)
+
+
+@pytest.mark.parametrize("hosts", [1, MANY])
+def test_hanging_endpoints_of_one_owner_keep_no_other_owners_message_and_no_io_bound_job(
+    told: Told, hog: Told, hosts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(told.intray.settings, "WORKER_CONCURRENCY", "1")  # 16 slots for I/O-bound jobs
+    port = urlsplit(hog.receiver.url).port
+    for number in range(MANY):
+        hog.submit(webhook_url=f"http://127.0.0.{number % hosts + 1}:{port}/hook")
+    told.intray.spawn("worker")
+    told.wait_until(lambda: len(hog.receiver.requests) >= 5)
+    for _ in range(3):
+        before = len(told.receiver.requests)
+        told.submit(webhook_url=told.receiver.url)
+        job = told.submit("chaos_wait")
+        told.wait_until(lambda: len(told.receiver.requests) > before)  # noqa: B023
+        told.wait_until(lambda: told.call("get", f"/api/v1/jobs/{job}")["status"] == "finished")  # noqa: B023
+    assert len(hog.receiver.ids()) < FEW, "the others had to wait until the hanging ones were through"
+
+
+def test_what_a_killed_worker_had_in_hand_is_sent_by_the_next(told: Told) -> None:
+    """Those that hang and those that were not begun: all of one job."""
+    over = threading.Event()
+    told.receiver.will(lambda request: status(204)(request) if over.is_set() else hang(request))
+    jobs = {told.submit(webhook_url=told.receiver.url) for _ in range(40)}
+    told.intray.spawn("worker")
+    told.wait_until(lambda: len(told.receiver.requests) >= 5)
+    told.intray.end_all("worker", signal.SIGKILL)
+    over.set()
+    arrived: set[str] = set()
+    before = len(told.receiver.requests)
+    told.intray.spawn("worker")
+
+    def all_arrived() -> bool:
+        arrived.update(one.said["data"]["id"] for one in told.receiver.requests[before:])
+        return arrived == jobs
+
+    told.wait_until(all_arrived)

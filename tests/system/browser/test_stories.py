@@ -288,7 +288,7 @@ def test_selected_jobs_are_cancelled_and_started_again(page: Page, api: Any) -> 
     page.get_by_role("button", name="Retry…").click()
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".flashes")).to_contain_text("2 jobs were retried")
-    expect(page.locator(".flashes")).to_contain_text("Not changed: The job is scheduled")
+    expect(page.locator(".flashes")).to_contain_text("1 not changed: The job is scheduled")
     expect(page.locator(".badge.finished")).to_have_count(2)
     page.get_by_label("Select all").check()
     with page.expect_download() as download:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -19,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from monolith.db.models import Job, User, new_id
 from tests.support.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
-from tests.support.chaos.ledger import Ledger, runs_in
+from tests.support.chaos.ledger import runs_in
 from tests.support.databases import has_postgresql
 from tests.support.processes import until
 
@@ -58,10 +57,10 @@ def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_r
 @pytest.mark.timeout(300)
 def test_sigterm_of_everything_with_20_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
     fleet = fleet_of("sqlite", workers=4, SHUTDOWN_GRACE="3")
-    ids = [_submit(fleet, "chaos_sleep", seconds=12) for _ in range(20)]
+    ids = [fleet.submit("chaos_sleep", seconds=12) for _ in range(20)]
     until(lambda: _count(fleet, "started") == 20, 60)
     assert fleet.deploy() < EXIT_S
-    jobs = _when_over(fleet, 60)
+    jobs = fleet.when_over(60).jobs
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims, jobs[one].crashes) for one in ids} == {("finished", 1, 2, 0)}
 
 
@@ -70,15 +69,15 @@ def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_onc
     if not has_postgresql():
         pytest.skip("PostgreSQL is not installed")
     fleet = fleet_of("postgresql", workers=3)
-    ids = [_submit(fleet, "chaos_sleep", seconds=4) for _ in range(2)]
-    talkative = _submit(fleet, "chaos_steps", seconds=4)
+    ids = [fleet.submit("chaos_sleep", seconds=4) for _ in range(2)]
+    talkative = fleet.submit("chaos_steps", seconds=4)
     until(lambda: all(_note(fleet, one) for one in (*ids, talkative)), 60)  # one that cannot say its step is put aside, and runs again
     fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
     until(lambda: not fleet.posts["postgresql"].pid, 20)
-    answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json={"type": "chaos_quick"}, headers=_headers(fleet), timeout=30)
+    answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json={"type": "chaos_quick"}, headers=fleet.headers, timeout=30)
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
     until(lambda: bool(fleet.cluster and fleet.cluster.answers()), 60)
-    jobs = _when_over(fleet, 60)
+    jobs = fleet.when_over(60).jobs
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
     assert (jobs[talkative].status, jobs[talkative].attempt, jobs[talkative].crashes) == ("finished", 1, 0)
     assert set(runs_in(tmp_path / "runs").values()) == {1}
@@ -88,10 +87,10 @@ def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_onc
 def test_a_worker_and_its_job_outlive_redis_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
     fleet = fleet_of("sqlite", workers=1)
     worker = fleet.posts["worker-0"].pid
-    ids = [_submit(fleet, "chaos_sleep", seconds=3), _submit(fleet, "chaos_quick")]
+    ids = [fleet.submit("chaos_sleep", seconds=3), fleet.submit("chaos_quick")]
     until(lambda: _count(fleet, "started") == 1, 60)
     fleet.keep_away(fleet.posts["redis"], signal.SIGKILL, 6)
-    jobs = _when_over(fleet, 90)
+    jobs = fleet.when_over(90).jobs
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
     assert fleet.posts["worker-0"].pid == worker
     assert set(runs_in(tmp_path / "runs").values()) == {1}
@@ -100,16 +99,16 @@ def test_a_worker_and_its_job_outlive_redis_and_nothing_runs_twice(fleet_of: New
 @pytest.mark.timeout(300)
 def test_the_outcome_of_a_worker_that_was_frozen_and_given_up_changes_nothing(fleet_of: NewFleet, tmp_path: Path) -> None:
     fleet = fleet_of("sqlite", workers=1)
-    job_id = _submit(fleet, "chaos_sleep", seconds=3)
+    job_id = fleet.submit("chaos_sleep", seconds=3)
     until(lambda: _count(fleet, "started") == 1 and len(runs_in(tmp_path / "runs")) == 1, 60)
     frozen = fleet.posts["worker-0"]
     until(lambda: _frozen_between_writes(fleet, frozen), 20)
     fleet.hire(1)
-    second = _when_over(fleet, 90)[job_id]
+    second = fleet.when_over(90).jobs[job_id]
     fleet.thaw()
     # Its outcome came too late, or its heartbeat showed first that the job is no longer its.
     until(lambda: "job_overtaken" in fleet.intray.output() or f"job {job_id}: taken" in fleet.intray.output(), 30)
-    pages = _read(fleet)
+    pages = fleet.read()
     assert pages.jobs[job_id].ended_at == second.ended_at
     assert (pages.jobs[job_id].claims, pages.jobs[job_id].attempt) == (2, 1)
     assert (pages.follow_ups[job_id], pages.files[job_id]) == (1, 1)
@@ -124,46 +123,89 @@ def test_a_hook_process_killed_in_its_statement_loses_and_doubles_nothing(fleet_
     if not has_postgresql():
         pytest.skip("PostgreSQL is not installed")
     fleet = fleet_of("postgresql", workers=1)
-    job_id = _submit(fleet, "chaos_sleep", seconds=1)
+    job_id = fleet.submit("chaos_sleep", seconds=1)
     if point == "claimed, not handed over":
-        _when_over(fleet, 60)  # the worker is up
-        hooks = _hook_process(fleet)
+        fleet.when_over(60)  # the worker is up
+        hooks = fleet.hook_process_of(fleet.posts["worker-0"])
         os.kill(hooks, signal.SIGSTOP)
-        job_id = _submit(fleet, "chaos_sleep", seconds=0)
+        job_id = fleet.submit("chaos_sleep", seconds=0)
         until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
     else:
         until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
-        hooks = _hook_process(fleet)
+        hooks = fleet.hook_process_of(fleet.posts["worker-0"])
     with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
         locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
         os.kill(hooks, signal.SIGCONT)
         until(lambda: _waits_for_a_lock(fleet), 20)
         os.kill(hooks, signal.SIGKILL)
-        until(lambda: _hook_process(fleet) != hooks, 20)
-    jobs = _when_over(fleet, 60)
+        until(lambda: fleet.hook_process_of(fleet.posts["worker-0"]) != hooks, 20)
+    jobs = fleet.when_over(60).jobs
     job = jobs[job_id]
     assert (job.status, job.attempt, job.interruptions, job.crashes) == ("finished", 1, 0, 0)
     assert sorted(job for job, _ in runs_in(tmp_path / "runs")) == sorted(jobs)  # each once
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("point", ["before its claim", "while it runs"])
+def test_a_locked_row_holds_up_its_own_job_alone_which_goes_on_when_it_is_free(fleet_of: NewFleet, tmp_path: Path, point: str) -> None:
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=1)
+    locked = fleet.submit("chaos_sleep", seconds=1)
+    if point == "before its claim":
+        fleet.when_over(60)  # the worker is up
+        os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGSTOP)
+        locked = fleet.submit("chaos_sleep", seconds=0)
+        until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+    else:
+        until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
+        locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": locked})
+        os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGCONT)
+        until(lambda: _waits_for_a_lock(fleet), 20)
+        others = [fleet.submit("chaos_sleep", seconds=0) for _ in range(20)]
+        until(lambda: all(fleet.read().jobs[one].status == "finished" for one in others), 10, fleet.intray.output)
+        assert fleet.read().jobs[locked].status == ("queued" if point == "before its claim" else "started")
+    jobs = fleet.when_over(60).jobs
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in (locked, *others)} == {("finished", 1, 1)}
+    assert sorted(job for job, _ in runs_in(tmp_path / "runs")) == sorted(jobs)  # each once
+
+
+@pytest.mark.timeout(300)
 def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
     fleet = fleet_of("sqlite", workers=1)
-    running = _submit(fleet, "chaos_sleep", seconds=2)
+    running = fleet.submit("chaos_sleep", seconds=2)
     until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
-    frozen = _hook_process(fleet)
+    frozen = fleet.hook_process_of(fleet.posts["worker-0"])
     os.kill(frozen, signal.SIGSTOP)
-    waiting = _submit(fleet, "chaos_sleep", seconds=0)
-    jobs = _when_over(fleet, 60)
-    assert _hook_process(fleet) != frozen
+    waiting = fleet.submit("chaos_sleep", seconds=0)
+    jobs = fleet.when_over(60).jobs
+    assert fleet.hook_process_of(fleet.posts["worker-0"]) != frozen
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].interruptions) for one in (running, waiting)} == {("finished", 1, 0)}
     assert set(runs_in(tmp_path / "runs").values()) == {1}
 
 
-def _hook_process(fleet: Fleet) -> int:
-    """The process beside the children of the only worker: its first fork, or after it died its last."""
-    named = [pid for pid in fleet.children_of(fleet.posts["worker-0"]) if Path(f"/proc/{pid}/comm").read_text() == "rq-hooks\n"]
-    return named[0] if named else 0
+@pytest.mark.timeout(300)
+def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet_of: NewFleet, tmp_path: Path) -> None:
+    """The message of a running job comes to a second worker, whose hook process dies over it."""
+    fleet = fleet_of("sqlite", workers=1)
+    job_id = fleet.submit("chaos_large", until=str(fleet.points / "finish"))
+    until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    fleet.hire(1)
+    second = fleet.posts["worker-1"]
+    until(lambda: fleet.redis.scard("rq:workers") == 2, 60)
+    hooks = fleet.hook_process_of(second)
+    for pid in (hooks, fleet.posts["worker-0"].pid):  # so that the second takes it
+        os.kill(pid, signal.SIGSTOP)
+    fleet.redis.rpush("rq:queue:default.normal", job_id)
+    until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+    os.kill(hooks, signal.SIGKILL)
+    until(lambda: fleet.hook_process_of(second) not in (0, hooks), 20)
+    until(lambda: fleet.executions_of(job_id) == 1, 20)  # that of the first
+    os.kill(fleet.posts["worker-0"].pid, signal.SIGCONT)
+    (fleet.points / "finish").touch()
+    job = fleet.when_over(60).jobs[job_id]
+    assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
 
 
 def _waits_for_a_lock(fleet: Fleet) -> bool:
@@ -184,20 +226,9 @@ def _frozen_between_writes(fleet: Fleet, post: Post) -> bool:
     return True
 
 
-def _headers(fleet: Fleet) -> dict[str, str]:
-    return {"Authorization": f"Bearer {fleet.token}"}
-
-
-def _submit(fleet: Fleet, name: str, **params: Any) -> str:
-    body = {"type": name, "params": params}
-    answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json=body, headers=_headers(fleet), timeout=30)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
-
-
 def _note(fleet: Fleet, job_id: str) -> str | None:
     """What the job has said that it does."""
-    note: str | None = requests.get(f"{fleet.intray.base_url}/api/v1/jobs/{job_id}", headers=_headers(fleet), timeout=30).json()[
+    note: str | None = requests.get(f"{fleet.intray.base_url}/api/v1/jobs/{job_id}", headers=fleet.headers, timeout=30).json()[
         "progress_note"
     ]
     return note
@@ -216,21 +247,4 @@ def _queue(fleet: Fleet, count: int) -> list[str]:
 
 
 def _count(fleet: Fleet, status: str) -> int:
-    return sum(job.status == status for job in _read(fleet).jobs.values())
-
-
-def _when_over(fleet: Fleet, within: float) -> dict[str, Job]:
-    ledger = Ledger(fleet.database_url)
-    try:
-        until(lambda: ledger.live() == 0, within, lambda: fleet.intray.output()[-3000:])
-        return ledger.read().jobs
-    finally:
-        ledger.close()
-
-
-def _read(fleet: Fleet) -> Any:
-    ledger = Ledger(fleet.database_url)
-    try:
-        return ledger.read()
-    finally:
-        ledger.close()
+    return sum(job.status == status for job in fleet.read().jobs.values())

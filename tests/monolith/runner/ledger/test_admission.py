@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from monolith.runner.ledger import admission, lifecycle
 from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.worker import execute
 from tests.support.callers import Caller
+from tests.support.processes import until
 from tests.support.requests import upload
 
 pytestmark = pytest.mark.databases
@@ -121,6 +124,13 @@ def test_what_was_rolled_back_takes_up_no_room(limited: Limits, alice: Caller) -
     assert post(alice).status_code == 202
 
 
+def test_a_submission_that_is_not_written_yet_counts_when_the_jobs_are_counted_again(limited: Limits, alice: Caller) -> None:
+    limited(own=2)
+    with admission.admit(None, alice.user, 1):
+        _count_again()
+        assert [post(alice).status_code for _ in range(2)] == [202, 429]
+
+
 def test_admins_and_follow_ups_are_never_refused(limited: Limits, admin: Caller, alice: Caller) -> None:
     limited(own=1, all=1)
     assert [post(admin).status_code for _ in range(3)] == [202] * 3
@@ -128,6 +138,154 @@ def test_admins_and_follow_ups_are_never_refused(limited: Limits, admin: Caller,
     execute.run(job.id)
     with read_session() as session:
         assert session.scalar(select(Job.type).where(Job.parent_id == job.id)) == "trial_echo"
+
+
+def cancelled(caller: Caller, number: int) -> list[str]:
+    """Jobs that were submitted and cancelled."""
+    ids = [post(caller).json["id"] for _ in range(number)]
+    assert caller.post("/api/v1/jobs/cancel", json={"ids": ids}).json["changed"] == number
+    _count_again()
+    return ids
+
+
+def live(caller: Caller) -> int:
+    with read_session() as session:
+        return session.scalar(admission._live_of(caller.user.id)) or 0
+
+
+def requeue(caller: Caller, job_id: str) -> Any:
+    return caller.post(f"/api/v1/jobs/{job_id}/requeue")
+
+
+def test_what_is_requeued_counts_as_what_is_submitted(limited: Limits, alice: Caller, bob: Caller) -> None:
+    limited(own=3)
+    first = cancelled(alice, 3)
+    second = [post(alice).json["id"] for _ in range(3)]
+    refused = requeue(alice, first[0])
+    assert (refused.status_code, refused.json["code"], live(alice)) == (429, "too_many_jobs", 3)
+    assert "You have 3 waiting or running jobs" in refused.json["detail"] and 5 <= int(refused.headers["Retry-After"]) <= 300
+    assert requeue(alice, second[0]).status_code == 409  # that it waits already is the first reason
+    assert alice.post(f"/jobs/{first[0]}/requeue").headers["Location"] == f"/jobs/{first[0]}"
+    assert "You have 3 waiting or running jobs" in alice.get(f"/jobs/{first[0]}").text
+    execute.run(second[0])
+    assert [requeue(alice, one).status_code for one in first] == [200, 429, 429]
+    assert (post(alice).status_code, live(alice)) == (429, 3)
+    assert requeue(bob, cancelled(bob, 1)[0]).status_code == 200
+
+
+def test_what_is_requeued_counts_for_all(limited: Limits, alice: Caller, bob: Caller) -> None:
+    limited(all=3)
+    mine = cancelled(alice, 2)
+    assert [post(bob).status_code for _ in range(3)] == [202] * 3
+    refused = requeue(alice, mine[0])
+    assert (refused.status_code, refused.json["code"]) == (503, "busy")
+
+
+def test_of_a_selection_as_many_are_requeued_as_there_is_room_for(limited: Limits, alice: Caller) -> None:
+    limited(own=5)
+    mine = cancelled(alice, 5)
+    assert [post(alice).status_code for _ in range(3)] == [202] * 3
+    done = alice.post("/api/v1/jobs/requeue", json={"ids": mine}).json
+    assert (done["changed"], [one["id"] for one in done["left"]], live(alice)) == (2, mine[2:], 5)
+    assert {one["detail"] for one in done["left"]} == {
+        "You have 5 waiting or running jobs; one more would exceed your limit of 5. Wait until some jobs are done, then try again."
+    }
+    alice.post("/jobs/selected", data={"act": "requeue", "id": mine[2:], "sure": "yes"})
+    page = alice.get("/jobs").text
+    assert "0 jobs were retried." in page and "3 not changed: You have 5 waiting or running jobs" in page
+
+
+def failed_batch(caller: Caller, number: int) -> dict[str, Any]:
+    texts = [{"text": f"text {place}"} for place in range(number)]
+    batch = caller.post("/api/v1/batches", json={"documents": texts, "jobs": ["trial_permanent"]}).json
+    for job in batch["jobs"]:
+        execute.run(job["id"])
+    _count_again()
+    return dict(batch)
+
+
+def test_of_a_batch_as_many_are_requeued_as_there_is_room_for(limited: Limits, alice: Caller) -> None:
+    limited(own=5)
+    batch = failed_batch(alice, 5)
+    assert [post(alice).status_code for _ in range(2)] == [202] * 2
+    retried = alice.post(batch["links"]["retry"]).json
+    assert (retried["requeued"], len(retried["left"]), live(alice)) == (3, 2, 5)
+    assert "You have 2 waiting or running jobs; 5 more would exceed your limit of 5." in retried["left"][0]["detail"]
+    assert retried["counts"]["failed"] == 2
+    alice.post(f"/batches/{batch['id']}/retry")
+    page = alice.get(f"/batches/{batch['id']}").text
+    assert "0 jobs were retried." in page and "2 not changed: You have 5 waiting or running jobs" in page
+    limited(own=20)
+    assert alice.post(batch["links"]["retry"]).json["requeued"] == 2
+
+
+def test_what_another_process_has_requeued_since_the_last_count_is_counted(
+    limited: Limits, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(own=3)
+    mine = [*cancelled(alice, 3), *cancelled(alice, 3)]
+    monkeypatch.setattr(admission, "FRESH_S", 60)  # this process counts now, and not again until it must
+    assert requeue(alice, mine[0]).status_code == 200
+    lifecycle.requeue_jobs(mine[1:3])  # as by another process
+    assert [requeue(alice, one).status_code for one in mine[3:]] == [429] * 3
+    assert live(alice) == 3
+
+
+def test_requests_at_the_same_moment_requeue_no_more_than_there_is_room_for(limited: Limits, alice: Caller) -> None:
+    limited(own=6)
+    batches = [failed_batch(alice, 5) for _ in range(2)]
+    is_admitted, may_go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        ids = [job["id"] for job in batches[0]["jobs"]]
+        with write_session() as session, admission.admit_again(alice.user, session.connection(), len(ids)):
+            lifecycle.REQUEUE.apply(connection=session.connection(), job_ids=ids, requeue_id=None)
+            is_admitted.set()
+            assert may_go_on.wait(60)
+            admission._counts.clear()  # another process knows nothing of what this one has admitted
+
+    def second() -> Any:
+        own = Caller(alice.client.application.test_client(), alice.user, alice.token)
+        return own.post(batches[1]["links"]["retry"]).json
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        assert is_admitted.wait(60)
+        admission._counts.clear()
+        other = pool.submit(second)
+        until(_somebody_waits)
+        may_go_on.set()
+        one.result()
+        assert (other.result()["requeued"], live(alice)) == (1, 6)
+
+
+def _somebody_waits() -> bool:
+    """Whether a transaction waits for another one; SQLite does not say, but has one writer at a time."""
+    if get_engine().dialect.name == "sqlite":
+        return True
+    with get_engine().connect() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+def test_admins_requeue_whatever_the_limits_of_the_owner(limited: Limits, alice: Caller, admin: Caller) -> None:
+    limited(own=3, all=3)
+    mine = cancelled(alice, 3)
+    assert [post(alice).status_code for _ in range(3)] == [202] * 3
+    assert requeue(admin, mine[0]).status_code == 200
+    assert admin.post("/api/v1/jobs/requeue", json={"ids": mine[1:2]}).json["changed"] == 1
+    moved = admin.post("/admin/jobs/act", data={"act": "requeue", "job": mine[2:]})
+    assert (moved.status_code, live(alice)) == (303, 6)
+    _count_again()
+    assert post(alice).status_code == 429
+
+
+def test_what_comes_back_from_the_trash_does_not_wait(limited: Limits, alice: Caller, admin: Caller) -> None:
+    limited(own=2)
+    for _ in range(2):
+        post(alice)
+    cleaning = admin.post("/api/v1/queues/clean", json={"status": "queued", "older_than": 0}).json["cleaning_id"]
+    assert admin.post(f"/api/v1/queues/cleanings/{cleaning}/restore").json["restored"] == 2
+    assert live(alice) == 0
 
 
 def test_a_repeat_and_a_shared_job_are_answered_over_the_limit(limited: Limits, alice: Caller) -> None:
@@ -177,8 +335,9 @@ def test_the_wait_follows_the_rate_at_which_jobs_end(alice: Caller, ended: int, 
         )
         long_ago = update(Job).where(Job.ended_at.is_(None)).values(status="finished", ended_at=now() - 90)
         session.execute(long_ago.execution_options(synchronize_session=False))
-    with read_session() as session:
-        assert admission.retry_after(session.connection(), over) == seconds
+    _, _, jobs_that_ended = counts = admission._counts_for(alice.user.id)
+    admission._refresh(counts)
+    assert admission._seconds(over, jobs_that_ended.number) == seconds
 
 
 def test_counting_is_answered_from_the_index_of_live_jobs(alice: Caller) -> None:

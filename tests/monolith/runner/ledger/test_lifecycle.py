@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
-from monolith.db.engine import now, read_session, write_session
+from monolith.db.engine import now, read_session, write_session, write_transaction
 from monolith.db.models import Job
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
@@ -50,6 +50,18 @@ def test_a_message_that_comes_twice_runs_the_job_once(submit):
     execute.run(job.id)
     execute.run(job.id)
     assert [event.name for event in stored(job.id).events].count("started") == 1
+
+
+@pytest.mark.databases("postgresql")
+def test_a_claim_reads_its_own_jobs_however_many_are_queued(alice: Caller) -> None:
+    """Nothing has analysed the table: PostgreSQL takes the queued jobs for a few."""
+    jobs = new_jobs(alice.user.id, "trial_echo", 5000)
+    read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+    with write_transaction() as connection:
+        claims = [{"job_id": job.id, "worker": "w", "note": "w"} for job in jobs[:10]]
+        before = connection.scalar(read)
+        assert len(lifecycle.CLAIM.apply_each(claims, connection=connection)) == 10
+        assert 10 <= connection.scalar(read) - before < 100
 
 
 def test_a_delayed_job_is_scheduled_and_queued_by_the_clock_when_it_is_due(submit):

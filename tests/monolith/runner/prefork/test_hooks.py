@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from monolith.runner.prefork import hooks as hook_module
 from monolith.runner.prefork.hooks import LATER, HookProcess
 from monolith.runner.prefork.task import Task
 from tests.support.processes import until
@@ -29,8 +34,11 @@ class RecordingHooks:
     def prepare(self) -> None:
         self._write("prepare")
 
+    def prepare_hook_process(self) -> None:
+        self._write("prepare_hook_process")
+
     def claim(self, job_ids: list[str]) -> list[Any]:
-        return self._call("claim", job_ids, [(1, one.encode()) if one != "paused" else None for one in job_ids])
+        return self._call("claim", job_ids, [(1, FULL if one == "large" else one.encode()) if one != "paused" else None for one in job_ids])
 
     def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[Any]:
         return self._call("claim_again", [f"{job_id}{numbers}" for job_id, numbers in jobs], [(2, job_id.encode()) for job_id, _ in jobs])
@@ -86,6 +94,11 @@ def _task(job_id: str, claim_number: int = 0) -> Task:
     return Task(job_id, "e", queue, {}, datetime.now(UTC), False, False, claim_number=claim_number)  # type: ignore[arg-type]
 
 
+def _unread(process: HookProcess) -> int:
+    """How many bytes of its answers have arrived and were not read."""
+    return int.from_bytes(fcntl.ioctl(process.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @pytest.fixture
 def hooks(tmp_path: Path) -> RecordingHooks:
     return RecordingHooks(tmp_path)
@@ -105,7 +118,7 @@ def test_what_was_asked_at_once_is_one_call_and_claims_come_first(asked: Asked, 
         asked.ask("claim", job_id)
     answers = [("claim", "b", (1, b"b")), ("claim", "paused", None), ("claim", "c", (1, b"c")), ("record", "a", None)]
     assert asked.wait(4) == answers
-    assert hooks.calls() == ["prepare", "claim b paused c", "record a"]
+    assert hooks.calls() == ["prepare", "prepare_hook_process", "claim b paused c", "record a"]
     assert asked.process.is_idle
 
 
@@ -131,7 +144,7 @@ def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: As
 
 
 def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hooks: RecordingHooks) -> None:
-    until(lambda: hooks.calls() == ["prepare"], 10)
+    until(lambda: hooks.calls() == ["prepare", "prepare_hook_process"], 10)
     os.kill(asked.process.pid, signal.SIGSTOP)
     asked.claimed = [_task("a", 7), _task("b", 1)]
     asked.ask("claim", "a")
@@ -141,14 +154,35 @@ def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hook
     assert asked.process.has_unsent  # its socket is full
     os.kill(asked.process.pid, signal.SIGKILL)
     assert sorted(asked.wait(3)) == [("claim", "a", (2, b"a")), ("record", "b", None), ("record", "c", None)]
-    assert sorted(hooks.calls()) == ["claim_again a[7]", "prepare", "prepare", "record b c"]
+    assert sorted(hooks.calls()) == ["claim_again a[7]", *["prepare"] * 2, *["prepare_hook_process"] * 2, "record b c"]
+
+
+def test_a_frozen_hook_process_has_its_time_even_if_it_was_idle_for_longer(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_module, "FROZEN_S", 2.0)
+    began_at = time.monotonic()
+    os.kill(asked.process.pid, signal.SIGSTOP)
+    until(lambda: time.monotonic() > began_at + 2, 10)
+    asked.ask("claim", "a")
+    assert list(asked.process.exchange()) == []
+    os.kill(asked.process.pid, signal.SIGCONT)
+    assert asked.wait(1) == [("claim", "a", (1, b"a"))]  # its own answer, not that of another
+
+
+def test_of_an_answer_that_a_hook_process_dies_over_nothing_is_left(asked: Asked) -> None:
+    asked.ask("claim", "large")
+    assert list(asked.process.exchange()) == []
+    until(lambda: _unread(asked.process) > len(FULL) / 10, 10)
+    os.kill(asked.process.pid, signal.SIGSTOP)
+    assert list(asked.process.exchange()) == []  # it has read a part
+    os.kill(asked.process.pid, signal.SIGKILL)
+    assert asked.wait(1) == [("claim", "large", (2, b"large"))]
 
 
 def test_what_was_asked_is_done_before_the_process_leaves(asked: Asked, hooks: RecordingHooks) -> None:
     for number in range(100):
         asked.ask("record", str(number), 1, b"")
     asked.process.leave()
-    assert hooks.calls() == ["prepare", f"record {' '.join(map(str, range(100)))}"]
+    assert hooks.calls() == ["prepare", "prepare_hook_process", f"record {' '.join(map(str, range(100)))}"]
 
 
 def test_a_full_socket_is_emptied_as_it_is_read(asked: Asked) -> None:
