@@ -31,7 +31,8 @@ class GoodLoad(Load):
     """Jobs that succeed, and often last longer than a moment: some run wherever a cable is pulled."""
 
     def _kinds(self, rng: random.Random) -> list[str]:
-        return rng.choices(SUCCEEDS, (4, 1, 3, 3, 1), k=self.jobs)
+        weights = {"chaos_quick": 4, "chaos_sleep": 3, "chaos_steps": 3}
+        return rng.choices(SUCCEEDS, [weights.get(kind, 1) for kind in SUCCEEDS], k=self.jobs)
 
     def fill_all_children(self) -> None:
         """Submit at once what keeps three workers of five children busy."""
