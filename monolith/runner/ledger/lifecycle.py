@@ -215,7 +215,7 @@ RELEASE = Transition("queued", _ONE, Job.status == "scheduled", Job.held_by.is_n
 @lru_cache(maxsize=1)
 def _claim_except(types: tuple[str, ...]) -> Transition:
     """The claim that leaves out jobs of these types."""
-    return Transition("started", *_CLAIMABLE, Job.type.not_in(types), **_CLAIMED)
+    return Transition("started", *_CLAIMABLE, *(Job.type != one for one in types), **_CLAIMED)
 
 
 def _claim_limited(job_ids: Collection[str], worker: str, *, is_alone: bool) -> list[JobRecord]:
