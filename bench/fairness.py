@@ -61,11 +61,13 @@ def measure(plan: Plan, passes: int, say: Say) -> None:
         for name, passes_of in waits.items():
             with _workers(plan):
                 backlog = _submit(heavy, plan.job_s, plan.backlog) if "heavy" in name else []
-                passes_of.append(sorted(_waits(_submit_light(light, plan))))
+                passes_of.append(_waits(_submit_light(light, plan)))
                 lifecycle.cancel_jobs(backlog)
     say(f"{'':<24}{'wait p50 ms':>12}{'p99 ms':>10}{'longest':>10}{'jobs':>8}")
     for name, passes_of in waits.items():
-        figures = [statistics.median(_point(one, share) for one in passes_of) for share in (0.5, 0.99, 1.0)]
+        points = [statistics.quantiles(one, n=100, method="inclusive") for one in passes_of]
+        seen = [one[49] for one in points], [one[98] for one in points], [max(one) for one in passes_of]
+        figures = [statistics.median(one) for one in seen]
         say(
             f"{name:<24}"
             + "".join(f"{1000 * figure:>{width}.0f}" for figure, width in zip(figures, (12, 10, 10), strict=True))
@@ -73,10 +75,6 @@ def measure(plan: Plan, passes: int, say: Say) -> None:
         )
     slots = f"{plan.workers} x {plan.concurrency} run at once"
     say(f"Each job takes {1000 * plan.job_s:.0f} ms; {slots}; the heavy user has {plan.backlog:,} jobs waiting.")
-
-
-def _point(ordered: list[float], share: float) -> float:
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 @contextmanager
@@ -101,7 +99,7 @@ def _submit(owner_id: int, seconds: float, count: int) -> list[str]:
 def _submit_light(owners: list[int], plan: Plan) -> list[str]:
     """Each owner submits a job every EVERY_S, one owner after the other. Returns the ids when all have run."""
     begin, gap_s, job_ids = time.monotonic(), EVERY_S / len(owners), []
-    for number in range(int(plan.seconds / gap_s)):
+    for number in range(max(2, int(plan.seconds / gap_s))):  # two, at least, have a median and a p99
         time.sleep(max(0.0, begin + number * gap_s - time.monotonic()))
         job_ids += _submit(owners[number % len(owners)], plan.job_s, 1)
     until(lambda: _finished(job_ids) == len(job_ids), 10 * plan.seconds + STARTING_S, "the last job of a light user")

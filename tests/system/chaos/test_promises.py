@@ -125,14 +125,10 @@ def test_a_hook_process_killed_in_its_statement_loses_and_doubles_nothing(fleet_
     fleet = fleet_of("postgresql", workers=1)
     job_id = fleet.submit("chaos_sleep", seconds=1)
     if point == "claimed, not handed over":
-        fleet.when_over(60)  # the worker is up
-        hooks = fleet.hook_process_of(fleet.posts["worker-0"])
-        os.kill(hooks, signal.SIGSTOP)
-        job_id = fleet.submit("chaos_sleep", seconds=0)
-        until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+        job_id = _taken_and_not_claimed(fleet)
     else:
         until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
-        hooks = fleet.hook_process_of(fleet.posts["worker-0"])
+    hooks = fleet.hook_process_of(fleet.posts["worker-0"])
     with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
         locking.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
         os.kill(hooks, signal.SIGCONT)
@@ -153,10 +149,7 @@ def test_a_locked_row_holds_up_its_own_job_alone_which_goes_on_when_it_is_free(f
     fleet = fleet_of("postgresql", workers=1)
     locked = fleet.submit("chaos_sleep", seconds=1)
     if point == "before its claim":
-        fleet.when_over(60)  # the worker is up
-        os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGSTOP)
-        locked = fleet.submit("chaos_sleep", seconds=0)
-        until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+        locked = _taken_and_not_claimed(fleet)
     else:
         until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
     with create_engine(fleet.database_url, poolclass=NullPool).connect() as locking:
@@ -206,6 +199,15 @@ def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet
     (fleet.points / "finish").touch()
     job = fleet.when_over(60).jobs[job_id]
     assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+
+
+def _taken_and_not_claimed(fleet: Fleet) -> str:
+    """A new job whose message the only worker has taken, while the hook process that would claim it is frozen. All others are over."""
+    fleet.when_over(60)  # so the worker is up
+    os.kill(fleet.hook_process_of(fleet.posts["worker-0"]), signal.SIGSTOP)
+    job_id = fleet.submit("chaos_sleep", seconds=0)
+    until(lambda: fleet.redis.llen("rq:queue:default.normal") == 0, 20)
+    return job_id
 
 
 def _waits_for_a_lock(fleet: Fleet) -> bool:
