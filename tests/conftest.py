@@ -38,7 +38,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PASSWORD_HASH = generate_password_hash("a long password", "scrypt:1024:8:1")  # ours cost 32 times as much, at each sign-in
 SYSTEM = ROOT / "tests" / "system"
-TOGETHER = {"faults": (SYSTEM / "chaos", SYSTEM / "hosts"), "browser": (SYSTEM / "browser",)}  # in the order in which they begin
+TOGETHER = [SYSTEM / "chaos", SYSTEM / "hosts", SYSTEM / "browser"]  # folders whose tests run one after the other; they begin first
 SMOKE = SYSTEM / "browser" / "test_smoke.py"  # the one of them that make test runs
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
@@ -49,19 +49,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores, because tests wait."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two more than there are cores, because tests of whole systems wait."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 class ByFile(LoadScopeScheduling):
     """Each file's tests run in one process, which has what they share.
 
-    All browser tests share an installation and a browser, and faults are injected by one test at a time: they need the machine.
+    All browser tests share an installation and a browser. Of chaos, and of hosts, one test runs at a time: each needs much of the machine.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = ROOT / nodeid.partition("::")[0]
-        return next((name for name, folders in TOGETHER.items() if path.parent in folders), str(path))
+        return str(path.parent if path.parent in TOGETHER else path)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -83,9 +83,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if SYSTEM in item.path.parents and item.path != SMOKE:
             item.add_marker(pytest.mark.slow)
-    first = [folder for folders in TOGETHER.values() for folder in folders]
+    last = len(TOGETHER)
     items.sort(
-        key=lambda item: first.index(item.path.parent) if item.path.parent in first else len(first) + (SYSTEM not in item.path.parents)
+        key=lambda item: TOGETHER.index(item.path.parent) if item.path.parent in TOGETHER else last + (SYSTEM not in item.path.parents)
     )
     if not config.getoption("--all"):
         left_out = [item for item in items if item.get_closest_marker("slow")]
