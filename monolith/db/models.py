@@ -205,7 +205,7 @@ class Job(Base):
             postgresql_where=WITH_ERROR_GROUP,
         ),
         Index("jobs_in_requeue", "requeue_id", "status", sqlite_where=IN_REQUEUE, postgresql_where=IN_REQUEUE),
-        Index("jobs_held", "held_by", "status", "priority", "held_since", sqlite_where=HELD, postgresql_where=HELD),
+        Index("jobs_held", "held_by", "status", "priority", "owner_id", "held_since", sqlite_where=HELD, postgresql_where=HELD),
     )
 
     @property

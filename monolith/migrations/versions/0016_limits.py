@@ -14,9 +14,8 @@ HELD = 'held_by IS NOT NULL'
 def upgrade() -> None:
     op.add_column('jobs', sa.Column('held_by', sa.String(length=100), nullable=True))
     op.add_column('jobs', sa.Column('held_since', sa.Double(), nullable=True))
-    op.create_index(
-        'jobs_held', 'jobs', ['held_by', 'status', 'priority', 'held_since'], sqlite_where=sa.text(HELD), postgresql_where=sa.text(HELD)
-    )
+    columns = ['held_by', 'status', 'priority', 'owner_id', 'held_since']
+    op.create_index('jobs_held', 'jobs', columns, sqlite_where=sa.text(HELD), postgresql_where=sa.text(HELD))
     op.create_table(
         'rates',
         sa.Column('key', sa.String(length=100), nullable=False),

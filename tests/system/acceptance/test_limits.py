@@ -97,7 +97,7 @@ def test_two_workers_never_start_more_than_the_rate_in_any_window_and_keep_the_o
     jobs = submit(alice, 300, 0, "trial_paced")
     finished(jobs, intray, 90)
     moments = sorted(started_at(jobs))
-    for begin, first in enumerate(moments):  # 20 in a second, and 5 % of a minute's: 4 % may start at once, and a start is a little later than its claim
+    for begin, first in enumerate(moments):  # 20 in a second, and 5 % of a minute's: 4 % may start at once, and a start may come late
         for end in range(begin, len(moments)):
             assert end - begin + 1 <= 20 * (moments[end] - first) + 60
     with read_session() as session:

@@ -105,6 +105,20 @@ def test_the_most_urgent_held_job_is_first(submit):
     assert statuses([*urgent, *held]) == ["queued", "scheduled", "scheduled"]
 
 
+def test_owners_whose_jobs_a_limit_holds_take_turns(submit, bob):
+    jobs = submit("trial_two", 7)
+    claims = claim(*jobs)
+    others = submit("trial_two", 3, bob)
+    assert claim(*others) == {}
+    started = jobs[:2]
+    for one in [others[0], jobs[2], others[1], jobs[3], others[2], jobs[4], jobs[5], jobs[6]]:
+        finish(claims[started.pop(0)])
+        assert messages() == [one]
+        claims |= claim(one)
+        started.append(one)
+    assert set(statuses([*jobs[:5], *others])) == {"finished"}
+
+
 def test_a_new_job_does_not_overtake_held_ones(submit):
     jobs = submit("trial_two", 4)
     claims = claim(*jobs)
