@@ -29,6 +29,7 @@ EXPECTED = (
     "index",
     "architecture",
     "lifecycle",
+    "promises",
     "worker",
     "glossary",
     "adding-a-job-type",
@@ -135,6 +136,16 @@ def test_every_folder_has_its_row_and_every_row_its_folder() -> None:
     rows = set(re.findall(r"^\| `([\w/]+/)` \|", read("architecture"), re.MULTILINE))
     assert [folder for folder in python_folders() if folder not in rows] == []
     assert [folder for folder in sorted(rows) if not (ROOT / folder).is_dir()] == []
+
+
+# ---- promises
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    tests = {name for path in (ROOT / "tests").rglob("test_*.py") for name in definitions(path)}
+    named = re.findall(r"^\|.*`(test_\w+)` \|$", read("promises"), re.MULTILINE)
+    assert len(named) == read("promises").split("## ")[0].count("\n| ") - 1
+    assert [name for name in named if name not in tests] == []
 
 
 # ---- decisions
