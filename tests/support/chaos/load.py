@@ -74,6 +74,8 @@ class Load:
             while self.live() >= self.most_live or time.monotonic() < started_at + number * self.seconds / self.jobs:
                 if self.is_over.wait(LOOK_S):
                     return
+            if self.is_over.is_set():
+                return
             self._submit(f"chaos-{self.seed}-{number}", body)
 
     def _kinds(self, rng: random.Random) -> list[str]:
