@@ -9,15 +9,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 
+import psycopg
 from redis import RedisError
 
 from tests.support.chaos.fleet import Fleet, Post, children, send
 from tests.support.chaos.workers import FULL
 
 BUSY_S = 3.0
+RETRY_S = 0.2
 TINY = 1  # bytes: every command that needs memory is refused
 
 
@@ -106,6 +108,9 @@ class Faults:
             return kinds | {
                 "database_crashed": lambda: self.fleet.keep_away(self._one("postgresql"), signal.SIGQUIT, 0),
                 "database_away": lambda: self.fleet.keep_away(self._one("postgresql"), signal.SIGQUIT, self.long_s),
+                "database_read_only": self._make_read_only,
+                "database_full": self._take_connections,
+                "rows_locked": self._lock_rows,
             }
         return kinds | {"database_locked": self._lock_sqlite}
 
@@ -196,6 +201,54 @@ class Faults:
                 self.fleet.redis.config_set("maxmemory", 0)
 
         self._meanwhile(give_back)
+        return f"for {seconds:.0f} s"
+
+    def _make_read_only(self) -> str:
+        """As after a failover: the server answers, and refuses every write."""
+        seconds = self._rng.uniform(1, self.long_s)
+
+        def be_read_only() -> None:
+            while not self._set_read_only("on") and not self._is_mended.wait(RETRY_S):
+                pass
+            self._is_mended.wait(seconds)
+            while not self._set_read_only("off"):
+                time.sleep(RETRY_S)
+
+        self._meanwhile(be_read_only)
+        return f"for {seconds:.0f} s"
+
+    def _set_read_only(self, value: str) -> bool:
+        with suppress(psycopg.OperationalError), psycopg.connect(self.fleet.database_url, connect_timeout=2, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+            return True
+        return False
+
+    def _take_connections(self) -> str:
+        """Somebody else holds all the connections that the server still has."""
+        seconds = self._rng.uniform(1, self.long_s)
+
+        def take() -> None:
+            with ExitStack() as taken:
+                with suppress(psycopg.OperationalError):
+                    while not self._is_mended.is_set():
+                        taken.enter_context(psycopg.connect(self.fleet.database_url, connect_timeout=2))
+                self._is_mended.wait(seconds)
+
+        self._meanwhile(take)
+        return f"for {seconds:.0f} s"
+
+    def _lock_rows(self) -> str:
+        """Somebody holds the rows of some running jobs."""
+        seconds = self._rng.uniform(1, self.long_s)
+
+        def lock() -> None:
+            with suppress(psycopg.OperationalError), psycopg.connect(self.fleet.database_url, connect_timeout=2) as connection:
+                connection.execute("SELECT id FROM jobs WHERE status = 'started' LIMIT 3 FOR UPDATE SKIP LOCKED")
+                self._is_mended.wait(seconds)
+
+        self._meanwhile(lock)
         return f"for {seconds:.0f} s"
 
     def _lock_sqlite(self) -> str:
