@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from time import monotonic
 from typing import Any
@@ -22,8 +23,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
-from monolith.db.models import Base, Job
-from monolith.errors import Conflict
+from monolith.db.models import Base, Job, JobEvent
+from monolith.errors import Conflict, JobTypeMissing
 from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, limits, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
@@ -34,6 +35,9 @@ from monolith.runner.queue import rq_queues
 _JOBS: Any = Job.__table__
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
+MISSING_TYPE_S = 3600.0  # for how long a job waits for a worker that has its type
+MISSING_TYPE_TRY_S = 60.0  # how often it is tried, at least
+MISSING_TYPE = "Waits for a worker that has the job type "  # how the reason of such a wait begins
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_TYPE = 100
 log = structlog.get_logger()
@@ -330,7 +334,17 @@ SNOOZE = Transition(
     **_BEGAN,
     **_RELEASED,
 )
-_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE}
+WITHOUT_TYPE = Transition(
+    "unknown_type",
+    *_RUNNING,
+    status="scheduled",
+    attempt=Job.attempt - 1,
+    run_at=now() + param("seconds", Job.run_at),
+    snooze_reason=param("reason", Job.snooze_reason),
+    **_BEGAN,
+    **_RELEASED,
+)
+_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE, "unknown_type": WITHOUT_TYPE}
 
 
 def finished(claim: Claim, outcome: Outcome) -> RunEnding:
@@ -352,6 +366,36 @@ def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
     message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
     otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
     return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)
+
+
+# A worker that has the type has run the job since, or a person has requeued it: the wait is another one.
+_LAST_KNOWN = select(func.max(JobEvent.id)).where(
+    JobEvent.job_id == bindparam("job_id"), JobEvent.name.in_(("retrying", "parked", "requeued"))
+)
+_MISSING_SINCE = select(func.min(JobEvent.at), now()).where(
+    JobEvent.job_id == bindparam("job_id"), JobEvent.name == "unknown_type", JobEvent.id > func.coalesce(_LAST_KNOWN.scalar_subquery(), 0)
+)
+
+
+def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
+    """The worker lacks the job's type, or that of its follow-up: the attempt is returned, and another worker may have it.
+
+    The waits become longer, up to a minute. An hour after the first worker that lacked the type, the job fails.
+    """
+    with read_connection() as connection:
+        since, moment = connection.execute(_MISSING_SINCE, {"job_id": claim.job_id}).one()
+    waited = moment - since if since else 0.0
+    because = f" This worker cannot load it: {missing.reason}" if missing.reason else ""
+    if waited >= MISSING_TYPE_S:
+        message = (
+            f"No worker with the job type {missing.name} came within an hour.{because} Start a worker of a version that has it, then "
+            "requeue the job; if the type was removed, submit the document with another one."
+        )
+        return failed(claim, Failure("unknown_type", message, permanent=True), Backoff("fixed", 0))
+    seconds = min(max(5.0, waited / 4), MISSING_TYPE_TRY_S, MISSING_TYPE_S - waited)
+    until = datetime.fromtimestamp(moment + MISSING_TYPE_S - waited, UTC).strftime("%H:%M:%S UTC")
+    reason = f"{MISSING_TYPE}{missing.name}, of a newer version. If none comes until {until}, the job fails.{because}"
+    return _ending("unknown_type", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason})
 
 
 def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
