@@ -99,7 +99,7 @@ class JobType:
             return self.io_bound
         try:
             return bool(self.io_bound())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.error("io_bound_failed", type=self.name, error=reason_of(error))
             return False
 
@@ -108,7 +108,7 @@ class JobType:
         """Why the type cannot run in this installation; None when it can. That it cannot be found out is a reason, too."""
         try:
             return self.available()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.error("available_failed", type=self.name, error=reason_of(error))
             return f"Its function `available` fails ({type(error).__name__}). The job type's developer must fix this."
 
@@ -126,6 +126,14 @@ class JobType:
     def is_internal(self) -> bool:
         """Whether only Intray submits it, so users do not see it among their jobs."""
         return self.submittable_by == "nobody"
+
+    def preview_of(self, params: dict[str, Any], document: SubmittedDocument | None) -> dict[str, Any] | None:
+        """What its preview function computes; None if it has none, or that fails: the job itself can still succeed."""
+        try:
+            return self.preview(params, document) if self.preview else None
+        except (Exception, SystemExit) as error:
+            log.error("preview_failed", type=self.name, error=reason_of(error))
+            return None
 
     def with_defaults(self, params: dict[str, Any]) -> dict[str, Any]:
         """The params of a stored job, with the defaults of those that this version has and the version that accepted it had not."""

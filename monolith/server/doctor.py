@@ -295,9 +295,15 @@ def _sandbox() -> str:
 
 def _job_types() -> str:
     """The job types that are off here, and why. Not a problem in itself: some hosts allow no sandbox, for example."""
-    if waiting := _waiting_without_type():
+    broken = _broken_job_types()
+    try:
+        waiting = _waiting_without_type()
+    except SQLAlchemyError:
+        _job_types_load()
+        raise
+    if waiting:
         problem = f"Jobs wait for job types that this version lacks: {waiting}. Start workers of the version that has them."
-        raise CheckFailed(f"{problem} {_broken_job_types()}".strip())
+        raise CheckFailed(f"{broken} {problem}".strip())
     _job_types_load()
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
     off = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]

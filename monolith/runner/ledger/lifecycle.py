@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, false, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -25,6 +25,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
 from monolith.db.models import Base, Job, JobEvent
 from monolith.errors import Conflict, JobTypeMissing
+from monolith.job_types import registry
 from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, limits, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
@@ -36,7 +37,7 @@ _JOBS: Any = Job.__table__
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MISSING_TYPE_S = 3600.0  # for how long a job waits for a worker that has its type
-MISSING_TYPE_TRY_S = 60.0  # how often it is tried, at least
+MISSING_TYPE_TRY_S = 300.0  # how often it is tried, at least; a worker that starts has the jobs of its types tried at once
 MISSING_TYPE = "Waits for a worker that has the job type "  # how the reason of such a wait begins
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_TYPE = 100
@@ -380,7 +381,7 @@ _MISSING_SINCE = select(func.min(JobEvent.at), now()).where(
 def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
     """The worker lacks the job's type, or that of its follow-up: the attempt is returned, and another worker may have it.
 
-    The waits become longer, up to a minute. An hour after the first worker that lacked the type, the job fails.
+    The waits become longer, up to MISSING_TYPE_TRY_S. An hour after the first worker that lacked the type, the job fails.
     """
     with read_connection() as connection:
         since, moment = connection.execute(_MISSING_SINCE, {"job_id": claim.job_id}).one()
@@ -396,6 +397,13 @@ def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
     until = datetime.fromtimestamp(moment + MISSING_TYPE_S - waited, UTC).strftime("%H:%M:%S UTC")
     reason = f"{MISSING_TYPE}{missing.name}, of a newer version. If none comes until {until}, the job fails.{because}"
     return _ending("unknown_type", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason})
+
+
+def try_with_types(types: Iterable[str]) -> None:
+    """Make those jobs due that wait for a worker with one of these types: one has started."""
+    waits = or_(false(), *(Job.snooze_reason.startswith(f"{MISSING_TYPE}{name},") for name in types))
+    with write_transaction() as connection:
+        connection.execute(update(_JOBS).where(Job.status == "scheduled", waits).values(run_at=now()))
 
 
 def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
@@ -455,7 +463,8 @@ def snooze(claim: Claim, seconds: float, reason: str) -> bool:
 
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
-POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, status="failed", **_ERROR, **_ENDED)
+_KNOWN = Job.type.in_(bindparam("known_types", expanding=True))
+POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
 INTERRUPT = Transition(
     "interrupted",
     *_RUNNING,
@@ -472,13 +481,14 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     """Queue a job again whose worker stopped or died, and return its attempt. False when this claim is no longer current.
 
     After MAX_CRASHES crashes the job is poison and fails: otherwise it would crash one worker after the other. A worker that
-    stops on request (`crashed=False`) does not count.
+    stops on request (`crashed=False`) does not count. A type that this version lacks is left to another one, which has its
+    `on_failure`.
     """
     fence = {"job_id": job_id, "claim": number, "crash": int(crashed)}
     error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
     message = error["error_message"]
     with write_transaction() as connection:
-        poison = POISON.apply(message, connection=connection, **fence, **error)
+        poison = POISON.apply(message, connection=connection, known_types=list(registry.discover()), **fence, **error)
         interrupted = INTERRUPT.apply(why, connection=connection, **fence)
         follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])

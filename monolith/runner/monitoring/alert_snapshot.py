@@ -24,6 +24,7 @@ from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.queue import rq_queues
 
 COUNTED_TO = 10_000  # failed jobs are counted up to this number
+SEEN_S = 60.0  # a job that waits for its type counts for so long after it was seen: it may be tried just now
 MAX_OVERSPENT = 20  # users named in alerts
 
 
@@ -127,10 +128,10 @@ def _has_activity(session: Session, backlogs: dict[str, QueueBacklog], since: fl
 
 
 def _missing_types(session: Session, moment: float, before: Mapping[str, MissingType]) -> dict[str, MissingType]:
-    """Such jobs are tried again within a minute, so this reads only what is due soon. Those of `before` may be tried just now."""
+    """Such jobs are tried every few minutes, so this reads only what is due soon. Those of `before` may be tried just now."""
     waits = (Job.status == "scheduled", Job.run_at <= moment + lifecycle.MISSING_TYPE_TRY_S, Job.snooze_reason.startswith(MISSING_TYPE))
     first = select(Job.snooze_reason, func.min(JobEvent.at)).join(JobEvent, JobEvent.job_id == Job.id)
-    found = {name: one for name, one in before.items() if one.seen_at > moment - 2 * lifecycle.MISSING_TYPE_TRY_S}
+    found = {name: one for name, one in before.items() if one.seen_at > moment - SEEN_S}
     for reason, since in session.execute(first.where(*waits, JobEvent.name == "unknown_type").group_by(Job.snooze_reason)):
         name = str(reason).removeprefix(MISSING_TYPE).partition(",")[0]
         earlier = found[name].since if name in found else since

@@ -147,6 +147,10 @@ def test_a_waiting_job_of_a_type_that_is_off_says_why_and_doctor_counts_it(load:
     row = run_due(job)
     assert (row.status, row.attempt) == ("scheduled", 0)
     assert "This worker cannot load it: FileNotFoundError" in row.snooze_reason and "/etc/none" not in row.snooze_reason
+    for path in (f"/jobs/{job}", "/jobs"):
+        page = alice.get(path)
+        assert page.status_code == 200, path
+    assert "This worker cannot load it: FileNotFoundError" in alice.get(f"/jobs/{job}").text
     types = next(one for one in doctor.examine() if one.subject == "types")
     assert types.is_problem and "this version lacks: bad (1)" in types.message and "bad.py, line 2: FileNotFoundError" in types.message
 
@@ -156,3 +160,4 @@ def test_functions_of_a_type_that_fail_concern_that_type_only(load: Broken, alic
     listed = {one["name"]: one for one in alice.get("/api/v1/job-types").json["data"]}
     assert "ZeroDivisionError" in listed["odd"]["unavailable_reason"]
     assert not registry.discover()["odd"].is_io_bound
+    assert registry.discover()["odd"].preview_of({}, None) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 
 from monolith.db.engine import now, read_now, read_session, write_session, write_transaction
 from monolith.db.models import Job, JobEvent
@@ -249,6 +249,10 @@ def test_a_job_of_an_unknown_type_waits_an_hour_for_a_worker_that_has_it(submit)
     assert lifecycle.requeue(job.id)
     assert run_due(job.id).status == "scheduled", "a person's requeue gives it another hour"
     rename(job.id, "trial_echo")
+    with write_session() as session:
+        session.execute(update(Job).values(snooze_reason=func.replace(Job.snooze_reason, "newer", "trial_echo"), run_at=now() + 300))
+    lifecycle.try_with_types(["trial_raise", "trial_echo"])  # as a worker does when it starts
+    assert [one.id for one in lifecycle.queue_due(10)] == [job.id]
     row = run_due(job.id)
     assert (row.status, row.attempt, row.result) == ("finished", 1, {"value": 7})
 
@@ -260,6 +264,15 @@ def test_a_job_whose_follow_up_has_an_unknown_type_waits_too_and_what_is_no_type
     assert run_due(wrong.id).status == "failed"
     an_hour_passes(job.id)
     assert (run_due(job.id).status, stored(job.id).error_type) == ("failed", "unknown_type")
+
+
+def test_a_version_that_lacks_the_type_fails_no_job_as_poison(submit):
+    job = submit("trial_echo")
+    for name, status in (("newer", "queued"), ("newer", "queued"), ("newer", "queued"), ("trial_echo", "failed")):
+        claim = lifecycle.claim(job.id, "w")
+        rename(job.id, name)
+        assert claim and lifecycle.interrupt(job.id, claim.number, "out of memory")
+        assert stored(job.id).status == status
 
 
 def test_a_queued_job_gets_the_defaults_of_params_that_its_type_has_had_since(submit):
