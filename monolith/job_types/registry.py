@@ -276,7 +276,7 @@ def _check(declared: JobType) -> None:
         ),
         "available, preview, identity and on_failure must be functions": not _are_functions(declared),
         "only a job type that takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
-        "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,
+        "the same name is declared elsewhere, too": _place_of(_declared.get(declared.name, declared)) != _place_of(declared),
     }
     _refuse(declared, wrong)
     fields = declared.params().fields
@@ -294,6 +294,12 @@ def _refuse(declared: JobType, wrong: dict[str, Any]) -> None:
     for reason, is_wrong in wrong.items():
         if is_wrong:
             raise InvalidDeclaration(f"job type {declared.name}: {reason}")
+
+
+def _place_of(declared: JobType) -> tuple[str, int]:
+    """The module and the line of its function: a file that is imported again, because it failed, declares the same again."""
+    code = getattr(inspect.unwrap(declared.function), "__code__", None)
+    return declared.function.__module__, code.co_firstlineno if code else 0
 
 
 def _is_name(name: Any) -> bool:

@@ -64,6 +64,7 @@ def load(tmp_path: Path, intray_settings: Callable[..., None], monkeypatch: pyte
         (DECLARED.format(arguments="backoff=5"), 5, "backoff must be exponential(seconds) or fixed(seconds)"),
         (DECLARED.format(arguments="colour=1"), 5, "unexpected keyword argument 'colour'"),
         (GOOD.format(name="bad").replace("def bad", "async def bad"), 5, "its function must not be async"),
+        (GOOD.format(name="bad") + GOOD.format(name="bad"), 13, "job type bad: the same name is declared elsewhere, too"),
         (GOOD.format(name="early") + "1 / 0\n", 9, "ZeroDivisionError"),
     ],
 )
@@ -80,7 +81,7 @@ def test_one_file_is_off_whatever_it_does_and_the_others_work(load: Broken, text
 
 def test_of_two_files_that_declare_one_name_the_first_works(load: Broken) -> None:
     (broken,) = load({"first.py": GOOD.format(name="twin"), "second.py": GOOD.format(name="twin")})
-    assert "second.py, line 5: job type twin: another file declares the same name" in str(broken)
+    assert "second.py, line 5: job type twin: the same name is declared elsewhere, too" in str(broken)
     assert registry.discover()["twin"].function.__module__.endswith("first")
     assert registry.broken_types() == {}
 
