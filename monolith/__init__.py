@@ -35,7 +35,7 @@ def create_app() -> Flask:
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     security.trust_proxies(app, settings().trusted_proxies)
-    registry.discover()
+    registry.log_broken()
     security.init_app(app)
     problems.register(app)
     assets.init_app(app)

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, tem
 MEGABYTE = 1024 * 1024
 SHORTEST_TOKEN = 16  # characters
 PRIORITIES = ("critical", "high", "normal", "low")  # of jobs, the most urgent first
+MAX_FIGURE = 10_000_000  # of a job type's attempts, seconds and running jobs: more fits no column and no timer
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 
@@ -109,12 +110,12 @@ class Settings:
     alert_webhook_secret: str | None = field(repr=False)
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
-        """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and the like (`_OVERRIDES`) that are set, by name.
+        """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and the like (`OVERRIDES`) that are set, by name.
 
         Raises `BadSetting` for a value that cannot be used.
         """
-        variables = {name: f"{job_type}_{name}".upper() for name in _OVERRIDES}
-        return {name: _OVERRIDES[name](one, os.environ[one]) for name, one in variables.items() if one in os.environ}
+        variables = {name: f"{job_type}_{name}".upper() for name in OVERRIDES}
+        return {name: OVERRIDES[name](one, os.environ[one]) for name, one in variables.items() if one in os.environ}
 
 
 @cache
@@ -321,14 +322,14 @@ def _rate(variable: str, text: str) -> Rate | None:
 
 def _number(variable: str, text: str, kind: type[int] | type[float], least: int) -> float:
     with suppress(ValueError):
-        if (value := kind(text)) > 0 or value == least:
+        if 0 < (value := kind(text)) <= MAX_FIGURE or value == least:
             return value
-    wanted = "a number above 0" if least else "a whole number, 0 for no limit"
-    raise BadSetting(f"{variable} is {text!r}. Set it to {wanted}, or unset it.")
+    wanted = f"a {'whole ' if kind is int else ''}number above 0" if least else "a whole number, 0 for no limit"
+    raise BadSetting(f"{variable} is {text[:40]!r}. Set it to {wanted}, at most {MAX_FIGURE:,}, or unset it.")
 
 
-# What can be overridden for each job type, and how the variable is read.
-_OVERRIDES: dict[str, Callable[[str, str], Any]] = {
+# What can be overridden for each job type, and how the variable is read; tools/job_types.py documents each.
+OVERRIDES: dict[str, Callable[[str, str], Any]] = {
     "max_attempts": lambda variable, text: _number(variable, text, int, 1),
     "timeout": lambda variable, text: _number(variable, text, int, 1),
     "backoff": lambda variable, text: _number(variable, text, float, 1),

@@ -96,3 +96,19 @@ class Snooze(Exception):
 
 class BadSetting(Exception):
     """An invalid setting. The message is one line that says what to do."""
+
+
+class InvalidDeclaration(ValueError):
+    """A job type that is declared wrongly. The message names it and says what is wrong."""
+
+
+class JobTypeMissing(Exception):
+    """This version of Intray lacks a job type, or cannot load its file. A worker of another version may have it.
+
+    `reason`: why its file cannot be loaded, for people who are no admins; empty for a type that no file declares.
+    """
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(f"This worker does not have the job type {name}" + (f": {reason}" if reason else "."))
+        self.name = name
+        self.reason = reason

@@ -8,6 +8,7 @@ from functools import cache
 
 UNITS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "month": 30 * 86400, "year": 360 * 86400}
 LETTERS = {name[0]: name for name in ("second", "minute", "hour", "day")}
+MAX_DIGITS = 9
 _RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*([1-9]\d*)?\s*(?:({'|'.join(UNITS_S)})s?|([{''.join(LETTERS)}]))\s*", re.IGNORECASE)
 
 
@@ -29,6 +30,8 @@ def parse(text: str) -> Rate:
     found = _RATE.fullmatch(text)
     if not found:
         raise ValueError(f"{text!r} is not a rate")
+    if len(found[1]) > MAX_DIGITS or len(found[2] or "") > MAX_DIGITS:
+        raise ValueError(f"{text[:40]!r} has a number of more than {MAX_DIGITS} digits")
     unit = found[3] or LETTERS[found[4].lower()]
     return Rate(int(found[1]), int(found[2] or 1) * UNITS_S[unit.lower()])
 

@@ -51,7 +51,7 @@ EXCEPTIONS = {
 }
 # What job types may import; the first is all that most need.
 OF_JOBS = ("monolith.job_types", "monolith.content", "monolith.config", "monolith.errors", "monolith.rate")
-BY_NAME = {"monolith.job_types.registry": "JOB_PACKAGES", "monolith.aliases": "former names", "manage": "bench and chaos, for developers"}
+BY_NAME = {"monolith.job_types.broken_files": "JOB_PACKAGES", "monolith.aliases": "former names", "manage": "bench and chaos"}
 LOADED_EARLY = ("monolith.runner.worker.ledger_worker", "jobs.tools.llm.connection_test")  # libraries, by name, to have them loaded
 BANNED = ("utils", "helpers", "manager", "handler", "service", "common")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from monolith import config
 from monolith.job_types import registry
 from monolith.job_types.registry import Automatic, JobType
 from monolith.web.schemas import params_schema
@@ -11,15 +12,31 @@ from monolith.web.schemas import params_schema
 FILE = Path(__file__).resolve().parent.parent / "docs" / "job-types.md"
 HEAD = """# Job types
 
-Made from the declarations in `jobs/` by `python -m tools.job_types`; do not edit. Each figure can be changed by the environment:
-`<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and `<TYPE>_BACKOFF` (seconds), such as `ANALYZE_MAX_ATTEMPTS=5`.
+Made from the declarations in `jobs/` by `python -m tools.job_types`; do not edit.
+
+Variables of the environment change the figures of one type, such as `ANALYZE_MAX_ATTEMPTS=5`. A type with a value that cannot be used is
+off, and says so: `manage.py doctor` names the variable.
+
+| Variable | Meaning |
+|---|---|
+{overrides}
 """
+OVERRIDES = {
+    "max_attempts": "attempts in all, 1 or more",
+    "timeout": "seconds that one attempt may run, 1 or more",
+    "backoff": "seconds before the second attempt, above 0",
+    "max_running": "how many of its jobs may run at once; 0: no limit",
+    "max_running_per_user": "how many jobs of one user; 0: no limit",
+    "rate": "how many of its jobs may start, such as `60/m`, `10/s` or `1000/h`; empty: no limit",
+    "rate_per_user": "how many jobs of one user may start; empty: no limit",
+}
 
 
 def markdown() -> str:
     """All job types that stand in jobs/, in alphabetical order."""
     found = [one for one in registry.discover().values() if one.function.__module__.startswith("jobs.")]
-    return "\n".join([HEAD, *(_section(one) for one in found)])
+    overrides = "\n".join(f"| `<TYPE>_{name.upper()}` | {OVERRIDES[name]} |" for name in config.OVERRIDES)
+    return "\n".join([HEAD.format(overrides=overrides), *(_section(one) for one in found)])
 
 
 def _section(job_type: JobType) -> str:

@@ -32,6 +32,7 @@ EVENT_WORDS = {
     "retrying": "Attempt {attempt} failed",
     "parked": "Snoozed",
     "held": "Held",
+    "unknown_type": "Waits for a worker that has its job type",
     "interrupted": "Interrupted, queued again",
     "stopped": "Stopped",
     "canceled": "Cancelled",

@@ -134,7 +134,7 @@ def _jobs_of(user: User, filters: dict[str, str | None]) -> Select[Any]:
     given = {name: value for name, value in filters.items() if value}
     _check_status(given.get("status"))
     query = _owned(select(Job).where(Job.trash_id.is_(None)), Job, user)
-    internal = [one.name for one in registry.discover().values() if one.is_internal]
+    internal = registry.internal_types()
     if internal and "type" not in given:
         query = query.where(Job.type.not_in(internal))
     query = query.where(*(getattr(Job, name) == given[name] for name in ("status", "type", "document_id") if name in given))

@@ -222,7 +222,7 @@ def _for_document(spec: JobSpec, user: User, document: Document | None) -> JobSp
         id=_job_id(spec, user, document, content),
         document_id=document.id if document else None,
         content_key=hashlib.sha256(_canonical(user.id, spec.type.name, spec.params, content)).hexdigest(),
-        preview=spec.type.preview(spec.params, handed) if spec.type.preview else None,
+        preview=spec.type.preview_of(spec.params, handed),
     )
 
 

@@ -66,10 +66,11 @@ def _submit_form(typed: MultiDict[str, str], errors: dict[str, list[str]]) -> st
 
 
 def _choices() -> dict[str, Any]:
-    """The job types that the user can run on a document, with their controls, and the priorities to choose from."""
+    """The job types that the user can run on a document, with their controls; those that cannot be loaded; the priorities."""
     found = [job_type for job_type in registry.open_to(current_user).values() if job_type.takes == "document"]
     return {
         "job_types": [(one, forms.controls(one, is_admin=current_user.is_admin)) for one in found],
+        "broken": registry.broken_open_to(current_user),
         "priorities": forms.priorities(found, current_user),
     }
 

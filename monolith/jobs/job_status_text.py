@@ -122,7 +122,7 @@ def timeline_entry(event: JobEvent) -> TimelineEntry:
     """An event in words, with its reason if that is of use to the submitter."""
     if event.name == "progress" and event.note:
         return TimelineEntry(event.name, event.at, humanise(event.note), None)
-    has_reason = event.name in ("retrying", "parked", "held") or event.name.startswith(MARK)
+    has_reason = event.name in ("retrying", "parked", "held", "unknown_type") or event.name.startswith(MARK)
     return TimelineEntry(event.name, event.at, event_words(event), event.note if has_reason else None)
 
 

@@ -8,7 +8,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.documents import submission
-from monolith.errors import Invalid, NotFound
+from monolith.errors import Invalid, NotFound, Unavailable
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.jobs import request_bodies
@@ -37,6 +37,8 @@ def run(name: str) -> AnyResponse | tuple[str, int]:
 
 def _job_type(name: str) -> JobType:
     found = registry.open_to(current_user).get(name)
+    if found is None and (reason := registry.broken_open_to(current_user).get(name)):
+        raise Unavailable(f"{name} is not available here. {reason}")
     if found is None or found.takes != "nothing":
         raise NotFound(f"No job type {name[:60]!r} runs without a document.")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from flask import request
@@ -17,6 +18,7 @@ from monolith.job_types.registry import JobType
 from monolith.web.openapi import ProblemSchema
 from monolith.web.schemas import ListSchema, params_schema, view_of
 
+UNKNOWN = "null, as are attempts, backoff and timeout, for a type whose file cannot be loaded"
 blueprint = Blueprint("job-types", __name__, url_prefix="/job-types", description="The types of jobs you can run")
 
 
@@ -25,10 +27,10 @@ class JobTypeSchema(Schema):
     title = fields.String()
     description = fields.String()
     queue = fields.String()
-    takes = fields.String(validate=OneOf(("document", "nothing")))
-    max_attempts = fields.Integer()
-    backoff = fields.String(metadata={"description": "exponential or fixed, with seconds"})
-    timeout = fields.Integer(metadata={"description": "Maximum seconds for one attempt"})
+    takes = fields.String(allow_none=True, validate=OneOf(("document", "nothing")), metadata={"description": f"The input; {UNKNOWN}"})
+    max_attempts = fields.Integer(allow_none=True)
+    backoff = fields.String(allow_none=True, metadata={"description": "exponential or fixed, with seconds"})
+    timeout = fields.Integer(allow_none=True, metadata={"description": "Maximum seconds for one attempt"})
     priorities = fields.List(fields.String(), metadata={"description": "The priorities you may submit it with, the most urgent first"})
     schema = fields.Dict(metadata={"description": "JSON Schema of the params"})
     available = fields.Boolean()
@@ -45,7 +47,8 @@ class JobTypes(MethodView):
     def get(self) -> dict[str, Any]:
         """List the job types you can run, with the JSON Schema of their params."""
         found = [_view(one) for one in registry.open_to(current_user).values()]
-        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+        broken = [_broken_view(name, reason) for name, reason in registry.broken_open_to(current_user).items()]
+        return {"object": "list", "data": sorted(found + broken, key=itemgetter("name")), "has_more": False, "url": request.path}
 
 
 @blueprint.route("/<name>")
@@ -55,6 +58,8 @@ class OneJobType(MethodView):
     def get(self, name: str) -> dict[str, Any]:
         """Show one job type."""
         found = registry.open_to(current_user).get(name)
+        if found is None and (reason := registry.broken_open_to(current_user).get(name)):
+            return _broken_view(name, reason)
         if found is None:
             raise NotFound(f"There is no job type {name[:60]!r}. GET /api/v1/job-types lists them.")
         return _view(found)
@@ -64,3 +69,11 @@ def _view(job_type: JobType) -> dict[str, Any]:
     reason = job_type.unavailable_reason
     computed = {"priorities": job_type.priorities_for(current_user), "schema": params_schema(job_type)}
     return view_of(JobTypeSchema, job_type, **computed, available=reason is None, unavailable_reason=reason)
+
+
+def _broken_view(name: str, reason: str) -> dict[str, Any]:
+    """A job type whose file cannot be loaded, so that little is known of it."""
+    declared, _ = registry.broken_types()[name]
+    unknown = dict.fromkeys(("takes", "max_attempts", "backoff", "timeout"))
+    known = {"name": name, "title": name, "description": reason, "queue": declared.queue, "priorities": [], "schema": {}}
+    return {**known, **unknown, "available": False, "unavailable_reason": reason}

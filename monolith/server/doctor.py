@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from monolith.config import settings
 from monolith.db import engine, postgresql_session
 from monolith.errors import BadSetting, Invalid
 from monolith.job_types import registry
-from monolith.runner.ledger import clock_lease
+from monolith.runner.ledger import clock_lease, counts
 from monolith.runner.llm import connection_test
 from monolith.runner.monitoring import alert_notifications
 from monolith.runner.queue import rq_queues
@@ -294,9 +295,41 @@ def _sandbox() -> str:
 
 def _job_types() -> str:
     """The job types that are off here, and why. Not a problem in itself: some hosts allow no sandbox, for example."""
+    broken = _broken_job_types()
+    try:
+        waiting = _waiting_without_type()
+    except SQLAlchemyError:
+        _job_types_load()
+        raise
+    if waiting:
+        problem = f"Jobs wait for job types that this version lacks: {waiting}. Start workers of the version that has them."
+        raise CheckFailed(f"{broken} {problem}".strip())
+    _job_types_load()
     reasons = {name: reason for name, one in registry.discover().items() if (reason := one.unavailable_reason)}
     off = [f"{', '.join(name for name in reasons if reasons[name] == reason)} off: {reason}" for reason in dict.fromkeys(reasons.values())]
     return " ".join(off) or "all job types are available"
+
+
+def _job_types_load() -> str:
+    """Whether every file of job types can be imported. Else its types are off, and jobs of them wait, and fail after an hour."""
+    if broken := _broken_job_types():
+        raise CheckFailed(broken)
+    return f"{len(registry.discover())} job types can be imported"
+
+
+def _broken_job_types() -> str:
+    broken = registry.broken_files()
+    return logs.mask(f"Cannot import {'; '.join(map(str, broken))}. Correct that, or remove the file.") if broken else ""
+
+
+def _waiting_without_type() -> str:
+    with engine.read_session() as session:
+        counted = counts.counts(session, "queued", "scheduled", "started")
+    waiting: Counter[str] = Counter()
+    for kind, number in counted.items():
+        if kind.type not in registry.discover():
+            waiting[kind.type] += number
+    return ", ".join(f"{name} ({number:,})" for name, number in sorted(waiting.items()))
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -316,4 +349,4 @@ CHECKS: dict[str, Callable[[], str]] = {
     "llm": _llm,
 }
 RELEASE_SUBJECTS = ("settings", "secret", "database", "redis", "eviction", "tls", "budget")
-RELEASE_CHECKS = {subject: CHECKS[subject] for subject in RELEASE_SUBJECTS} | {"secret": _shared_secret}
+RELEASE_CHECKS = {subject: CHECKS[subject] for subject in RELEASE_SUBJECTS} | {"secret": _shared_secret, "types": _job_types_load}

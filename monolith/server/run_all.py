@@ -20,6 +20,7 @@ import structlog
 from monolith.config import ROOT, settings
 from monolith.db import engine
 from monolith.errors import BadSetting
+from monolith.job_types import registry
 from monolith.linux import processes
 from monolith.logs import mask
 from monolith.server import redis_server
@@ -39,7 +40,7 @@ def run(command: Callable[[str], None], say: Callable[[str], None]) -> None:
     """Checks, migrates and starts everything, watches it until SIGTERM or Ctrl-C, then stops everything.
 
     `command` runs the command of that name, such as `web`, in a fork of this process; `say` prints what a person must read.
-    Raises `BadSetting` when a setting, the port or Redis prevents the start.
+    Raises `BadSetting` when a setting, a file of job types, the port or Redis prevents the start.
     """
     stop = StopSignal()
     with _exclusive_home() as lock:
@@ -52,6 +53,7 @@ def run(command: Callable[[str], None], say: Callable[[str], None]) -> None:
             command(name)
 
         _check_port()
+        registry.require_all()
         engine.upgrade()
         with _redis() as redis:
             children = _start_all(in_child)

@@ -99,7 +99,7 @@ def running_of(owners: Owners) -> list[Row[Any]]:
 
 def _visible_to(owners: Owners) -> ColumnElement[bool]:
     """Internal jobs are left out, as in the lists of jobs."""
-    internal = [one.name for one in registry.discover().values() if one.is_internal]
+    internal = registry.internal_types()
     return and_(Job.type.not_in(internal), true() if owners is None else Job.owner_id.in_(owners))
 
 

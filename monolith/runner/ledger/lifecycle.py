@@ -11,19 +11,21 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from time import monotonic
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, false, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
-from monolith.db.models import Base, Job
-from monolith.errors import Conflict
+from monolith.db.models import Base, Job, JobEvent
+from monolith.errors import Conflict, JobTypeMissing
+from monolith.job_types import registry
 from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, limits, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
@@ -34,6 +36,9 @@ from monolith.runner.queue import rq_queues
 _JOBS: Any = Job.__table__
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
+MISSING_TYPE_S = 3600.0  # for how long a job waits for a worker that has its type
+MISSING_TYPE_TRY_S = 300.0  # how often it is tried, at least; a worker that starts has the jobs of its types tried at once
+MISSING_TYPE = "Waits for a worker that has the job type "  # how the reason of such a wait begins
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_TYPE = 100
 log = structlog.get_logger()
@@ -330,7 +335,17 @@ SNOOZE = Transition(
     **_BEGAN,
     **_RELEASED,
 )
-_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE}
+WITHOUT_TYPE = Transition(
+    "unknown_type",
+    *_RUNNING,
+    status="scheduled",
+    attempt=Job.attempt - 1,
+    run_at=now() + param("seconds", Job.run_at),
+    snooze_reason=param("reason", Job.snooze_reason),
+    **_BEGAN,
+    **_RELEASED,
+)
+_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE, "unknown_type": WITHOUT_TYPE}
 
 
 def finished(claim: Claim, outcome: Outcome) -> RunEnding:
@@ -352,6 +367,43 @@ def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
     message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
     otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
     return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)
+
+
+# A worker that has the type has run the job since, or a person has requeued it: the wait is another one.
+_LAST_KNOWN = select(func.max(JobEvent.id)).where(
+    JobEvent.job_id == bindparam("job_id"), JobEvent.name.in_(("retrying", "parked", "requeued"))
+)
+_MISSING_SINCE = select(func.min(JobEvent.at), now()).where(
+    JobEvent.job_id == bindparam("job_id"), JobEvent.name == "unknown_type", JobEvent.id > func.coalesce(_LAST_KNOWN.scalar_subquery(), 0)
+)
+
+
+def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
+    """The worker lacks the job's type, or that of its follow-up: the attempt is returned, and another worker may have it.
+
+    The waits become longer, up to MISSING_TYPE_TRY_S. An hour after the first worker that lacked the type, the job fails.
+    """
+    with read_connection() as connection:
+        since, moment = connection.execute(_MISSING_SINCE, {"job_id": claim.job_id}).one()
+    waited = moment - since if since else 0.0
+    because = f" This worker cannot load it: {missing.reason}" if missing.reason else ""
+    if waited >= MISSING_TYPE_S:
+        message = (
+            f"No worker with the job type {missing.name} came within an hour.{because} Start a worker of a version that has it, then "
+            "requeue the job; if the type was removed, submit the document with another one."
+        )
+        return failed(claim, Failure("unknown_type", message, permanent=True), Backoff("fixed", 0))
+    seconds = min(max(5.0, waited / 4), MISSING_TYPE_TRY_S, MISSING_TYPE_S - waited)
+    until = datetime.fromtimestamp(moment + MISSING_TYPE_S - waited, UTC).strftime("%H:%M:%S UTC")
+    reason = f"{MISSING_TYPE}{missing.name}, of a newer version. If none comes until {until}, the job fails.{because}"
+    return _ending("unknown_type", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason})
+
+
+def try_with_types(types: Iterable[str]) -> None:
+    """Make those jobs due that wait for a worker with one of these types: one has started."""
+    waits = or_(false(), *(Job.snooze_reason.startswith(f"{MISSING_TYPE}{name},") for name in types))
+    with write_transaction() as connection:
+        connection.execute(update(_JOBS).where(Job.status == "scheduled", waits).values(run_at=now()))
 
 
 def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
@@ -411,7 +463,8 @@ def snooze(claim: Claim, seconds: float, reason: str) -> bool:
 
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
-POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, status="failed", **_ERROR, **_ENDED)
+_KNOWN = Job.type.in_(bindparam("known_types", expanding=True))
+POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
 INTERRUPT = Transition(
     "interrupted",
     *_RUNNING,
@@ -428,13 +481,14 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     """Queue a job again whose worker stopped or died, and return its attempt. False when this claim is no longer current.
 
     After MAX_CRASHES crashes the job is poison and fails: otherwise it would crash one worker after the other. A worker that
-    stops on request (`crashed=False`) does not count.
+    stops on request (`crashed=False`) does not count. A type that this version lacks is left to another one, which has its
+    `on_failure`.
     """
     fence = {"job_id": job_id, "claim": number, "crash": int(crashed)}
     error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
     message = error["error_message"]
     with write_transaction() as connection:
-        poison = POISON.apply(message, connection=connection, **fence, **error)
+        poison = POISON.apply(message, connection=connection, known_types=list(registry.discover()), **fence, **error)
         interrupted = INTERRUPT.apply(why, connection=connection, **fence)
         follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])

@@ -37,8 +37,8 @@ class Outcome:
         return not self.files and not self.follow_ups and self.decision is None
 
     def follow_up(self, type: str, params: dict[str, Any], priority: str, delay: float, document_id: str | None) -> None:
-        """Add a follow-up job. Raises `Invalid` for wrong params."""
-        job_type = registry.find(type)
+        """Add a follow-up job. Raises `Invalid` for wrong params, and `JobTypeMissing`."""
+        job_type = registry.require(type)
         loaded = job_type.load_params(params, has_document=document_id is not None)
         self.follow_ups.append(JobSpec(job_type, loaded, priority, delay, document_id))
 

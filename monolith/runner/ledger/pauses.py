@@ -118,9 +118,8 @@ def of(queue: str, type_name: str, pauses: Iterable[Paused]) -> Paused | None:
 
 def scopes() -> list[str]:
     """Every scope that can be paused."""
-    types = registry.discover()
-    queues = sorted({one.queue for one in types.values()})
-    return [EVERYTHING, *(f"queue:{name}" for name in queues), *(f"type:{name}" for name in sorted(types))]
+    types = sorted({*registry.discover(), *registry.broken_types()})
+    return [EVERYTHING, *(f"queue:{name}" for name in registry.queues()), *(f"type:{name}" for name in types)]
 
 
 def forget_ended() -> None:

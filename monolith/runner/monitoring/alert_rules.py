@@ -16,6 +16,7 @@ from monolith.config import settings
 from monolith.runner.monitoring.alert_snapshot import COUNTED_TO, Snapshot
 
 CLOSING = 0.8
+MISSING_TYPE_ALERT_S = 300.0
 CRITICAL, WARNING = "critical", "warning"
 
 
@@ -133,6 +134,14 @@ def _ledger_imbalance(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
         yield Condition("ledger_imbalance", "ledger", f"{_jobs(abs(snapshot.imbalance))} {what}.")
 
 
+def _missing_type(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
+    """Opens only after a while: during a deploy, old workers lack the new types."""
+    for name, one in snapshot.missing_types.items():
+        seconds = snapshot.moment - one.since
+        message = f"Jobs have waited {_span(seconds)} for a worker that has the job type {name}."
+        yield Condition("missing_type", name, message, _level(seconds, limit))
+
+
 def _breaker_open(snapshot: Snapshot, limit: float) -> Iterator[Condition]:
     for name, reason in snapshot.breakers.items():
         yield Condition("breaker_open", name, f"Jobs that need {name} are snoozed: {reason}")
@@ -222,6 +231,13 @@ RULES: dict[str, Rule] = {
         "Resume it or set an end time (/admin/pauses).",
         lambda: settings().alert_pause_s,
         _pause_forgotten,
+    ),
+    "missing_type": Rule(
+        WARNING,
+        "a job has waited longer than {limit:g} s for a worker that has its job type; after an hour it fails",
+        "Start workers of the version that has the type. manage.py doctor says if its file cannot be loaded.",
+        lambda: MISSING_TYPE_ALERT_S,
+        _missing_type,
     ),
     "breaker_open": Rule(
         WARNING,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -13,15 +14,17 @@ from sqlalchemy.orm import Session
 
 from monolith.config import settings
 from monolith.db.engine import read_now, read_session
-from monolith.db.models import OVER, Job, User
-from monolith.runner.ledger import counts, pauses
+from monolith.db.models import OVER, Job, JobEvent, User
+from monolith.runner.ledger import counts, lifecycle, pauses
 from monolith.runner.ledger.counts import WAITING
+from monolith.runner.ledger.lifecycle import MISSING_TYPE
 from monolith.runner.ledger.pauses import Paused
 from monolith.runner.llm.budget import DAY_S, PLACES, Spending, usd
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
 from monolith.runner.queue import rq_queues
 
 COUNTED_TO = 10_000  # failed jobs are counted up to this number
+SEEN_S = 60.0  # a job that waits for its type counts for so long after it was seen: it may be tried just now
 MAX_OVERSPENT = 20  # users named in alerts
 
 
@@ -30,6 +33,13 @@ class QueueBacklog(NamedTuple):
 
     jobs: int
     oldest_s: float
+
+
+class MissingType(NamedTuple):
+    """A job type that jobs wait for a worker with: when the first of them met a worker without it, and when one was last seen waiting."""
+
+    since: float
+    seen_at: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Snapshot:
     backlogs: dict[str, QueueBacklog]
     has_activity: bool  # whether a job started or ended in the last ALERT_SILENCE_S; also true if no job has waited that long
     pauses: list[Paused]
+    missing_types: dict[str, MissingType]
     breakers: dict[str, str]
     spent_all: Decimal | None  # today's total, only if the total budget is used up
     overspent: list[str]
@@ -57,10 +68,11 @@ class Snapshot:
         return of_redis | ({"ledger_imbalance"} if self.imbalance is None else set())
 
 
-def take_snapshot(redis_missed: int = 0, imbalance: int | None = None) -> Snapshot:
+def take_snapshot(redis_missed: int = 0, imbalance: int | None = None, missing_types: Mapping[str, MissingType] | None = None) -> Snapshot:
     """Read the ledger and Redis.
 
-    `redis_missed` is that of the previous snapshot. `imbalance` is counted by the caller, because that reads all rows.
+    `redis_missed` and `missing_types` are those of the previous snapshot. `imbalance` is counted by the caller, because that reads
+    all rows.
     """
     listened, percent = _redis()
     with read_session() as session:
@@ -74,6 +86,7 @@ def take_snapshot(redis_missed: int = 0, imbalance: int | None = None) -> Snapsh
             backlogs=backlogs,
             has_activity=_has_activity(session, backlogs, moment - settings().alert_silence_s),
             pauses=pauses.active(session),
+            missing_types=_missing_types(session, moment, missing_types or {}),
             breakers=_breakers(session),
             spent_all=spent,
             overspent=overspent,
@@ -112,6 +125,18 @@ def _has_activity(session: Session, backlogs: dict[str, QueueBacklog], since: fl
     if session.scalar(select(started)):
         return True
     return any(session.scalar(counts.ended_since(session, status, since).limit(1)) for status in OVER)
+
+
+def _missing_types(session: Session, moment: float, before: Mapping[str, MissingType]) -> dict[str, MissingType]:
+    """Such jobs are tried every few minutes, so this reads only what is due soon. Those of `before` may be tried just now."""
+    waits = (Job.status == "scheduled", Job.run_at <= moment + lifecycle.MISSING_TYPE_TRY_S, Job.snooze_reason.startswith(MISSING_TYPE))
+    first = select(Job.snooze_reason, func.min(JobEvent.at)).join(JobEvent, JobEvent.job_id == Job.id)
+    found = {name: one for name, one in before.items() if one.seen_at > moment - SEEN_S}
+    for reason, since in session.execute(first.where(*waits, JobEvent.name == "unknown_type").group_by(Job.snooze_reason)):
+        name = str(reason).removeprefix(MISSING_TYPE).partition(",")[0]
+        earlier = found[name].since if name in found else since
+        found[name] = MissingType(min(earlier, since), moment)
+    return found
 
 
 def _breakers(session: Session) -> dict[str, str]:

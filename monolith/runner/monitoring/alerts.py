@@ -20,7 +20,7 @@ from monolith.runner.ledger import balance, clock_lease
 from monolith.runner.monitoring import alert_notifications, alert_rules
 from monolith.runner.monitoring.alert_notifications import Change
 from monolith.runner.monitoring.alert_rules import CRITICAL, RULES, Condition
-from monolith.runner.monitoring.alert_snapshot import Snapshot, take_snapshot
+from monolith.runner.monitoring.alert_snapshot import MissingType, Snapshot, take_snapshot
 from monolith.runner.queue import rq_queues
 
 CLOCK_MISSING = "No clock is running. Retries and delayed jobs do not start, and no alerts are sent."
@@ -68,21 +68,23 @@ def closed(session: Session, limit: int, before_id: int | None = None) -> list[A
 class AlertTask:
     """The periodic task that evaluates all rules.
 
-    Between two runs it keeps the number of consecutive checks at which Redis did not respond, and the ledger's last imbalance.
+    Between two runs it keeps the number of consecutive checks at which Redis did not respond, the ledger's last imbalance, and the
+    job types that workers lack.
     """
 
     def __init__(self) -> None:
         self._redis_missed = 0
         self._imbalance = 0
         self._count_at = 0.0
+        self._missing_types: dict[str, MissingType] = {}
 
     def work(self) -> Iterator[None]:
         """Take a snapshot and evaluate it. The ledger is counted once in COUNT_S only, because that reads all rows."""
         if time.monotonic() >= self._count_at:
             self._imbalance, self._count_at = balance.imbalance(), time.monotonic() + COUNT_S
             yield
-        snapshot = take_snapshot(self._redis_missed, self._imbalance)
-        self._redis_missed = snapshot.redis_missed
+        snapshot = take_snapshot(self._redis_missed, self._imbalance, self._missing_types)
+        self._redis_missed, self._missing_types = snapshot.redis_missed, snapshot.missing_types
         evaluate(snapshot)
 
 

@@ -120,8 +120,7 @@ def is_inline() -> bool:
 
 def names() -> list[str]:
     """All RQ queues, the most urgent first: the order in which a worker takes from them."""
-    queues = sorted({job_type.queue for job_type in registry.discover().values()})
-    return [rq_queue_of(name, priority) for priority in PRIORITIES for name in queues]
+    return [rq_queue_of(name, priority) for priority in PRIORITIES for name in registry.queues()]
 
 
 def push(jobs: Iterable[Pushed]) -> bool:

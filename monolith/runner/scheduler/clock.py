@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
+from monolith.job_types import registry
 from monolith.runner.admin import bulk_retry, trash
 from monolith.runner.ledger import balance, counts, lifecycle, limits
 from monolith.runner.ledger.clock_lease import lead, resign
@@ -43,6 +44,7 @@ log = structlog.get_logger()
 
 def run(stopped: Callable[[], bool], wait: Callable[[float], object] = time.sleep) -> None:
     """Tick every second until `stopped()`. No error ends it; if the database is away, it tries again."""
+    registry.log_broken()
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     clock = Clock(stopped, holder)
     while not stopped():

@@ -50,7 +50,7 @@ def submit(connection: Connection, begin: int, end: int) -> list[JobRecord]:
 
 
 def _ends(begin: int, end: int) -> Select[Any]:
-    silent = [one.name for one in registry.discover().values() if one.is_internal] + [TYPE]
+    silent = registry.internal_types() + [TYPE]
     columns: Any = select(JobEvent.name, Job.id, Job.type, Job.owner_id, Job.error_message, Document.title, User.email)
     found: Select[Any] = (
         columns.join(Job, Job.id == JobEvent.job_id)

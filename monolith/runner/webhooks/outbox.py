@@ -89,7 +89,7 @@ def _add_deliveries(session: Session, begin: int, end: int) -> None:
 
 def _endings(begin: int, end: int) -> Select[Any]:
     """The query for ends of jobs among these events, each with a listening endpoint. Internal jobs are left out."""
-    internal = [one.name for one in registry.discover().values() if one.is_internal]
+    internal = registry.internal_types()
     matches = or_(_mine, Webhook.job_id == Job.id)
     query: Any = (
         select(JobEvent.name, JobEvent.at, Job.id.label("job_id"), Webhook.id.label("webhook_id"), Webhook.events)

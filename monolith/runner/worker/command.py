@@ -8,6 +8,7 @@ import structlog
 from rq.cli.cli import main
 
 from monolith.config import settings
+from monolith.job_types import registry
 from monolith.runner.queue import rq_queues
 
 CLIENT = "monolith.runner.queue.redis_client.Client"
@@ -23,6 +24,7 @@ def work(arguments: tuple[str, ...] = ()) -> None:
     import rq.cli.workers  # noqa: F401 - adds `worker` to RQ's commands
 
     os.nice(NICENESS)
+    registry.log_broken()
     log.info("worker_started", queues=rq_queues.names())
     options = [
         *("worker", "--url", settings().redis_url, "--connection-class", CLIENT),

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from monolith.db.engine import retry_until_back
-from monolith.errors import Invalid, Permanent, Snooze
+from monolith.errors import Invalid, JobTypeMissing, Permanent, Snooze
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.linux.processes import kill_marked
@@ -75,14 +75,24 @@ def perform(claim: Claim) -> RunEnding | None:
 
 
 def _perform(claim: Claim) -> RunEnding | None:
-    job_type = registry.discover().get(claim.job.type)
-    if job_type is None:
-        unknown = f"The job type {claim.job.type!r} no longer exists. Submit the document with another job type."
-        return lifecycle.failed(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1))
+    try:
+        if (job_type := registry.discover().get(claim.job.type)) is None:
+            raise registry.missing_type(claim.job.type)
+        return _run(claim, job_type)
+    except JobTypeMissing as missing:
+        log.warning("job_type_missing", missing=missing.name, reason=missing.reason)
+        try:
+            return lifecycle.without_type(claim, missing)
+        except OperationalError as error:
+            return _database_away(claim, error)
+
+
+def _run(claim: Claim, job_type: JobType) -> RunEnding | None:
     job = RunningJob(claim)
     try:
+        params = job_type.with_defaults(claim.job.params)
         with time_limit(job_type.timeout):
-            job.outcome.result = job_type.function(job, claim.job.params)
+            job.outcome.result = job_type.function(job, params)
         ending = lifecycle.finished(claim, job.outcome)
         log.info("job_finished", seconds=round(time.monotonic() - claim.began_at, 3))
         return ending
@@ -93,12 +103,16 @@ def _perform(claim: Claim) -> RunEnding | None:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
     except OperationalError as error:  # not the job's fault: it read its document, or reported progress
-        log.warning("database_away", error=str(error.orig))
-        return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
-    except (Stopped, KeyboardInterrupt):
+        return _database_away(claim, error)
+    except (Stopped, KeyboardInterrupt, JobTypeMissing):
         raise
     except BaseException as error:  # whatever a job raises ends it: SystemExit, asyncio.CancelledError, a panic of a Rust library
         return _failed(claim, error, job_type, job.step)
+
+
+def _database_away(claim: Claim, error: OperationalError) -> RunEnding:
+    log.warning("database_away", error=str(error.orig))
+    return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
 
 
 def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) -> RunEnding:

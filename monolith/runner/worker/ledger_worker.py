@@ -261,6 +261,7 @@ class LedgerWorker(PreforkWorker):
             importlib.import_module(name)
         with suppress(SQLAlchemyError):  # while the database is away, each child does it for itself
             self._compile_statements()
+            lifecycle.try_with_types(registry.discover())
         get_engine().dispose()
 
     def _compile_statements(self) -> None:

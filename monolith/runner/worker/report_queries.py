@@ -34,7 +34,7 @@ class VisibleLedger:
         user = _user_to_read(asker_id, owner)
         self.whose = user.email if user else None
         self._start = start
-        internal = [one.name for one in registry.discover().values() if one.is_internal]
+        internal = registry.internal_types()
         of_types = Job.type.in_(types) if types else Job.type.not_in(internal)
         self._guard: list[ColumnElement[bool]] = [Job.created_at >= start, Job.created_at < end, Job.id != job_id, of_types]
         if user:

@@ -13,7 +13,7 @@ from monolith.server import doctor
 from tests.support.hosts.pgbouncer import pgbouncer
 
 Settings = Callable[..., None]
-OF_A_RELEASE = ["settings", "secret", "database", "redis", "eviction", "tls", "budget"]
+OF_A_RELEASE = ["settings", "secret", "database", "redis", "eviction", "tls", "budget", "types"]
 NOWHERE = "redis://8.8.8.8:1"  # a public address; nothing is sent but the attempt to connect
 
 

@@ -130,6 +130,23 @@ def test_a_wrong_setting_is_named_in_one_line(new_intray: NewIntray, name: str, 
     assert "secret" not in line
 
 
+def test_a_job_type_that_cannot_be_loaded_ends_a_run_and_stops_a_release_and_the_web_goes_on(new_intray: NewIntray, tmp_path: Path) -> None:
+    package = tmp_path / "adopted"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "bad.py").write_text("from monolith.job_types.registry import job_type\ndef bad(:\n")
+    intray = new_intray(PYTHONPATH=str(tmp_path), JOB_PACKAGES="jobs,adopted", SECRET_KEY="k" * 40)
+    assert "adopted/bad.py, line 2: SyntaxError: invalid syntax" in one_line(intray)
+    examined = intray.manage("doctor", "--release")
+    assert examined.returncode == 1
+    assert re.search(r"^PROBLEM +types .*adopted/bad.py, line 2: SyntaxError: invalid syntax", examined.stdout, re.MULTILINE)
+    intray.start_web()
+    headers = {"Authorization": f"Bearer {intray.token(intray.user('a@example.org'))}"}
+    answer = requests.post(f"{intray.base_url}/api/v1/jobs", json={"type": "bad"}, headers=headers, timeout=20)
+    assert answer.status_code == 422 and "bad is not available here" in answer.text and "adopted" not in answer.text
+    assert "job_types_broken" in intray.output()
+
+
 def test_a_wrong_password_of_the_database_is_said_in_one_line(new_intray: NewIntray, postgresql_url: str) -> None:
     line = one_line(new_intray(DATABASE_URL=postgresql_url.replace(":secret@", ":wrong@")))
     assert "password authentication failed" in line

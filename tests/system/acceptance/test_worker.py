@@ -93,6 +93,21 @@ def test_a_job_that_ends_within_the_grace_is_finished(yard: Yard, monkeypatch: p
     assert (yard.job(job)["status"], yard.job(job)["interruptions"]) == ("finished", 0)
 
 
+def test_an_old_worker_leaves_a_job_of_a_new_type_to_a_new_worker(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(yard.intray.settings, "JOB_PACKAGES", "jobs")  # the version before the trial jobs
+        old = yard.intray.spawn("worker")
+    job = yard.submit("trial_echo", value=7)
+    waiting = yard.wait_for(job, "scheduled", "failed")
+    assert (waiting["status"], waiting["attempt"]) == ("scheduled", 0)
+    assert "the job type trial_echo, of a newer version" in waiting["waiting_reason"]
+    old.send_signal(signal.SIGTERM)
+    assert old.wait(20) == 0
+    yard.intray.spawn("worker")
+    done = yard.wait_for(job, "finished", "failed")
+    assert (done["status"], done["attempt"], done["result"]) == ("finished", 1, {"value": 7})
+
+
 def test_two_signals_at_once_end_an_idle_worker(yard: Yard) -> None:
     workers = [yard.intray.spawn("worker") for _ in range(3)]
     connection = redis.Redis.from_url(yard.redis_url)

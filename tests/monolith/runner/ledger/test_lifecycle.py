@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 
-from monolith.db.engine import now, read_session, write_session, write_transaction
-from monolith.db.models import Job
+from monolith.db.engine import now, read_now, read_session, write_session, write_transaction
+from monolith.db.models import Job, JobEvent
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.lifecycle import Failure
 from monolith.runner.ledger.outcomes import Outcome
+from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock
 from monolith.runner.worker import execute
 from tests.support.callers import Caller
-from tests.support.jobs import make_due, new_jobs, stored
+from tests.support.jobs import make_due, new_jobs, run_due, stored
 
 pytestmark = pytest.mark.databases
 
@@ -219,12 +220,67 @@ def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):
         RunningJob(claim).progress(50, "half")
 
 
-def test_a_type_that_no_worker_knows_fails_with_what_to_do(submit):
-    job = submit("trial_echo")
+def rename(job_id: str, name: str) -> None:
+    """As a version with this job type has submitted it."""
     with write_session() as session:
-        session.execute(update(Job).values(type="gone"))
-    execute.run(job.id)
-    assert (stored(job.id).status, stored(job.id).error_type) == ("failed", "unknown_type")
+        session.execute(update(Job).where(Job.id == job_id).values(type=name))
+
+
+def an_hour_passes(job_id: str) -> None:
+    with write_session() as session:
+        session.execute(update(JobEvent).where(JobEvent.job_id == job_id).values(at=JobEvent.at - lifecycle.MISSING_TYPE_S))
+
+
+def test_a_job_of_an_unknown_type_waits_an_hour_for_a_worker_that_has_it(submit):
+    job = submit("trial_echo", {"value": 7})
+    rename(job.id, "newer")
+    for _ in range(2):
+        row = run_due(job.id)
+        assert (row.status, row.attempt, row.error_type) == ("scheduled", 0, None)
+    clock_lease.lead("tests")
+    with read_session() as session:
+        said = waiting_reason.waiting_reason(session, row)
+        assert row.run_at - read_now(session) <= lifecycle.MISSING_TYPE_TRY_S
+    assert said and "Waits for a worker that has the job type newer, of a newer version. If none comes until " in said
+    an_hour_passes(job.id)
+    row = run_due(job.id)
+    assert (row.status, row.error_type) == ("failed", "unknown_type")
+    assert "No worker with the job type newer came within an hour. Start a worker of a version that has it" in row.error_message
+    assert lifecycle.requeue(job.id)
+    assert run_due(job.id).status == "scheduled", "a person's requeue gives it another hour"
+    rename(job.id, "trial_echo")
+    with write_session() as session:
+        session.execute(update(Job).values(snooze_reason=func.replace(Job.snooze_reason, "newer", "trial_echo"), run_at=now() + 300))
+    lifecycle.try_with_types(["trial_raise", "trial_echo"])  # as a worker does when it starts
+    assert [one.id for one in lifecycle.queue_due(10)] == [job.id]
+    row = run_due(job.id)
+    assert (row.status, row.attempt, row.result) == ("finished", 1, {"value": 7})
+
+
+def test_a_job_whose_follow_up_has_an_unknown_type_waits_too_and_what_is_no_type_fails_at_once(submit):
+    job, wrong = submit("trial_follow", {"type": "newer"}), submit("trial_follow", {"type": "No type"})
+    row = run_due(job.id)
+    assert (row.status, row.attempt) == ("scheduled", 0) and "the job type newer" in row.snooze_reason
+    assert run_due(wrong.id).status == "failed"
+    an_hour_passes(job.id)
+    assert (run_due(job.id).status, stored(job.id).error_type) == ("failed", "unknown_type")
+
+
+def test_a_version_that_lacks_the_type_fails_no_job_as_poison(submit):
+    job = submit("trial_echo")
+    for name, status in (("newer", "queued"), ("newer", "queued"), ("newer", "queued"), ("trial_echo", "failed")):
+        claim = lifecycle.claim(job.id, "w")
+        rename(job.id, name)
+        assert claim and lifecycle.interrupt(job.id, claim.number, "out of memory")
+        assert stored(job.id).status == status
+
+
+def test_a_queued_job_gets_the_defaults_of_params_that_its_type_has_had_since(submit):
+    job = submit("trial_echo", {"value": 7})
+    with write_session() as session:
+        session.execute(update(Job).values(params={"removed": 1}))
+    row = run_due(job.id)
+    assert (row.status, row.result) == ("finished", {"value": None})
 
 
 def test_a_job_that_waits_is_cancelled_and_one_that_runs_is_not(submit):

@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from structlog.testing import capture_logs
 
 from monolith.db.engine import now, read_session, write_session
-from monolith.db.models import Job, Lease, Tally
+from monolith.db.models import Job, JobEvent, Lease, Tally
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.pauses import Pause
@@ -24,8 +24,9 @@ from monolith.runner.monitoring.alert_rules import RULES
 from monolith.runner.monitoring.alerts import Alert, AlertTask
 from monolith.runner.queue import rq_queues
 from monolith.runner.webhooks.models import Delivery
+from monolith.runner.worker import execute
 from tests.support.callers import Caller
-from tests.support.jobs import new_jobs
+from tests.support.jobs import make_due, new_jobs
 from tests.support.mail_server import MailServer
 from tests.support.processes import ROOT, until
 from tests.support.receiver import Receiver
@@ -202,6 +203,23 @@ def test_a_job_that_vanished_is_critical(evaluate, submit, admin):
     evaluate()
     assert opened() == {("ledger_imbalance", "ledger")}
     assert health(admin)["alerts"][0]["message"] == "1 job missing from the ledger."
+
+
+def test_a_type_that_no_worker_has_is_a_warning_after_five_minutes_while_its_jobs_are_tried(evaluate, submit):
+    (job,) = submit(1)
+    with write_session() as session:
+        session.execute(update(Job).values(type="newer"))
+    execute.run(job)
+    evaluate()
+    assert opened() == set()
+    with write_session() as session:
+        session.execute(update(JobEvent).values(at=JobEvent.at - 301))
+    evaluate()
+    assert opened() == {("missing_type", "newer")}
+    make_due(job)
+    lifecycle.queue_due(1)
+    evaluate()
+    assert opened() == {("missing_type", "newer")}, "it is tried just now, which does not close the alert"
 
 
 def test_an_open_breaker_and_a_budget_that_is_used_up_are_warnings(evaluate, alice, intray_settings):

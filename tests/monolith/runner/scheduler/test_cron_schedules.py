@@ -159,6 +159,19 @@ def test_what_cannot_be_submitted_is_said_and_tried_again_at_the_next_time(admin
     assert (len(jobs()), of(schedule.id).last_error) == (1, None)
 
 
+def test_a_schedule_of_an_unknown_type_is_left_to_a_newer_clock_for_an_hour(admin: Caller) -> None:
+    schedule = created(admin)
+    with write_session() as session:
+        session.execute(update(Schedule).values(type="newer", next_at=now() - 3500))
+    due_at = of(schedule.id).next_at
+    run_due()
+    assert (of(schedule.id).next_at, of(schedule.id).last_error) == (due_at, None)
+    overdue(schedule.id, 3601)
+    run_due()
+    assert "Unknown job type 'newer'" in (of(schedule.id).last_error or "")
+    assert (of(schedule.id).next_at or 0) > datetime.now(UTC).timestamp()
+
+
 def test_the_schedules_of_who_is_no_admin_any_more_do_not_run(admin: Caller) -> None:
     schedule = created(admin)
     with write_session() as session:
