@@ -7,14 +7,15 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from redis import RedisError
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
+from monolith.db.away import DatabaseAway, outage
 from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
 from monolith.runner.admin import bulk_retry, trash
@@ -59,6 +60,7 @@ class Clock:
         self._stopped = stopped
         self._renew_at = 0.0
         self._away_until = 0.0
+        self._lease_fault = Fault("lease_not_renewed")
         self._room_in: float | None = None  # seconds until a rate has room for a held job
         missing = MissingMessages()
         self._due = PeriodicTask("queue_due", _queue_due, every_s=0)  # in each tick
@@ -141,16 +143,38 @@ class Clock:
             return False
         try:
             leads = lead(self._holder)
-        except OperationalError as error:
-            log.error("database_away", error=str(error.orig))
+        except DatabaseAway as error:
+            outage.began(error)
             self._away_until = time.monotonic() + TICK_S / 2  # so it is tried once in each tick
             self._lost.due_at = time.monotonic() + HEARTBEAT_GRACE_S
             return False
-        except SQLAlchemyError:
-            log.exception("lease_not_renewed")
+        except SQLAlchemyError as error:
+            self._lease_fault.occurred(error)
             return False
+        outage.ended()
+        self._lease_fault.ended()
         self._renew_at = checked_at + RENEW_S if leads else 0.0
         return leads
+
+
+class Fault:
+    """An error that comes again and again: logged with its traceback when it begins or becomes another one, and when it is over."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._kind: type[Exception] | None = None
+
+    def occurred(self, error: Exception, **known: Any) -> None:
+        """Call it where the error is handled."""
+        if type(error) is not self._kind:
+            self._kind = type(error)
+            log.exception(self._event, **known)
+
+    def ended(self, **known: Any) -> None:
+        """It went well."""
+        if self._kind is not None:
+            self._kind = None
+            log.info("works_again", after=self._event, **known)
 
 
 @dataclass
@@ -166,6 +190,7 @@ class PeriodicTask:
     _started_at: float = 0.0
     _ran_at: float | None = None
     _took_s: float = 0.0
+    _fault: Fault = field(default_factory=lambda: Fault("task_failed"))
 
     def work(self, may_go_on: Callable[[], bool]) -> None:
         """Run steps while `may_go_on()`, if the task is due. Errors are logged and the task is retried; other tasks are not affected."""
@@ -176,11 +201,11 @@ class PeriodicTask:
         except RedisError as error:
             log.warning("redis_away", error=str(error))
             self._retry_in(0)  # in the next tick
-        except OperationalError as error:
-            log.error("database_away", error=str(error.orig), task=self.name)
+        except DatabaseAway as error:
+            outage.began(error, task=self.name)
             self._retry_in(REPAIR_S)
-        except Exception:  # a fault in one task, such as pruning, must not stop due jobs
-            log.exception("task_failed", task=self.name)
+        except Exception as error:  # a fault in one task, such as pruning, must not stop due jobs
+            self._fault.occurred(error, task=self.name)
             self._retry_in(MINUTE_S)
 
     def _work(self, may_go_on: Callable[[], bool]) -> None:
@@ -191,6 +216,7 @@ class PeriodicTask:
             if not may_go_on():
                 return
         self.steps = None
+        self._fault.ended(task=self.name)
         self._ran_at, self.has_failed = time.monotonic(), False
         self._took_s = self._ran_at - self._started_at
         self.due_at = self._started_at + self.every_s

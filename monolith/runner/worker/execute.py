@@ -15,8 +15,8 @@ from dataclasses import replace
 from types import FrameType
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
+from monolith.db.away import DatabaseAway
 from monolith.db.engine import retry_until_back
 from monolith.errors import Invalid, Permanent, Snooze
 from monolith.job_types import registry
@@ -92,7 +92,7 @@ def _perform(claim: Claim) -> RunEnding | None:
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
-    except OperationalError as error:  # not the job's fault: it read its document, or reported progress
+    except DatabaseAway as error:  # not the job's fault: it read its document, or reported progress
         log.warning("database_away", error=str(error.orig))
         return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
     except (Stopped, KeyboardInterrupt):
@@ -126,10 +126,10 @@ def _text(error: BaseException) -> str:
 
 
 def record(endings: Sequence[RunEnding]) -> None:
-    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`."""
+    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `DatabaseAway`."""
     try:
         current = lifecycle.record(endings)
-    except OperationalError:
+    except DatabaseAway:
         raise
     except Exception as error:
         if len(endings) == 1:
@@ -217,7 +217,7 @@ def heartbeat(claim: Claim) -> Iterator[None]:
         while not over.wait(HEARTBEAT_S):
             try:
                 lifecycle.heartbeat_each([(claim.job_id, claim.number)])
-            except OperationalError as error:
+            except DatabaseAway as error:
                 log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))
 
     beating = threading.Thread(target=beat, daemon=True)

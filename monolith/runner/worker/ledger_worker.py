@@ -13,11 +13,12 @@ import structlog
 from redis import RedisError
 from rq.serializers import JSONSerializer
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
 from monolith.db import postgresql_session
+from monolith.db.away import DatabaseAway, outage
 from monolith.db.engine import get_engine, read_session
 from monolith.db.models import Job
 from monolith.job_types import registry
@@ -186,16 +187,18 @@ class LedgerHooks:
                 self._locked = lifecycle.locked(self._locked)
             free = [one for one in asked if _job_id(one) not in self._locked]
             answers = iter(hook(free) if free else [])
-        except OperationalError as error:
+        except DatabaseAway as error:
             return self._ask_apart(hook, asked, refused, error)
+        if free:
+            outage.ended()
         return [LATER if _job_id(one) in self._locked else next(answers) for one in asked]
 
-    def _ask_apart(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any], error: OperationalError) -> list[Any]:
+    def _ask_apart(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any], error: DatabaseAway) -> list[Any]:
         """Ask again without the jobs whose rows are locked, or else for each alone."""
         try:
             locked = lifecycle.locked([_job_id(one) for one in asked]) - self._locked
-        except OperationalError:
-            log.warning("database_away", error=str(error.orig))
+        except DatabaseAway:
+            outage.began(error)
             return [LATER for _ in asked]
         log.warning("ledger_refused", error=str(error.orig), locked=sorted(locked))
         if locked:
