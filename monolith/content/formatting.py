@@ -33,6 +33,7 @@ EVENT_WORDS = {
     "parked": "Snoozed",
     "held": "Held",
     "interrupted": "Interrupted, queued again",
+    "recovered": "Its outcome was found",
     "stopped": "Stopped",
     "canceled": "Cancelled",
     "requeued": "Retried",

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 # SQLSTATEs, whole or their first two characters, of what may succeed when it is tried again.
@@ -29,6 +29,9 @@ SQLITE_BUSY = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_PROTOCOL,
 )
+# SQLSTATEs and codes that are about the values a statement was given, and not about the database.
+OF_VALUES = ("21", "22", "23", "54")
+SQLITE_OF_VALUES = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE)
 # Settings of a session that PostgreSQL 14 and later tell their clients, without being asked.
 TOLD_READ_ONLY = ("in_hot_standby", "default_transaction_read_only")
 
@@ -80,6 +83,18 @@ def is_lost(error: BaseException) -> bool:
     return _has_code(error, LOST, SQLITE_LOST) or _is_without_server(error)
 
 
+def is_of_database(error: BaseException) -> bool:
+    """Whether a statement failed because of the state of the database, however long that lasts, and not because of its values."""
+    if not isinstance(error, DBAPIError):
+        return False
+    sqlstate, code = getattr(error.orig, "sqlstate", None), getattr(error.orig, "sqlite_errorcode", None)
+    if isinstance(error, DatabaseAway) or code == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+        return True
+    if code is not None:
+        return code & 0xFF not in SQLITE_OF_VALUES
+    return bool(sqlstate) and not str(sqlstate).startswith(OF_VALUES)
+
+
 def _has_code(error: BaseException, sqlstates: tuple[str, ...], sqlite_codes: tuple[int, ...]) -> bool:
     sqlstate, code = getattr(error, "sqlstate", None), getattr(error, "sqlite_errorcode", None)
     return (sqlstate or "").startswith(sqlstates) or (code is not None and code & 0xFF in sqlite_codes)
@@ -104,6 +119,10 @@ class Outage:
 
     def __init__(self) -> None:
         self._since: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._since is not None
 
     def began(self, error: OperationalError, **known: Any) -> None:
         """The database was seen to be away. Logged for the first time only."""

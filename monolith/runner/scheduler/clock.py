@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from monolith.db.away import DatabaseAway, outage
 from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
+from monolith.logs import Fault
 from monolith.runner.admin import bulk_retry, trash
 from monolith.runner.ledger import balance, counts, lifecycle, limits
 from monolith.runner.ledger.clock_lease import lead, resign
@@ -26,6 +27,7 @@ from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
 from monolith.runner.scheduler import cron_schedules, retention
 from monolith.runner.scheduler.recovery import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.dispatch import WebhookTask
+from monolith.runner.worker.recorder import Recorder
 
 RENEW_S = 3.0  # the lease is renewed before the next step if it is older
 TICK_S = 1.0
@@ -46,6 +48,7 @@ def run(stopped: Callable[[], bool], wait: Callable[[float], object] = time.slee
     """Tick every second until `stopped()`. No error ends it; if the database is away, it tries again."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     clock = Clock(stopped, holder)
+    Recorder().start(stopped)  # first: a job whose outcome is known must not be given to another worker
     while not stopped():
         clock.tick()
         wait(0 if clock.is_behind() else clock.rest_s)
@@ -155,26 +158,6 @@ class Clock:
         self._lease_fault.ended()
         self._renew_at = checked_at + RENEW_S if leads else 0.0
         return leads
-
-
-class Fault:
-    """An error that comes again and again: logged with its traceback when it begins or becomes another one, and when it is over."""
-
-    def __init__(self, event: str) -> None:
-        self._event = event
-        self._kind: type[Exception] | None = None
-
-    def occurred(self, error: Exception, **known: Any) -> None:
-        """Call it where the error is handled."""
-        if type(error) is not self._kind:
-            self._kind = type(error)
-            log.exception(self._event, **known)
-
-    def ended(self, **known: Any) -> None:
-        """It went well."""
-        if self._kind is not None:
-            self._kind = None
-            log.info("works_again", after=self._event, **known)
 
 
 @dataclass

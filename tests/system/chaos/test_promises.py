@@ -100,6 +100,27 @@ def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_onc
 
 
 @pytest.mark.timeout(300)
+def test_what_killed_processes_could_not_record_is_recorded_by_the_next_ones_and_not_done_again(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    refuse = (
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs WHEN NEW.status = 'finished' BEGIN SELECT RAISE(ABORT, 'the archive is full'); END"
+    )
+    _execute(fleet, refuse)
+    (fleet.points / "finish").touch()
+    ids = [fleet.submit("chaos_sleep", seconds=0), fleet.submit("chaos_large", until=str(fleet.points / "finish"))]
+    until(lambda: len(list(fleet.home.glob("outcomes/*.json"))) == 2, 60, fleet.intray.output)
+    killed = {post.name: post.pid for kind in ("worker", "clock") for post in fleet.named(kind)}
+    for name in killed:
+        fleet.kill(fleet.posts[name])
+    until(lambda: all(fleet.posts[name].pid not in (0, pid) for name, pid in killed.items()), 60)
+    _execute(fleet, "DROP TRIGGER refuse")
+    jobs = fleet.when_over(60).jobs
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+    assert not list(fleet.home.glob("outcomes/*.json"))
+
+
+@pytest.mark.timeout(300)
 def test_a_worker_and_its_job_outlive_redis_and_nothing_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
     fleet = fleet_of("sqlite", workers=1)
     worker = fleet.posts["worker-0"].pid
@@ -215,6 +236,11 @@ def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet
     (fleet.points / "finish").touch()
     job = fleet.when_over(60).jobs[job_id]
     assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+
+
+def _execute(fleet: Fleet, statement: str) -> None:
+    with closing(sqlite3.connect(f"{fleet.home}/intray.sqlite3", timeout=20, isolation_level=None)) as connection:
+        connection.execute(statement)
 
 
 def _make_read_only(fleet: Fleet, value: str) -> None:
