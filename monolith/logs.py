@@ -101,3 +101,23 @@ def _prefix_process(logger: WrappedLogger, method: str, event: EventDict) -> Eve
 
 def _masked(logger: WrappedLogger, method: str, rendered: Any) -> str:
     return mask(rendered)
+
+
+class Fault:
+    """An error that comes again and again: logged with its traceback when it begins or becomes another one, and when it is over."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._kind: type[Exception] | None = None
+
+    def occurred(self, error: Exception, **known: Any) -> None:
+        """Call it where the error is handled."""
+        if type(error) is not self._kind:
+            self._kind = type(error)
+            structlog.get_logger().exception(self._event, **known)
+
+    def ended(self, **known: Any) -> None:
+        """It went well."""
+        if self._kind is not None:
+            self._kind = None
+            structlog.get_logger().info("works_again", after=self._event, **known)

@@ -34,6 +34,7 @@ EVENT_WORDS = {
     "held": "Held",
     "unknown_type": "Waits for a worker that has its job type",
     "interrupted": "Interrupted, queued again",
+    "recovered": "Its outcome was found",
     "stopped": "Stopped",
     "canceled": "Cancelled",
     "requeued": "Retried",

@@ -32,7 +32,8 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
-from monolith.db import postgresql_session
+from monolith.db import away, postgresql_session
+from monolith.db.away import DatabaseAway, LedgerPool
 from monolith.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -106,16 +107,25 @@ def _postgresql_engine(url: str) -> Engine:
     kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
     sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
-    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **sizes)
+    options = {"isolation_level": "AUTOCOMMIT", "connect_args": setup.driver_options, "poolclass": LedgerPool}
+    engine = create_engine(setup.url, **options, **sizes)
+    away.listen(engine)
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
     event.listen(engine, "checkin", _note_checkin)
+    event.listen(engine, "checkin", _drop_if_read_only)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
 
 
 def _note_checkin(connection: Any, record: Any) -> None:
     record.info["idle_since"] = time.monotonic()
+
+
+def _drop_if_read_only(connection: Any, record: Any) -> None:
+    """A connection that cannot write does not wait in the pool for somebody who wants to."""
+    if connection is not None and not connection.closed and away.is_read_only(connection):
+        record.invalidate()
 
 
 def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
@@ -142,7 +152,9 @@ def _sqlite_engine(url: str) -> Engine:
             raise BadSetting(
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    in_file = {} if path in (None, "", ":memory:") else {"poolclass": LedgerPool}
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **in_file)
+    away.listen(engine)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -182,7 +194,7 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
     while True:
         try:
             return write()
-        except OperationalError as error:
+        except DatabaseAway as error:
             if time.monotonic() > give_up_at:
                 raise
             log.warning("database_away", error=str(error.orig))
@@ -199,6 +211,19 @@ def read_session() -> Iterator[Session]:
 def read_connection() -> AbstractContextManager[Connection]:
     """A connection for reading only: it is never committed."""
     return _read_only(get_engine()).connect()
+
+
+def is_writable() -> bool:
+    """Whether the database takes writes. Raises `DatabaseAway` when it cannot be asked."""
+    engine = get_engine()
+    if engine.dialect.name == "sqlite":
+        path = Path(engine.url.database or ".")
+        return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    with engine.connect() as connection:
+        if connection.scalar(select(func.current_setting("transaction_read_only"))) == "off":
+            return True
+        connection.invalidate()  # the next one may lead to another server
+        return False
 
 
 def read_now(session: Session | Connection | None = None) -> float:
@@ -313,8 +338,12 @@ class PreparedStatement:
             connection = engine.raw_connection()
             rows = postgresql_session.run_statement(connection, sql, {**constants, **values})
         except engine.dialect.loaded_dbapi.Error as error:
-            if connection is None or connection.driver_connection.closed:  # type: ignore[union-attr]
-                engine.dispose()  # the database restarted: the other connections are dead as well
+            if away.is_lost(error):
+                if connection is not None:
+                    connection.invalidate()
+                engine.dispose()  # the database restarted, or another server leads: the other connections are of no use either
+            if away.is_away(error):
+                raise away.away(error, sql) from error
             raise DBAPIError.instance(sql, None, error, engine.dialect.loaded_dbapi.Error, dialect=engine.dialect) from error
         finally:
             if connection is not None:

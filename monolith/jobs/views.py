@@ -11,9 +11,9 @@ from flask import Response, g, jsonify, request, url_for
 from flask_login import current_user
 from flask_smorest import Blueprint
 from marshmallow import Schema
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from monolith.db.away import DatabaseAway
 from monolith.db.engine import read_connection, read_session
 from monolith.db.models import Artefact, Document, Job
 from monolith.documents import queries
@@ -176,7 +176,7 @@ def accepted(submitted: Submitted, body: Any, status: int) -> Response:
 def add_headroom(response: Response) -> Response:
     """Add to each response to a submission how many more jobs the user may submit; nothing while the database is away."""
     if request.method == "POST" and request.endpoint in SUBMISSIONS and (user := signed_in()).is_authenticated:
-        with suppress(OperationalError):
+        with suppress(DatabaseAway):
             headroom = admission.headroom(user)
             response.headers.update(headroom.headers() if headroom else {})
     return response

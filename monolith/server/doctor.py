@@ -108,9 +108,15 @@ def _database() -> str:
     try:
         with engine.get_engine().connect() as connection:
             is_pooled = postgresql_session.is_pooled(connection)
+        is_writable = engine.is_writable()
     except OperationalError as error:
         reason = logs.mask(str(error.orig).strip().partition("\n\t")[0].splitlines()[-1].rstrip("."))
         raise CheckFailed(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
+    if not is_writable:
+        raise CheckFailed(
+            "The database is read-only. Let DATABASE_URL name the primary, or end what keeps it read-only (default_transaction_read_only, "
+            "a full disk, the permissions of the file)."
+        )
     mode = _pooler_mode() if is_pooled else ""
     if not engine.is_current():
         raise CheckFailed("The tables are out of date. Run `manage.py db upgrade`.")

@@ -29,7 +29,7 @@ def ready() -> tuple[Response, int]:
 
 def _database() -> bool:
     try:
-        return engine.is_current()
+        return engine.is_current() and engine.is_writable()
     except SQLAlchemyError:
         return False
 

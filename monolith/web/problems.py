@@ -7,10 +7,11 @@ from http import HTTPStatus
 import structlog
 from flask import Flask, Response, g, jsonify, make_response, redirect, render_template, request, url_for
 from flask_login import AnonymousUserMixin
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
+from monolith.db.away import DatabaseAway
 from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.job_types.validation import field_errors
 
@@ -40,21 +41,28 @@ def register(app: Flask) -> None:
     """Register the error handlers."""
     app.register_error_handler(Problem, answer)
     app.register_error_handler(HTTPException, lambda error: answer(HttpProblem(error)))
-    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(DatabaseAway, _database_away)
     app.register_error_handler(Exception, _unexpected)
 
 
-def _database_away(error: OperationalError) -> AnyResponse:
+def _database_away(error: DatabaseAway) -> AnyResponse:
     log.error("database_away", error=str(error.orig))
-    g._login_user = AnonymousUserMixin()  # the error page shows the user, and loading one would fail again
+    _forget_user()
     return answer(Unavailable("The database is not responding. Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
 
 
 def _unexpected(error: Exception) -> AnyResponse:
     log.exception("request_failed", path=request.path)
+    if isinstance(error, SQLAlchemyError):
+        _forget_user()
     unknown = Problem(f"Something went wrong on the server. Give an admin this request id: {g.request_id}.")
     unknown.status, unknown.code, unknown.title = 500, "internal_error", "Something went wrong"
     return answer(unknown)
+
+
+def _forget_user() -> None:
+    """The error page shows the user, and loading one would fail again."""
+    g._login_user = AnonymousUserMixin()
 
 
 def answer(problem: Problem) -> AnyResponse:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from monolith.config import settings
+from monolith.db.away import DatabaseAway, Outage
 from monolith.documents.event_stream import GREETING, HEARTBEAT, Feed, Stream
 
 TICK_S = 0.25  # how often the ledger is read while a stream is open
@@ -87,6 +87,7 @@ class SseThread(threading.Thread):
             os.set_blocking(end, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._tick_at = 0.0
+        self._outage = Outage()
         self.is_ending = False
         self.start()
 
@@ -164,8 +165,9 @@ class SseThread(threading.Thread):
             for stream, text in self._feed.read([connection.stream for connection in self._connections]):
                 self._write(by_stream[id(stream)], text)
             self._tick_at = time.monotonic() + TICK_S
-        except OperationalError as error:
-            log.warning("database_away", error=str(error.orig))
+            self._outage.ended()
+        except DatabaseAway as error:
+            self._outage.began(error)
             self._tick_at = time.monotonic() + ERROR_TICK_S
         except Exception:  # an error about one stream must not stop the others for ever
             log.exception("streams_failed")

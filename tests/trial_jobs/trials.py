@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from marshmallow import Schema, fields
+from sqlalchemy import create_engine
 
 from monolith.job_types.registry import FailedJob, Job, Permanent, Snooze, exponential, fixed, job_type
 
@@ -53,6 +54,13 @@ def trial_urgent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def trial_raise(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Raise each time."""
     raise RuntimeError("the site answered 503")
+
+
+@job_type(params=Nothing, takes="nothing", max_attempts=1, timeout=20)
+def trial_own_database(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask a database of its own, which is away."""
+    with create_engine("sqlite:////nowhere/its own").connect():
+        return {}
 
 
 @job_type(params=Nothing, takes="nothing", max_attempts=3, backoff=exponential(0.1), timeout=20)

@@ -296,6 +296,7 @@ class RunEnding:
     event: str
     job_id: str
     number: int
+    attempt: int
     began_at: float
     params: dict[str, Any]
     outcome: Outcome | None = None
@@ -407,7 +408,7 @@ def try_with_types(types: Iterable[str]) -> None:
 
 
 def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
-    return RunEnding(event, claim.job_id, claim.number, claim.began_at, params, **rest)
+    return RunEnding(event, claim.job_id, claim.number, claim.attempt, claim.began_at, params, **rest)
 
 
 def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
@@ -494,6 +495,28 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bo
     rq_queues.push([*interrupted, *follow_ups])
     make_room([*poison, *interrupted])
     return bool(poison or interrupted)
+
+
+# Its claim is still the last one, and it was interrupted: a requeue by a person sets `interruptions` to 0.
+RECOVER = Transition(
+    "recovered",
+    _ONE,
+    Job.status == "queued",
+    Job.claims == param("claim", Job.claims),
+    Job.interruptions > 0,
+    Job.attempt == param("attempt", Job.attempt) - 1,
+    status="started",
+    attempt=Job.attempt + 1,
+    heartbeat_at=now(),
+)
+
+
+def recover(ending: RunEnding) -> bool:
+    """Take back a job that was interrupted and waits to run again, because the outcome of that run was found. `record` is next.
+
+    False when it was claimed again, or a person has canceled or requeued it.
+    """
+    return bool(RECOVER.apply("it was kept on disk", job_id=ending.job_id, claim=ending.number, attempt=ending.attempt))
 
 
 # ---- what people do, to one job or to many

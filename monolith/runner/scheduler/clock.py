@@ -7,17 +7,19 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from redis import RedisError
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
+from monolith.db.away import DatabaseAway, outage
 from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
 from monolith.job_types import registry
+from monolith.logs import Fault
 from monolith.runner.admin import bulk_retry, trash
 from monolith.runner.ledger import balance, counts, lifecycle, limits
 from monolith.runner.ledger.clock_lease import lead, resign
@@ -26,6 +28,7 @@ from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
 from monolith.runner.scheduler import cron_schedules, retention
 from monolith.runner.scheduler.recovery import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.dispatch import WebhookTask
+from monolith.runner.worker.recorder import Recorder
 
 RENEW_S = 3.0  # the lease is renewed before the next step if it is older
 TICK_S = 1.0
@@ -47,6 +50,7 @@ def run(stopped: Callable[[], bool], wait: Callable[[float], object] = time.slee
     registry.log_broken()
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     clock = Clock(stopped, holder)
+    Recorder().start(stopped)  # first: a job whose outcome is known must not be given to another worker
     while not stopped():
         clock.tick()
         wait(0 if clock.is_behind() else clock.rest_s)
@@ -61,6 +65,7 @@ class Clock:
         self._stopped = stopped
         self._renew_at = 0.0
         self._away_until = 0.0
+        self._lease_fault = Fault("lease_not_renewed")
         self._room_in: float | None = None  # seconds until a rate has room for a held job
         missing = MissingMessages()
         self._due = PeriodicTask("queue_due", _queue_due, every_s=0)  # in each tick
@@ -143,14 +148,16 @@ class Clock:
             return False
         try:
             leads = lead(self._holder)
-        except OperationalError as error:
-            log.error("database_away", error=str(error.orig))
+        except DatabaseAway as error:
+            outage.began(error)
             self._away_until = time.monotonic() + TICK_S / 2  # so it is tried once in each tick
             self._lost.due_at = time.monotonic() + HEARTBEAT_GRACE_S
             return False
-        except SQLAlchemyError:
-            log.exception("lease_not_renewed")
+        except SQLAlchemyError as error:
+            self._lease_fault.occurred(error)
             return False
+        outage.ended()
+        self._lease_fault.ended()
         self._renew_at = checked_at + RENEW_S if leads else 0.0
         return leads
 
@@ -168,6 +175,7 @@ class PeriodicTask:
     _started_at: float = 0.0
     _ran_at: float | None = None
     _took_s: float = 0.0
+    _fault: Fault = field(default_factory=lambda: Fault("task_failed"))
 
     def work(self, may_go_on: Callable[[], bool]) -> None:
         """Run steps while `may_go_on()`, if the task is due. Errors are logged and the task is retried; other tasks are not affected."""
@@ -178,11 +186,11 @@ class PeriodicTask:
         except RedisError as error:
             log.warning("redis_away", error=str(error))
             self._retry_in(0)  # in the next tick
-        except OperationalError as error:
-            log.error("database_away", error=str(error.orig), task=self.name)
+        except DatabaseAway as error:
+            outage.began(error, task=self.name)
             self._retry_in(REPAIR_S)
-        except Exception:  # a fault in one task, such as pruning, must not stop due jobs
-            log.exception("task_failed", task=self.name)
+        except Exception as error:  # a fault in one task, such as pruning, must not stop due jobs
+            self._fault.occurred(error, task=self.name)
             self._retry_in(MINUTE_S)
 
     def _work(self, may_go_on: Callable[[], bool]) -> None:
@@ -193,6 +201,7 @@ class PeriodicTask:
             if not may_go_on():
                 return
         self.steps = None
+        self._fault.ended(task=self.name)
         self._ran_at, self.has_failed = time.monotonic(), False
         self._took_s = self._ran_at - self._started_at
         self.due_at = self._started_at + self.every_s

@@ -15,8 +15,9 @@ from dataclasses import replace
 from types import FrameType
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
+from monolith.db.away import DatabaseAway, is_of_database
 from monolith.db.engine import retry_until_back
 from monolith.errors import Invalid, JobTypeMissing, Permanent, Snooze
 from monolith.job_types import registry
@@ -25,6 +26,7 @@ from monolith.linux.processes import kill_marked
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
 from monolith.runner.prefork.child import Stopped, suspend_limit
+from monolith.runner.worker import kept_outcomes
 from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
@@ -51,8 +53,8 @@ def run(job_id: str) -> bool:
         return False
     with heartbeat(claim):
         ending = perform(claim)
-        if ending:
-            record_until_back(ending)
+        if ending and (rest := record_or_keep(ending, claim)):
+            retry_until_back(lambda: record([rest]), RECORDING_S)
     return True
 
 
@@ -102,8 +104,9 @@ def _run(claim: Claim, job_type: JobType) -> RunEnding | None:
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
-    except OperationalError as error:  # not the job's fault: it read its document, or reported progress
-        return _database_away(claim, error)
+    except DatabaseAway as error:  # not the job's fault: it read its document, or reported progress
+        log.warning("database_away", error=str(error.orig))
+        return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
     except (Stopped, KeyboardInterrupt, JobTypeMissing):
         raise
     except BaseException as error:  # whatever a job raises ends it: SystemExit, asyncio.CancelledError, a panic of a Rust library
@@ -140,14 +143,17 @@ def _text(error: BaseException) -> str:
 
 
 def record(endings: Sequence[RunEnding]) -> None:
-    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`."""
+    """Record how runs ended, in one transaction. One that never can be recorded is recorded as a failure.
+
+    Raises DBAPIError where it is the database's fault, which may pass.
+    """
     try:
         current = lifecycle.record(endings)
-    except OperationalError:
-        raise
     except Exception as error:
+        if is_of_database(error):
+            raise
         if len(endings) == 1:
-            _record_failure(endings[0], error)
+            record_failure(*endings[0].claim, error)
             return
         for one in endings:
             record([one])
@@ -158,14 +164,38 @@ def record(endings: Sequence[RunEnding]) -> None:
             log.warning("job_overtaken", job_id=one.job_id, reason=ignored)
 
 
-def record_until_back(ending: RunEnding) -> None:
-    """Record how a run ended. Waits for a database that is away, because the work is done."""
-    retry_until_back(lambda: record([ending]), RECORDING_S)
+def record_or_keep(ending: RunEnding, claim: Claim) -> RunEnding | None:
+    """Record how a run ended. What the ledger does not take is kept on disk: the work is done.
+
+    Returns what to record instead where that cannot be kept and is not taken in RECORDING_S either: the run counts as an attempt.
+    """
+    try:
+        record([ending])
+    except DBAPIError:
+        if not kept_outcomes.keep(ending):
+            try:
+                retry_until_back(lambda: record([ending]), RECORDING_S)
+            except DBAPIError:
+                return _unrecorded(claim)
+    return None
 
 
-def _record_failure(ending: RunEnding, error: Exception) -> None:
+def record_unrecorded(job_id: str, number: int) -> None:
+    """Record that a run counts as an attempt, because its outcome could be neither recorded nor kept."""
+    if claim := lifecycle.claimed(job_id, number):
+        record([_unrecorded(claim)])
+
+
+def _unrecorded(claim: Claim) -> RunEnding:
+    log.error("outcome_given_up", job_id=claim.job_id)
+    job_type = registry.discover().get(claim.job.type)
+    message = "The job ran, but the database did not take its outcome, and it could not be kept on disk. What it did is done."
+    return lifecycle.failed(claim, Failure("unrecorded", message), job_type.backoff if job_type else registry.fixed(1))
+
+
+def record_failure(job_id: str, number: int, error: Exception) -> None:
     """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses."""
-    claim = lifecycle.claimed(*ending.claim)
+    claim = lifecycle.claimed(job_id, number)
     job_type = registry.discover().get(claim.job.type) if claim else None
     if claim and job_type:
         lifecycle.record([_failed(claim, error, job_type, "recording the result")])
@@ -231,7 +261,7 @@ def heartbeat(claim: Claim) -> Iterator[None]:
         while not over.wait(HEARTBEAT_S):
             try:
                 lifecycle.heartbeat_each([(claim.job_id, claim.number)])
-            except OperationalError as error:
+            except DatabaseAway as error:
                 log.warning("heartbeat_failed", job_id=claim.job_id, error=str(error.orig))
 
     beating = threading.Thread(target=beat, daemon=True)

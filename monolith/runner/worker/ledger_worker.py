@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -13,26 +12,30 @@ import structlog
 from redis import RedisError
 from rq.serializers import JSONSerializer
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
 from monolith.db import postgresql_session
+from monolith.db.away import outage
 from monolith.db.engine import get_engine, read_session
 from monolith.db.models import Job
+from monolith.errors import Invalid
 from monolith.job_types import registry
 from monolith.job_types.registry import fixed
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.guarded_update import JobRecord
-from monolith.runner.ledger.lifecycle import Claim, Failure
+from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
 from monolith.runner.ledger.outcomes import Outcome, has_on_failure
 from monolith.runner.prefork import options
 from monolith.runner.prefork.hooks import LATER
 from monolith.runner.prefork.task import MAX_SENT, Task
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
-from monolith.runner.worker import execute, transfer
+from monolith.runner.worker import execute, kept_outcomes, transfer
+from monolith.runner.worker.ledger_calls import LedgerCalls
+from monolith.runner.worker.recorder import Recorder
 from monolith.runner.worker.rq_message import Message, why_refused
 
 # What job types import when they run: loaded once, shared by all children.
@@ -41,7 +44,6 @@ PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "traf
 LOCK_WAIT_S = 2.0  # how long a batch waits for a row that somebody has locked
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
-Hook = Callable[[list[Any]], Sequence[Any]]
 log = structlog.get_logger()
 
 
@@ -52,8 +54,8 @@ class LedgerHooks:
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
-        self._failing: dict[tuple[str, int], float] = {}  # endings that the ledger does not take, and since when
-        self._locked: set[str] = set()  # jobs whose rows somebody else had locked
+        self._calls = LedgerCalls()
+        self._failing: dict[tuple[str, int], float] = {}  # endings that neither the ledger nor the disk takes, and since when
 
     def prepare(self) -> None:
         """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
@@ -62,8 +64,9 @@ class LedgerHooks:
         execute.sends_heartbeats = False
 
     def prepare_hook_process(self) -> None:
-        """A row that somebody has locked must not hold up all other jobs of the worker."""
+        """A row that somebody has locked must not hold up all other jobs of the worker. What earlier workers have left comes first."""
         postgresql_session.limit_lock_waits(LOCK_WAIT_S)
+        Recorder().start()
 
     # ---- in a child
 
@@ -76,15 +79,15 @@ class LedgerHooks:
         # A job type's `on_failure` may take long, and a large file would be copied twice: neither must delay the other jobs.
         packed = None if ending.event == "failed" and has_on_failure(claim.job.type) else transfer.pack_ending(ending)
         if packed is None or len(packed) > MAX_PACKED:
-            execute.record_until_back(ending)
-            return b""
+            rest = execute.record_or_keep(ending, claim)
+            return (rest and transfer.pack_ending(rest)) or b""
         return packed
 
     # ---- in the hook process
 
     def claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
         """Claim jobs in one statement. None for those that are not queued, or paused."""
-        return self._ask(self._claim, job_ids)
+        return self._calls.ask(self._claim, job_ids)
 
     def _claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
         claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
@@ -101,7 +104,7 @@ class LedgerHooks:
 
     def claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
         """Claim jobs that an earlier hook process may have claimed, and died before it could say so: nobody runs those claims."""
-        return self._ask(self._claim_again, jobs)
+        return self._calls.ask(self._claim_again, jobs)
 
     def _claim_again(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[int, bytes] | str | None]:
         lifecycle.return_each(self._lost_claims(jobs))
@@ -112,40 +115,52 @@ class LedgerHooks:
 
     def _lost_claims(self, jobs: list[tuple[str, list[int]]]) -> list[tuple[str, int]]:
         """The claims of these jobs in this worker's name that it does not know of."""
-        known = {(job_id, number) for job_id, numbers in jobs for number in numbers}
+        known = {(job_id, number) for job_id, numbers in jobs for number in numbers} | {one.claim for one in kept_outcomes.all_kept()}
         return [claim for claim in lifecycle.claims_of(self._worker, [job_id for job_id, _ in jobs]) if claim not in known]
 
     def give_back(self, claims: list[tuple[str, int]]) -> list[Any]:
         """Queue jobs again that have not begun."""
-        return self._ask(self._give_back, claims)
+        return self._calls.ask(self._give_back, claims)
 
     def _give_back(self, claims: list[tuple[str, int]]) -> list[None]:
         lifecycle.return_each(claims)
         return [None for _ in claims]
 
     def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
-        """Record how jobs ended, all in one transaction."""
-        return self._ask(self._record, endings, refused=self._put_off)
+        """Record how jobs ended, all in one transaction. What the ledger does not take is kept on disk, for the `Recorder`."""
+        answers = [LATER for _ in endings] if outage.is_on else self._calls.ask(self._record, endings, DBAPIError)
+        for job_id, number, _ in (ending for ending, answer in zip(endings, answers, strict=True) if answer != LATER):
+            self._failing.pop((job_id, number), None)
+        return [answer and self._keep(*ending) for ending, answer in zip(endings, answers, strict=True)]
 
     def _record(self, endings: list[tuple[str, int, bytes]]) -> list[None]:
-        execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
-        for job_id, number, _ in endings:
-            self._failing.pop((job_id, number), None)
+        execute.record([one for ending in endings if (one := self._unpacked(*ending))])
         return [None for _ in endings]
 
-    def _put_off(self, ending: tuple[str, int, bytes]) -> str | None:
-        """Try again for RECORDING_S what the ledger does not take although it can be reached. Then the job's heartbeat ends."""
-        claim = ending[:2]
-        since = self._failing.setdefault(claim, time.monotonic())
-        if time.monotonic() - since < execute.RECORDING_S:
+    @staticmethod
+    def _unpacked(job_id: str, number: int, packed: bytes) -> RunEnding | None:
+        try:
+            return transfer.unpack_ending(packed)
+        except Invalid as error:
+            execute.record_failure(job_id, number, error)
+            return None
+
+    def _keep(self, job_id: str, number: int, packed: bytes) -> str | None:
+        """Keep an ending on disk. Where that is not possible it is tried again for RECORDING_S; then the run counts as an attempt."""
+        since = self._failing.setdefault((job_id, number), time.monotonic())
+        try:
+            if (ending := self._unpacked(job_id, number, packed)) and not kept_outcomes.keep(ending):
+                if time.monotonic() - since < execute.RECORDING_S:
+                    return LATER
+                execute.record_unrecorded(job_id, number)
+        except DBAPIError:
             return LATER
-        del self._failing[claim]
-        log.error("outcome_not_recorded", job_id=claim[0])
+        del self._failing[job_id, number]
         return None
 
     def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         """Record that these jobs are running. Whether each is still this worker's."""
-        return [bool(answer) for answer in self._ask(self._heartbeat, claims)]  # `LATER`, too: nobody else has such a job
+        return [bool(answer) for answer in self._calls.ask(self._heartbeat, claims)]  # `LATER`, too: nobody else has such a job
 
     def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         held = set(lifecycle.heartbeat_each(claims))
@@ -153,7 +168,7 @@ class LedgerHooks:
 
     def lost(self, ended: list[tuple[str, int, str]]) -> list[Any]:
         """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""
-        return self._ask(lambda some: [self._lost(*one) for one in some], ended)
+        return self._calls.ask(lambda some: [self._lost(*one) for one in some], ended)
 
     def _lost(self, job_id: str, number: int, why: str) -> bool:
         if why != "timeout":
@@ -170,46 +185,11 @@ class LedgerHooks:
     def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         """The worker stops on request: its jobs run again, elsewhere or later."""
         why = "the worker was stopped"
-        return self._ask(lambda some: [lifecycle.interrupt(job_id, number, why, crashed=False) for job_id, number in some], claims)
+        return self._calls.ask(lambda some: [lifecycle.interrupt(job_id, number, why, crashed=False) for job_id, number in some], claims)
 
     def stopped(self, claims: list[tuple[str, int]]) -> list[Any]:
         """RQ's own stop command ended the jobs: recorded like a stop by a user."""
-        return self._ask(lambda some: [lifecycle.stopped(*claim) for claim in some], claims)
-
-    def _ask(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any] = lambda one: LATER) -> list[Any]:
-        """Call `hook` once for all that was asked. `LATER` for jobs whose rows are locked, and for all while the database is away.
-
-        Each transition is fenced, so a repeated one changes nothing. `refused` answers for what the database does not take alone either.
-        """
-        try:
-            if self._locked:
-                self._locked = lifecycle.locked(self._locked)
-            free = [one for one in asked if _job_id(one) not in self._locked]
-            answers = iter(hook(free) if free else [])
-        except OperationalError as error:
-            return self._ask_apart(hook, asked, refused, error)
-        return [LATER if _job_id(one) in self._locked else next(answers) for one in asked]
-
-    def _ask_apart(self, hook: Hook, asked: list[Any], refused: Callable[[Any], Any], error: OperationalError) -> list[Any]:
-        """Ask again without the jobs whose rows are locked, or else for each alone."""
-        try:
-            locked = lifecycle.locked([_job_id(one) for one in asked]) - self._locked
-        except OperationalError:
-            log.warning("database_away", error=str(error.orig))
-            return [LATER for _ in asked]
-        log.warning("ledger_refused", error=str(error.orig), locked=sorted(locked))
-        if locked:
-            self._locked |= locked
-            return self._ask(hook, asked, refused)
-        if len(asked) == 1:
-            return [refused(asked[0])]
-        return [answer for one in asked for answer in self._ask(hook, [one], refused)]
-
-
-def _job_id(asked: Any) -> str:
-    """The job's id, which is all that was asked or its first part."""
-    job_id: str = asked if isinstance(asked, str) else asked[0]
-    return job_id
+        return self._calls.ask(lambda some: [lifecycle.stopped(*claim) for claim in some], claims)
 
 
 class LedgerWorker(PreforkWorker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -65,22 +66,58 @@ def test_sigterm_of_everything_with_20_running_jobs_ends_all_in_time_and_spends_
 
 
 @pytest.mark.timeout(300)
-def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_once(fleet_of: NewFleet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["stopped", "read-only"])
+def test_jobs_that_end_while_the_database_is_away_keep_their_outcome_and_run_once(fleet_of: NewFleet, tmp_path: Path, fault: str) -> None:
     if not has_postgresql():
         pytest.skip("PostgreSQL is not installed")
-    fleet = fleet_of("postgresql", workers=3)
+    fleet = fleet_of("postgresql", workers=3, LOG_FORMAT="json")
     ids = [fleet.submit("chaos_sleep", seconds=4) for _ in range(2)]
     talkative = fleet.submit("chaos_steps", seconds=4)
     until(lambda: all(_note(fleet, one) for one in (*ids, talkative)), 60)  # one that cannot say its step is put aside, and runs again
-    fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
-    until(lambda: not fleet.posts["postgresql"].pid, 20)
+    if fault == "stopped":
+        fleet.keep_away(fleet.posts["postgresql"], signal.SIGQUIT, 20)
+        until(lambda: not fleet.posts["postgresql"].pid, 20)
+    else:
+        _make_read_only(fleet, "on")
     answer = requests.post(f"{fleet.intray.base_url}/api/v1/jobs", json={"type": "chaos_quick"}, headers=fleet.headers, timeout=30)
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
-    until(lambda: bool(fleet.cluster and fleet.cluster.answers()), 60)
+    assert not fleet.intray.is_ready()
+    if fault == "stopped":
+        until(lambda: bool(fleet.cluster and fleet.cluster.answers()), 60)
+    else:
+        away_until = time.monotonic() + 20
+        until(lambda: time.monotonic() > away_until, 30)
+        _make_read_only(fleet, "off")
+    until(fleet.intray.is_ready, 30, fleet.intray.output)
     jobs = fleet.when_over(60).jobs
     assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    printed = [json.loads(line) for line in fleet.intray.output().splitlines() if line.startswith("{")]
+    lines = [line for line in printed if line["process"] == "clock"]
+    assert sum(line["event"] == "database_away" for line in lines) <= 2  # one of each clock
+    assert not [line for line in lines if "exception" in line]
     assert (jobs[talkative].status, jobs[talkative].attempt, jobs[talkative].crashes) == ("finished", 1, 0)
     assert set(runs_in(tmp_path / "runs").values()) == {1}
+
+
+@pytest.mark.timeout(300)
+def test_what_killed_processes_could_not_record_is_recorded_by_the_next_ones_and_not_done_again(fleet_of: NewFleet, tmp_path: Path) -> None:
+    fleet = fleet_of("sqlite", workers=1)
+    refuse = (
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs WHEN NEW.status = 'finished' BEGIN SELECT RAISE(ABORT, 'the archive is full'); END"
+    )
+    _execute(fleet, refuse)
+    (fleet.points / "finish").touch()
+    ids = [fleet.submit("chaos_sleep", seconds=0), fleet.submit("chaos_large", until=str(fleet.points / "finish"))]
+    until(lambda: len(list(fleet.home.glob("outcomes/*.json"))) == 2, 60, fleet.intray.output)
+    killed = {post.name: post.pid for kind in ("worker", "clock") for post in fleet.named(kind)}
+    for name in killed:
+        fleet.kill(fleet.posts[name])
+    until(lambda: all(fleet.posts[name].pid not in (0, pid) for name, pid in killed.items()), 60)
+    _execute(fleet, "DROP TRIGGER refuse")
+    jobs = fleet.when_over(60).jobs
+    assert {(jobs[one].status, jobs[one].attempt, jobs[one].claims) for one in ids} == {("finished", 1, 1)}
+    assert set(runs_in(tmp_path / "runs").values()) == {1}
+    assert not list(fleet.home.glob("outcomes/*.json"))
 
 
 @pytest.mark.timeout(300)
@@ -199,6 +236,19 @@ def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet
     (fleet.points / "finish").touch()
     job = fleet.when_over(60).jobs[job_id]
     assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+
+
+def _execute(fleet: Fleet, statement: str) -> None:
+    with closing(sqlite3.connect(f"{fleet.home}/intray.sqlite3", timeout=20, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+def _make_read_only(fleet: Fleet, value: str) -> None:
+    """Refuse writes, in the sessions that there are too, or take them again."""
+    engine = create_engine(fleet.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {value}"))
+        connection.execute(text("SELECT pg_reload_conf()"))
 
 
 def _taken_and_not_claimed(fleet: Fleet) -> str:

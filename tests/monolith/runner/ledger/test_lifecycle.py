@@ -46,6 +46,14 @@ def test_a_job_that_returns_is_finished_with_its_result_and_its_files(submit):
     assert row.created_at <= row.started_at <= row.ended_at
 
 
+def test_a_job_whose_own_database_is_away_has_failed(submit):
+    job = submit("trial_own_database")
+    execute.run(job.id)
+    row = stored(job.id)
+    assert (row.status, row.attempt, row.error_type) == ("failed", 1, "OperationalError")
+    assert "unable to open database file" in row.error_message
+
+
 def test_a_message_that_comes_twice_runs_the_job_once(submit):
     job = submit("trial_echo")
     execute.run(job.id)
