@@ -85,7 +85,7 @@ def _perform(claim: Claim) -> RunEnding | None:
         log.warning("job_type_missing", missing=missing.name, reason=missing.reason)
         try:
             return lifecycle.without_type(claim, missing)
-        except OperationalError as error:
+        except DatabaseAway as error:
             return _database_away(claim, error)
 
 
@@ -105,15 +105,14 @@ def _run(claim: Claim, job_type: JobType) -> RunEnding | None:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
     except DatabaseAway as error:  # not the job's fault: it read its document, or reported progress
-        log.warning("database_away", error=str(error.orig))
-        return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
+        return _database_away(claim, error)
     except (Stopped, KeyboardInterrupt, JobTypeMissing):
         raise
     except BaseException as error:  # whatever a job raises ends it: SystemExit, asyncio.CancelledError, a panic of a Rust library
         return _failed(claim, error, job_type, job.step)
 
 
-def _database_away(claim: Claim, error: OperationalError) -> RunEnding:
+def _database_away(claim: Claim, error: DatabaseAway) -> RunEnding:
     log.warning("database_away", error=str(error.orig))
     return lifecycle.snoozed(claim, DATABASE_AWAY_S, "The database was not available")
 
