@@ -44,9 +44,6 @@ class Hooks(Protocol):
     def prepare(self) -> None:
         """Called first in every forked process: the parent's connections must not be used there."""
 
-    def prepare_hook_process(self) -> None:
-        """Called next in the hook process."""
-
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job within its time limit. Returns how it ended, for `record`; empty when there is nothing to record any more."""
 
@@ -118,7 +115,6 @@ class HookProcess:
                 self._close_inherited()
                 self._socket.close()
                 self._hooks.prepare()
-                self._hooks.prepare_hook_process()
                 _Server(self._hooks, self._hooks_socket, self._worker).serve()
             finally:
                 os._exit(1)

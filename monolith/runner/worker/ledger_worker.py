@@ -17,7 +17,6 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
-from monolith.db import postgresql_session
 from monolith.db.engine import get_engine, read_session
 from monolith.db.models import Job
 from monolith.job_types import registry
@@ -38,7 +37,6 @@ from monolith.runner.worker.rq_message import Message, why_refused
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
-LOCK_WAIT_S = 2.0  # how long a batch waits for a row that somebody has locked
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
 Hook = Callable[[list[Any]], Sequence[Any]]
@@ -60,10 +58,6 @@ class LedgerHooks:
         rq_queues.connection.cache_clear()
         rq_queues.queue.cache_clear()
         execute.sends_heartbeats = False
-
-    def prepare_hook_process(self) -> None:
-        """A row that somebody has locked must not hold up all other jobs of the worker."""
-        postgresql_session.limit_lock_waits(LOCK_WAIT_S)
 
     # ---- in a child
 

@@ -174,6 +174,10 @@ def test_while_one_has_to_wait_the_right_password_opens_nothing_either(app: Flas
     wait_out()
     assert visitor(app).sign_in().status_code == 303
     assert [visitor(app).sign_in(password="wrong").status_code for _ in range(5)] == [401] * 5, "all is forgotten"
+    ahead = {"began_at": LoginAttempts.began_at + 7200, "retry_at": LoginAttempts.retry_at + 7200}
+    with write_session() as session:  # as if the clock of the database had been ahead then
+        session.execute(update(LoginAttempts).values(ahead))
+    assert visitor(app).sign_in().status_code == 303
 
 
 def test_many_guesses_at_one_moment_at_two_web_processes_are_not_more_guesses(app: Flask, alice: Caller) -> None:

@@ -13,6 +13,7 @@ from monolith.db.models import Lease
 from monolith.job_types import registry
 from monolith.jobs import schemas
 from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.clock_lease import LEASE_S
 from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
@@ -254,7 +255,7 @@ def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
 def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the_other(alice: Caller, monkeypatch) -> None:
     monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
     with write_session() as session:
-        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + LEASE_S))
     waiting_reason.conditions_in.cache_clear()
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 500})
     assert answer.status_code == 201

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from monolith.db.engine import now, read_session, write_session, write_transaction
-from monolith.db.models import Job
+from monolith.db.models import Job, Lease
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.lifecycle import Failure
@@ -164,10 +164,20 @@ def test_a_job_whose_worker_is_silent_is_given_back_and_its_attempt_too(submit):
     clock.repair()
     assert stored(job.id).status == "started"
     with write_session() as session:
-        session.execute(update(Job).values(heartbeat_at=now() - 31))
+        session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
     clock.repair()
     row = stored(job.id)
     assert (row.status, row.attempt, row.interruptions) == ("queued", 0, 1)
+
+
+def test_a_job_is_not_given_away_when_its_worker_has_reported_since_it_was_found_lost(submit):
+    claim = lifecycle.claim(submit("trial_echo").id, "a worker that was silent")
+    with write_session() as session:
+        session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
+    assert lifecycle.lost(10) == [(claim.job_id, claim.number, "a worker that was silent")]
+    lifecycle.heartbeat_each([(claim.job_id, claim.number)])
+    assert not lifecycle.interrupt(claim.job_id, claim.number, "silent", only_lost=True)
+    assert (stored(claim.job_id).status, stored(claim.job_id).run_at) == ("started", None)
 
 
 def test_a_job_that_took_three_workers_down_is_poison(submit):
@@ -207,6 +217,14 @@ def test_only_one_clock_leads_until_it_resigns(submit):
     assert clock_lease.lead("two")
     with read_session() as session:
         assert clock_lease.is_ticking(session)
+
+
+def test_a_lease_from_before_the_clock_of_the_database_was_set_back_is_over(submit):
+    with write_session() as session:
+        session.execute(update(Lease).values(holder="a clock that died", expires_at=now() + 3600))
+    with read_session() as session:
+        assert not clock_lease.is_ticking(session)
+    assert clock_lease.lead("another")
 
 
 def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):
