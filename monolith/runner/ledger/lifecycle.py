@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
@@ -453,13 +453,22 @@ def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True, only_
     return bool(poison or interrupted)
 
 
-def lost(limit: int) -> list[tuple[str, int, str]]:
-    """Running jobs whose workers are lost: job id, claim number and worker. Those with locked rows are not among them."""
-    found = select(Job.id, Job.claims, Job.worker).where(*_is_lost).limit(limit)
+class LostRun(NamedTuple):
+    """A running job whose worker is lost, and for how many seconds it is."""
+
+    job_id: str
+    claim: int
+    worker: str
+    overdue_s: float
+
+
+def lost(limit: int) -> list[LostRun]:
+    """Running jobs whose workers are lost. Those with locked rows are not among them."""
+    found = select(Job.id, Job.claims, func.coalesce(Job.worker, ""), now() - Job.run_at).where(*_is_lost).limit(limit)
     with read_connection() as connection:
-        rows = [(job_id, number, worker or "") for job_id, number, worker in connection.execute(found)]
-    held = locked(job_id for job_id, *_ in rows) if rows else set()
-    return [row for row in rows if row[0] not in held]
+        rows = [LostRun(*row) for row in connection.execute(found)]
+    held = locked(one.job_id for one in rows) if rows else set()
+    return [one for one in rows if one.job_id not in held]
 
 
 def give_notice(limit: int) -> int:

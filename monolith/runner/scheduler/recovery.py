@@ -17,9 +17,11 @@ from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.counts import WAITING
 from monolith.runner.ledger.lifecycle import LOST_AFTER_S
+from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
+HELD_S = 600.0  # for longer, no worker keeps a job without reaching the database
 BATCH = 1000
 PAGE = 10_000
 MAX_COOLDOWN_S = 30.0
@@ -32,9 +34,15 @@ log = structlog.get_logger()
 
 
 def interrupt_lost() -> Iterator[None]:
-    """Interrupt the running jobs whose worker has not reported for LOST_AFTER_S; they return to their queues."""
-    for job_id, claims, worker in lifecycle.lost(BATCH):
-        _interrupt(job_id, claims, worker)
+    """Interrupt the running jobs whose worker has not reported for LOST_AFTER_S; they return to their queues.
+
+    A worker that cannot reach the database says in Redis that it lives; then its jobs stay its for HELD_S.
+    """
+    lost = lifecycle.lost(BATCH)
+    held = workers.claims_held_by(one.worker for one in lost if one.overdue_s < HELD_S)
+    for one in lost:
+        if (one.job_id, one.claim) not in held:
+            _interrupt(one.job_id, one.claim, one.worker)
         yield
     while lifecycle.give_notice(BATCH) == BATCH:
         yield

@@ -137,9 +137,9 @@ class LedgerHooks:
         log.error("outcome_not_recorded", job_id=claim[0])
         return None
 
-    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
         """Record that these jobs are running. Whether each is still this worker's."""
-        return [bool(answer) for answer in self._ask(self._heartbeat, claims)]  # `LATER`, too: nobody else has such a job
+        return self._ask(self._heartbeat, claims)
 
     def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         held = set(lifecycle.heartbeat_each(claims))

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from monolith.db.models import Job, User, new_id
+from monolith.runner.scheduler.clock import LOST_S
 from tests.support.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
 from tests.support.chaos.ledger import runs_in
 from tests.support.databases import has_postgresql
@@ -179,6 +180,32 @@ def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewF
 
 
 @pytest.mark.timeout(300)
+def test_a_worker_without_a_connection_to_the_database_keeps_its_job_while_the_clock_has_one(fleet_of: NewFleet, tmp_path: Path) -> None:
+    """Its connection is cut, and the server takes no other."""
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=1, clocks=1)
+    job_id = fleet.submit("chaos_large", until=str(fleet.points / "finish"))
+    until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    cut = fleet.hook_process_of(fleet.posts["worker-0"])
+    fleet.hire(1)
+    until(lambda: fleet.redis.scard("rq:workers") == 2, 60)
+    engine = create_engine(fleet.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    elsewhere = create_engine(engine.url.set(database="template1"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as looking, elsewhere.connect() as admin:
+        admin.execute(text("ALTER DATABASE postgres ALLOW_CONNECTIONS false"))
+        cutting = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(:ports)")
+        assert admin.execute(cutting, {"ports": _ports_of(cut)}).scalars().all() == [True]
+        is_lost = text("SELECT run_at + :sweep < extract(epoch FROM clock_timestamp()) FROM jobs WHERE id = :id")
+        until(lambda: looking.scalar(is_lost, {"id": job_id, "sweep": 2 * LOST_S}), 90, fleet.intray.output)
+        admin.execute(text("ALTER DATABASE postgres ALLOW_CONNECTIONS true"))
+    (fleet.points / "finish").touch()
+    job = fleet.when_over(60).jobs[job_id]
+    assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+    assert runs_in(tmp_path / "runs")[job_id, 1] == 1
+
+
+@pytest.mark.timeout(300)
 def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet_of: NewFleet, tmp_path: Path) -> None:
     """The message of a running job comes to a second worker, whose hook process dies over it."""
     fleet = fleet_of("sqlite", workers=1)
@@ -250,3 +277,10 @@ def _queue(fleet: Fleet, count: int) -> list[str]:
 
 def _count(fleet: Fleet, status: str) -> int:
     return sum(job.status == status for job in fleet.read().jobs.values())
+
+
+def _ports_of(pid: int) -> list[int]:
+    """The local ports of a process's TCP connections."""
+    sockets = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].partition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets]

@@ -174,7 +174,7 @@ def test_a_job_is_not_given_away_when_its_worker_has_reported_since_it_was_found
     claim = lifecycle.claim(submit("trial_echo").id, "a worker that was silent")
     with write_session() as session:
         session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
-    assert lifecycle.lost(10) == [(claim.job_id, claim.number, "a worker that was silent")]
+    assert [one[:3] for one in lifecycle.lost(10)] == [(claim.job_id, claim.number, "a worker that was silent")]
     lifecycle.heartbeat_each([(claim.job_id, claim.number)])
     assert not lifecycle.interrupt(claim.job_id, claim.number, "silent", only_lost=True)
     assert (stored(claim.job_id).status, stored(claim.job_id).run_at) == ("started", None)

@@ -43,8 +43,9 @@ class RecordingHooks:
     def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
         return self._call("record", [job_id for job_id, *_ in endings], [None for _ in endings])
 
-    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
-        return [job_id != "taken" for job_id, _ in claims]
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
+        is_locked = (self.folder / "locked").exists()
+        return [LATER if is_locked and job_id == "locked" else job_id != "taken" for job_id, _ in claims]
 
     def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         raise ValueError("on purpose")
@@ -129,6 +130,23 @@ def test_a_heartbeat_says_of_each_job_whether_it_is_still_ours(asked: Asked) -> 
     for job_id in ("ours", "taken"):
         asked.ask("heartbeat", job_id, 1)
     assert asked.wait(2) == [("heartbeat", "ours", True), ("heartbeat", "taken", False)]
+
+
+def test_a_heartbeat_that_is_not_taken_is_known_and_does_not_hold_up_the_others(
+    asked: Asked, hooks: RecordingHooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monolith.runner.prefork.hooks.HEARTBEAT_S", 0)
+    monkeypatch.setattr("monolith.runner.prefork.hooks.UNCONFIRMED_S", 0)
+    (hooks.folder / "locked").touch()
+    asked.claimed = [_task("locked", 1), _task("ours", 1)]
+    for number in (1, 2):
+        asked.process.ask_heartbeats()
+        assert asked.wait(number) == [("heartbeat", "ours", True)] * number
+        assert [task.job_id for task in asked.process.unconfirmed] == ["locked"]
+        assert asked.process.is_idle
+    (hooks.folder / "locked").unlink()
+    assert asked.wait(3)[2] == ("heartbeat", "locked", True)
+    assert asked.process.unconfirmed == []
 
 
 def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: Asked, hooks: RecordingHooks) -> None:

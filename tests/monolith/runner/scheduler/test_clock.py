@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job, JobEvent, Lease, Sample
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.prefork.redis_writer import held_key
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock, recovery
 from monolith.runner.scheduler.clock import Clock, PeriodicTask
@@ -239,6 +241,22 @@ def test_when_the_clock_of_the_database_leaps_ahead_no_living_worker_loses_its_j
         lifecycle.heartbeat_each([(job, claim.number)])
         later(5)
     assert statuses([job]) == {"started"}
+
+
+def test_a_worker_that_says_in_redis_that_it_lives_keeps_its_jobs_for_ten_minutes(submit):
+    """It cannot say so in the ledger: the database has no connection free for it."""
+    jobs = submit(2)
+    for job in jobs:
+        lifecycle.claim(job, "w")
+    with write_session() as session:
+        session.execute(update(Job).values(SILENT))
+    held = held_key("rq:worker:w")
+    rq_queues.connection().set(held, json.dumps({jobs[0]: 1, jobs[1]: 2}))  # the second is another claim
+    look_for_lost_jobs()
+    assert (statuses(jobs[:1]), statuses(jobs[1:])) == ({"started"}, {"queued"})
+    later(600)
+    look_for_lost_jobs()
+    assert statuses(jobs) == {"queued"}
 
 
 def look_for_lost_jobs() -> None:
