@@ -14,7 +14,7 @@ from sqlalchemy import case, delete, or_, select
 
 from monolith import rate
 from monolith.accounts.models import LoginAttempts
-from monolith.db.engine import now, upsert, write_session
+from monolith.db.engine import now, unlocked, upsert, write_session
 from monolith.errors import BadSetting, TooManyRequests
 from monolith.rate import Rate
 
@@ -70,7 +70,8 @@ def succeeded(what: str, who: str) -> None:
     """Forget the attempts of `who`, and all attempts older than FORGOTTEN_S."""
     with write_session() as session:
         session.execute(delete(LoginAttempts).where(LoginAttempts.name == _name(what, who)))
-        session.execute(delete(LoginAttempts).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
+        old = unlocked(select(LoginAttempts.name).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
+        session.execute(delete(LoginAttempts).where(LoginAttempts.name.in_(old)))
 
 
 def _too_many(left_s: float) -> TooManyRequests:

@@ -87,6 +87,14 @@ def test_a_session_that_is_used_goes_on(app: Flask, alice: Caller) -> None:
         assert one.is_signed_in()
 
 
+def test_a_session_does_not_last_longer_because_the_clock_of_the_database_was_set_back(app: Flask, alice: Caller) -> None:
+    one = signed_in(app)
+    for hours in (48, -13):
+        with write_session() as session:
+            session.execute(update(UserSession).values(last_used_at=UserSession.last_used_at + hours * 3600))
+        assert one.is_signed_in() == (hours > 0)
+
+
 def test_changing_the_password_ends_all_other_sessions_and_renews_this_one(app: Flask, alice: Caller) -> None:
     here, elsewhere = signed_in(app), signed_in(app)
     kept = cookie(here)

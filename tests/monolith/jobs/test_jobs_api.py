@@ -6,10 +6,10 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from monolith.db.engine import now, write_session
-from monolith.db.models import Lease
+from monolith.db.models import Job, Lease
 from monolith.job_types import registry
 from monolith.jobs import schemas
 from monolith.runner.ledger import lifecycle
@@ -162,6 +162,17 @@ def test_an_unchanged_job_answers_304_to_its_etag_and_a_changed_one_does_not(ali
     assert alice.get(job["links"]["self"], headers={"If-None-Match": etag}).status_code == 304
     execute.run(job["id"])
     assert alice.get(job["links"]["self"], headers={"If-None-Match": etag}).status_code == 200
+
+
+@pytest.mark.databases("postgresql")
+def test_a_request_that_meets_a_locked_row_is_refused_soon_and_others_are_not(alice: Caller) -> None:
+    locked, other = (echo(alice)["id"] for _ in range(2))
+    with write_session() as somebody:
+        somebody.execute(select(Job.id).where(Job.id == locked).with_for_update())
+        refused = alice.post(f"/api/v1/jobs/{locked}/cancel")
+        assert (refused.status_code, "locked" in refused.json["detail"], "Retry-After" in refused.headers) == (503, True, True)
+        assert alice.post(f"/api/v1/jobs/{other}/cancel").status_code == 200
+    assert alice.post(f"/api/v1/jobs/{locked}/cancel").status_code == 200
 
 
 def finish(job_id: str) -> None:

@@ -227,6 +227,18 @@ def test_a_lease_from_before_the_clock_of_the_database_was_set_back_is_over(subm
     assert clock_lease.lead("another")
 
 
+@pytest.mark.databases("postgresql")
+def test_progress_that_meets_a_lock_on_the_job_is_left_out_and_the_run_goes_on(submit):
+    from monolith.runner.worker.context import RunningJob
+
+    claim = lifecycle.claim(submit("trial_echo").id, "w")
+    with write_session() as somebody:
+        somebody.execute(select(Job.id).where(Job.id == claim.job_id).with_for_update())
+        RunningJob(claim).progress(50, "half")
+    RunningJob(claim).progress(60, "more")
+    assert stored(claim.job_id).progress == 60
+
+
 def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):
     from monolith.runner.worker.context import Overtaken, RunningJob
 
