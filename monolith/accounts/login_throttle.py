@@ -10,11 +10,11 @@ import hashlib
 import math
 from typing import Any
 
-from sqlalchemy import case, delete, select
+from sqlalchemy import case, delete, or_, select
 
 from monolith import rate
 from monolith.accounts.models import LoginAttempts
-from monolith.db.engine import now, upsert, write_session
+from monolith.db.engine import now, unlocked, upsert, write_session
 from monolith.errors import BadSetting, TooManyRequests
 from monolith.rate import Rate
 
@@ -36,7 +36,8 @@ def limit(at_most: str, what: str, who: str) -> None:
     """Count that `who` does `what`. Raises `TooManyRequests` when that is more often than `at_most`, such as `10 per minute`."""
     allowed = parse_rate(at_most)
     window_s = float(allowed.seconds)
-    is_over = LoginAttempts.began_at <= now() - window_s
+    # A time in the future was set before the database's clock was set back.
+    is_over = or_(LoginAttempts.began_at <= now() - window_s, LoginAttempts.began_at > now())
     again = {"count": case((is_over, 1), else_=LoginAttempts.count + 1), "began_at": case((is_over, now()), else_=LoginAttempts.began_at)}
     new = {"name": _name(what, who), "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
@@ -58,7 +59,8 @@ def begin(what: str, who: str) -> None:
     new = {"name": name, "count": 1, "began_at": now(), "retry_at": now()}
     with write_session() as session:
         adding = upsert(session, LoginAttempts).values(new)
-        counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=LoginAttempts.retry_at <= now())
+        may_try = or_(LoginAttempts.retry_at <= now(), LoginAttempts.retry_at > now() + MAX_WAIT_S)
+        counted = adding.on_conflict_do_update(index_elements=["name"], set_=again, where=may_try)
         if session.scalar(counted.returning(LoginAttempts.name)) is None:
             left_s = session.scalar(select(LoginAttempts.retry_at - now()).where(LoginAttempts.name == name))
             raise _too_many(left_s or 0.0)
@@ -68,7 +70,8 @@ def succeeded(what: str, who: str) -> None:
     """Forget the attempts of `who`, and all attempts older than FORGOTTEN_S."""
     with write_session() as session:
         session.execute(delete(LoginAttempts).where(LoginAttempts.name == _name(what, who)))
-        session.execute(delete(LoginAttempts).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
+        old = unlocked(select(LoginAttempts.name).where(LoginAttempts.retry_at < now() - FORGOTTEN_S))
+        session.execute(delete(LoginAttempts).where(LoginAttempts.name.in_(old)))
 
 
 def _too_many(left_s: float) -> TooManyRequests:

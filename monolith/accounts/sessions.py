@@ -16,12 +16,13 @@ from monolith.accounts.models import UserSession
 from monolith.accounts.tokens import hash_of, user_from
 from monolith.config import settings
 from monolith.db.away import DatabaseAway
-from monolith.db.engine import PreparedStatement, now, read_session, storable, write_session
+from monolith.db.engine import PreparedStatement, now, read_session, storable, unlocked, write_session
 from monolith.db.models import User
 from monolith.errors import NotFound
 
 USED_EVERY_S = 60.0  # the last use is recorded at most this often
-_is_stale = (UserSession.last_used_at < now() - USED_EVERY_S).label("is_stale")
+# A time in the future, from before the database's clock was set back, would keep the session alive.
+_is_stale = or_(UserSession.last_used_at < now() - USED_EVERY_S, UserSession.last_used_at > now()).label("is_stale")
 _living = select(UserSession.id.label("session_id"), _is_stale, *User.__table__.c).join(User, User.id == UserSession.user_id)
 _by_hash = PreparedStatement(
     _living.where(
@@ -35,7 +36,8 @@ _by_hash = PreparedStatement(
 def begin(user_id: int, address: str, user_agent: str) -> str:
     """Create a session for a browser and return the secret for its cookie. Deletes all expired sessions."""
     with write_session() as session:
-        session.execute(delete(UserSession).where(or_(*_expired())))
+        expired = unlocked(select(UserSession.id).where(or_(*_expired())))
+        session.execute(delete(UserSession).where(UserSession.id.in_(expired)))
         return _begin(session, user_id, address, user_agent)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +23,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from sqlalchemy import JSON, Column, Connection, Engine, Float, Integer, Text, bindparam, cast, column, create_engine, event, func, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
@@ -189,16 +206,34 @@ def write_transaction() -> AbstractContextManager[Connection]:
 
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
-    """The result of `write`, which is repeated every second while the database is away; after `within_s` seconds its error."""
+    """The result of `write`, which is repeated every second while the database is away; after `within_s` seconds its error.
+
+    What waits for a lock is repeated for as long as somebody holds it.
+    """
     give_up_at = time.monotonic() + within_s
     while True:
         try:
             return write()
         except DatabaseAway as error:
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > give_up_at and not is_locked(error):
                 raise
-            log.warning("database_away", error=str(error.orig))
+            log.warning("row_locked" if is_locked(error) else "database_away", error=str(error.orig))
             time.sleep(1)
+
+
+def is_locked(error: DBAPIError) -> bool:
+    """Whether a statement failed because somebody else has locked what it needs: a row, or on SQLite the database."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extension of the code
+    return getattr(error.orig, "sqlstate", None) in postgresql_session.LOCKED or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def unlocked(ids: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """The query for these ids without those of rows that somebody has locked, for the guard of a statement that sweeps over rows.
+
+    It is evaluated once, however the database plans the statement. On SQLite no row can be locked.
+    """
+    found = ids.with_for_update(skip_locked=True).cte("unlocked").prefix_with("MATERIALIZED")
+    return select(*found.c)
 
 
 @contextmanager
@@ -308,13 +343,14 @@ def _newest_revision() -> str | None:
 
 
 class PreparedStatement:
-    """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read.
+    """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read (not `writes`).
 
     On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution.
     """
 
-    def __init__(self, statement: Any) -> None:
+    def __init__(self, statement: Any, *, writes: bool = False) -> None:
         self._statement = statement
+        self._writes = writes
         self._compiled: tuple[str, dict[str, Any]] | None = None
 
     def run(self, connection: Connection | None = None, /, **params: Any) -> Sequence[Any]:
@@ -336,7 +372,7 @@ class PreparedStatement:
         connection = None
         try:
             connection = engine.raw_connection()
-            rows = postgresql_session.run_statement(connection, sql, {**constants, **values})
+            rows = postgresql_session.run_statement(connection, sql, {**constants, **values}, writes=self._writes)
         except engine.dialect.loaded_dbapi.Error as error:
             if away.is_lost(error):
                 if connection is not None:

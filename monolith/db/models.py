@@ -159,7 +159,7 @@ class Job(Base):
     usd: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[float] = mapped_column(default=now())
     queued_at: Mapped[float | None]
-    run_at: Mapped[float | None]
+    run_at: Mapped[float | None]  # scheduled: when it is due; started: when it is taken from its silent worker (`lifecycle.give_notice`)
     started_at: Mapped[float | None]
     heartbeat_at: Mapped[float | None]
     ended_at: Mapped[float | None]

@@ -15,13 +15,15 @@ from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, func, sel
 
 # Without these, a query to a host that was cut off would wait for a quarter of an hour.
 TIMEOUTS = {"connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2}
+LOCK_WAIT_S = 2.0
 # PostgreSQL ends the transaction of a client that was cut off or is frozen: its locks would block the clock and everybody else.
-IDLE_TRANSACTION = {"idle_in_transaction_session_timeout": "15000"}
+# And nobody waits long for a row that somebody has locked: what else the waiting process has to do would wait with it.
+WRITE_LIMITS = {"idle_in_transaction_session_timeout": "15000", "lock_timeout": f"{LOCK_WAIT_S * 1000:.0f}"}
 KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "2"}
 WORD = re.compile(r"(?:\\.|\S)+", re.DOTALL)
 OPTION = re.compile(r"(?:-c|--)([\w.-]+)=(.*)", re.DOTALL)
 PROBES = 5
-_of_process: dict[str, str] = {}  # settings of this process's new connections
+LOCKED = ("55P03", "40P01")  # SQLSTATEs: the wait for a lock was given up, or was a deadlock
 # In `info` of a connection: the statements that set a transaction's settings. Empty for a connection that has no pooler.
 TO_WRITE, TO_READ = "settings_to_write", "settings_to_read"
 
@@ -49,8 +51,8 @@ class SessionSetup:
         """
         import psycopg  # imported late: on SQLite no process needs it
 
-        chosen = {**_of_process, **self._chosen}
-        for_session = _select_settings({**IDLE_TRANSACTION, **KEEPALIVES, **chosen}, is_local=False)
+        chosen = self._chosen
+        for_session = _select_settings({**WRITE_LIMITS, **KEEPALIVES, **chosen}, is_local=False)
         try:
             is_direct = connection.execute(f"{for_session} WHERE pg_backend_pid() = {connection.info.backend_pid}").fetchone()
         except psycopg.Error as error:
@@ -61,13 +63,14 @@ class SessionSetup:
         else:
             connection.prepare_threshold = None
             # In these each % is doubled, as the driver expects it in a statement that could have parameters.
-            record.info[TO_WRITE] = _select_settings({**IDLE_TRANSACTION, **chosen}, is_local=True).replace("%", "%%")
+            record.info[TO_WRITE] = _select_settings({**WRITE_LIMITS, **chosen}, is_local=True).replace("%", "%%")
             record.info[TO_READ] = _select_settings(chosen, is_local=True).replace("%", "%%") if chosen else ""
 
 
-def limit_lock_waits(seconds: float) -> None:
-    """Have the new connections of this process give up a statement that waits so long for a lock."""
-    _of_process["lock_timeout"] = f"{seconds * 1000:.0f}"
+def wait_for_locks(connection: Connection, seconds: float) -> None:
+    """Let this transaction wait so long for a lock, instead of LOCK_WAIT_S; 0: without a limit. Does nothing on SQLite."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.set_config("lock_timeout", f"{seconds * 1000:.0f}", True)))
 
 
 def begin(connection: Connection) -> None:
@@ -88,10 +91,10 @@ def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-def run_statement(connection: PoolProxiedConnection, statement: str, params: Mapping[str, Any]) -> Sequence[Any]:
+def run_statement(connection: PoolProxiedConnection, statement: str, params: Mapping[str, Any], *, writes: bool) -> Sequence[Any]:
     """The rows of one statement that commits by itself."""
     driver: Any = connection.driver_connection
-    settings = connection.info[TO_READ]
+    settings = connection.info[TO_WRITE if writes else TO_READ]
     if settings:
         driver.execute(f"BEGIN; {settings}", {})
     rows: Sequence[Any] = driver.execute(statement, params).fetchall()

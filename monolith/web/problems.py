@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.db.away import DatabaseAway
+from monolith.db.engine import is_locked
 from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.job_types.validation import field_errors
 
@@ -46,9 +47,10 @@ def register(app: Flask) -> None:
 
 
 def _database_away(error: DatabaseAway) -> AnyResponse:
-    log.error("database_away", error=str(error.orig))
+    log.error("row_locked" if is_locked(error) else "database_away", error=str(error.orig))
     _forget_user()
-    return answer(Unavailable("The database is not responding. Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
+    what = "Something else has locked the data that this changes." if is_locked(error) else "The database is not responding."
+    return answer(Unavailable(f"{what} Nothing was saved. Try again.", retry_after=DATABASE_RETRY_S))
 
 
 def _unexpected(error: Exception) -> AnyResponse:

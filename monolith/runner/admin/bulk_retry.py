@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Index, String, func, select, t
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from monolith.db.engine import now, read_now, read_session, write_session
+from monolith.db.engine import now, read_now, read_session, unlocked, write_session
 from monolith.db.models import OVER, Base, Job
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.admin import bulk_actions, failure_groups
@@ -158,9 +158,12 @@ def _advance(progress: RetryProgress, moment: float) -> None:
         allowed = min(allowed, PROBE - progress.live)
     if allowed < 1:
         return
-    with read_session() as session:
-        chosen = (*_failed(retry.error_group), Job.ended_at <= retry.began_at, ~bulk_actions.has_live_duplicate())
-        job_ids = session.scalars(select(Job.id).where(*chosen).order_by(Job.ended_at).limit(allowed)).all()
+    chosen = (*_failed(retry.error_group), Job.ended_at <= retry.began_at, ~bulk_actions.has_live_duplicate())
+    oldest = select(Job.id).where(*chosen).order_by(Job.ended_at).limit(allowed)
+    with write_session() as session:
+        job_ids = session.scalars(unlocked(oldest)).all()
+        if not job_ids and session.scalar(select(oldest.exists())):
+            return  # somebody has locked all of them
     if not job_ids:
         _finish(retry, "All jobs were retried.")
         return

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import JSON, String, and_, delete, event, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, joinedload, mapped_column
 
-from monolith.db.engine import now, read_now, read_session, write_session
+from monolith.db.engine import now, read_now, read_session, unlocked, write_session
 from monolith.db.models import OVER, Base, Job
 from monolith.errors import Invalid, NotFound
 from monolith.runner.admin import job_filter
@@ -202,4 +202,4 @@ def _delete_some(cleaning_id: int) -> int:
     rq_queues.cooldown.end()  # it responds: what it has of these jobs is deleted with them
     guard = (Job.trash_id == cleaning_id, Job.ended_at <= outbox.read_until())  # webhooks read the end of a job first
     with write_session() as session:
-        return delete_jobs(session, *guard, Job.id.in_(select(Job.id).where(*guard).limit(DELETED_AT_ONCE)))
+        return delete_jobs(session, *guard, Job.id.in_(unlocked(select(Job.id).where(*guard).limit(DELETED_AT_ONCE))))

@@ -18,12 +18,14 @@ from sqlalchemy import Connection, Select, func, literal, select
 from monolith.config import settings
 from monolith.db.engine import now, read_connection
 from monolith.db.models import LIVE, OVER, Job, User
+from monolith.db.postgresql_session import wait_for_locks
 from monolith.errors import Busy, TooManyJobs
 from monolith.job_types import registry
 
 FRESH_S = 1.0
 DRAIN_S = 60  # the rate at which jobs end is measured over this time
 SHORTEST_S, LONGEST_S = 5, 300  # bounds of Retry-After
+TURN_S = 15.0  # how long a request waits for its turn
 MOST_COUNTS = 10_000  # users whose counts one process remembers
 
 
@@ -117,6 +119,7 @@ def admit_again(user: User, connection: Connection, jobs: int) -> Iterator[None]
     One request may be for a thousand jobs, so two that are admitted by a count of a second ago would double the user's limit.
     """
     if settings().max_queued_per_user and not user.is_admin:
+        wait_for_locks(connection, TURN_S)
         connection.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))  # submissions do not wait for it
         own, _, _ = _counts_for(user.id)
         with _counting:

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from monolith.db.engine import read_session, write_session
+from monolith.db.engine import read_session, unlocked, write_session
 from monolith.db.models import STATUSES, Job, Tally
 from monolith.runner.ledger import counts
 from monolith.runner.ledger.counts import Kind
@@ -114,7 +114,7 @@ def _fold(session: Session) -> int:
     if len(session.scalars(select(Tally.id).limit(3)).all()) < 3:  # one row of each name is the minimum
         return 0
     oldest = select(Tally.id).order_by(Tally.id).limit(FOLDED_AT_ONCE)
-    rows = session.execute(delete(Tally).where(Tally.id.in_(oldest)).returning(Tally.name, Tally.amount)).all()
+    rows = session.execute(delete(Tally).where(Tally.id.in_(unlocked(oldest))).returning(Tally.name, Tally.amount)).all()
     totals: Counter[str] = Counter()
     for name, amount in rows:
         totals[name] += amount

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, delete, exists, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from monolith.db.engine import now, read_session, write_session
+from monolith.db.engine import now, read_session, unlocked, write_session
 from monolith.db.models import OVER, STATUSES, Base, Document, Job, User, new_id
 
 PRUNED = "pruned"  # the status of a job that has been deleted
@@ -140,5 +140,6 @@ def prune(until: float) -> Iterator[None]:
         with read_session() as session:  # before the write lock is taken: most old batches still have documents
             found = session.scalars(empty).all()
         with write_session() as session:
-            session.execute(delete(Batch).where(Batch.id.in_(found)).execution_options(synchronize_session=False))
+            these = unlocked(select(Batch.id).where(Batch.id.in_(found)))
+            session.execute(delete(Batch).where(Batch.id.in_(these)).execution_options(synchronize_session=False))
         yield

@@ -106,7 +106,7 @@ class Transition:
         self._guard, self._values = guard, values
         self._update = update(_JOBS).where(*guard).values(**values).returning(*RETURNED)
         self._update_and_event = self._combined(self._update, bindparam("note", type_=Text))
-        self._prepared = PreparedStatement(self._update_and_event)
+        self._prepared = PreparedStatement(self._update_and_event, writes=True)
         self._each: dict[str, Any] = {}  # by dialect: what `apply_each` executes
 
     def _combined(self, change: Any, note: ColumnElement[str] | None = None) -> Select[Any]:
@@ -160,7 +160,7 @@ class Transition:
         """What `apply_each` executes, built at its first call."""
         if dialect not in self._each:
             change = self._update_from_rows(dialect)
-            self._each[dialect] = PreparedStatement(self._combined(change)) if dialect == "postgresql" else change
+            self._each[dialect] = PreparedStatement(self._combined(change), writes=True) if dialect == "postgresql" else change
         return self._each[dialect]
 
     def _update_from_rows(self, dialect: str) -> Any:

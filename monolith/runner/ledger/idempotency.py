@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from monolith.db.engine import now, read_connection
+from monolith.db.engine import now, read_connection, unlocked
 from monolith.db.models import IdempotencyKey
 from monolith.errors import Invalid
 
@@ -47,5 +47,6 @@ def find(owner_id: int, key: Key) -> dict[str, Any] | None:
 
 def forget_old(session: Session, older_than_s: float = KEPT_S) -> int:
     """Delete the keys older than so many seconds; returns how many. Called by the clock."""
-    old = delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - older_than_s).returning(IdempotencyKey.key)
-    return len(session.scalars(old).all())
+    old = select(IdempotencyKey.owner_id, IdempotencyKey.key).where(IdempotencyKey.created_at < now() - older_than_s)
+    mine = tuple_(IdempotencyKey.owner_id, IdempotencyKey.key)
+    return len(session.scalars(delete(IdempotencyKey).where(mine.in_(unlocked(old))).returning(IdempotencyKey.key)).all())

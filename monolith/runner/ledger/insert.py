@@ -91,7 +91,7 @@ def _insert(connection: Connection | None, params: dict[str, Any]) -> Sequence[A
 
 @cache
 def _prepared() -> PreparedStatement:
-    return PreparedStatement(*_statements("postgresql"))
+    return PreparedStatement(*_statements("postgresql"), writes=True)
 
 
 def _record(row: dict[str, Any], shared: dict[str, Any], created_at: float, queued_at: float | None, run_at: float | None) -> JobRecord:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import ColumnElement, Connection, bindparam, false, func, or_, select, update
@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
+from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, unlocked, write_transaction
 from monolith.db.models import Base, Job, JobEvent
 from monolith.errors import Conflict, JobTypeMissing
 from monolith.job_types import registry
@@ -34,6 +34,9 @@ from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, result_js
 from monolith.runner.queue import rq_queues
 
 _JOBS: Any = Job.__table__
+SILENT_S = 15.0  # a worker that has not reported for so long gets notice; it reports every 5 s
+NOTICE_S = 15.0  # a worker that has not reported for so long since then is lost
+LOST_AFTER_S = SILENT_S + NOTICE_S
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
 MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MISSING_TYPE_S = 3600.0  # for how long a job waits for a worker that has its type
@@ -110,11 +113,11 @@ _ERROR: dict[str, Any] = {name: param(name, getattr(Job, name)) for name in _NO_
 
 _now = select(now()).scalar_subquery()  # evaluated once: an index cannot be searched by a volatile expression
 _overdue = select(Job.id).where(Job.status == "scheduled", Job.run_at <= _now).order_by(Job.run_at).limit(param("limit"))
-QUEUE_DUE = Transition("queued", Job.status == "scheduled", Job.id.in_(_overdue), status="queued", **_QUEUED)
+QUEUE_DUE = Transition("queued", Job.status == "scheduled", Job.id.in_(unlocked(_overdue)), status="queued", **_QUEUED)
 
 
 def queue_due(limit: int) -> list[JobRecord]:
-    """Queue and push up to `limit` scheduled jobs whose time has come, the longest overdue first."""
+    """Queue and push up to `limit` scheduled jobs whose time has come, the longest overdue first. Those with locked rows wait."""
     jobs = QUEUE_DUE.apply(limit=limit)
     rq_queues.push(jobs)
     return jobs
@@ -185,6 +188,9 @@ def locked(job_ids: Iterable[str]) -> set[str]:
         return set(connection.scalars(these)) - free
 
 
+HEARTBEAT: dict[str, Any] = {"heartbeat_at": now(), "run_at": None}
+
+
 def heartbeat_each(claims: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Record that these jobs are running: (job id, claim number). Returns those whose claim is current."""
     given = json.dumps([{"id": job_id, "claims": number} for job_id, number in claims])
@@ -198,7 +204,7 @@ def heartbeat_each(claims: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 def _heartbeats(dialect: str) -> ReturningUpdate[Any]:
     held = rows_of_json("held", [_JOBS.c.id, _JOBS.c.claims], dialect)
     guard = (Job.id == held.c.id, Job.status == "started", Job.claims == held.c.claims)
-    return update(_JOBS).where(*guard).values(heartbeat_at=now()).returning(_JOBS.c.id, _JOBS.c.claims)
+    return update(_JOBS).where(*guard).values(HEARTBEAT).returning(_JOBS.c.id, _JOBS.c.claims)
 
 
 # ---- limits and rates: `limits` decides, under its lock
@@ -278,7 +284,7 @@ def make_room(jobs: Iterable[JobRecord]) -> None:
 # ---- the ways an attempt ends
 
 _RUNNING = (_ONE, Job.status == "started", Job.claims == param("claim", Job.claims))
-RETURN = Transition("returned", *_RUNNING, status="queued", attempt=Job.attempt - 1, started_at=None, **_RELEASED)
+RETURN = Transition("returned", *_RUNNING, status="queued", attempt=Job.attempt - 1, started_at=None, run_at=None, **_RELEASED)
 
 
 def return_each(claims: Iterable[tuple[str, int]]) -> None:
@@ -465,32 +471,39 @@ def snooze(claim: Claim, seconds: float, reason: str) -> bool:
 
 _LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
 _KNOWN = Job.type.in_(bindparam("known_types", expanding=True))
-POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
-INTERRUPT = Transition(
-    "interrupted",
-    *_RUNNING,
-    status="queued",
-    attempt=Job.attempt - 1,
-    interruptions=Job.interruptions + 1,
-    crashes=Job.crashes + param("crash", Job.crashes),
+_INTERRUPTED: dict[str, Any] = {
+    "status": "queued",
+    "attempt": Job.attempt - 1,
+    "interruptions": Job.interruptions + 1,
+    "crashes": Job.crashes + param("crash", Job.crashes),
     **_RELEASED,
     **_QUEUED,
-)
+}
+POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
+INTERRUPT = Transition("interrupted", *_RUNNING, **_INTERRUPTED)
+
+# A time in the future counts as old: the database's clock was set back, or was ahead for a while.
+_is_silent = or_(Job.heartbeat_at < now() - SILENT_S, Job.heartbeat_at > now())
+_is_lost = (Job.status == "started", _is_silent, Job.run_at <= now())
+POISON_LOST = Transition("failed", *_RUNNING, *_is_lost, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
+INTERRUPT_LOST = Transition("interrupted", *_RUNNING, *_is_lost, **_INTERRUPTED)
 
 
-def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True) -> bool:
+def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True, only_lost: bool = False) -> bool:
     """Queue a job again whose worker stopped or died, and return its attempt. False when this claim is no longer current.
 
     After MAX_CRASHES crashes the job is poison and fails: otherwise it would crash one worker after the other. A worker that
-    stops on request (`crashed=False`) does not count. A type that this version lacks is left to another one, which has its
-    `on_failure`.
+    stops on request (`crashed=False`) does not count. With `only_lost`, False too when its worker has reported meanwhile.
+    A type that this version lacks is left to another one, which has its `on_failure`.
     """
     fence = {"job_id": job_id, "claim": number, "crash": int(crashed)}
     error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
     message = error["error_message"]
     with write_transaction() as connection:
-        poison = POISON.apply(message, connection=connection, known_types=list(registry.discover()), **fence, **error)
-        interrupted = INTERRUPT.apply(why, connection=connection, **fence)
+        poison = (POISON_LOST if only_lost else POISON).apply(
+            message, connection=connection, known_types=list(registry.discover()), **fence, **error
+        )
+        interrupted = (INTERRUPT_LOST if only_lost else INTERRUPT).apply(why, connection=connection, **fence)
         follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
     rq_queues.push([*interrupted, *follow_ups])
     make_room([*poison, *interrupted])
@@ -517,6 +530,39 @@ def recover(ending: RunEnding) -> bool:
     False when it was claimed again, or a person has canceled or requeued it.
     """
     return bool(RECOVER.apply("it was kept on disk", job_id=ending.job_id, claim=ending.number, attempt=ending.attempt))
+
+
+class LostRun(NamedTuple):
+    """A running job whose worker is lost, and for how many seconds it is."""
+
+    job_id: str
+    claim: int
+    worker: str
+    overdue_s: float
+
+
+def lost(limit: int) -> list[LostRun]:
+    """Running jobs whose workers are lost. Those with locked rows are not among them."""
+    found = select(Job.id, Job.claims, func.coalesce(Job.worker, ""), now() - Job.run_at).where(*_is_lost).limit(limit)
+    with read_connection() as connection:
+        rows = [LostRun(*row) for row in connection.execute(found)]
+    held = locked(one.job_id for one in rows) if rows else set()
+    return [one for one in rows if one.job_id not in held]
+
+
+def give_notice(limit: int) -> int:
+    """Note of running jobs with a silent worker when it counts as lost (`run_at`), unless it reports before. Returns how many.
+
+    So a worker has the same time to report whatever it was that kept it from it: the database was away, or its clock was set, or
+    somebody had locked the row. And whichever clock leads then finds the notice.
+    """
+    silent = (Job.status == "started", _is_silent, or_(Job.run_at.is_(None), Job.run_at > now() + NOTICE_S))
+    found = select(Job.id).where(*silent).limit(limit)
+    with read_connection() as connection:
+        if connection.execute(found.limit(1)).first() is None:  # called every few seconds: do not take the write lock in vain
+            return 0
+    with write_transaction() as connection:
+        return connection.execute(update(_JOBS).where(*silent, Job.id.in_(unlocked(found))).values(run_at=now() + NOTICE_S)).rowcount
 
 
 # ---- what people do, to one job or to many

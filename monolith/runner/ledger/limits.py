@@ -136,12 +136,13 @@ _CANDIDATES = select(*_CONTENDER).where(Job.id.in_(_IDS), _QUEUED, _may_run)
 _RUNNING = select(Job.type, Job.owner_id, func.count()).where(_STARTED).group_by(Job.type, Job.owner_id)
 _PROMISED = (
     select(Job.type, Job.owner_id, func.count())
-    .where(HELD, _QUEUED, Job.queued_at > now() - PROMISED_S, Job.id.not_in(_IDS))
+    .where(HELD, _QUEUED, Job.queued_at.between(now() - PROMISED_S, now()), Job.id.not_in(_IDS))
     .group_by(Job.type, Job.owner_id)
 )
 _KEYS = select(Job.held_by).where(HELD, _SCHEDULED).distinct()
 _HELD = (HELD, _SCHEDULED, Job.held_by == bindparam("key"), Job.priority == bindparam("priority"), _may_run)
 _OLDEST = select(*_CONTENDER).where(*_HELD, Job.owner_id == bindparam("owner_id")).order_by(Job.held_since).limit(bindparam("number"))
+_OLDEST = _OLDEST.with_for_update(skip_locked=True, key_share=True)
 
 
 def _owners() -> Select[tuple[int]]:

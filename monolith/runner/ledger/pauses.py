@@ -14,7 +14,7 @@ from functools import lru_cache
 from sqlalchemy import ColumnElement, String, delete, exists, literal, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
-from monolith.db.engine import now, read_now, read_session, storable, upsert, write_session
+from monolith.db.engine import now, read_now, read_session, storable, unlocked, upsert, write_session
 from monolith.db.models import Base
 from monolith.errors import Invalid, NotFound
 from monolith.job_types import registry
@@ -127,7 +127,9 @@ def forget_ended() -> None:
     with read_session() as session:  # called every second: do not take the write lock in vain
         if not session.scalar(select(Pause.scope).where(Pause.until <= now()).limit(1)):
             return
-    ended = delete(Pause).where(Pause.until <= now()).returning(Pause.scope, Pause.reason)
+    ended = (
+        delete(Pause).where(Pause.scope.in_(unlocked(select(Pause.scope).where(Pause.until <= now())))).returning(Pause.scope, Pause.reason)
+    )
     with write_session() as session:
         for scope, reason in session.execute(ended).all():
             audit.record(session, Actor("clock"), "pause_ended", scope, before={"reason": reason})

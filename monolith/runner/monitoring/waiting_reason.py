@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from monolith.db.engine import now, read_connection, read_session
 from monolith.db.models import Job, Sample
-from monolith.runner.ledger import clock_lease, limits, pauses
+from monolith.runner.ledger import clock_lease, lifecycle, limits, pauses
 from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
@@ -70,7 +70,7 @@ def _silent(session: Session, job: Job) -> WaitingReason | None:
     if silent is None:
         return None
     if clock_lease.is_ticking(session):
-        after = f"After {clock_lease.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
+        after = f"After {lifecycle.LOST_AFTER_S:.0f} s the job returns to its queue and another worker runs it."
     else:
         after = "No clock is running that could return the job to its queue."
     return WaitingReason("worker_lost", f"Its worker has not reported for {silent:.0f} s. {after}")

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from monolith.db.models import Job
+from monolith.runner.prefork.redis_writer import held_key
 from monolith.runner.queue import rq_queues
 
 MAX_RUNNING = 1000  # running jobs that are listed
@@ -93,6 +94,18 @@ def names() -> list[str] | None:
         return [name for name, fields in _hashes() if fields]
     except RedisError:
         return None
+
+
+def claims_held_by(workers: Iterable[str]) -> set[tuple[str, int]]:
+    """The claims (job id, number) that these workers run although the ledger does not get their heartbeats. Empty without Redis."""
+    keys = [held_key(f"{RQ_KEY_PREFIX}:worker:{name}") for name in sorted(set(workers))]
+    if rq_queues.is_inline() or not keys:
+        return set()
+    try:
+        found = [json.loads(one) for one in rq_queues.connection().mget(keys) if one]
+    except (RedisError, ValueError):
+        return set()
+    return {(job_id, number) for claims in found if isinstance(claims, dict) for job_id, number in claims.items()}
 
 
 def busy_queues() -> set[str]:

@@ -24,6 +24,7 @@ from monolith.runner.prefork.child import LENGTH, PACKET, become_child
 from monolith.runner.prefork.task import Task
 
 HEARTBEAT_S = 5.0  # between two heartbeats of the jobs that the worker holds
+UNCONFIRMED_S = 3.0  # then a heartbeat that is not answered is late
 RETRY_S = 1.0  # between two attempts of what was answered with `LATER`
 FROZEN_S = 10.0  # a process that is frozen (SIGSTOP) and owes an answer for so long is replaced
 LEAVING_S = 3.0  # how long the process has for what it was asked when the worker ends
@@ -44,9 +45,6 @@ class Hooks(Protocol):
     def prepare(self) -> None:
         """Called first in every forked process: the parent's connections must not be used there."""
 
-    def prepare_hook_process(self) -> None:
-        """Called next in the hook process."""
-
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job within its time limit. Returns how it ended, for `record`; empty when there is nothing to record any more."""
 
@@ -66,7 +64,7 @@ class Hooks(Protocol):
         """Record how jobs ended: the claim, and what `run` has returned. May be called twice for one."""
 
     def heartbeat(self, claims: list[Claim]) -> Sequence[bool | str]:
-        """The worker holds these jobs. Whether each is still its."""
+        """The worker holds these jobs. Whether each is still its; until one is answered, the worker says in Redis that it holds it."""
 
     def lost(self, ended: list[tuple[str, int, str]]) -> Sequence[Any]:
         """The job's process died, with the reason: `timeout` if it was killed for exceeding the limit."""
@@ -98,6 +96,7 @@ class HookProcess:
         self._tickets = count(1)
         self._asked: dict[int, tuple[str, Task, Any]] = {}  # what was not answered yet, by ticket
         self._claiming: set[str] = set()  # ids of the jobs whose claim is not answered
+        self._beating: dict[str, float] = {}  # executions whose heartbeat is not answered, and since when
         self._unpacked: list[tuple[int, str, Any]] = []
         self._unsent = bytearray()
         self._heartbeat_at = 0.0
@@ -118,7 +117,6 @@ class HookProcess:
                 self._close_inherited()
                 self._socket.close()
                 self._hooks.prepare()
-                self._hooks.prepare_hook_process()
                 _Server(self._hooks, self._hooks_socket, self._worker).serve()
             finally:
                 os._exit(1)
@@ -145,7 +143,15 @@ class HookProcess:
 
     @property
     def is_idle(self) -> bool:
-        return not self._asked
+        return all(name == "heartbeat" for name, *_ in self._asked.values())
+
+    @property
+    def unconfirmed(self) -> list[Task]:
+        """The tasks that the worker holds, and whose heartbeats the record has not taken for some seconds."""
+        late = time.monotonic() - UNCONFIRMED_S
+        if all(asked_at > late for asked_at in self._beating.values()):
+            return []
+        return [task for task in self._claimed() if self._beating.get(task.composite_key, late) < late]
 
     def is_claiming(self, job_id: str) -> bool:
         """Whether a claim of this job was asked for and is not answered."""
@@ -159,14 +165,16 @@ class HookProcess:
         self._asked[ticket] = name, task, argument
         if name == "claim":
             self._claiming.add(task.job_id)
+        if name == "heartbeat":
+            self._beating[task.composite_key] = time.monotonic()
         self._unpacked.append((ticket, name, argument))
 
     def ask_heartbeats(self) -> None:
-        """Ask for the heartbeat of the tasks that the worker holds, when it is time to and the last ones are answered."""
+        """Ask for the heartbeat of the tasks that the worker holds, when it is time to and the last one is answered."""
         if time.monotonic() >= self._heartbeat_at:
             self._heartbeat_at = time.monotonic() + HEARTBEAT_S
-            if not any(name == "heartbeat" for name, *_ in self._asked.values()):
-                for task in self._claimed():
+            for task in self._claimed():
+                if task.composite_key not in self._beating:
                     self.ask("heartbeat", task, (task.job_id, task.claim_number))
 
     def exchange(self) -> Iterator[Answer]:
@@ -181,6 +189,8 @@ class HookProcess:
                 name, task, _ = self._asked.pop(ticket)
                 if name == "claim":
                     self._claiming.remove(task.job_id)
+                if name == "heartbeat":
+                    del self._beating[task.composite_key]
                 yield Answer(name, task, value)
         if self._asked and time.monotonic() > self._owing_since + FROZEN_S and is_frozen(self.pid):
             self._worker.log.error("Worker %s: the hook process is frozen", self._worker.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from base64 import b64decode
@@ -25,8 +26,14 @@ from monolith.runner.prefork.task import Ending, Task
 
 FLUSH_S = 0.005  # how long endings are collected while there is other work
 SCAN_S = 0.05  # between two searches for I/O-bound jobs behind ordinary ones without a free slot, or the other way round
+HELD_S = 15  # how long it holds what `report_held` says; it is said again before
 RECONNECT_S = 0.5  # after Redis failed
 POLL_S = 1.0  # between two turns where Redis reports no new jobs: an old server, or suspended workers
+
+
+def held_key(worker_key: str) -> str:
+    """Where a worker says which jobs it runs: JSON, the number of its claim by job id."""
+    return f"{worker_key}:held"
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,10 @@ class RedisWriter:
             self._connections.client.delete(*gone)
         if not answers[known_at]:
             self._register_again()
+
+    def report_held(self, claims: Mapping[str, int]) -> None:
+        """Say that the worker runs these jobs, under these claims, while the record does not take their heartbeats. Raises RedisError."""
+        self._connections.client.set(held_key(self._worker.key), json.dumps(claims), ex=HELD_S)
 
     def report(self, report: Mapping[str, str]) -> None:
         """Write the report of the children between two heartbeats. Raises RedisError."""

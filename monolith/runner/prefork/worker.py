@@ -32,6 +32,7 @@ from monolith.runner.prefork.redis_script import UNLIMITED, FreeSlots, RedisScri
 from monolith.runner.prefork.redis_writer import RedisWriter
 from monolith.runner.prefork.task import Task, TaskOutcome
 
+HELD_EVERY_S = 2.0  # between two reports of what the worker holds, if the record does not know
 LIMITS_S = 0.1  # between two checks of time limits while something runs
 IDLE_BEAT_S = 60
 RECORDING_S = 1.0  # after the grace period, for what the hooks have not recorded yet
@@ -90,7 +91,7 @@ class PreforkWorker(Worker):
         self._options = self.options()
         self._taken = 0
         self._grace_ends_at = 0.0
-        self._limits_at = self._beat_at = self._report_at = 0.0
+        self._limits_at = self._beat_at = self._report_at = self._held_at = 0.0
         self._idle_since = time.monotonic()
         self._repeated: dict[str, list[Task]] = {}  # messages that came again while the claim of their job is not answered
         self._connections = Connections(self.connection, self.pubsub_channel_name)
@@ -212,6 +213,7 @@ class PreforkWorker(Worker):
         try:
             if self._redis.connect(self._held_tasks()):
                 self._beat_when_due()
+                self._report_held()
                 self._write_shutdown_date()
                 for command in self._redis.commands():
                     self._obey(command)
@@ -279,6 +281,13 @@ class PreforkWorker(Worker):
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
+
+    def _report_held(self) -> None:
+        """Where the record cannot be reached, say in Redis that the worker lives and runs its jobs: nobody else must take them."""
+        if self._hook_process and time.monotonic() >= self._held_at:
+            self._held_at = time.monotonic() + HELD_EVERY_S
+            if tasks := self._hook_process.unconfirmed:
+                self._redis.report_held({task.job_id: task.claim_number for task in tasks})
 
     def _write_shutdown_date(self) -> None:
         """Show, as RQ does, that this worker takes no more jobs and has some left to end."""

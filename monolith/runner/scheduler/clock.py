@@ -16,16 +16,16 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from monolith.db.away import DatabaseAway, outage
-from monolith.db.engine import now, write_session
+from monolith.db.engine import is_locked, now, write_session
 from monolith.db.models import Lease
 from monolith.job_types import registry
 from monolith.logs import Fault
 from monolith.runner.admin import bulk_retry, trash
 from monolith.runner.ledger import balance, counts, lifecycle, limits
-from monolith.runner.ledger.clock_lease import lead, resign
+from monolith.runner.ledger.clock_lease import lead, resign, set_back_s
 from monolith.runner.monitoring.alerts import AlertTask
 from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
-from monolith.runner.scheduler import cron_schedules, retention
+from monolith.runner.scheduler import clock_steps, cron_schedules, retention
 from monolith.runner.scheduler.recovery import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.dispatch import WebhookTask
 from monolith.runner.worker.recorder import Recorder
@@ -33,11 +33,11 @@ from monolith.runner.worker.recorder import Recorder
 RENEW_S = 3.0  # the lease is renewed before the next step if it is older
 TICK_S = 1.0
 SHORTEST_TICK_S = 0.1  # where a rate has room again before the next tick
+LOST_S = 5.0
 REPAIR_S = 10.0
 ALERTS_S = 5.0
 MINUTE_S = 60.0
 HOUR_S = 3600.0
-HEARTBEAT_GRACE_S = 15.0  # after the database was away, workers get this long to report before jobs count as lost
 DUE_BUDGET_S = 1.0  # of each tick, for queuing due jobs
 BUDGET_S = 0.1  # of each tick, for all other tasks: ticks stay short, so that due jobs never wait long
 BATCH = 1000
@@ -69,14 +69,14 @@ class Clock:
         self._room_in: float | None = None  # seconds until a rate has room for a held job
         missing = MissingMessages()
         self._due = PeriodicTask("queue_due", _queue_due, every_s=0)  # in each tick
-        self._lost = PeriodicTask("interrupt_lost", interrupt_lost, REPAIR_S)
         self._repairs = (
             PeriodicTask("release_held", self._release_held, every_s=0),
-            self._lost,
+            PeriodicTask("interrupt_lost", interrupt_lost, LOST_S),
             PeriodicTask("push_missing", missing.push, REPAIR_S),
             PeriodicTask("resume", missing.resume, TICK_S / 2),
             PeriodicTask("requeue_error_groups", bulk_retry.advance, TICK_S / 2),
             PeriodicTask("schedules", cron_schedules.submit_due, TICK_S / 2),
+            PeriodicTask("correct_schedules", cron_schedules.correct, REPAIR_S),
             PeriodicTask(
                 "webhooks", WebhookTask().work, TICK_S / 2
             ),  # runs in each tick, but not twice if the next tick follows immediately
@@ -147,11 +147,13 @@ class Clock:
         if checked_at < self._away_until:
             return False
         try:
+            back_s = set_back_s()
             leads = lead(self._holder)
+            if leads and back_s > clock_steps.NOTICED_S:
+                clock_steps.follow(back_s)
         except DatabaseAway as error:
             outage.began(error)
             self._away_until = time.monotonic() + TICK_S / 2  # so it is tried once in each tick
-            self._lost.due_at = time.monotonic() + HEARTBEAT_GRACE_S
             return False
         except SQLAlchemyError as error:
             self._lease_fault.occurred(error)
@@ -187,6 +189,11 @@ class PeriodicTask:
             log.warning("redis_away", error=str(error))
             self._retry_in(0)  # in the next tick
         except DatabaseAway as error:
+            if is_locked(error):
+                log.warning("row_locked", error=str(error.orig), task=self.name)
+                self.steps, self.has_failed = None, True
+                self.due_at = time.monotonic() + REPAIR_S  # not sooner: each time it waits, all other tasks wait with it
+                return
             outage.began(error, task=self.name)
             self._retry_in(REPAIR_S)
         except Exception as error:  # a fault in one task, such as pruning, must not stop due jobs

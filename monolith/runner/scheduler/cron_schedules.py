@@ -19,7 +19,8 @@ from sqlalchemy import JSON, Connection, ForeignKey, String, delete, insert, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from monolith.db.engine import now, read_now, read_session, storable, write_session
+from monolith.db.away import DatabaseAway
+from monolith.db.engine import is_locked, now, read_now, read_session, storable, write_session
 from monolith.db.models import MARK, Base, JobEvent, User
 from monolith.errors import Conflict, Invalid, NotFound, Problem
 from monolith.job_types import registry
@@ -37,6 +38,7 @@ NICKNAMES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 
 FIELDS = ("name", "type", "params", "priority", "cron", "is_on")
 MAX_NAME = 100
 BATCH = 100  # due schedules in one run of the task
+CORRECTED_S = 60.0
 
 log = structlog.get_logger()
 
@@ -182,7 +184,29 @@ def submit_due() -> Iterator[None]:
         found = list(session.scalars(due))
         moment = read_now(session)
     for schedule in found:
-        _run_due(schedule, following(schedule.cron, moment))
+        try:
+            _run_due(schedule, following(schedule.cron, moment))
+        except DatabaseAway as error:
+            if not is_locked(error):
+                raise
+            log.warning("row_locked", schedule=schedule.name, error=str(error.orig))  # the others do not wait for it
+        yield
+
+
+def correct() -> Iterator[None]:
+    """Set the times of schedules anew that come later than their expression says: the database's clock was set back since.
+
+    A time that is later by less than CORRECTED_S stays: clocks are often set back by a moment, and a schedule whose time has just
+    come would run twice.
+    """
+    with read_session() as session:
+        waiting = session.scalars(select(Schedule).where(Schedule.is_on, Schedule.next_at > now())).all()
+        moment = read_now(session)
+    for schedule in waiting:
+        if schedule.next_at and schedule.next_at > following(schedule.cron, moment + CORRECTED_S):
+            log.warning("schedule_corrected", schedule=schedule.name, seconds=round(schedule.next_at - moment))
+            with write_session() as session:
+                session.execute(_update_unchanged(schedule).values(next_at=following(schedule.cron, moment)))
         yield
 
 

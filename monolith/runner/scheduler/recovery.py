@@ -9,16 +9,19 @@ from dataclasses import dataclass
 
 import structlog
 from redis.exceptions import ConnectionError as RedisAway
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, tuple_
 
-from monolith.db.engine import now, read_now, read_session
+from monolith.db.away import DatabaseAway
+from monolith.db.engine import is_locked, now, read_now, read_session
 from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
-from monolith.runner.ledger.clock_lease import LOST_AFTER_S
 from monolith.runner.ledger.counts import WAITING
+from monolith.runner.ledger.lifecycle import LOST_AFTER_S
+from monolith.runner.monitoring import workers
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
+HELD_S = 600.0  # for longer, no worker keeps a job without reaching the database
 BATCH = 1000
 PAGE = 10_000
 MAX_COOLDOWN_S = 30.0
@@ -26,18 +29,35 @@ COOLDOWN_FACTOR = (
     100  # a full check of a queue is followed by a cooldown of this many times its duration, so it costs at most 1 % of the time
 )
 
+_now = select(now()).scalar_subquery()  # evaluated once: an index cannot be searched by a volatile expression
 log = structlog.get_logger()
 
 
 def interrupt_lost() -> Iterator[None]:
-    """Interrupt the running jobs whose worker has not reported for LOST_AFTER_S; they return to their queues."""
-    silent = select(Job.id, Job.claims, Job.worker).where(Job.status == "started", Job.heartbeat_at < now() - LOST_AFTER_S).limit(BATCH)
-    with read_session() as session:
-        lost = session.execute(silent).all()
-    for job_id, claims, worker in lost:
-        log.warning("worker_lost", job_id=job_id, worker=worker)
-        lifecycle.interrupt(job_id, claims, f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s")
+    """Interrupt the running jobs whose worker has not reported for LOST_AFTER_S; they return to their queues.
+
+    A worker that cannot reach the database says in Redis that it lives; then its jobs stay its for HELD_S.
+    """
+    lost = lifecycle.lost(BATCH)
+    held = workers.claims_held_by(one.worker for one in lost if one.overdue_s < HELD_S)
+    for one in lost:
+        if (one.job_id, one.claim) not in held:
+            _interrupt(one.job_id, one.claim, one.worker)
         yield
+    while lifecycle.give_notice(BATCH) == BATCH:
+        yield
+
+
+def _interrupt(job_id: str, claims: int, worker: str) -> None:
+    try:
+        is_interrupted = lifecycle.interrupt(job_id, claims, f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s", only_lost=True)
+    except DatabaseAway as error:
+        if not is_locked(error):
+            raise
+        log.warning("row_locked", job_id=job_id, error=str(error.orig))  # the other jobs do not wait for it
+    else:
+        if is_interrupted:
+            log.warning("worker_lost", job_id=job_id, worker=worker)
 
 
 @dataclass(frozen=True)
@@ -73,15 +93,15 @@ class MissingMessages:
 
     def _push_missing(self, name: str, missing: int) -> Iterator[None]:
         began, pushed = time.monotonic(), 0
-        before = read_now() - IN_FLIGHT_S
+        moment = read_now()
         present: set[str] = set()
         for ids in rq_queues.waiting_pages(name):
             present.update(ids)
             yield
-        for page in _pages(name, before):
+        for page in _pages(name, moment):
             absent = [job_id for job_id in page if job_id not in present]
             for start in range(0, len(absent), BATCH):
-                pushed += _push_again(absent[start : start + BATCH], before)
+                pushed += _push_again(absent[start : start + BATCH], moment)
                 yield
             yield
         if pushed:
@@ -103,8 +123,7 @@ class MissingMessages:
 
 def _missing_messages() -> dict[str, int]:
     """The number of missing messages of each queue that has fewer messages than queued jobs. Reads one index only."""
-    moment = select(now()).scalar_subquery()  # a subquery is evaluated once; a volatile function would prevent the use of the index
-    waiting = select(Job.rq_queue, func.count()).where(*WAITING, Job.queued_at < moment - IN_FLIGHT_S)
+    waiting = select(Job.rq_queue, func.count()).where(*WAITING, _was_queued_before(_now))
     with read_session() as session:
         found = session.execute(waiting.group_by(Job.queue, Job.priority)).all()
     rows = Counter(dict(found))
@@ -113,10 +132,15 @@ def _missing_messages() -> dict[str, int]:
     return {name: rows[name] - messages for name, messages in lengths.items() if messages < rows[name]}
 
 
-def _pages(name: str, before: float) -> Iterator[list[str]]:
-    """Pages of the ids of jobs queued in this RQ queue before that moment, oldest first."""
+def _was_queued_before(moment: float | ScalarSelect[float]) -> ColumnElement[bool]:
+    """Whether a job's message had time to arrive by then. A time in the future was set before the database's clock was set back."""
+    return or_(Job.queued_at < moment - IN_FLIGHT_S, Job.queued_at > _now)
+
+
+def _pages(name: str, moment: float) -> Iterator[list[str]]:
+    """Pages of the ids of jobs whose messages should have arrived in this RQ queue by that moment, oldest first."""
     queue, _, priority = name.rpartition(".")
-    guard = (*WAITING, Job.queue == queue, Job.priority == priority, Job.queued_at < before)
+    guard = (*WAITING, Job.queue == queue, Job.priority == priority, _was_queued_before(moment))
     page = select(Job.queued_at, Job.id).where(*guard).order_by(Job.queued_at, Job.id).limit(PAGE)
     last: tuple[float | None, str] = (0.0, "")
     while True:
@@ -128,10 +152,10 @@ def _pages(name: str, before: float) -> Iterator[list[str]]:
         last = (rows[-1].queued_at, rows[-1].id)
 
 
-def _push_again(job_ids: list[str], before: float) -> int:
+def _push_again(job_ids: list[str], moment: float) -> int:
     """Push those that are still queued and return their number. A job that was just claimed was not missing."""
     with read_session() as session:
-        still = (Job.id.in_(job_ids), *WAITING, Job.queued_at < before)
+        still = (Job.id.in_(job_ids), *WAITING, _was_queued_before(moment))
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
     if not rq_queues.push(jobs):
         raise RedisAway("Redis stopped responding while messages were being resent")

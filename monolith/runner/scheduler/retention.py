@@ -14,7 +14,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from monolith.config import settings
-from monolith.db.engine import read_now, read_session, write_session
+from monolith.db.engine import read_now, read_session, unlocked, write_session
 from monolith.db.models import OVER, Job, LlmAnswer, Sample
 from monolith.db.rates import RateUse
 from monolith.runner.admin.deletion import delete_jobs
@@ -79,14 +79,14 @@ def _prune_batch(status: str, type_name: str, until: float) -> int:
     guard = (Job.status == status, Job.type == type_name, Job.ended_at <= until, Job.trash_id.is_(None))
     oldest = select(Job.id).where(*guard).order_by(Job.ended_at).limit(BATCH)
     with write_session() as session:
-        return delete_jobs(session, *guard, Job.id.in_(oldest), ended_long_ago=True)
+        return delete_jobs(session, *guard, Job.id.in_(unlocked(oldest)), ended_long_ago=True)
 
 
 def _prune_rows(key: InstrumentedAttribute[Any], at: InstrumentedAttribute[Any], until: float) -> Iterator[None]:
     batch = BATCH
     while batch == BATCH:
         with write_session() as session:
-            old = select(key).where(at < until).limit(BATCH)
+            old = unlocked(select(key).where(at < until).limit(BATCH))
             deletion = delete(key.class_).where(key.in_(old)).returning(key).execution_options(synchronize_session=False)
             batch = len(session.scalars(deletion).all())
         yield
@@ -99,6 +99,8 @@ def _prune_single_webhooks() -> Iterator[None]:
     batch = BATCH
     while batch == BATCH:
         with write_session() as session:
-            deletion = delete(Webhook).where(Webhook.id.in_(old)).returning(Webhook.id).execution_options(synchronize_session=False)
+            deletion = (
+                delete(Webhook).where(Webhook.id.in_(unlocked(old))).returning(Webhook.id).execution_options(synchronize_session=False)
+            )
             batch = len(session.scalars(deletion).all())
         yield

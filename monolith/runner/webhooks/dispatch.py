@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Subquery, case, func, 
 from sqlalchemy.orm import Session, aliased
 
 from monolith.config import settings
-from monolith.db.engine import now, read_session, write_session
+from monolith.db.engine import now, read_session, unlocked, write_session
 from monolith.db.models import OVER, Job
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
@@ -175,7 +175,8 @@ def _recover_interrupted() -> None:
         if session.scalar(select(Delivery.id).where(Delivery.state == "sending", ~lives).limit(1)) is None:
             return
     with write_session() as session:
-        session.execute(update(Delivery).where(Delivery.state == "sending", ~lives).values(state=state, due_at=due_at, **interrupted))
+        these = Delivery.id.in_(unlocked(select(Delivery.id).where(Delivery.state == "sending", ~lives)))
+        session.execute(update(Delivery).where(these).values(state=state, due_at=due_at, **interrupted))
 
 
 class WebhookTask:

@@ -10,17 +10,19 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
+import structlog
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
 from monolith import aliases
-from monolith.db.engine import now, read_now, read_session, retry_until_back, storable, write_session
+from monolith.db.away import DatabaseAway
+from monolith.db.engine import is_locked, read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
 from monolith.job_types.interface import Delivery
 from monolith.runner.ledger import search
 from monolith.runner.ledger.guarded_update import MAX_NOTE
-from monolith.runner.ledger.lifecycle import Claim, running
+from monolith.runner.ledger.lifecycle import HEARTBEAT, Claim, running
 from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.llm import budget, cache, call_rates, circuit_breaker
 from monolith.runner.webhooks import delivery
@@ -29,6 +31,7 @@ from monolith.runner.worker.report_queries import VisibleLedger
 
 MARKING_S = 20.0  # how long a mark or a cost waits for a database that is away
 QUIET_S = 0.2  # between two writes of the progress within one step
+log = structlog.get_logger()
 
 
 class Overtaken(BaseException):
@@ -117,7 +120,15 @@ class RunningJob:
         self.step, self._written_at = note, time.monotonic()
         note = storable(note, 200)
         percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
-        values = {"progress": percent, "progress_note": note, "heartbeat_at": now()}
+        try:
+            self._write_progress(percent, note, is_new_step)
+        except DatabaseAway as error:
+            if not is_locked(error):
+                raise
+            log.warning("progress_not_written", job_id=self.id, error=str(error.orig))  # not worth waiting for, or ending the run
+
+    def _write_progress(self, percent: float | None, note: str, is_new_step: bool) -> None:
+        values = {"progress": percent, "progress_note": note, **HEARTBEAT}
         with write_session() as session:
             if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
                 raise Overtaken(self.id)

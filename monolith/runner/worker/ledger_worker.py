@@ -16,7 +16,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
-from monolith.db import postgresql_session
 from monolith.db.away import outage
 from monolith.db.engine import get_engine, read_session
 from monolith.db.models import Job
@@ -41,7 +40,6 @@ from monolith.runner.worker.rq_message import Message, why_refused
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
-LOCK_WAIT_S = 2.0  # how long a batch waits for a row that somebody has locked
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
 log = structlog.get_logger()
@@ -64,8 +62,7 @@ class LedgerHooks:
         execute.sends_heartbeats = False
 
     def prepare_hook_process(self) -> None:
-        """A row that somebody has locked must not hold up all other jobs of the worker. What earlier workers have left comes first."""
-        postgresql_session.limit_lock_waits(LOCK_WAIT_S)
+        """What earlier workers have left comes first."""
         Recorder().start()
 
     # ---- in a child
@@ -158,9 +155,9 @@ class LedgerHooks:
         del self._failing[job_id, number]
         return None
 
-    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
         """Record that these jobs are running. Whether each is still this worker's."""
-        return [bool(answer) for answer in self._calls.ask(self._heartbeat, claims)]  # `LATER`, too: nobody else has such a job
+        return self._calls.ask(self._heartbeat, claims)
 
     def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         held = set(lifecycle.heartbeat_each(claims))

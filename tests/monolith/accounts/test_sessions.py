@@ -87,6 +87,14 @@ def test_a_session_that_is_used_goes_on(app: Flask, alice: Caller) -> None:
         assert one.is_signed_in()
 
 
+def test_a_session_does_not_last_longer_because_the_clock_of_the_database_was_set_back(app: Flask, alice: Caller) -> None:
+    one = signed_in(app)
+    for hours in (48, -13):
+        with write_session() as session:
+            session.execute(update(UserSession).values(last_used_at=UserSession.last_used_at + hours * 3600))
+        assert one.is_signed_in() == (hours > 0)
+
+
 def test_changing_the_password_ends_all_other_sessions_and_renews_this_one(app: Flask, alice: Caller) -> None:
     here, elsewhere = signed_in(app), signed_in(app)
     kept = cookie(here)
@@ -174,6 +182,10 @@ def test_while_one_has_to_wait_the_right_password_opens_nothing_either(app: Flas
     wait_out()
     assert visitor(app).sign_in().status_code == 303
     assert [visitor(app).sign_in(password="wrong").status_code for _ in range(5)] == [401] * 5, "all is forgotten"
+    ahead = {"began_at": LoginAttempts.began_at + 7200, "retry_at": LoginAttempts.retry_at + 7200}
+    with write_session() as session:  # as if the clock of the database had been ahead then
+        session.execute(update(LoginAttempts).values(ahead))
+    assert visitor(app).sign_in().status_code == 303
 
 
 def test_many_guesses_at_one_moment_at_two_web_processes_are_not_more_guesses(app: Flask, alice: Caller) -> None:

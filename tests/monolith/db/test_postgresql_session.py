@@ -79,13 +79,15 @@ def test_options_that_the_server_cannot_use_are_said(intray_settings: Settings, 
         engine.upgrade()
 
 
-def test_a_limited_wait_for_locks_holds_in_writes_and_the_url_comes_first(
-    intray_settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgresql_session, "_of_process", {})
-    postgresql_session.limit_lock_waits(0.5)
-    intray_settings(DATABASE_URL=f"{url}?application_name=locks")
-    assert (setting("lock_timeout"), of_a_write("lock_timeout")) == ("500ms", "500ms")
+def test_each_write_has_a_limited_wait_for_locks_and_what_may_wait_longer_says_so(intray_settings: Settings, url: str) -> None:
+    lock_timeout = select(func.current_setting("lock_timeout"))
+    intray_settings(DATABASE_URL=url)
+    assert of_a_write("lock_timeout") == "2s"
+    assert engine.PreparedStatement(lock_timeout, writes=True).run() == [("2s",)]
+    with engine.write_transaction() as connection:
+        postgresql_session.wait_for_locks(connection, 60)
+        assert connection.scalar(lock_timeout) == "1min"
+    assert of_a_write("lock_timeout") == "2s"
     intray_settings(DATABASE_URL=f"{url}?options=-clock_timeout%3D7s")
     assert of_a_write("lock_timeout") == "7s"
 

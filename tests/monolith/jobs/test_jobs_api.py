@@ -6,13 +6,14 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from monolith.db.engine import now, write_session
-from monolith.db.models import Lease
+from monolith.db.models import Job, Lease
 from monolith.job_types import registry
 from monolith.jobs import schemas
 from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.clock_lease import LEASE_S
 from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
@@ -163,6 +164,17 @@ def test_an_unchanged_job_answers_304_to_its_etag_and_a_changed_one_does_not(ali
     assert alice.get(job["links"]["self"], headers={"If-None-Match": etag}).status_code == 200
 
 
+@pytest.mark.databases("postgresql")
+def test_a_request_that_meets_a_locked_row_is_refused_soon_and_others_are_not(alice: Caller) -> None:
+    locked, other = (echo(alice)["id"] for _ in range(2))
+    with write_session() as somebody:
+        somebody.execute(select(Job.id).where(Job.id == locked).with_for_update())
+        refused = alice.post(f"/api/v1/jobs/{locked}/cancel")
+        assert (refused.status_code, "locked" in refused.json["detail"], "Retry-After" in refused.headers) == (503, True, True)
+        assert alice.post(f"/api/v1/jobs/{other}/cancel").status_code == 200
+    assert alice.post(f"/api/v1/jobs/{locked}/cancel").status_code == 200
+
+
 def finish(job_id: str) -> None:
     """What a worker does, but for the time limit, which only a main thread can hold."""
     claim = lifecycle.claim(job_id, "tests")
@@ -254,7 +266,7 @@ def test_answers_have_the_fields_that_openapi_says(alice: Caller) -> None:
 def test_five_hundred_jobs_are_submitted_at_once_and_stand_in_line_one_after_the_other(alice: Caller, monkeypatch) -> None:
     monkeypatch.setattr(rq_queues, "listened", lambda: set(rq_queues.names()))
     with write_session() as session:
-        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + LEASE_S))
     waiting_reason.conditions_in.cache_clear()
     answer = alice.post("/api/v1/documents", json={"text": "Hello.", "jobs": ["trial_echo"] * 500})
     assert answer.status_code == 201

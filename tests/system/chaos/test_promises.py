@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from monolith.db.models import Job, User, new_id
+from monolith.runner.scheduler.clock import LOST_S
 from tests.support.chaos.fleet import EXIT_S, Fleet, Post, new_fleet
 from tests.support.chaos.ledger import runs_in
 from tests.support.databases import has_postgresql
@@ -216,6 +217,76 @@ def test_a_frozen_hook_process_is_replaced_and_nothing_runs_twice(fleet_of: NewF
 
 
 @pytest.mark.timeout(300)
+def test_a_worker_without_a_connection_to_the_database_keeps_its_job_while_the_clock_has_one(fleet_of: NewFleet, tmp_path: Path) -> None:
+    """Its connection is cut, and the server takes no other."""
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=1, clocks=1)
+    job_id = fleet.submit("chaos_large", until=str(fleet.points / "finish"))
+    until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+    cut = fleet.hook_process_of(fleet.posts["worker-0"])
+    fleet.hire(1)
+    until(lambda: fleet.redis.scard("rq:workers") == 2, 60)
+    engine = create_engine(fleet.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    elsewhere = create_engine(engine.url.set(database="template1"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as looking, elsewhere.connect() as admin:
+        admin.execute(text("ALTER DATABASE postgres ALLOW_CONNECTIONS false"))
+        cutting = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(:ports)")
+        assert admin.execute(cutting, {"ports": _ports_of(cut)}).scalars().all() == [True]
+        is_over = "status <> 'started' OR run_at + :sweep < extract(epoch FROM clock_timestamp())"  # the clock has had two occasions
+        ask = text(f"SELECT {is_over} FROM jobs WHERE id = :id")
+        until(lambda: looking.scalar(ask, {"id": job_id, "sweep": 2 * LOST_S}), 90, fleet.intray.output)
+        admin.execute(text("ALTER DATABASE postgres ALLOW_CONNECTIONS true"))
+    (fleet.points / "finish").touch()
+    job = fleet.when_over(60).jobs[job_id]
+    assert (job.status, job.claims, job.interruptions) == ("finished", 1, 0)
+    assert runs_in(tmp_path / "runs")[job_id, 1] == 1
+
+
+@pytest.mark.timeout(300)
+def test_the_clock_of_the_database_may_be_set_and_nothing_stops_or_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
+    """Back by an hour as the leader dies and Redis is emptied, with a job that runs and one that waits; then ahead, and back again."""
+    if not has_postgresql():
+        pytest.skip("PostgreSQL is not installed")
+    fleet = fleet_of("postgresql", workers=1, clocks=2, WORKER_CONCURRENCY="1")
+    engine = create_engine(fleet.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as admin:
+        for statement in SETTABLE_CLOCK:
+            admin.execute(text(statement))
+        until(fleet.intray.is_ready, 60)
+        ids = [fleet.submit("chaos_large", until=str(fleet.points / name)) for name in ("first", "second")]
+        until(lambda: len(runs_in(tmp_path / "runs")) == 1, 60)
+        admin.execute(text("UPDATE settable.clock SET ahead_s = -3600"))
+        for post in fleet.named("clock"):
+            fleet.kill(post)
+        fleet.redis.flushall()
+        until(fleet.intray.is_ready, 60, fleet.intray.output)
+        (fleet.points / "first").touch()
+        until(lambda: len(runs_in(tmp_path / "runs")) == 2, 60, fleet.intray.output)
+        for ahead_s in (0, -3600):
+            admin.execute(text("UPDATE settable.clock SET ahead_s = :ahead_s"), {"ahead_s": ahead_s})
+            set_at = time.monotonic()
+            until(lambda: time.monotonic() > set_at + 2 * LOST_S + 1, 60)  # noqa: B023 - it is called at once
+            assert fleet.intray.is_ready()
+        (fleet.points / "second").touch()
+        jobs = fleet.when_over(60).jobs
+    assert "database_clock_set_back" in fleet.intray.output()
+    assert {(jobs[one].status, jobs[one].interruptions) for one in ids} == {("finished", 0)}
+    assert sorted(job for job, _ in runs_in(tmp_path / "runs").elements()) == sorted(jobs)  # each once
+
+
+# Statements of new connections find this clock before PostgreSQL's own.
+SETTABLE_CLOCK = (
+    "CREATE SCHEMA settable",
+    "CREATE TABLE settable.clock AS SELECT 0 AS ahead_s",
+    "CREATE FUNCTION settable.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE"
+    " AS 'SELECT pg_catalog.clock_timestamp() + make_interval(secs => ahead_s) FROM settable.clock'",
+    "ALTER DATABASE postgres SET search_path = settable, pg_catalog, public",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
+)
+
+
+@pytest.mark.timeout(300)
 def test_a_hook_process_that_asks_again_returns_no_claim_of_another_worker(fleet_of: NewFleet, tmp_path: Path) -> None:
     """The message of a running job comes to a second worker, whose hook process dies over it."""
     fleet = fleet_of("sqlite", workers=1)
@@ -300,3 +371,10 @@ def _queue(fleet: Fleet, count: int) -> list[str]:
 
 def _count(fleet: Fleet, status: str) -> int:
     return sum(job.status == status for job in fleet.read().jobs.values())
+
+
+def _ports_of(pid: int) -> list[int]:
+    """The local ports of a process's TCP connections."""
+    sockets = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].partition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets]

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from monolith.db.engine import now, read_now, read_session, write_session, write_transaction
-from monolith.db.models import Job, JobEvent
+from monolith.db.models import Job, JobEvent, Lease
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.lifecycle import Failure
@@ -173,10 +173,20 @@ def test_a_job_whose_worker_is_silent_is_given_back_and_its_attempt_too(submit):
     clock.repair()
     assert stored(job.id).status == "started"
     with write_session() as session:
-        session.execute(update(Job).values(heartbeat_at=now() - 31))
+        session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
     clock.repair()
     row = stored(job.id)
     assert (row.status, row.attempt, row.interruptions) == ("queued", 0, 1)
+
+
+def test_a_job_is_not_given_away_when_its_worker_has_reported_since_it_was_found_lost(submit):
+    claim = lifecycle.claim(submit("trial_echo").id, "a worker that was silent")
+    with write_session() as session:
+        session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
+    assert [one[:3] for one in lifecycle.lost(10)] == [(claim.job_id, claim.number, "a worker that was silent")]
+    lifecycle.heartbeat_each([(claim.job_id, claim.number)])
+    assert not lifecycle.interrupt(claim.job_id, claim.number, "silent", only_lost=True)
+    assert (stored(claim.job_id).status, stored(claim.job_id).run_at) == ("started", None)
 
 
 def test_a_job_that_took_three_workers_down_is_poison(submit):
@@ -216,6 +226,26 @@ def test_only_one_clock_leads_until_it_resigns(submit):
     assert clock_lease.lead("two")
     with read_session() as session:
         assert clock_lease.is_ticking(session)
+
+
+def test_a_lease_from_before_the_clock_of_the_database_was_set_back_is_over(submit):
+    with write_session() as session:
+        session.execute(update(Lease).values(holder="a clock that died", expires_at=now() + 3600))
+    with read_session() as session:
+        assert not clock_lease.is_ticking(session)
+    assert clock_lease.lead("another")
+
+
+@pytest.mark.databases("postgresql")
+def test_progress_that_meets_a_lock_on_the_job_is_left_out_and_the_run_goes_on(submit):
+    from monolith.runner.worker.context import RunningJob
+
+    claim = lifecycle.claim(submit("trial_echo").id, "w")
+    with write_session() as somebody:
+        somebody.execute(select(Job.id).where(Job.id == claim.job_id).with_for_update())
+        RunningJob(claim).progress(50, "half")
+    RunningJob(claim).progress(60, "more")
+    assert stored(claim.job_id).progress == 60
 
 
 def test_a_running_job_that_was_taken_away_ends_without_an_outcome(submit):

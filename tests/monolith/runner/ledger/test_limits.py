@@ -14,6 +14,7 @@ from monolith.db.rates import RateUse
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.audit import Actor
+from monolith.runner.ledger.clock_lease import LEASE_S
 from monolith.runner.ledger.lifecycle import Claim, Failure
 from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.queue import rq_queues
@@ -38,7 +39,7 @@ def submit(alice: Caller) -> Callable[..., list[str]]:
 def clock_ticks(app: object) -> None:
     """A clock leads, for as long as any test may take."""
     with write_session() as session:
-        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + LEASE_S))
 
 
 def claim(*job_ids: str) -> dict[str, Claim]:

@@ -11,6 +11,7 @@ from monolith.db.engine import now, write_session
 from monolith.db.models import Job, Lease, Sample
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle
+from monolith.runner.ledger.clock_lease import LEASE_S
 from monolith.runner.monitoring import waiting_reason
 from monolith.runner.queue import rq_queues
 from tests.support.callers import Caller
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.databases
 def ticking(app: object) -> None:
     """A clock leads, for as long as any test may take."""
     with write_session() as session:
-        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + LEASE_S))
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_its_worker_has_fallen_silent(listening, alice):
     change(job_id, heartbeat_at=now() - 20)
     assert reason(alice, job_id) == "Its worker has not reported for 20 s. No clock is running that could return the job to its queue."
     with write_session() as session:
-        session.execute(update(Lease).values(holder="tests", expires_at=now() + 3600))
+        session.execute(update(Lease).values(holder="tests", expires_at=now() + LEASE_S))
     assert "After 30 s the job returns to its queue" in reason(alice, job_id)
     assert "is not responding" in on_page(alice, job_id)
 

@@ -34,9 +34,6 @@ class RecordingHooks:
     def prepare(self) -> None:
         self._write("prepare")
 
-    def prepare_hook_process(self) -> None:
-        self._write("prepare_hook_process")
-
     def claim(self, job_ids: list[str]) -> list[Any]:
         return self._call("claim", job_ids, [(1, FULL if one == "large" else one.encode()) if one != "paused" else None for one in job_ids])
 
@@ -46,8 +43,9 @@ class RecordingHooks:
     def record(self, endings: list[tuple[str, int, bytes]]) -> list[Any]:
         return self._call("record", [job_id for job_id, *_ in endings], [None for _ in endings])
 
-    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
-        return [job_id != "taken" for job_id, _ in claims]
+    def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
+        is_locked = (self.folder / "locked").exists()
+        return [LATER if is_locked and job_id == "locked" else job_id != "taken" for job_id, _ in claims]
 
     def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         raise ValueError("on purpose")
@@ -118,7 +116,7 @@ def test_what_was_asked_at_once_is_one_call_and_claims_come_first(asked: Asked, 
         asked.ask("claim", job_id)
     answers = [("claim", "b", (1, b"b")), ("claim", "paused", None), ("claim", "c", (1, b"c")), ("record", "a", None)]
     assert asked.wait(4) == answers
-    assert hooks.calls() == ["prepare", "prepare_hook_process", "claim b paused c", "record a"]
+    assert hooks.calls() == ["prepare", "claim b paused c", "record a"]
     assert asked.process.is_idle
 
 
@@ -134,6 +132,23 @@ def test_a_heartbeat_says_of_each_job_whether_it_is_still_ours(asked: Asked) -> 
     assert asked.wait(2) == [("heartbeat", "ours", True), ("heartbeat", "taken", False)]
 
 
+def test_a_heartbeat_that_is_not_taken_is_known_and_does_not_hold_up_the_others(
+    asked: Asked, hooks: RecordingHooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monolith.runner.prefork.hooks.HEARTBEAT_S", 0)
+    monkeypatch.setattr("monolith.runner.prefork.hooks.UNCONFIRMED_S", 0)
+    (hooks.folder / "locked").touch()
+    asked.claimed = [_task("locked", 1), _task("ours", 1)]
+    for number in (1, 2):
+        asked.process.ask_heartbeats()
+        assert asked.wait(number) == [("heartbeat", "ours", True)] * number
+        assert [task.job_id for task in asked.process.unconfirmed] == ["locked"]
+        assert asked.process.is_idle
+    (hooks.folder / "locked").unlink()
+    assert asked.wait(3)[2] == ("heartbeat", "locked", True)
+    assert asked.process.unconfirmed == []
+
+
 def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: Asked, hooks: RecordingHooks) -> None:
     (hooks.folder / "away").touch()
     asked.ask("record", "a", 1, b"")
@@ -144,7 +159,7 @@ def test_what_a_database_that_is_away_holds_up_is_done_when_it_is_back(asked: As
 
 
 def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hooks: RecordingHooks) -> None:
-    until(lambda: hooks.calls() == ["prepare", "prepare_hook_process"], 10)
+    until(lambda: hooks.calls() == ["prepare"], 10)
     os.kill(asked.process.pid, signal.SIGSTOP)
     asked.claimed = [_task("a", 7), _task("b", 1)]
     asked.ask("claim", "a")
@@ -154,7 +169,7 @@ def test_a_hook_process_that_dies_is_replaced_and_asked_again(asked: Asked, hook
     assert asked.process.has_unsent  # its socket is full
     os.kill(asked.process.pid, signal.SIGKILL)
     assert sorted(asked.wait(3)) == [("claim", "a", (2, b"a")), ("record", "b", None), ("record", "c", None)]
-    assert sorted(hooks.calls()) == ["claim_again a[7]", *["prepare"] * 2, *["prepare_hook_process"] * 2, "record b c"]
+    assert sorted(hooks.calls()) == ["claim_again a[7]", *["prepare"] * 2, "record b c"]
 
 
 def test_a_frozen_hook_process_has_its_time_even_if_it_was_idle_for_longer(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +197,7 @@ def test_what_was_asked_is_done_before_the_process_leaves(asked: Asked, hooks: R
     for number in range(100):
         asked.ask("record", str(number), 1, b"")
     asked.process.leave()
-    assert hooks.calls() == ["prepare", "prepare_hook_process", f"record {' '.join(map(str, range(100)))}"]
+    assert hooks.calls() == ["prepare", f"record {' '.join(map(str, range(100)))}"]
 
 
 def test_a_full_socket_is_emptied_as_it_is_read(asked: Asked) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from structlog.testing import capture_logs
 
 from monolith.db.engine import now, read_session, write_session
-from monolith.db.models import Job, JobEvent, Lease
-from monolith.runner.ledger import lifecycle
+from monolith.db.models import Job, JobEvent, Lease, Sample
+from monolith.runner.ledger import clock_lease, lifecycle
+from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.prefork.redis_writer import held_key
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock, recovery
 from monolith.runner.scheduler.clock import Clock, PeriodicTask
@@ -25,6 +28,7 @@ from tests.support.processes import Intray, until
 pytestmark = pytest.mark.databases
 
 QUEUE = "default.normal"
+SILENT = {"heartbeat_at": now() - 31, "run_at": now()}  # of a job whose worker was silent after it had got notice
 
 
 @pytest.fixture
@@ -89,6 +93,14 @@ def test_a_job_that_a_worker_claims_meanwhile_is_not_pushed(submit):
     lifecycle.claim(claimed, "w")
     assert recovery._push_again([claimed, waiting], moment) == 1
     assert messages() == [waiting]
+
+
+def test_what_redis_lost_is_pushed_again_although_the_clock_of_the_database_was_set_back(submit):
+    jobs = submit(3)
+    with write_session() as session:
+        session.execute(update(Job).values(queued_at=now() + 600))
+    rq_queues.connection().flushall()
+    assert set(push_missing(MissingMessages())) == set(jobs)
 
 
 def test_a_job_that_was_queued_a_moment_ago_is_not_missing(submit):
@@ -163,7 +175,7 @@ def test_a_fault_in_one_duty_is_logged_and_stops_no_other(submit):
     with write_session() as session:
         session.execute(text("DROP TABLE samples"))
         session.execute(text("DROP TABLE tallies"))
-        session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
+        session.execute(update(Job).where(Job.id == silent[0]).values(SILENT))
     one = Clock(lambda: False, "a")
     with capture_logs() as logged:
         one.tick()
@@ -189,7 +201,7 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks
     lose(*silent, *waiting)
     lifecycle.claim(silent[0], "a worker that died")
     with write_session() as session:
-        session.execute(update(Job).where(Job.id == silent[0]).values(heartbeat_at=now() - 31))
+        session.execute(update(Job).where(Job.id == silent[0]).values(SILENT))
     make_due(jobs)
     one = Clock(lambda: False, "a")
     intray_settings(REDIS_URL="redis://127.0.0.1:1/0")
@@ -201,21 +213,82 @@ def test_redis_away_stops_no_other_duty_and_its_return_is_seen_in_the_next_ticks
     assert waiting[0] in messages()
 
 
-def test_after_the_database_was_away_workers_first_get_time_to_say_that_they_live(submit, intray_settings, database_url):
-    jobs = submit(1)
-    lifecycle.claim(jobs[0], "a worker that could not write its heartbeat")
+@pytest.mark.parametrize("silent_s", [45, -3600], ids=["the database was away", "its clock was set back"])
+def test_workers_get_time_to_say_that_they_live_and_any_clock_knows_for_how_long(submit, silent_s):
+    """Each clock is a new one, with nothing in its memory."""
+    living, lost = submit(2)
+    claims = [(one, lifecycle.claim(one, "a worker that could not write its heartbeat").number) for one in (living, lost)]
     with write_session() as session:
-        session.execute(update(Job).values(heartbeat_at=now() - 31))
-    one = Clock(lambda: False, "a")
-    intray_settings(DATABASE_URL="postgresql://127.0.0.1:1/nothing")
-    one.tick()
-    intray_settings(DATABASE_URL=database_url)
-    one._away_until = 0.0
-    one.tick()
-    assert statuses(jobs) == {"started"}
-    one._lost.due_at = 0.0
-    one.tick()
+        session.execute(update(Job).values(heartbeat_at=now() - silent_s))
+    look_for_lost_jobs()
+    assert statuses([living, lost]) == {"started"}
+    lifecycle.heartbeat_each(claims[:1])
+    later(lifecycle.NOTICE_S - 1)
+    look_for_lost_jobs()
+    assert statuses([living, lost]) == {"started"}
+    later(1)
+    look_for_lost_jobs()
+    assert (statuses([living]), statuses([lost])) == ({"started"}, {"queued"})
+
+
+def test_when_the_clock_of_the_database_leaps_ahead_no_living_worker_loses_its_job(submit):
+    """On the way it gives notice, and the worker reports."""
+    job = submit(1)[0]
+    claim = lifecycle.claim(job, "w")
+    later(3600)
+    for _ in range(3):
+        look_for_lost_jobs()
+        lifecycle.heartbeat_each([(job, claim.number)])
+        later(5)
+    assert statuses([job]) == {"started"}
+
+
+def test_a_worker_that_says_in_redis_that_it_lives_keeps_its_jobs_for_ten_minutes(submit):
+    """It cannot say so in the ledger: the database has no connection free for it."""
+    jobs = submit(2)
+    for job in jobs:
+        lifecycle.claim(job, "w")
+    with write_session() as session:
+        session.execute(update(Job).values(SILENT))
+    held = held_key("rq:worker:w")
+    rq_queues.connection().set(held, json.dumps({jobs[0]: 1, jobs[1]: 2}))  # the second is another claim
+    look_for_lost_jobs()
+    assert (statuses(jobs[:1]), statuses(jobs[1:])) == ({"started"}, {"queued"})
+    later(600)
+    look_for_lost_jobs()
     assert statuses(jobs) == {"queued"}
+
+
+def look_for_lost_jobs() -> None:
+    for _ in recovery.interrupt_lost():
+        pass
+
+
+def later(seconds: float) -> None:
+    """As if so many seconds had passed since the last heartbeats and notices."""
+    with write_session() as session:
+        session.execute(update(Job).values(heartbeat_at=Job.heartbeat_at - seconds, run_at=Job.run_at - seconds))
+
+
+@pytest.mark.databases("postgresql")
+def test_rows_that_somebody_has_locked_hold_up_nothing_else(submit):
+    due, lost, running = submit(2, delay=60), submit(2), submit(1)
+    make_due(due)
+    for one in (*lost, *running):
+        lifecycle.claim(one, "a worker that died")
+    with write_session() as session:
+        session.execute(update(Job).where(Job.id.in_(lost)).values(SILENT))
+    one = Clock(lambda: False, "a")
+    with write_session() as somebody:
+        locked = [due[0], lost[0], *running]
+        somebody.execute(select(Job.id).where(Job.id.in_(locked)).with_for_update())
+        one.tick()
+        look_for_lost_jobs()
+        assert statuses([due[1], lost[1]]) == {"queued"}
+        assert (statuses(due[:1]), statuses([lost[0], *running])) == ({"scheduled"}, {"started"})
+    one.tick()
+    look_for_lost_jobs()
+    assert (statuses([*due, *lost]), statuses(running)) == ({"queued"}, {"started"})
 
 
 def test_a_duty_is_done_in_steps_and_goes_on_where_it_was():
@@ -244,7 +317,7 @@ def test_a_clock_that_lost_its_lease_stops_between_two_steps(submit, monkeypatch
 
     def while_another_takes_over(limit: int) -> list[Job]:
         with write_session() as session:
-            session.execute(update(Lease).values(holder="another", expires_at=now() + 60))
+            session.execute(update(Lease).values(holder="another", expires_at=now() + clock_lease.LEASE_S))
         return queue_due(limit)
 
     monkeypatch.setattr(lifecycle, "queue_due", while_another_takes_over)
@@ -253,6 +326,27 @@ def test_a_clock_that_lost_its_lease_stops_between_two_steps(submit, monkeypatch
     one.tick()
     with read_session() as session:
         assert sorted(session.scalars(select(Job.status))) == ["queued", "scheduled", "scheduled"]
+
+
+def test_what_waits_does_not_wait_for_longer_because_the_clock_of_the_database_was_set_back(submit):
+    retried, delayed = submit(2, delay=60)
+    with write_session() as session:
+        retry = update(Job).where(Job.id == retried).values(attempt=1, started_at=now() + 3590, run_at=now() + 3620)
+        session.execute(retry)
+        session.execute(update(Job).where(Job.id == delayed).values(run_at=now() + 7200))
+        session.execute(update(Lease).values(holder="a clock that died", expires_at=now() + 3600 + clock_lease.LEASE_S))
+        session.add(CircuitBreaker(name="a server", failures=3, open_until=now() + 3630))
+        session.add(Sample(at=now() + 3540, queue="default", type="trial_echo"))
+    one = Clock(lambda: False, "a")
+    with capture_logs() as logged:
+        for one._renew_at in (0.0, 0.0):
+            one.tick()
+    assert [line["event"] for line in logged].count("database_clock_set_back") == 1
+    with read_session() as session:
+        in_s = dict(session.execute(select(Job.id, Job.run_at - now())).all())
+        assert 0 < in_s[retried] <= 20 and 7100 < in_s[delayed] <= 7200
+        assert 0 < session.scalar(select(CircuitBreaker.open_until - now())) <= 30
+        assert session.scalar(select(func.count()).where(Sample.at > now())) == 0
 
 
 # ---- several clocks

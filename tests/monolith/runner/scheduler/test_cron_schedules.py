@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from monolith.db.engine import now, read_session, write_session
+from monolith.db.engine import now, read_now, read_session, write_session
 from monolith.db.models import Job, JobEvent, User
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.ledger.audit import Actor, AuditEntry
 from monolith.runner.ledger.clock_lease import lead
 from monolith.runner.scheduler import cron_schedules
 from monolith.runner.scheduler.clock import Clock
-from monolith.runner.scheduler.cron_schedules import Schedule
+from monolith.runner.scheduler.cron_schedules import Schedule, following
 from tests.support.callers import Caller
 from tests.support.processes import until
 
@@ -50,6 +50,28 @@ def jobs() -> list[Job]:
 def of(schedule_id: int) -> Schedule:
     with read_session() as session:
         return cron_schedules.find(session, schedule_id)
+
+
+def test_a_schedule_is_not_silent_after_the_clock_of_the_database_was_set_back(admin: Caller) -> None:
+    """Its clock was two hours ahead for a while, and the schedules ran on."""
+    hourly, per_minute, daily = (created(admin, name=cron, cron=cron) for cron in ("0 * * * *", "* * * * *", "0 0 * * *"))
+    with write_session() as session:
+        session.execute(update(Schedule).where(Schedule.id != daily.id).values(next_at=Schedule.next_at + 7200))
+        moment = read_now(session)
+    for _ in cron_schedules.correct():
+        pass
+    assert [of(one.id).next_at for one in (hourly, per_minute)] == [following(one.cron, moment) for one in (hourly, per_minute)]
+    assert of(daily.id).next_at == daily.next_at
+
+
+def test_a_schedule_that_has_just_run_does_not_run_again_because_the_clock_was_set_back_by_a_moment(admin: Caller) -> None:
+    schedule = created(admin)
+    with write_session() as session:  # its time is the next one but one
+        session.execute(update(Schedule).values(cron="* * * * *", next_at=following("* * * * *", read_now(session)) + 60))
+    before = of(schedule.id).next_at
+    for _ in cron_schedules.correct():
+        pass
+    assert of(schedule.id).next_at == before
 
 
 def test_what_is_not_due_waits_and_what_is_due_becomes_a_job_that_says_who_and_why(admin: Caller) -> None:

@@ -115,6 +115,21 @@ def test_a_child_outlives_its_parent(end):
     assert kept() == {child}
 
 
+@pytest.mark.databases("postgresql")
+def test_a_row_that_somebody_has_locked_is_deleted_later(end):
+    locked = end("finished", 8)
+    end("finished", 8)
+    with write_session() as session:
+        session.add_all([Sample(at=1, queue="default", type="trial_echo") for _ in range(2)])
+    with write_session() as somebody:
+        somebody.execute(select(Job.id).where(Job.id == locked).with_for_update())
+        somebody.execute(select(Sample.id).limit(1).with_for_update())
+        prune()
+        assert (kept(), count(Sample)) == ({locked}, 1)
+    prune()
+    assert (kept(), count(Sample)) == (set(), 0)
+
+
 def test_samples_are_kept_for_eight_days(intray_settings):
     with write_session() as session:
         session.add_all([Sample(at=now() - days * DAY_S, queue="default", type="trial_echo") for days in (7.9, 8.1)])
