@@ -91,7 +91,7 @@ def _broken_package(package: str, error: BaseException) -> Iterator[BrokenFile]:
     except BaseException:  # a package above it cannot be imported
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        reason = f"{package!r} is not a package that can be imported. Correct JOB_PACKAGES."
+        reason = f"{package!r} is not a package that can be imported. Correct JOB_PACKAGES"
         yield BrokenFile(package, "JOB_PACKAGES", reason, ())
         return
     files = [_file_of(one) for one in pkgutil.iter_modules(spec.submodule_search_locations) if not one.ispkg]
@@ -141,7 +141,7 @@ def _place(file: str, line: int | None) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, in one line without passwords."""
+    """What went wrong, in one line without passwords and without a full stop."""
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({error.code!r}) while it is imported"[:MAX_REASON]
     try:
@@ -150,4 +150,4 @@ def reason_of(error: BaseException) -> str:
         message = ""
     if not isinstance(error, BadSetting | InvalidDeclaration):
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return _PASSWORD.sub(r"\1***@", " ".join(message.split()))[:MAX_REASON]
+    return _PASSWORD.sub(r"\1***@", " ".join(message.split()))[:MAX_REASON].rstrip(".")

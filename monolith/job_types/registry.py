@@ -332,8 +332,9 @@ def discover() -> dict[str, JobType]:
 
     Those of a file that cannot be imported are not among them: see `broken_files`.
     """
-    _broken[:] = import_all(settings().job_packages)
-    for broken in _broken:  # what such a file declared before it failed may need what comes after
+    _broken.clear()
+    for broken in import_all(settings().job_packages):
+        _broken.append(broken)  # what such a file declared before it failed may need what comes after
         for name in [name for name, one in _declared.items() if one.function.__module__ == broken.module]:
             del _declared[name]
     return dict(sorted(_declared.items()))
@@ -354,7 +355,7 @@ def broken_types() -> dict[str, tuple[BrokenType, BrokenFile]]:
 def require_all() -> None:
     """Raise `BadSetting`, which names each in one line, if a file of job types cannot be imported."""
     if broken := broken_files():
-        raise BadSetting(f"Cannot import {'; '.join(map(str, broken))}")
+        raise BadSetting(f"Cannot import {'; '.join(map(str, broken))}.")
 
 
 def log_broken() -> None:
@@ -395,7 +396,7 @@ def open_to(user: Submitter) -> dict[str, JobType]:
 def broken_open_to(user: Submitter) -> dict[str, str]:
     """Why the job types of broken files, which this user may submit, are unavailable, by name. File and line are for admins."""
     return {
-        name: f"Its file cannot be loaded: {broken if user.is_admin else broken.public_reason}"
+        name: f"Its file cannot be loaded: {broken if user.is_admin else broken.public_reason}."
         for name, (one, broken) in broken_types().items()
         if one.submittable_by == "anyone" or (one.submittable_by == "admin" and user.is_admin)
     }

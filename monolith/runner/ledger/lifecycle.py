@@ -393,7 +393,7 @@ def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
     with read_connection() as connection:
         since, moment = connection.execute(_MISSING_SINCE, {"job_id": claim.job_id}).one()
     waited = moment - since if since else 0.0
-    because = f" This worker cannot load it: {missing.reason}" if missing.reason else ""
+    because = f" This worker cannot load it: {missing.reason}." if missing.reason else ""
     if waited >= MISSING_TYPE_S:
         message = (
             f"No worker with the job type {missing.name} came within an hour.{because} Start a worker of a version that has it, then "

@@ -46,36 +46,46 @@ def load(tmp_path: Path, intray_settings: Callable[..., None], monkeypatch: pyte
     return load
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "said"),
-    [
-        (HEAD + "def bad(:\n", 5, "SyntaxError: invalid syntax"),
-        ("x = 1\nimport no_such_module\n# job_type\n", 2, "ModuleNotFoundError: No module named 'no_such_module'"),
-        (HEAD + "@job_type(params=Params)\ndef bad(job, params):\n    return {}\n", 5, "its function needs a docstring"),
-        ("# job_type\nimport sys\nsys.exit(0)\n", 3, "it calls sys.exit(0) while it is imported"),
-        ("# job_type\nraise BaseException('a panic')\n", 2, "BaseException: a panic"),
-        ("# job_type\nraise ValueError('cannot reach\\npostgresql://me:s3/cret@host/x')\n", 2, "cannot reach postgresql://***@host/x"),
-        (DECLARED.format(arguments='rate="often"'), 5, "job type bad: rate: 'often' is not a rate. Write it as 60/m"),
-        (DECLARED.format(arguments="rate_per_user=60"), 5, "job type bad: rate_per_user: '60' is not a rate"),
-        (DECLARED.format(arguments='rate="1/9999999999d"'), 5, "more than 9 digits"),
-        (DECLARED.format(arguments="max_running=-1"), 5, "max_running and max_running_per_user must be 0 (no limit) or more"),
-        (DECLARED.format(arguments='max_running_per_user="3"'), 5, "max_running and max_running_per_user must be 0 (no limit) or more"),
-        (DECLARED.format(arguments='timeout="60"'), 5, "timeout must be 1 second or more"),
-        (DECLARED.format(arguments="backoff=5"), 5, "backoff must be exponential(seconds) or fixed(seconds)"),
-        (DECLARED.format(arguments="colour=1"), 5, "unexpected keyword argument 'colour'"),
-        (GOOD.format(name="bad").replace("def bad", "async def bad"), 5, "its function must not be async"),
-        (GOOD.format(name="bad") + GOOD.format(name="bad"), 13, "job type bad: the same name is declared elsewhere, too"),
-        (GOOD.format(name="early") + "1 / 0\n", 9, "ZeroDivisionError"),
-    ],
-)
-def test_one_file_is_off_whatever_it_does_and_the_others_work(load: Broken, text: str, line: int, said: str) -> None:
-    broken = load({"bad.py": text, "good.py": GOOD.format(name="good")})
-    assert [one.module.split(".")[-1] for one in broken] == ["bad"]
+# What a file does, the line that is named, and the reason.
+FAULTS = [
+    (HEAD + "def bad(:\n", 5, "SyntaxError: invalid syntax"),
+    ("x = 1\nimport no_such_module\n# job_type\n", 2, "ModuleNotFoundError: No module named 'no_such_module'"),
+    (HEAD + "@job_type(params=Params)\ndef bad(job, params):\n    return {}\n", 5, "its function needs a docstring"),
+    ("# job_type\nimport sys\nsys.exit(0)\n", 3, "it calls sys.exit(0) while it is imported"),
+    ("# job_type\nraise BaseException('a panic')\n", 2, "BaseException: a panic"),
+    ("# job_type\nraise ValueError('cannot reach\\npostgresql://me:s3/cret@host/x')\n", 2, "cannot reach postgresql://***@host/x"),
+    (DECLARED.format(arguments='rate="often"'), 5, "job type bad: rate: 'often' is not a rate. Write it as 60/m"),
+    (DECLARED.format(arguments="rate_per_user=60"), 5, "job type bad: rate_per_user: '60' is not a rate"),
+    (DECLARED.format(arguments='rate="1/9999999999d"'), 5, "more than 9 digits"),
+    (DECLARED.format(arguments="max_running=-1"), 5, "max_running and max_running_per_user must be 0 (no limit) or more"),
+    (DECLARED.format(arguments='max_running_per_user="3"'), 5, "max_running and max_running_per_user must be 0 (no limit) or more"),
+    (DECLARED.format(arguments='timeout="60"'), 5, "timeout must be 1 second or more"),
+    (DECLARED.format(arguments="backoff=5"), 5, "backoff must be exponential(seconds) or fixed(seconds)"),
+    (DECLARED.format(arguments="colour=1"), 5, "unexpected keyword argument 'colour'"),
+    (GOOD.format(name="bad").replace("def bad", "async def bad"), 5, "its function must not be async"),
+    (GOOD.format(name="bad") + GOOD.format(name="bad"), 13, "job type bad: the same name is declared elsewhere, too"),
+    (GOOD.format(name="early") + "1 / 0\n", 9, "ZeroDivisionError"),
+]
+OVERRIDES = {
+    "TIMEOUT": ("soon", "TIMEOUT is 'soon'. Set it to a whole number above 0"),
+    "MAX_ATTEMPTS": ("99999999999", "MAX_ATTEMPTS is '99999999999'. Set it to a whole number above 0, at most 10,000,000"),
+    "BACKOFF": ("inf", "BACKOFF is 'inf'. Set it to a number above 0"),
+    "MAX_RUNNING": ("-1", "MAX_RUNNING is '-1'. Set it to a whole number, 0 for no limit"),
+    "MAX_RUNNING_PER_USER": ("1.5", "MAX_RUNNING_PER_USER is '1.5'"),
+    "RATE": ("often", "RATE: 'often' is not a rate. Write a rate as 60/m"),
+    "RATE_PER_USER": ("0/m", "RATE_PER_USER: '0/m' would never let anything start"),
+}
+
+
+def test_a_file_is_off_whatever_it_does_and_the_others_work(load: Broken) -> None:
+    files = {f"bad_{number:02}.py": text for number, (text, _, _) in enumerate(FAULTS)}
+    broken = load({**files, "good.py": GOOD.format(name="good")})
     assert registry.discover()["good"].title == "Do nothing"
-    assert "early" not in registry.discover()
-    assert {"bad", "early"} & registry.broken_types().keys()
-    assert f"bad.py, line {line}: " in str(broken[0]) and said in str(broken[0]) and "\n" not in str(broken[0])
-    with pytest.raises(BadSetting, match=f"bad.py, line {line}"):
+    assert not {"early", "bad"} & registry.discover().keys()
+    assert {"early", "bad", "bad_01"} <= registry.broken_types().keys()
+    for one, (name, (_, line, said)) in zip(broken, zip(files, FAULTS, strict=True), strict=True):
+        assert f"{name}, line {line}: " in str(one) and said in str(one) and "\n" not in str(one)
+    with pytest.raises(BadSetting, match=r"bad_00.py, line 5: .*bad_01.py, line 2: "):
         registry.require_all()
 
 
@@ -86,23 +96,13 @@ def test_of_two_files_that_declare_one_name_the_first_works(load: Broken) -> Non
     assert registry.broken_types() == {}
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "said"),
-    [
-        ("GOOD_TIMEOUT", "soon", "GOOD_TIMEOUT is 'soon'. Set it to a whole number above 0"),
-        ("GOOD_MAX_ATTEMPTS", "99999999999", "GOOD_MAX_ATTEMPTS is '99999999999'. Set it to a whole number above 0, at most 10,000,000"),
-        ("GOOD_BACKOFF", "inf", "GOOD_BACKOFF is 'inf'. Set it to a number above 0"),
-        ("GOOD_MAX_RUNNING", "-1", "GOOD_MAX_RUNNING is '-1'. Set it to a whole number, 0 for no limit"),
-        ("GOOD_MAX_RUNNING_PER_USER", "1.5", "GOOD_MAX_RUNNING_PER_USER is '1.5'"),
-        ("GOOD_RATE", "often", "GOOD_RATE: 'often' is not a rate. Write a rate as 60/m"),
-        ("GOOD_RATE_PER_USER", "0/m", "GOOD_RATE_PER_USER: '0/m' would never let anything start"),
-    ],
-)
-def test_an_override_that_cannot_be_used_turns_its_type_off(load: Broken, variable: str, value: str, said: str) -> None:
-    (broken,) = load({"good.py": GOOD.format(name="good")}, **{variable: value})
-    assert said in str(broken)
-    assert registry.broken_types().keys() == {"good"}
+def test_an_override_that_cannot_be_used_turns_its_type_off(load: Broken) -> None:
+    types = {f"t_{name.lower()}": name for name in OVERRIDES}
+    settings = {f"{one}_{name}".upper(): OVERRIDES[name][0] for one, name in types.items()}
+    broken = load({f"{one}.py": GOOD.format(name=one) for one in types}, **settings)
+    assert registry.broken_types().keys() == types.keys()
     assert "trial_echo" in registry.discover()
+    assert all(f"T_{name}_{said}" in str(one) for one, (name, (_, said)) in zip(broken, sorted(OVERRIDES.items()), strict=True))
 
 
 def test_the_line_of_a_file_that_it_imports_is_named_too(load: Broken) -> None:
@@ -115,7 +115,7 @@ def test_a_package_that_cannot_be_imported_is_named_and_its_types_are_off(load: 
     assert "__init__.py, line 1: ModuleNotFoundError" in str(broken)
     assert registry.broken_types().keys() == {"good"} and "trial_echo" in registry.discover()
     intray_settings(JOB_PACKAGES="no_such_package,tests.trial_jobs")
-    assert str(registry.broken_files()[0]) == "JOB_PACKAGES: 'no_such_package' is not a package that can be imported. Correct JOB_PACKAGES."
+    assert str(registry.broken_files()[0]) == "JOB_PACKAGES: 'no_such_package' is not a package that can be imported. Correct JOB_PACKAGES"
 
 
 def test_pages_and_api_say_which_type_is_off_and_why_and_where_for_admins(load: Broken, alice: Caller, admin: Caller) -> None:
