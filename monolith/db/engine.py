@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +33,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from monolith.config import ROOT, settings
 from monolith.db import postgresql_session
 from monolith.errors import BadSetting
+from monolith.strict_json import UNSTORABLE
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -43,7 +43,6 @@ MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
 class now(FunctionElement[float]):
@@ -106,12 +105,19 @@ def _postgresql_engine(url: str) -> Engine:
     kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
     sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
-    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **sizes)
+    engine = create_engine(
+        setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, json_serializer=_stored_json, **sizes
+    )
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _stored_json(value: Any) -> str:
+    """What a JSON column holds. Raises ValueError for NaN and infinity: PostgreSQL refuses them, and SQLite would keep them."""
+    return json.dumps(value, allow_nan=False)
 
 
 def _note_checkin(connection: Any, record: Any) -> None:
@@ -142,7 +148,7 @@ def _sqlite_engine(url: str) -> Engine:
             raise BadSetting(
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, json_serializer=_stored_json)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -306,7 +312,7 @@ class PreparedStatement:
             expanded = self._statement.compile(dialect=get_engine().dialect).construct_expanded_state(params)
             self._compiled = expanded.statement, {name: value for name, value in expanded.parameters.items() if name not in params}
         sql, constants = self._compiled
-        values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in params.items()}
+        values = {name: _stored_json(value) if isinstance(value, dict) else value for name, value in params.items()}
         engine = get_engine()
         connection = None
         try:

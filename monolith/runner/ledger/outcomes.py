@@ -43,8 +43,9 @@ class Outcome:
         self.follow_ups.append(JobSpec(job_type, loaded, priority, delay, document_id))
 
     def decide(self, route: str, decision: str, score: int | None, *, is_defaulted: bool = False) -> None:
-        """Set the decision to write on the document."""
-        self.decision = {"route": route, "decision": decision, "score": score, "is_defaulted": is_defaulted}
+        """Set the decision to write on the document. Raises ValueError or OverflowError for a score that is no number."""
+        whole = None if score is None else round(score)  # SQLite would store NaN and infinity in a column of integers
+        self.decision = {"route": route, "decision": decision, "score": whole, "is_defaulted": is_defaulted}
 
     def save(self, connection: Connection, job: JobRecord) -> list[JobRecord]:
         """Write all but the result. Returns the follow-up jobs, to be pushed after the commit."""

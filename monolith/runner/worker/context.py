@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
+import structlog
 from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
@@ -29,6 +31,8 @@ from monolith.runner.worker.report_queries import VisibleLedger
 
 MARKING_S = 20.0  # how long a mark or a cost waits for a database that is away
 QUIET_S = 0.2  # between two writes of the progress within one step
+
+log = structlog.get_logger()
 
 
 class Overtaken(BaseException):
@@ -116,7 +120,7 @@ class RunningJob:
             return
         self.step, self._written_at = note, time.monotonic()
         note = storable(note, 200)
-        percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
+        percent = None if percent is None else _percentage(float(percent))
         values = {"progress": percent, "progress_note": note, "heartbeat_at": now()}
         with write_session() as session:
             if session.scalar(update(Job).where(*running(self._claim)).values(**values).returning(Job.id)) is None:
@@ -147,6 +151,8 @@ class RunningJob:
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         """Add to the LLM cost of this job and of its owner today. Raises `Overtaken`, but only after recording: the money is spent."""
+        if not math.isfinite(usd):
+            raise ValueError(f"spent() got usd={usd}. Give the cost of the call as a finite number.")
         cost = budget.Cost(input_tokens, output_tokens, usd)
         sums = {
             "input_tokens": Job.input_tokens + cost.input_tokens,
@@ -222,3 +228,11 @@ class RunningJob:
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> VisibleLedger:
         """The jobs of a period that this job's owner may see; see `job_types.interface.Job.ledger`. Raises `Permanent`."""
         return VisibleLedger(self._claim.job.owner_id, self.id, start, end, types, owner)
+
+
+def _percentage(percent: float) -> float | None:
+    """The percentage within 0 to 100; None, which means unknown, for what is no number: it must not cost the job its work."""
+    if math.isfinite(percent):
+        return min(max(percent, 0.0), 100.0)
+    log.warning("progress_not_a_number", progress=str(percent), fix="Call progress() with 0 to 100, or None while the total is unknown.")
+    return None
