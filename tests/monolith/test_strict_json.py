@@ -45,7 +45,7 @@ def test_what_an_earlier_version_stored_is_null_for_every_reader(alice: Caller) 
         session.execute(update(Job).values(usd=float("inf"), progress=float("-inf")))
     if get_engine().dialect.name == "sqlite":  # PostgreSQL refuses it in JSON
         with write_transaction() as connection:
-            connection.execute(text("UPDATE jobs SET result = '{\"mean\": NaN, \"all\": [1, Infinity]}'"))
+            connection.execute(text('UPDATE jobs SET result = \'{"mean": NaN, "all": [1, Infinity]}\''))
     shown = strict(alice.get(job["links"]["self"]).text)
     assert (shown["progress"], shown["cost"]["usd"]) == (None, None)
     strict(alice.get("/api/v1/jobs").text)
