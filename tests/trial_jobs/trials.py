@@ -50,6 +50,23 @@ def trial_urgent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+class Files(Schema):
+    name = fields.String(load_default="a.bin")
+    text = fields.String(load_default=None)
+    sizes = fields.List(fields.Integer(), load_default=list)
+    media_type = fields.String(load_default="application/octet-stream")
+
+
+@job_type(params=Files, takes="nothing", max_attempts=3, timeout=20)
+def trial_attach(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Attach a text, or files of these sizes under the name and its number."""
+    if params["text"] is not None:
+        job.attach(params["name"], params["text"], params["media_type"])
+    for number, size in enumerate(params["sizes"]):
+        job.attach(f"{number}-{params['name']}", bytearray(size), params["media_type"])
+    return {}
+
+
 @job_type(params=Echo, takes="nothing", max_attempts=1, timeout=20)
 def trial_not_a_number(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Divide by zero: in its progress, and where `value` says."""

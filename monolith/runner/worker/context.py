@@ -129,9 +129,8 @@ class RunningJob:
                 session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note))
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Attach a file to the result; it replaces one with the same name."""
-        self.outcome.files = [file for file in self.outcome.files if file[0] != name]
-        self.outcome.files.append((name, media_type, content))
+        """Attach a file to the result; it replaces one with the same name. Raises `Permanent` for one that cannot be stored."""
+        self.outcome.attach(name, content, media_type)
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
         """Submit another job for the same document when this one finishes, in the transaction of the result. `delay` in seconds."""
