@@ -33,7 +33,6 @@ def create_app() -> Flask:
         WTF_CSRF_TIME_LIMIT=None,
         WTF_CSRF_SSL_STRICT=False,
     )
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     security.trust_proxies(app, settings().trusted_proxies)
     registry.log_broken()
     security.init_app(app)

@@ -66,6 +66,9 @@ class Settings:
     max_streams_per_user: int
     max_upload_bytes: int
     max_request_bytes: int
+    max_artefact_bytes: int  # of one file that a job attaches
+    max_artefact_bytes_per_job: int
+    max_artefacts_per_job: int
     sign_in_rate: str
     session_idle_hours: float
     session_days: float
@@ -185,12 +188,15 @@ def _worker(env: Env) -> dict[str, Any]:
 
 
 def _limits(env: Env) -> dict[str, Any]:
-    """Limits on waiting jobs and their priority, and retention."""
+    """Limits on waiting jobs, their priority and their files, and retention."""
     return {
         "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
         "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
         "max_running_per_user": env.int("MAX_RUNNING_PER_USER", 0, validate=Range(min=0)),
         "highest_priority": env.str("HIGHEST_PRIORITY", "high", validate=OneOf(PRIORITIES)),
+        "max_artefact_bytes": env.int("MAX_ARTEFACT_BYTES", 20 * MEGABYTE, validate=Range(min=1)),
+        "max_artefact_bytes_per_job": env.int("MAX_ARTEFACT_BYTES_PER_JOB", 100 * MEGABYTE, validate=Range(min=1)),
+        "max_artefacts_per_job": env.int("MAX_ARTEFACTS_PER_JOB", 200, validate=Range(min=1)),
         "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
         "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
         "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from monolith import strict_json
 from monolith.config import settings
 from monolith.errors import BadSetting
 
@@ -86,7 +87,7 @@ def _renderers() -> list[Processor]:
     first: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if is_readable():
         return [*first, _prefix_process, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _masked]
-    return [*first, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str), _masked]
+    return [*first, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(strict_json.dumps, default=str), _masked]
 
 
 def _prefix_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
+from monolith import strict_json
 from monolith.auth.sign_in_pages import own_path
 from monolith.content import markdown_html
 from monolith.content.fetch import retry_after_s, url_problem
@@ -22,7 +23,6 @@ from monolith.errors import Problem
 from monolith.job_types.registry import Permanent
 from monolith.logs import mask
 from monolith.runner.worker.rq_message import ID, why_refused
-from monolith.web import strict_json
 
 profile = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 texts = st.text(max_size=300) | st.text(alphabet="<>&\"'=+-@[](){}#*`_~!|:/\\.,%0aA \t\r\n\0\u202e\ufeffé", max_size=200)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +51,7 @@ from monolith.config import ROOT, settings
 from monolith.db import away, postgresql_session
 from monolith.db.away import DatabaseAway, LedgerPool
 from monolith.errors import BadSetting
+from monolith.strict_json import UNSTORABLE
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -61,7 +61,6 @@ MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
 class now(FunctionElement[float]):
@@ -125,7 +124,7 @@ def _postgresql_engine(url: str) -> Engine:
     sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
     options = {"isolation_level": "AUTOCOMMIT", "connect_args": setup.driver_options, "poolclass": LedgerPool}
-    engine = create_engine(setup.url, **options, **sizes)
+    engine = create_engine(setup.url, json_serializer=_stored_json, **options, **sizes)
     away.listen(engine)
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
@@ -133,6 +132,11 @@ def _postgresql_engine(url: str) -> Engine:
     event.listen(engine, "checkin", _drop_if_read_only)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _stored_json(value: Any) -> str:
+    """What a JSON column holds. Raises ValueError for NaN and infinity: PostgreSQL refuses them, and SQLite would keep them."""
+    return json.dumps(value, allow_nan=False)
 
 
 def _note_checkin(connection: Any, record: Any) -> None:
@@ -170,7 +174,7 @@ def _sqlite_engine(url: str) -> Engine:
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
     in_file = {} if path in (None, "", ":memory:") else {"poolclass": LedgerPool}
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **in_file)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, json_serializer=_stored_json, **in_file)
     away.listen(engine)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -367,7 +371,7 @@ class PreparedStatement:
             expanded = self._statement.compile(dialect=get_engine().dialect).construct_expanded_state(params)
             self._compiled = expanded.statement, {name: value for name, value in expanded.parameters.items() if name not in params}
         sql, constants = self._compiled
-        values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in params.items()}
+        values = {name: _stored_json(value) if isinstance(value, dict) else value for name, value in params.items()}
         engine = get_engine()
         connection = None
         try:

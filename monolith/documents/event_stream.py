@@ -6,7 +6,6 @@ events is up to date with the next one. Progress within a step has no row, and s
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from monolith import strict_json
 from monolith.content.formatting import rfc3339
 from monolith.db.models import MARK, OVER
 from monolith.runner.ledger import events
@@ -100,7 +100,7 @@ def _event(row: Row[Any]) -> dict[str, Any]:
 
 def _message(name: str, data: dict[str, Any], number: int | None = None) -> str:
     numbered = "" if number is None else f"id: {number}\n"
-    return f"{numbered}event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"{numbered}event: {name}\ndata: {strict_json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 class Feed:

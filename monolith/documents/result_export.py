@@ -5,7 +5,6 @@ All text in a result is escaped: what strangers wrote has no meaning in Markdown
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from monolith import strict_json
 from monolith.content.formatting import humanise, subject
 from monolith.db.models import Job, User
 from monolith.documents import queries
@@ -33,7 +33,7 @@ def result_bytes(session: Session, user: User, job_id: str, form: str) -> bytes:
     if job.status != "finished":
         raise Conflict(f"The job has no result: its status is {job.status}." + (f" {job.error_message}" if job.error_message else ""))
     if form == "json":
-        return json.dumps(job.result).encode() + b"\n"
+        return strict_json.dumps(job.result).encode() + b"\n"
     attached = next((file.name for file in job.artefacts if file.media_type.startswith("text/markdown")), None)
     return queries.artefact(session, user, job_id, attached).content if attached else markdown_of(job).encode()
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import make_transient
 from structlog.contextvars import bind_contextvars
 
+from monolith import strict_json
 from monolith.db.engine import now, read_connection, read_session
 from monolith.db.models import LIVE, Document, Job, User, new_id
 from monolith.documents import queries
@@ -222,7 +223,7 @@ def _for_document(spec: JobSpec, user: User, document: Document | None) -> JobSp
         id=_job_id(spec, user, document, content),
         document_id=document.id if document else None,
         content_key=hashlib.sha256(_canonical(user.id, spec.type.name, spec.params, content)).hexdigest(),
-        preview=spec.type.preview_of(spec.params, handed),
+        preview=strict_json.finite(spec.type.preview_of(spec.params, handed)),
     )
 
 

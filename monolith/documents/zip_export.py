@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import IO
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
+from monolith import strict_json
 from monolith.config import settings
 from monolith.content.formatting import subject
 from monolith.db.engine import read_session
@@ -50,7 +50,7 @@ def _results(user: User, ids: list[str]) -> Iterator[Entry]:
             if job.status != "finished":
                 continue
             stem = PurePosixPath(uploads.safe_filename(f"{subject(job)[:80]} {job.type}.json")).stem
-            yield f"{stem}.json", job.created_at, json.dumps(job.result, ensure_ascii=False, indent=2).encode()
+            yield f"{stem}.json", job.created_at, strict_json.dumps(job.result, ensure_ascii=False, indent=2).encode()
             for file in session.scalars(select(Artefact).where(Artefact.job_id == one).options(undefer(Artefact.content))):
                 yield f"{stem} {file.name}", job.created_at, file.content
 

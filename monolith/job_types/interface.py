@@ -61,7 +61,11 @@ class Job(Protocol):
         """Report progress: 0 to 100, or None while the total is unknown, and the name of the step."""
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Attach a file to the result; it replaces one with the same name. Stored in the transaction of the result."""
+        """Attach a file to the result; it replaces one with the same name. Stored in the transaction of the result.
+
+        Raises `Permanent` for content that is not bytes, and for more or larger files than the settings allow (MAX_ARTEFACT_BYTES,
+        MAX_ARTEFACT_BYTES_PER_JOB, MAX_ARTEFACTS_PER_JOB).
+        """
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
         """Submit another job for the same document when this one finishes, in the transaction of the result. `delay` in seconds."""

@@ -12,6 +12,7 @@ from typing import Any
 from flask import request
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from monolith import strict_json
 from monolith.content.fetch import MAX_URL
 from monolith.db.models import Document, new_id
 from monolith.documents import uploads
@@ -20,7 +21,7 @@ from monolith.errors import FieldError, Invalid, Problem
 from monolith.job_types.validation import load_fields
 from monolith.jobs import schemas
 from monolith.runner.ledger.idempotency import Key
-from monolith.web import forms, strict_json
+from monolith.web import forms
 
 NO_DOCUMENT = "There is nothing to submit yet. Choose a file, paste some text, or give a link."
 ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)\S+", re.IGNORECASE)  # pasted text of nothing but these means pages

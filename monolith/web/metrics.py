@@ -83,6 +83,10 @@ def _balance(balance: Balance) -> Iterator[Metric]:
         jobs.add_metric(kind, count)
     yield jobs
     yield CounterMetricFamily("intray_jobs_accepted", "Total jobs accepted.", balance.accepted)
+    yield CounterMetricFamily("intray_jobs_finished", "Total jobs done, also those that were deleted since.", balance.ever("finished"))
+    yield CounterMetricFamily(
+        "intray_jobs_failed", "Total jobs that failed for good, also those that were deleted or requeued since.", balance.ever("failed")
+    )
     yield CounterMetricFamily("intray_jobs_pruned", "Total jobs deleted, by retention or by hand.", balance.pruned)
     yield GaugeMetricFamily(
         "intray_ledger_imbalance", "Accepted jobs minus stored and deleted jobs. Anything but 0 raises an alert.", balance.imbalance
@@ -99,15 +103,15 @@ def _minute(ended: dict[tuple[str, str], tuple[int, int]]) -> Iterator[Metric]:
 
 
 def _times(found: Iterable[metrics_data.Times]) -> Iterator[Metric]:
-    labels = ("queue", "type", "quantile")
+    labels = ("queue", "type", "percentile")  # `quantile` is a label of summaries, which have a sum and a count from the start
     run = GaugeMetricFamily("intray_run_seconds", "Run time of jobs done in the last five minutes.", labels=labels)
     wait = GaugeMetricFamily(
         "intray_wait_seconds", "Time the jobs done in the last five minutes had waited before they started.", labels=labels
     )
     for one in found:
-        for quantile in metrics_data.QUANTILES:
-            run.add_metric((one.queue, one.type, f"{quantile:g}"), metrics_data.quantile(one.run, quantile))
-            wait.add_metric((one.queue, one.type, f"{quantile:g}"), metrics_data.quantile(one.wait, quantile))
+        for percentile in metrics_data.PERCENTILES:
+            run.add_metric((one.queue, one.type, str(percentile)), metrics_data.percentile(one.run, percentile))
+            wait.add_metric((one.queue, one.type, str(percentile)), metrics_data.percentile(one.wait, percentile))
     yield from (run, wait)
 
 

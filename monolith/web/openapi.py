@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -10,6 +9,7 @@ from flask import Blueprint, Flask, Response, current_app, render_template
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
+from monolith import strict_json
 from monolith.config import version
 from monolith.web.problems import HttpProblem, answer
 
@@ -47,7 +47,7 @@ class ProblemApi(Api):
     def _document(self) -> str:
         document = self.spec.to_dict()
         _name_problems(document)
-        return json.dumps(document, indent=2)
+        return strict_json.dumps(document, indent=2)
 
 
 def _name_problems(part: Any) -> None:

@@ -1,4 +1,4 @@
-"""Error responses: problem+json (RFC 9457) under /api, a page elsewhere. Never a stack trace."""
+"""Error responses: problem+json (RFC 9457) under /api and for /metrics, a page elsewhere. Never a stack trace."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailabl
 from monolith.job_types.validation import field_errors
 
 DATABASE_RETRY_S = 5
+FOR_PROGRAMS = ("metrics.metrics",)  # outside of /api, and asked for by programs all the same
 log = structlog.get_logger()
 
 
@@ -68,8 +69,8 @@ def _forget_user() -> None:
 
 
 def answer(problem: Problem) -> AnyResponse:
-    """The response for a problem: JSON under /api, else a page; who is not signed in is redirected to do so."""
-    if request.path.startswith("/api/"):
+    """The response for a problem: JSON for programs, else a page; who is not signed in is redirected to do so."""
+    if request.path.startswith("/api/") or request.endpoint in FOR_PROGRAMS:
         return _with_headers(_json(problem), problem)
     if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")), 303)

@@ -16,12 +16,13 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
+from monolith import strict_json
 from monolith.accounts import login_throttle, sessions, tokens
 from monolith.config import settings
 from monolith.db.models import SCOPES, User
 from monolith.errors import Forbidden, Problem, Unauthorized
 from monolith.runner.ledger.audit import Actor
-from monolith.web import rate_limit, strict_json
+from monolith.web import rate_limit
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body; bodies with documents may be larger
 WITH_DOCUMENTS = ("documents.Documents", "batches.Batches")

@@ -36,13 +36,16 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_a_line_is_json_with_process_level_time_and_context() -> None:
-    line = json.loads(written("structlog.contextvars.bind_contextvars(job_id='j'); structlog.get_logger().info('hello', a=1)"))
-    assert {name: line[name] for name in ("event", "process", "level", "job_id", "a")} == {
+    line = json.loads(
+        written("structlog.contextvars.bind_contextvars(job_id='j'); structlog.get_logger().info('hello', a=1, b=float('nan'))")
+    )
+    assert {name: line[name] for name in ("event", "process", "level", "job_id", "a", "b")} == {
         "event": "hello",
         "process": "trial",
         "level": "info",
         "job_id": "j",
         "a": 1,
+        "b": None,  # JSON has no NaN
     }
     assert line["timestamp"].endswith("Z")
 

@@ -95,7 +95,7 @@ def chaos_unrecordable(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Wait until there is this file, if any is named, then leave what no database takes: a file without a name."""
     _note_run(job)
     _wait_until(params["until"])
-    job.attach(None, b"", "text/plain")  # type: ignore[arg-type]
+    job.outcome.files.append((None, "text/plain", b""))  # type: ignore[attr-defined]
     return _apply_effects(job)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from marshmallow import Schema, fields
@@ -48,6 +49,38 @@ def trial_echo(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 def trial_urgent(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Be urgent: anyone may submit it as critical."""
     return {}
+
+
+class Files(Schema):
+    name = fields.String(load_default="a.bin")
+    text = fields.String(load_default=None)
+    sizes = fields.List(fields.Integer(), load_default=list)
+    media_type = fields.String(load_default="application/octet-stream")
+
+
+@job_type(params=Files, takes="nothing", max_attempts=3, timeout=20)
+def trial_attach(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Attach a text, or files of these sizes under the name and its number."""
+    if params["text"] is not None:
+        job.attach(params["name"], params["text"], params["media_type"])
+    for number, size in enumerate(params["sizes"]):
+        job.attach(f"{number}-{params['name']}", bytearray(size), params["media_type"])
+    return {}
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=1, timeout=20)
+def trial_not_a_number(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Divide by zero: in its progress, and where `value` says."""
+    job.progress(float("nan"), "dividing")
+    if params["value"] == "cost":
+        job.spent(input_tokens=1, output_tokens=1, usd=Decimal("NaN"))
+    if params["value"] == "score":
+        job.decide(route="automatic", decision="approved", score=float("inf"))
+    if params["value"] == "delay":
+        job.follow_up("trial_echo", {}, delay=float("nan"))
+    if params["value"] == "params":
+        job.follow_up("trial_echo", {"value": float("inf")})
+    return {"mean": [float("nan")] if params["value"] == "result" else None}
 
 
 @job_type(params=Nothing, takes="nothing", max_attempts=2, backoff=fixed(0.1), timeout=20)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from monolith import strict_json
 from monolith.content.formatting import csv_text, rfc3339
 from monolith.db.engine import read_session
 from monolith.runner.admin.audit_log import Filters, entries
@@ -43,5 +43,5 @@ def _cell(entry: AuditEntry, name: str) -> Any:
     if name == "at":
         return rfc3339(value, "seconds")
     if isinstance(value, dict):
-        value = json.dumps(value, ensure_ascii=False)
+        value = strict_json.dumps(value, ensure_ascii=False)
     return csv_text(value) if isinstance(value, str) else value

@@ -30,7 +30,7 @@ def delete_jobs(session: Session, *guard: ColumnElement[bool], ended_long_ago: b
         return 0
     if not ended_long_ago:
         endpoints.delete_for_jobs(session, [job_id for job_id, *_ in gone])
-    balance.record_pruned(session, len(gone))
+    balance.record_pruned(session, [status for *_, status in gone])
     queues = {job_id: rq_queue for job_id, rq_queue, _ in gone}
     unclaimed = [job_id for job_id, _, status in gone if status == "canceled" or not ended_long_ago]
     event.listen(session, "after_commit", lambda _: _delete_from_redis(queues, unclaimed), once=True)

@@ -26,7 +26,7 @@ ERROR_GROUP = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 class Found(NamedTuple):
-    """A job that was found. `at` is its place in the order: when it was submitted, or ended where the filter is about that."""
+    """A job that was found. `at` is its place in the order: when it was submitted."""
 
     id: str
     at: float
@@ -57,13 +57,13 @@ class JobFilter:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
-    def order(self) -> InstrumentedAttribute[Any]:
-        """The column that jobs are ordered by, newest first."""
+    def dated_by(self) -> InstrumentedAttribute[Any]:
+        """The column that `old_before` is compared with."""
         return Job.ended_at if self.old_before is not None and self.status in OVER else Job.created_at
 
     def guard(self, session: Session) -> list[ColumnElement[bool]]:
         """The conditions for a WHERE clause. Jobs in the trash never match."""
-        bounds = ((Job.created_at.__ge__, self.since), (Job.created_at.__le__, self.until), (self.order.__le__, self.old_before))
+        bounds = ((Job.created_at.__ge__, self.since), (Job.created_at.__le__, self.until), (self.dated_by.__le__, self.old_before))
         times = [compare(moment) for compare, moment in bounds if moment is not None]
         return [Job.trash_id.is_(None), *self._exact(session), *times, *self._errors(session), *self._texts()]
 
@@ -105,8 +105,10 @@ def newest(
 ) -> list[Found]:
     """The newest matching jobs; with `after`, those that follow this place."""
     guard = criteria.guard(session)
+    if criteria.old_before is not None:  # what ended before was submitted before: the index in that order is read from there
+        guard.append(Job.created_at <= criteria.old_before)
     if after:
-        guard.append(tuple_(criteria.order, Job.id) < tuple_(*after))
+        guard.append(tuple_(Job.created_at, Job.id) < tuple_(*after))
     is_rare = _is_rare(session, criteria)
     parts = [_part(criteria, [*guard, *more], limit, is_rare) for more in _parts(session, criteria, statuses)]
     if not parts:
@@ -120,7 +122,7 @@ def _part(criteria: JobFilter, guard: list[ColumnElement[bool]], limit: int, is_
 
     Rare matches are materialized before they are sorted: planners overestimate them and would rather scan all jobs in order.
     """
-    found: Any = select(Job.id, criteria.order.label("at"), Job.status).where(*guard)
+    found: Any = select(Job.id, Job.created_at.label("at"), Job.status).where(*guard)
     if is_rare:
         found = select(found.cte("found").prefix_with("MATERIALIZED"))
     ids, ats, _ = found.selected_columns

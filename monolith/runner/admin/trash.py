@@ -79,12 +79,12 @@ def check_status(status: str | None) -> None:
 
 def preview(session: Session, criteria: JobFilter) -> Preview:
     """The jobs that the filter would move to the trash."""
-    order = criteria.order
-    bounds = select(func.count(), func.min(order), func.max(order)).select_from(Job)
+    at = criteria.dated_by
+    bounds = select(func.count(), func.min(at), func.max(at)).select_from(Job)
     matched, oldest, newest = session.execute(bounds.where(*criteria.guard(session), Job.status.in_(CLEANABLE))).one()
     found = job_filter.newest(session, criteria, SAMPLES, statuses=CLEANABLE)
     rows = select(Job).where(Job.id.in_([one.id for one in found])).options(joinedload(Job.document), joinedload(Job.owner))
-    samples = session.scalars(rows.order_by(order.desc(), Job.id.desc())).all()
+    samples = session.scalars(rows.order_by(Job.created_at.desc(), Job.id.desc())).all()
     return Preview(matched, oldest, newest, list(samples))
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from monolith.db.engine import read_session, unlocked, write_session
@@ -21,16 +21,22 @@ from monolith.runner.ledger import counts
 from monolith.runner.ledger.counts import Kind
 
 FOLDED_AT_ONCE = 5000
+GONE = {"finished": "gone finished", "failed": "gone failed"}  # tallies of jobs that ended so, and were then deleted or requeued
+NAMES = ("accepted", "pruned", *GONE.values())
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Both sides at one moment; `counts` is the number of rows by queue, type and status."""
+    """Both sides at one moment; `counts` is the number of rows by queue, type and status.
+
+    `gone`: by status, how many jobs ended so and are no longer among the rows with this status.
+    """
 
     accepted: int
     pruned: int
     counts: dict[Kind, int]
+    gone: dict[str, int]
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -40,6 +46,10 @@ class Balance:
     def imbalance(self) -> int:
         """Above 0: accepted jobs that are lost. Below 0: rows that were never accepted."""
         return self.accepted - self.pruned - sum(self.counts.values())
+
+    def ever(self, status: str) -> int:
+        """How many jobs ever ended as `finished` or `failed`. Never decreases."""
+        return self.statuses[status] + self.gone[status]
 
     def json(self) -> str:
         return json.dumps({"accepted": self.accepted, **self.statuses, "pruned": self.pruned, "imbalance": self.imbalance})
@@ -63,7 +73,8 @@ def balance_in(session: Session) -> Balance:
     totals = _totals(session)
     by_status = Counter(counts.counts(session))
     by_status.update(counts.counts(session, in_trash=True))
-    return Balance(totals["accepted"], totals["pruned"], dict(by_status))
+    gone = {status: totals[name] for status, name in GONE.items()}
+    return Balance(totals["accepted"], totals["pruned"], dict(by_status), gone)
 
 
 def _totals(session: Session) -> Counter[str]:
@@ -80,17 +91,26 @@ def snapshot() -> Iterator[Session]:
         yield session
 
 
-def record_pruned(session: Session, amount: int) -> None:
-    """Count the jobs that this transaction deletes."""
-    if amount:
-        session.execute(insert(Tally).values(name="pruned", amount=amount))
+def record_pruned(session: Session, statuses: Collection[str]) -> None:
+    """Count the jobs that this transaction deletes, by the status of each."""
+    if statuses:
+        session.execute(insert(Tally).values(name="pruned", amount=len(statuses)))
+    for status, amount in Counter(statuses).items():
+        record_gone(session, status, amount)
+
+
+def record_gone(session: Session | Connection, status: str, amount: int) -> None:
+    """Count jobs that ended with this status and leave it in this transaction."""
+    if amount and status in GONE:
+        session.execute(insert(Tally).values(name=GONE[status], amount=amount))
 
 
 def imbalance() -> int:
     """The imbalance, which is logged unless it is 0. Rows are counted by status only where there is one."""
     with snapshot() as session:
         rows = session.scalar(select(func.count()).select_from(Job)) or 0
-        expected = sum(total if name == "accepted" else -total for name, total in _totals(session).items())
+        totals = _totals(session)
+        expected = totals["accepted"] - totals["pruned"]
     if rows != expected:
         found = balance()
         log.error("ledger_imbalance", imbalance=found.imbalance, accepted=found.accepted, pruned=found.pruned, **found.statuses)
@@ -111,7 +131,7 @@ def fold() -> Iterator[None]:
 
 
 def _fold(session: Session) -> int:
-    if len(session.scalars(select(Tally.id).limit(3)).all()) < 3:  # one row of each name is the minimum
+    if len(session.scalars(select(Tally.id).limit(len(NAMES) + 1)).all()) <= len(NAMES):  # one row of each name is the minimum
         return 0
     oldest = select(Tally.id).order_by(Tally.id).limit(FOLDED_AT_ONCE)
     rows = session.execute(delete(Tally).where(Tally.id.in_(unlocked(oldest))).returning(Tally.name, Tally.amount)).all()

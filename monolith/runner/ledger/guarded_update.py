@@ -140,7 +140,7 @@ class Transition:
         if not params:
             return []
         notes = {one["job_id"]: storable(one["note"], MAX_NOTE) for one in params if one.get("note")}
-        given = json.dumps([{**one, "note": notes.get(one["job_id"])} for one in params], ensure_ascii=False)
+        given = json.dumps([{**one, "note": notes.get(one["job_id"])} for one in params], ensure_ascii=False, allow_nan=False)
         statement = self._from_rows(get_engine().dialect.name)
         if isinstance(statement, PreparedStatement):
             return [JobRecord(*row) for row in statement.run(connection, given=given)]

@@ -27,7 +27,7 @@ from monolith.db.models import Base, Job, JobEvent
 from monolith.errors import Conflict, JobTypeMissing
 from monolith.job_types import registry
 from monolith.job_types.backoff import Backoff
-from monolith.runner.ledger import error_fingerprint, insert, limits, pauses
+from monolith.runner.ledger import balance, error_fingerprint, insert, limits, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
 from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, result_json
@@ -571,22 +571,28 @@ _THESE = Job.id.in_(bindparam("job_ids", expanding=True))
 CANCEL = Transition("canceled", _THESE, Job.status.in_(("queued", "scheduled")), status="canceled", **_ENDED)
 STOP = Transition("stopped", _THESE, Job.status == "started", status="stopped", **_ENDED)
 STOP_RUN = Transition("stopped", *_RUNNING, status="stopped", **_ENDED)
-REQUEUE = Transition(
-    "requeued",
-    _THESE,
-    Job.status.in_(("failed", "stopped", "canceled")),
-    Job.trash_id.is_(None),
-    status="queued",
-    attempt=0,
-    interruptions=0,
-    crashes=0,
-    started_at=None,
-    ended_at=None,
-    requeue_id=param("requeue_id", Job.requeue_id),
-    **_NO_ERROR,
-    **_RELEASED,
-    **_QUEUED,
-)
+
+
+def _requeued_from(*statuses: str) -> Transition:
+    return Transition(
+        "requeued",
+        _THESE,
+        Job.status.in_(statuses),
+        Job.trash_id.is_(None),
+        status="queued",
+        attempt=0,
+        interruptions=0,
+        crashes=0,
+        started_at=None,
+        ended_at=None,
+        requeue_id=param("requeue_id", Job.requeue_id),
+        **_NO_ERROR,
+        **_RELEASED,
+        **_QUEUED,
+    )
+
+
+REQUEUE_FAILED, REQUEUE_OTHERS = _requeued_from("failed"), _requeued_from("stopped", "canceled")  # `/metrics` counts failures for good
 
 
 class DuplicateIsLive(Conflict):
@@ -657,7 +663,9 @@ def requeue_jobs(
     """
     try:
         with write_transaction() as connection, admission(connection, len(job_ids)):
-            jobs = REQUEUE.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
+            jobs = REQUEUE_FAILED.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
+            balance.record_gone(connection, "failed", len(jobs))
+            jobs += REQUEUE_OTHERS.apply(note, connection=connection, job_ids=list(job_ids), requeue_id=requeue_id)
             record(connection, len(jobs))
     except IntegrityError:
         raise DuplicateIsLive("A unique job of the same type and content is already waiting or running. Wait for it to finish.") from None

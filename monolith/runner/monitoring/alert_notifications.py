@@ -5,7 +5,6 @@ If no worker can take these jobs, because Redis is away or no worker listens, th
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
+from monolith import strict_json
 from monolith.config import settings
 from monolith.content.formatting import rfc3339
 from monolith.db.engine import read_now, read_session, write_transaction
@@ -157,7 +157,7 @@ def _delivery(change: Change, job: JobSpec, moment: float) -> Delivery:
     """A delivery already assigned to its job. The clock schedules later attempts, as for every delivery."""
     data: dict[str, Any] = asdict(change)
     kind = "alert.opened" if data.pop("is_open") else "alert.closed"
-    body = json.dumps({"type": kind, "timestamp": rfc3339(moment), "data": data}, ensure_ascii=False, separators=(",", ":"))
+    body = strict_json.dumps({"type": kind, "timestamp": rfc3339(moment), "data": data}, ensure_ascii=False, separators=(",", ":"))
     return Delivery(webhook_id=ENDPOINT_ID, type=kind, body=body, state="sending", sender_id=job.id)
 
 

@@ -24,7 +24,7 @@ STATISTICS_S = 30.0
 COUNTED_EVENTS = ("started", "finished", "failed")
 TIMES_S = 300.0
 MAX_TIMED = 500  # newest jobs of each type
-QUANTILES = (0.5, 0.95)
+PERCENTILES = (50, 95)
 
 log = structlog.get_logger()
 
@@ -74,9 +74,9 @@ def _newest(type_name: str, since: float) -> Select[Any]:
     return select(select(Job.queue, Job.type, *spans).where(*done).order_by(Job.ended_at.desc()).limit(MAX_TIMED).subquery())
 
 
-def quantile(values: Sequence[float], part: float) -> float:
-    """The quantile `part` (0 to 1) of the values, by nearest rank. `values` must not be empty."""
-    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The percentile of the values, by nearest rank. `values` must not be empty."""
+    return sorted(values)[max(0, math.ceil(percent * len(values) / 100) - 1)]
 
 
 def breakers(session: Session) -> dict[str, int]:

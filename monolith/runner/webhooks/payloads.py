@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlalchemy import Row, Select, Text, case, cast, func, select
 
+from monolith import strict_json
 from monolith.content.formatting import rfc3339
 from monolith.db.models import Job
 from monolith.runner.webhooks.models import ENDINGS, PROGRESS, TEST_EVENT, Delivery, Webhook
@@ -56,4 +56,5 @@ def _data(job: Row[Any]) -> dict[str, Any]:
 
 def _delivery(webhook_id: str, type: str, at: float, data: dict[str, Any], job_id: str | None) -> Delivery:
     body = {"type": type, "timestamp": rfc3339(at), "data": data}
-    return Delivery(webhook_id=webhook_id, type=type, job_id=job_id, body=json.dumps(body, ensure_ascii=False, separators=(",", ":")))
+    text = strict_json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return Delivery(webhook_id=webhook_id, type=type, job_id=job_id, body=text)

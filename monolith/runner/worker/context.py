@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from monolith.runner.worker.report_queries import VisibleLedger
 
 MARKING_S = 20.0  # how long a mark or a cost waits for a database that is away
 QUIET_S = 0.2  # between two writes of the progress within one step
+
 log = structlog.get_logger()
 
 
@@ -119,7 +121,7 @@ class RunningJob:
             return
         self.step, self._written_at = note, time.monotonic()
         note = storable(note, 200)
-        percent = None if percent is None else min(max(float(percent), 0.0), 100.0)
+        percent = None if percent is None else _percentage(float(percent))
         try:
             self._write_progress(percent, note, is_new_step)
         except DatabaseAway as error:
@@ -136,9 +138,8 @@ class RunningJob:
                 session.execute(insert(JobEvent).values(job_id=self.id, name="progress", attempt=self.attempt, note=note))
 
     def attach(self, name: str, content: bytes, media_type: str) -> None:
-        """Attach a file to the result; it replaces one with the same name."""
-        self.outcome.files = [file for file in self.outcome.files if file[0] != name]
-        self.outcome.files.append((name, media_type, content))
+        """Attach a file to the result; it replaces one with the same name. Raises `Permanent` for one that cannot be stored."""
+        self.outcome.attach(name, content, media_type)
 
     def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
         """Submit another job for the same document when this one finishes, in the transaction of the result. `delay` in seconds."""
@@ -158,6 +159,8 @@ class RunningJob:
 
     def spent(self, *, input_tokens: int, output_tokens: int, usd: Decimal) -> None:
         """Add to the LLM cost of this job and of its owner today. Raises `Overtaken`, but only after recording: the money is spent."""
+        if not math.isfinite(usd):
+            raise ValueError(f"spent() got usd={usd}. Give the cost of the call as a finite number.")
         cost = budget.Cost(input_tokens, output_tokens, usd)
         sums = {
             "input_tokens": Job.input_tokens + cost.input_tokens,
@@ -233,3 +236,11 @@ class RunningJob:
     def ledger(self, start: float, end: float, types: Sequence[str] = (), owner: str | None = None) -> VisibleLedger:
         """The jobs of a period that this job's owner may see; see `job_types.interface.Job.ledger`. Raises `Permanent`."""
         return VisibleLedger(self._claim.job.owner_id, self.id, start, end, types, owner)
+
+
+def _percentage(percent: float) -> float | None:
+    """The percentage within 0 to 100; None, which means unknown, for what is no number: it must not cost the job its work."""
+    if math.isfinite(percent):
+        return min(max(percent, 0.0), 100.0)
+    log.warning("progress_not_a_number", progress=str(percent), fix="Call progress() with 0 to 100, or None while the total is unknown.")
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from monolith.db.engine import read_session, write_session
 from monolith.db.models import Job
@@ -119,6 +119,26 @@ def test_failures_are_grouped_by_type_message_and_place(admin: Caller, fail: Fai
     ]
     assert admin.post("/api/v1/queues/requeue", json={"error": first["cause"]}).json["requeued"] == 3
     assert [one["count"] for one in admin.get("/api/v1/queues/failures").json["data"]] == [1, 1]
+
+
+def test_of_jobs_that_failed_in_the_same_moment_one_is_read(admin: Caller, fail: Fail) -> None:
+    """Each brings its traceback: the page took half a minute beside 60,000 of them."""
+    same = fail(*(f"no {number}" for number in range(30)))
+    with write_session() as session:
+        session.execute(update(Job).values(ended_at=session.scalar(select(func.max(Job.ended_at)))))
+    read: list[str] = []
+
+    def note(job: Job, _: object) -> None:
+        read.append(job.id)
+
+    event.listen(Job, "load", note)
+    try:
+        (found,) = admin.get("/api/v1/queues/failures").json["data"]
+        assert admin.get("/admin/failures").status_code == 200
+    finally:
+        event.remove(Job, "load", note)
+    assert (found["count"], found["example"] in same) == (30, True)
+    assert read == [found["example"]] * 2
 
 
 def test_what_runs_for_real_has_its_cause_and_loses_it_when_it_succeeds(admin: Caller, alice: Caller) -> None:

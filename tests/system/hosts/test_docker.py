@@ -54,7 +54,7 @@ def test_compose_is_as_its_specification_says() -> None:
 
 def test_compose_runs_what_the_procfile_runs_with_servers_that_keep_and_check_what_they_must() -> None:
     services: dict[str, Any] = YAML(typ="safe").load(COMPOSE.read_text())["services"]
-    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if not line.startswith("#"))
     said = {name: " ".join(services[name].get("command", ["python", "manage.py", "web"])) for name in lines}
     assert {name: line.removeprefix("sh -c ") for name, line in said.items()} == lines
     assert services["worker"]["deploy"]["replicas"] == 2

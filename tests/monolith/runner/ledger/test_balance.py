@@ -95,7 +95,7 @@ def test_folding_leaves_the_sums_and_few_rows(submit, monkeypatch):
     for _ in range(10):
         submit()
     with write_session() as session:
-        balance.record_pruned(session, 0)
+        balance.record_pruned(session, [])
     work_off(balance.fold())
     work_off(balance.fold())
     assert (balance.balance().accepted, balance.balance().imbalance) == (10, 0)

@@ -1,20 +1,40 @@
-"""Strict JSON parsing for untrusted input, so that no accepted value fails later.
+"""Strict JSON: parsing of untrusted input, so that no accepted value fails later, and writing that no parser refuses.
 
-Refused: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, duplicate keys, numbers too large for
-a database, and NUL or lone surrogates in strings (PostgreSQL and UTF-8 cannot hold them).
+Refused on input: nesting deeper than 32 (CPython's parser would raise RecursionError), NaN and Infinity, duplicate keys, numbers too
+large for a database, and NUL or lone surrogates in strings (PostgreSQL and UTF-8 cannot hold them).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
-from monolith.db.engine import UNSTORABLE
-
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|([\]}])', re.DOTALL)
+
+
+def dumps(value: Any, **options: Any) -> str:
+    """The value as JSON, in which each float that JSON does not have (NaN, infinity) is null. For what is shown, sent or logged.
+
+    One wrong number must not make the rest unreadable. What a job leaves is refused with a message instead, before it is stored.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of each float that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def loads(content: bytes) -> Any:
