@@ -39,7 +39,7 @@ from monolith.runner.worker.rq_message import Message, why_refused
 
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
-PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
+PRELOADED = ("lxml.html", "requests_hardened", "trafilatura")
 LOCK_WAIT_S = 2.0  # how long a batch waits for a row that somebody has locked
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
