@@ -29,7 +29,7 @@ LONG_QUEUE, AT_ONCE = 10_000, 64  # of a queue of so many jobs, one turn takes f
 #       from one queue in a row, the start of execution ids, for how long a refused job is kept, how many stale ids to remove,
 #       how long a long queue is, how many jobs to take from it at once,
 #       the number of endings, and for each: how, job, execution, queue, and for `finish` and `close`
-#       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result.
+#       ended as ISO, seconds, result_ttl, and for `finish` ended and started as epoch, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -48,10 +48,8 @@ local function release(id, execution, queue)
   return true
 end
 
-local function finish(id, execution, queue, p, result)
-  local job, results = prefix .. ':job:' .. id, prefix .. ':results:' .. id
-  local ended, ended_epoch, started_epoch, ttl = ARGV[p], ARGV[p + 1], ARGV[p + 2], tonumber(ARGV[p + 4])
-  redis.call('HSET', job, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
+local function keep_result(id, execution, ended_epoch, started_epoch, ttl, result)
+  local results = prefix .. ':results:' .. id
   local entry = {'type', '1', 'worker_name', worker, 'execution_id', execution,
     'execution_started_at', started_epoch, 'execution_ended_at', ended_epoch}
   if result ~= '' then
@@ -61,13 +59,17 @@ local function finish(id, execution, queue, p, result)
   redis.call('XADD', results, 'MAXLEN', '~', '10', '*', unpack(entry))
   if ttl > 0 then
     redis.call('EXPIRE', results, ttl)
-    redis.call('EXPIRE', job, ttl)
     redis.call('EXPIRE', prefix .. ':job::' .. id .. ':dependencies', ttl)
-    redis.call('ZADD', prefix .. ':finished:' .. queue, epoch + ttl, id)
   else
     redis.call('PERSIST', results)
-    redis.call('ZADD', prefix .. ':finished:' .. queue, '+inf', id)
   end
+end
+
+local function finish(id, queue, ended, ttl)
+  local job = prefix .. ':job:' .. id
+  redis.call('HSET', job, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
+  if ttl > 0 then redis.call('EXPIRE', job, ttl) end
+  redis.call('ZADD', prefix .. ':finished:' .. queue, ttl > 0 and epoch + ttl or '+inf', id)
 end
 
 local function refuse(job, id)
@@ -129,11 +131,13 @@ for _ = 1, tonumber(ARGV[17]) do
     if how == 'finish' and is_there(job .. ':dependents') then
       late[#late + 1] = execution
     elseif release(id, execution, queue) and redis.call('EXISTS', job) == 1 then
-      finish(id, execution, queue, p, ARGV[p + 5])
+      local ttl = tonumber(ARGV[p + 2])
+      finish(id, queue, ARGV[p], ttl)
+      if how == 'finish' then keep_result(id, execution, ARGV[p + 3], ARGV[p + 4], ttl, ARGV[p + 5]) end
       done = done + 1
-      seconds = seconds + tonumber(ARGV[p + 3])
+      seconds = seconds + tonumber(ARGV[p + 1])
     end
-    p = p + 6
+    p = p + (how == 'finish' and 6 or 3)
   elseif how == 'refuse' then
     release(id, execution, queue)
     refuse(job, id)
@@ -438,8 +442,9 @@ class RedisScript:
             if ending.how in ("finish", "close"):
                 ended_at = ending.ended_at or moment
                 ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
-                arguments += [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp()]
-                arguments += [(ended_at - task.taken_at).total_seconds(), ttl, ending.result]
+                arguments += [utcformat(ended_at), (ended_at - task.taken_at).total_seconds(), ttl]
+                if ending.how == "finish":
+                    arguments += [ended_at.timestamp(), task.taken_at.timestamp(), ending.result]
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
         tasks = []
         for number, job_id, execution_id, io_bound, has_dependents, flat in taken:

@@ -123,6 +123,15 @@ def test_a_job_that_did_not_run_is_gone_unless_it_was_pushed_again(jobs: Jobs) -
     assert (jobs.redis.hget(f"rq:job:{again}", "status"), jobs.redis.ttl(f"rq:job:{again}")) == (b"queued", -1)
 
 
+def test_a_job_that_the_hooks_have_claimed_is_finished_without_a_result(jobs: Jobs) -> None:
+    finished, closed = jobs.push("ab")
+    tasks = jobs.turn(2)
+    jobs.turn(0, endings=[Ending(how, task) for how, task in zip(("finish", "close"), tasks, strict=True)])
+    assert {jobs.redis.hget(f"rq:job:{one}", "status") for one in (finished, closed)} == {b"finished"}
+    assert {jobs.redis.ttl(f"rq:job:{one}") for one in (finished, closed)} == {60}
+    assert jobs.redis.keys("rq:results:*") == [f"rq:results:{finished}".encode()]
+
+
 def test_a_job_that_is_put_back_is_the_first_of_its_share_again(jobs: Jobs) -> None:
     a = jobs.push("aaa")
     jobs.push("bbb")
