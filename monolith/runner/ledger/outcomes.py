@@ -22,6 +22,7 @@ from monolith.runner.ledger.insert import JobSpec, insert_jobs
 
 MAX_RESULT_BYTES = 1024 * 1024
 NAME, MEDIA_TYPE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/]{1,200}"), re.compile("[ -~]{1,100}")  # of a file
+_STRICT_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 log = structlog.get_logger()
 
@@ -102,7 +103,7 @@ def result_json(result: Any) -> str:
     if not isinstance(result, dict):
         raise Permanent(f"The job returned a {type(result).__name__}, but a result must be a dict. The job type's developer must fix this.")
     try:
-        text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+        text = _STRICT_JSON.encode(result)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise Permanent(f"The job's result cannot be written as JSON ({error}). The job type's developer must fix this.") from error

@@ -23,9 +23,8 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from rq.defaults import UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
 from rq.executions import Execution
@@ -46,12 +45,14 @@ LENGTH = struct.Struct("<I")
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+GROWTH_S = 0.01  # between two looks at the memory: no job grows by much in less
+
+
 class Stopped(BaseException):
     """The job was stopped on request. Derived from BaseException, so that no `except Exception` of the job catches it."""
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One job to run, as its packet says."""
 
     ticket: int
@@ -78,6 +79,7 @@ class JobRunner:
         self._recording = recording
         self._packet = memoryview(bytearray(PACKET))
         self._max_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + growth_limit // 1024
+        self._memory_at = 0.0
         self._sending = threading.Lock()
 
     def receive(self) -> Assignment | int:
@@ -102,10 +104,15 @@ class JobRunner:
         else:
             how, payload = HANDLED, self._run_by_rq(assignment)
         self._recording[assignment.slot] = 0
-        has_grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._max_memory
-        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, has_grown))
+        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, self._has_grown()))
         with self._sending:
             self._outbox.sendall(LENGTH.pack(len(message)) + message)
+
+    def _has_grown(self) -> bool:
+        if time.monotonic() < self._memory_at:
+            return False
+        self._memory_at = time.monotonic() + GROWTH_S
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._max_memory
 
     def _run_plain(self, assignment: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any]) -> tuple[int, bytes | str]:
         job = self._worker.job_class(assignment.job_id, connection=self._worker.connection, serializer=self._worker.serializer)

@@ -284,6 +284,11 @@ class Children:
             return sum(len(child.tasks) for child in children) + len(self._expected) <= len(children) * (self._pace.depth // 2)
         return any(len(child.tasks) <= self._pace.depth // 2 for child in children)
 
+    def are_busy(self) -> bool:
+        """Whether every ordinary child has several tiny tasks, enough for half of AHEAD_S."""
+        depth = self._pace.depth
+        return depth > 1 and all(len(child.tasks) > depth // 2 for child in self._ordinary())
+
     def expect(self, task: Task) -> None:
         """Keep a slot for a task that `assign` or `withdraw` will name."""
         self._expected[task.execution_id] = task

@@ -28,8 +28,8 @@ LONG_QUEUE, AT_ONCE = 10_000, 64  # of a queue of so many jobs, one turn takes f
 #       free slots for ordinary and for I/O-bound jobs, how many jobs without a free slot may be skipped, how many jobs to take
 #       from one queue in a row, the start of execution ids, for how long a refused job is kept, how many stale ids to remove,
 #       how long a long queue is, how many jobs to take from it at once,
-#       the number of endings, and for each: how, job, execution, queue, and for `finish`, `close` and `pass`
-#       ended as ISO and as epoch, started as epoch, seconds, result_ttl, result (for `pass`, the job's meta).
+#       the number of endings, and for each: how, job, execution, queue, and for `finish` and `close`
+#       ended as ISO, seconds, result_ttl, and for `finish` ended and started as epoch, result.
 TURN = """
 local prefix, worker, iso, epoch = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local worker_ttl, monitoring, state = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -48,10 +48,8 @@ local function release(id, execution, queue)
   return true
 end
 
-local function finish(id, execution, queue, p, result)
-  local job, results = prefix .. ':job:' .. id, prefix .. ':results:' .. id
-  local ended, ended_epoch, started_epoch, ttl = ARGV[p], ARGV[p + 1], ARGV[p + 2], tonumber(ARGV[p + 4])
-  redis.call('HSET', job, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
+local function keep_result(id, execution, ended_epoch, started_epoch, ttl, result)
+  local results = prefix .. ':results:' .. id
   local entry = {'type', '1', 'worker_name', worker, 'execution_id', execution,
     'execution_started_at', started_epoch, 'execution_ended_at', ended_epoch}
   if result ~= '' then
@@ -61,13 +59,17 @@ local function finish(id, execution, queue, p, result)
   redis.call('XADD', results, 'MAXLEN', '~', '10', '*', unpack(entry))
   if ttl > 0 then
     redis.call('EXPIRE', results, ttl)
-    redis.call('EXPIRE', job, ttl)
     redis.call('EXPIRE', prefix .. ':job::' .. id .. ':dependencies', ttl)
-    redis.call('ZADD', prefix .. ':finished:' .. queue, epoch + ttl, id)
   else
     redis.call('PERSIST', results)
-    redis.call('ZADD', prefix .. ':finished:' .. queue, '+inf', id)
   end
+end
+
+local function finish(id, queue, ended, ttl)
+  local job = prefix .. ':job:' .. id
+  redis.call('HSET', job, 'status', 'finished', 'ended_at', ended, 'last_heartbeat', ended)
+  if ttl > 0 then redis.call('EXPIRE', job, ttl) end
+  redis.call('ZADD', prefix .. ':finished:' .. queue, ttl > 0 and epoch + ttl or '+inf', id)
 end
 
 local function refuse(job, id)
@@ -124,24 +126,24 @@ for _ = 1, tonumber(ARGV[17]) do
   local how, id, execution, queue = ARGV[p], ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local job = prefix .. ':job:' .. id
   p = p + 4
-  if how == 'finish' or how == 'close' or how == 'pass' then
-    if how ~= 'finish' then redis.call('DEL', job .. ':dependents') end
+  if how == 'finish' or how == 'close' then
+    if how == 'close' then redis.call('DEL', job .. ':dependents') end
     if how == 'finish' and is_there(job .. ':dependents') then
       late[#late + 1] = execution
-    elseif release(id, execution, queue) then
-      if how == 'pass' then return_turn(queue, ARGV[p + 5]) end
-      if redis.call('EXISTS', job) == 1 then
-        finish(id, execution, queue, p, how == 'pass' and '' or ARGV[p + 5])
-        done = done + 1
-        seconds = seconds + tonumber(ARGV[p + 3])
-      end
+    elseif release(id, execution, queue) and redis.call('EXISTS', job) == 1 then
+      local ttl = tonumber(ARGV[p + 2])
+      finish(id, queue, ARGV[p], ttl)
+      if how == 'finish' then keep_result(id, execution, ARGV[p + 3], ARGV[p + 4], ttl, ARGV[p + 5]) end
+      done = done + 1
+      seconds = seconds + tonumber(ARGV[p + 1])
     end
-    p = p + 6
+    p = p + (how == 'finish' and 6 or 3)
   elseif how == 'refuse' then
     release(id, execution, queue)
     refuse(job, id)
   elseif release(id, execution, queue) then
     local fields = redis.call('HMGET', job, 'status', 'worker_name', 'meta')
+    if how == 'pass' then return_turn(queue, fields[3]) end
     if fields[1] == 'started' and fields[2] == worker then
       if how == 'requeue' then
         redis.call('HSET', job, 'status', 'queued', 'started_at', '', 'worker_name', '')
@@ -214,34 +216,66 @@ local function take_id(k, id, fields, io_bound)
   return read_meta(meta) == io_bound and redis.call('LREM', KEYS[k], 1, id) > 0
 end
 
--- Returns how many jobs were taken, and whether stale ids may be left.
+-- Start the next job of a share. Returns whether one was started, whether its list may hold more, and what was found that is stale,
+-- where a search through the queue's list counts as many.
+local function take_of_share(k, list, io_bound, most_stale)
+  local stale = 0
+  while stale < most_stale do
+    local id = on_shares('LPOP', list)
+    if not id then return false, false, stale end
+    local fields = redis.pcall('HGETALL', prefix .. ':job:' .. id)
+    if #fields == 0 then
+      stale = stale + 1
+    elseif take_id(k, id, fields, io_bound) then
+      start(k, id, fields, io_bound)
+      return true, true, stale
+    else
+      stale = stale + max_stale / 20
+    end
+  end
+  return false, true, stale
+end
+
+-- Returns how many jobs were taken, and whether stale ids may be left. The set is read and written once for all jobs: those shares
+-- that had a turn follow each other by their next one, as those do that were in the set, so the next share is the first of either.
 local function take_by_shares(k, queue, io_bound, most)
   if most <= 0 then return 0, false end
   local shares = shares_key(queue, io_bound)
-  local turn_key = shares .. ':turn'
-  local found, stale, turn = 0, 0, nil
+  local waiting, place = on_shares('ZPOPMIN', shares, most) or {}, 1
+  if #waiting == 0 then return 0, false end
+  local turn = tonumber(on_shares('INCRBYFLOAT', shares .. ':turn', 0) or 0)
+  local served, next_served = {}, 1
+  local found, stale = 0, 0
   while found < most and stale < max_stale do
-    local next_share = on_shares('ZPOPMIN', shares) or {}
-    local share, at = next_share[1], tonumber(next_share[2])
-    if not share then break end
-    turn = turn or tonumber(on_shares('INCRBYFLOAT', turn_key, 0) or 0)
-    local id = on_shares('LPOP', shares .. ':' .. share)
-    if id then
-      local fields = redis.pcall('HGETALL', prefix .. ':job:' .. id)
-      if #fields == 0 then
-        stale = stale + 1
-      elseif take_id(k, id, fields, io_bound) then
-        turn = math.max(at, turn)
-        at = turn + 1
-        start(k, id, fields, io_bound)
-        found = found + 1
-      else
-        stale = stale + max_stale / 20
-      end
-      on_shares('ZADD', shares, string.format('%.0f', at), share)
+    if place > 2 * most then waiting, place = on_shares('ZPOPMIN', shares, most) or {}, 1 end
+    local share, at = waiting[place], tonumber(waiting[place + 1])
+    local again = served[next_served]
+    if again and (not share or again.at < at) then
+      share, at, next_served = again.share, again.at, next_served + 1
+    elseif share then
+      place = place + 2
+    else
+      break
     end
+    local is_started, may_have_more, found_stale = take_of_share(k, shares .. ':' .. share, io_bound, max_stale - stale)
+    stale = stale + found_stale
+    if is_started then
+      found, turn = found + 1, math.max(at, turn)
+      at = turn + 1
+    end
+    if may_have_more then served[#served + 1] = {share = share, at = at} end
   end
-  if found > 0 then redis.call('SET', turn_key, string.format('%.0f', turn)) end
+  local left = {}
+  for i = next_served, #served do
+    left[#left + 1] = string.format('%.0f', served[i].at)
+    left[#left + 1] = served[i].share
+  end
+  for i = place, #waiting, 2 do
+    left[#left + 1] = waiting[i + 1]
+    left[#left + 1] = waiting[i]
+  end
+  if #left > 0 then on_shares('ZADD', shares, unpack(left)) end
+  if found > 0 then redis.call('SET', shares .. ':turn', string.format('%.0f', turn)) end
   return found, stale >= max_stale
 end
 
@@ -283,8 +317,9 @@ local function forget_shares(queue)
   for io_bound = 0, 1 do
     local shares = shares_key(queue, io_bound)
     local left = on_shares('ZPOPMIN', shares, max_stale) or {}
-    for i = 1, #left, 2 do redis.call('DEL', shares .. ':' .. left[i]) end
-    redis.call('DEL', shares .. ':turn')
+    local keys = {shares .. ':turn'}
+    for i = 1, #left, 2 do keys[#keys + 1] = shares .. ':' .. left[i] end
+    redis.call('DEL', unpack(keys))
   end
 end
 
@@ -294,35 +329,39 @@ local function take_from(k, most)
   local queue = string.sub(KEYS[k], #prefix + 8)
   local length = redis.call('LLEN', KEYS[k])
   if length == 0 then
-    forget_shares(queue)
+    if max_skipped > 0 then forget_shares(queue) end -- somebody else may have emptied it
     return 0
   end
-  local found = 0
-  if free + free_io_bound > 0 then
-    local is_long = length > long_queue and most > at_once
-    if is_long then most = at_once end
+  if free + free_io_bound <= 0 then return 0 end
+  local is_long = length > long_queue and most > at_once
+  if is_long then most = at_once end
+  local found, is_stale, is_stale_too = 0, false, false
+  if length > 1 then -- a single job needs no turn
+    local ordinary, io_bound
     enter_oldest(k, queue)
-    local ordinary, is_stale = take_by_shares(k, queue, 0, math.min(most, free))
-    local io_bound, is_stale_too = take_by_shares(k, queue, 1, math.min(most - ordinary, free_io_bound))
+    ordinary, is_stale = take_by_shares(k, queue, 0, math.min(most, free))
+    io_bound, is_stale_too = take_by_shares(k, queue, 1, math.min(most - ordinary, free_io_bound))
     free, free_io_bound = free - ordinary, free_io_bound - io_bound
     found = ordinary + io_bound
-    if is_stale or is_stale_too or (is_long and found == most) then
-      is_enough, more, more_io_bound = true, 1, 1
-    else
-      found = found + take_in_order(k, most - found)
-    end
   end
-  redis.call('LLEN', KEYS[k])
+  if is_stale or is_stale_too or (is_long and found == most) then
+    is_enough, more, more_io_bound = true, 1, 1
+  else
+    found = found + take_in_order(k, most - found)
+  end
+  if redis.call('LLEN', KEYS[k]) == 0 then forget_shares(queue) end
   return found
 end
 
 local is_suspended = redis.call('EXISTS', prefix .. ':suspended')
 if is_suspended == 0 then
-  local found
+  local is_over
   repeat
-    found = 0
-    for k = 1, #KEYS do found = found + take_from(k, in_a_row) end
-  until found == 0 or is_enough or free + free_io_bound <= 0
+    is_over = true
+    for k = 1, #KEYS do
+      if take_from(k, in_a_row) >= in_a_row then is_over = false end
+    end
+  until is_over or is_enough or free + free_io_bound <= 0
   if free + free_io_bound <= 0 then more, more_io_bound = 1, 1 end
 end
 
@@ -400,12 +439,12 @@ class RedisScript:
         for ending in endings:
             task = ending.task
             arguments += [ending.how, *map(os.fsencode, (task.job_id, task.execution_id, task.queue.name))]
-            if ending.how in ("finish", "close", "pass"):
+            if ending.how in ("finish", "close"):
                 ended_at = ending.ended_at or moment
                 ttl = self._result_ttl if task.result_ttl is None else task.result_ttl
-                arguments += [utcformat(ended_at), ended_at.timestamp(), task.taken_at.timestamp()]
-                result = task.fields.get(b"meta", b"") if ending.how == "pass" else ending.result
-                arguments += [(ended_at - task.taken_at).total_seconds(), ttl, result]
+                arguments += [utcformat(ended_at), (ended_at - task.taken_at).total_seconds(), ttl]
+                if ending.how == "finish":
+                    arguments += [ended_at.timestamp(), task.taken_at.timestamp(), ending.result]
         taken, late, *flags = self._script(keys=[queue.key for queue in queues], args=arguments)
         tasks = []
         for number, job_id, execution_id, io_bound, has_dependents, flat in taken:

@@ -87,9 +87,10 @@ class TaskOutcome:
 class Ending:
     """What to write in Redis about a task that has left.
 
-    how: `finish` with its serialized result, `close` likewise but without dependents, `pass` likewise for a job that did not run,
-    whose share gets its turn back, `requeue` at the front of its queue, `drop` it with its job, or `refuse` it. What the hooks have
-    claimed is closed: dependents of it in Redis are not its record's.
+    how: `finish` with its serialized result, `close` likewise but without result and dependents, `requeue` at the front of its queue,
+    `drop` it with its job, `pass` likewise for a job that did not run, whose share gets its turn back, or `refuse` it. What the hooks
+    have claimed is closed: it has its own result, and dependents of it in Redis are not its record's. A job that was pushed again
+    meanwhile is not dropped.
     """
 
     how: str

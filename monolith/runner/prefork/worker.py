@@ -37,6 +37,7 @@ LIMITS_S = 0.1  # between two checks of time limits while something runs
 IDLE_BEAT_S = 60
 RECORDING_S = 1.0  # after the grace period, for what the hooks have not recorded yet
 MAX_UNRECORDED = 1000  # no more jobs are taken while so many wait for the hooks
+COLLECT_S = 0.005  # how long reports of ordinary children are collected while all of them have enough to do
 REPORT_S = 5.0  # between two reports of the children while something runs: heartbeats alone would be half a minute apart
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -79,6 +80,7 @@ class PreforkWorker(Worker):
             while not self._is_over():
                 self._exchange_with_redis()
                 self._wait()
+                self._read_at = time.monotonic() + COLLECT_S
                 for outcome in self._children.outcomes():
                     self._record(outcome)
                 self._enforce_limits()
@@ -91,7 +93,7 @@ class PreforkWorker(Worker):
         self._options = self.options()
         self._taken = 0
         self._grace_ends_at = 0.0
-        self._limits_at = self._beat_at = self._report_at = self._held_at = 0.0
+        self._limits_at = self._beat_at = self._report_at = self._held_at = self._read_at = 0.0
         self._idle_since = time.monotonic()
         self._repeated: dict[str, list[Task]] = {}  # messages that came again while the claim of their job is not answered
         self._connections = Connections(self.connection, self.pubsub_channel_name)
@@ -405,19 +407,22 @@ class PreforkWorker(Worker):
 
     def _wait(self) -> None:
         """Wait until something arrives or is due."""
+        collects = self._children.are_busy() and time.monotonic() < self._read_at
         poll = select.poll()
-        for fileno in self._filenos():
+        for fileno in self._filenos(collects):
             poll.register(fileno, select.POLLIN)
         if self._hook_process and self._hook_process.has_unsent:
             poll.register(self._hook_process.fileno(), select.POLLIN | select.POLLOUT)
-        timeout = min(self._moments()) - time.monotonic()
+        moments = [self._read_at, *self._moments()] if collects else self._moments()
+        timeout = min(moments) - time.monotonic()
         poll.poll(None if timeout == float("inf") else max(0.0, timeout * 1000))
         with suppress(BlockingIOError):
             self._wakeup.recv(4096)
 
-    def _filenos(self) -> Iterator[int]:
+    def _filenos(self, collects: bool) -> Iterator[int]:
+        """What may arrive. While reports are collected, those of ordinary children wake nobody: one loop reads many."""
         yield self._wakeup.fileno()
-        yield from (child.reports.fileno() for child in self._children.children)
+        yield from (child.reports.fileno() for child in self._children.children if not collects or child.slots is not None)
         if self._hook_process:
             yield self._hook_process.fileno()
         if not self._redis.is_away:

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 
 import structlog
@@ -65,15 +64,18 @@ def worker_name() -> str:
 
 def perform(claim: Claim) -> RunEnding | None:
     """Call the job's function under its time limit. Returns how it ended, which is not recorded yet; None when it was overtaken."""
-    claim = replace(claim, began_at=time.monotonic())
+    claim = Claim(claim.job_id, claim.number, claim.attempt, claim.job)  # it begins now
     if claim.number > 1:
         kill_marked(f"RQ_JOB_ID={claim.job_id}")  # what an earlier run started, if its worker died too suddenly to end it
     known = {"job_id": claim.job_id, "request_id": claim.job.request_id, "type": claim.job.type, "attempt": claim.attempt}
-    with structlog.contextvars.bound_contextvars(**known):
+    names = structlog.contextvars.bind_contextvars(**known)
+    try:
         log.info("job_started")
         ending = _perform(claim)
         suspend_limit()
         return ending
+    finally:
+        structlog.contextvars.reset_contextvars(**names)
 
 
 def _perform(claim: Claim) -> RunEnding | None:
@@ -208,22 +210,26 @@ def time_limit(seconds: int) -> Iterator[None]:
         with _time_limit_of_thread(seconds):
             yield
         return
-    is_armed = True
-
-    def expire(number: int, frame: FrameType | None) -> None:
-        if is_armed:
-            raise TimedOut
-
-    previous = signal.signal(signal.SIGALRM, expire)
+    global _is_limited
+    if signal.getsignal(signal.SIGALRM) is not _expire:  # then it stays: to set and restore it takes longer than the rest
+        signal.signal(signal.SIGALRM, _expire)
+    _is_limited = True
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         try:
             yield
         finally:
-            is_armed = False  # an alarm between the block's end and the next line must not leave the timer running
+            _is_limited = False  # an alarm between the block's end and the next line must not leave the timer running
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+
+
+_is_limited = False  # whether an alarm ends what the main thread runs
+
+
+def _expire(number: int, frame: FrameType | None) -> None:
+    if _is_limited:
+        raise TimedOut
 
 
 @contextmanager

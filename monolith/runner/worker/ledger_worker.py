@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import time
 from contextlib import suppress
+from functools import cached_property
 from itertools import count
 from typing import Any
 
 import structlog
 from redis import RedisError
 from rq.serializers import JSONSerializer
+from rq.worker import DequeueStrategy
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
@@ -39,7 +41,7 @@ from monolith.runner.worker.rq_message import Message, why_refused
 
 # What job types import when they run: loaded once, shared by all children.
 LLM_CLIENT = "openai.resources.chat.completions"
-PRELOADED = ("docx", "lxml.html", "psycopg", "pypdf", "requests_hardened", "trafilatura")
+PRELOADED = ("lxml.html", "requests_hardened", "trafilatura")
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
 log = structlog.get_logger()
@@ -202,10 +204,18 @@ class LedgerWorker(PreforkWorker):
 
     def _queues_in_order(self) -> list[Any]:
         """The queues by priority; those of one priority take turns, so that a backlog in one does not hold up the others."""
-        queues = super()._queues_in_order()
-        priorities = [queue.name.rpartition(".")[2] for queue in queues]
-        order = sorted(zip(priorities, queues, strict=True), key=lambda one: (priorities.index(one[0]), self._served.get(one[1].name, 0)))
-        return [queue for _, queue in order]
+        if self._dequeue_strategy != DequeueStrategy.DEFAULT:
+            return super()._queues_in_order()
+        served = self._served
+        return [queue for queues in self._by_priority.values() for queue in sorted(queues, key=lambda one: served.get(one.name, 0))]
+
+    @cached_property
+    def _by_priority(self) -> dict[str, list[Any]]:
+        """The queues of each priority, the most urgent first."""
+        found: dict[str, list[Any]] = {}
+        for queue in self._ordered_queues:
+            found.setdefault(queue.name.rpartition(".")[2], []).append(queue)
+        return found
 
     def _start_tasks(self, tasks: list[Task]) -> None:
         for task in tasks:

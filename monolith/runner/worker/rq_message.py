@@ -17,7 +17,9 @@ from monolith.runner.queue.rq_queues import FUNCTION, NEW_FUNCTION
 from monolith.runner.worker import execute
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+NUMBER = re.compile(rb"-?\d{1,9}")
 MAX_DATA = 1000  # bytes: ours has about a hundred
+OURS = json.dumps([FUNCTION, None, ["%s"], {}]).encode()  # the call as `rq_queues.push` writes it: most need not be parsed
 # The fields that `rq_queues.push`, the worker, and RQ's requeue of a failed job (an empty `exc_info`) write.
 EXPECTED_FIELDS = frozenset(
     b"created_at enqueued_at started_at ended_at last_heartbeat data origin description status meta timeout result_ttl failure_ttl "
@@ -49,19 +51,22 @@ def _trusted(raw_data: Any) -> dict[bytes, bytes]:
 
 
 def _is_number(value: bytes) -> bool:
-    return re.fullmatch(rb"-?\d{1,9}", value) is not None
+    return NUMBER.fullmatch(value) is not None
 
 
 def why_refused(job_id: str, fields: dict[bytes, bytes]) -> str:
     """Why a message is not one of Intray's; empty when it is. `fields` is its hash in Redis."""
     if not ID.fullmatch(job_id):
         return "its id was not created by Intray"
-    if unexpected := sorted(name for name, value in fields.items() if value and name not in EXPECTED_FIELDS):
+    if unexpected := sorted(name for name in fields.keys() - EXPECTED_FIELDS if fields[name]):
         return f"it has an unexpected field {unexpected[0][:40]!r}"
     if invalid := [name.decode() for name in NUMBERS if fields.get(name) and not _is_number(fields[name])]:
         return f"its {invalid[0]} is not a number of seconds"
     try:  # reads JSON only, and little of it
-        call = json.loads(zlib.decompressobj().decompress(fields.get(b"data", b""), MAX_DATA))
+        data = zlib.decompressobj().decompress(fields.get(b"data", b""), MAX_DATA)
+        if data == OURS % job_id.encode():
+            return ""
+        call = json.loads(data)
     except (zlib.error, ValueError, RecursionError):
         call = None
     if call not in ([function, None, [job_id], {}] for function in (FUNCTION, NEW_FUNCTION)):

@@ -114,6 +114,24 @@ def test_a_job_that_did_not_run_gives_its_turn_back(jobs: Jobs) -> None:
     assert jobs.take(2) in ("ab", "ba")
 
 
+def test_a_job_that_did_not_run_is_gone_unless_it_was_pushed_again(jobs: Jobs) -> None:
+    gone, again = jobs.push("ab")
+    tasks = jobs.turn(2)
+    jobs.write(again)
+    jobs.turn(0, endings=[Ending("pass", task) for task in tasks])
+    assert jobs.redis.exists(f"rq:job:{gone}") == 0
+    assert (jobs.redis.hget(f"rq:job:{again}", "status"), jobs.redis.ttl(f"rq:job:{again}")) == (b"queued", -1)
+
+
+def test_a_job_that_the_hooks_have_claimed_is_finished_without_a_result(jobs: Jobs) -> None:
+    finished, closed = jobs.push("ab")
+    tasks = jobs.turn(2)
+    jobs.turn(0, endings=[Ending(how, task) for how, task in zip(("finish", "close"), tasks, strict=True)])
+    assert {jobs.redis.hget(f"rq:job:{one}", "status") for one in (finished, closed)} == {b"finished"}
+    assert {jobs.redis.ttl(f"rq:job:{one}") for one in (finished, closed)} == {60}
+    assert jobs.redis.keys("rq:results:*") == [f"rq:results:{finished}".encode()]
+
+
 def test_a_job_that_is_put_back_is_the_first_of_its_share_again(jobs: Jobs) -> None:
     a = jobs.push("aaa")
     jobs.push("bbb")
@@ -177,10 +195,10 @@ def test_a_job_that_has_become_ordinary_is_not_started_as_io_bound(jobs: Jobs) -
 def test_a_turn_searches_a_long_list_a_few_times_at_most(jobs: Jobs) -> None:
     taken = jobs.push("a" * 100)
     jobs.redis.ltrim(jobs.queue.key, 100, -1)  # another worker has taken them; their hashes are there for a minute
-    jobs.push("b")
+    jobs.push("bb")
     assert jobs.take() == ""
     assert jobs.redis.llen("rq:shares:default:ordinary:97") >= len(taken) - 20
-    assert "".join(jobs.take() for _ in range(6)) == "b"
+    assert "".join(jobs.take() for _ in range(7)) == "bb"
 
 
 def test_jobs_that_another_worker_class_has_taken_cost_no_turn(jobs: Jobs) -> None:
