@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import select
 import signal
 import socket
@@ -226,6 +225,8 @@ class PreforkWorker(Worker):
         while self._redis.wants_turn(free := self._free_slots(), self._children.need_tasks(), self._is_idle):
             found = self._redis.turn(self._queues_in_order(), free, will_idle=self._is_idle, in_a_row=in_a_row)
             self._taken += len(found)
+            if found:
+                self.reorder_queues(found[-1].queue)
             accepted = []
             for task in found:
                 if reason := task.defect or (self.hooks.why_refused(task.job_id, task.fields) if self.hooks else ""):
@@ -258,10 +259,7 @@ class PreforkWorker(Worker):
         return FreeSlots(ordinary, min(free.io_bound, self._max_jobs - self._taken - ordinary))
 
     def _queues_in_order(self) -> list[Any]:
-        if self._dequeue_strategy == DequeueStrategy.RANDOM:
-            random.shuffle(self._ordered_queues)
-        elif self._dequeue_strategy == DequeueStrategy.ROUND_ROBIN:
-            self._ordered_queues.append(self._ordered_queues.pop(0))
+        """The queues in the order to take from them, by RQ's dequeue strategy."""
         return self._ordered_queues
 
     def _beat_when_due(self) -> None:
