@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_TEXT = 10_000  # characters of somebody else's message
+
 
 @dataclass(frozen=True)
 class FieldError:
@@ -79,6 +81,14 @@ class Unavailable(Problem):
 
 class Busy(Problem):
     status, code, title = 503, "busy", "The queue is full"
+
+
+def text_of(error: BaseException) -> str:
+    """The message of an exception that somebody else's code has raised, cut off where it is long."""
+    try:
+        return str(error)[:MAX_TEXT]
+    except Exception:
+        return "This error has no readable message."
 
 
 class Permanent(Exception):

@@ -98,6 +98,17 @@ def inherit_orphans() -> None:
     _prctl()(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def describe_status(status: int) -> str:
+    """How a process ended, in words, from its wait status."""
+    if not os.WIFSIGNALED(status):
+        return f"it left with code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        return f"it got {signal.Signals(number).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"it got signal {number}"
+
+
 def has_children() -> bool:
     """Whether any child lives or is still to be reaped. One system call; nothing is reaped."""
     try:

@@ -130,6 +130,34 @@ def trial_sad(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     raise Permanent("It cannot be done.")
 
 
+def trial_misbehave(job: FailedJob) -> None:
+    job.decide(route="ONSITE", decision="review")
+    match job.params["value"]:
+        case "exit":
+            sys.exit(3)
+        case "long":
+            time.sleep(45)
+        case "loop":
+            collections.deque(itertools.repeat(0), maxlen=0)
+        case "die":
+            os._exit(7)
+        case "unsaved":
+            job.follow_up("trial_echo", {"value": float("nan")})
+        case "unreadable":
+            raise Unreadable
+
+
+class Unreadable(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@job_type(params=Echo, max_attempts=1, timeout=20, on_failure=trial_misbehave)
+def trial_unruly(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail, and misbehave when asked what should come of it."""
+    raise Permanent("It cannot be done.")
+
+
 def trial_rescue(job: FailedJob) -> None:
     job.decide(route="ONSITE", decision="review")
     job.follow_up("trial_echo", {"value": f"{job.error_type} of {job.document_title} for {job.owner_email}"})

@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from monolith.linux.processes import end_children, memory
+from monolith.linux.processes import describe_status, end_children, memory
 from monolith.runner.prefork.child import (
     DONE,
     ENDED,
@@ -457,8 +457,3 @@ class Children:
             if child.slots is None:
                 self._backlog.extend(child.take_back())
         return self._clear_backlog()
-
-
-def describe_status(status: int) -> str:
-    """How a process ended, in words, from its wait status."""
-    return f"it got {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"it left with code {os.WEXITSTATUS(status)}"

@@ -16,6 +16,7 @@ from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.clock_lease import LOST_AFTER_S
 from monolith.runner.ledger.counts import WAITING
+from monolith.runner.ledger.on_failure import ConfinedCalls
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
@@ -26,6 +27,7 @@ COOLDOWN_FACTOR = (
     100  # a full check of a queue is followed by a cooldown of this many times its duration, so it costs at most 1 % of the time
 )
 
+_on_failure = ConfinedCalls()
 log = structlog.get_logger()
 
 
@@ -36,7 +38,8 @@ def interrupt_lost() -> Iterator[None]:
         lost = session.execute(silent).all()
     for job_id, claims, worker in lost:
         log.warning("worker_lost", job_id=job_id, worker=worker)
-        lifecycle.interrupt(job_id, claims, f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s")
+        why = f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s"
+        lifecycle.interrupt(job_id, claims, why, consequences=_on_failure.outcome)  # what waits for `on_failure` is lost the next time too
         yield
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import threading
 import time
@@ -12,18 +10,19 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
 from monolith.db.engine import retry_until_back
-from monolith.errors import Invalid, Permanent, Snooze
+from monolith.errors import Invalid, Permanent, Snooze, text_of
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.linux.processes import kill_marked
-from monolith.runner.ledger import lifecycle
+from monolith.linux.time_limit import TimedOut, time_limit
+from monolith.runner.ledger import lifecycle, on_failure
 from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
+from monolith.runner.ledger.on_failure import Consequences
 from monolith.runner.prefork.child import Stopped, suspend_limit
 from monolith.runner.worker.context import Overtaken, RunningJob
 
@@ -34,10 +33,6 @@ RECORDING_S = 60.0  # how long an outcome waits for a database that is away
 sends_heartbeats = True  # False in a worker's children: their parent sends the heartbeats
 
 log = structlog.get_logger()
-
-
-class TimedOut(BaseException):
-    """The attempt exceeded its time limit. Derived from BaseException, so that no `except Exception` of a job type catches it."""
 
 
 def run(job_id: str) -> bool:
@@ -115,33 +110,27 @@ def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
         return Failure("permanent", str(error), trace, permanent=True)
     if isinstance(error, Invalid):
         return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
-    return Failure(type(error).__name__, _text(error) or type(error).__name__, trace)
+    return Failure(type(error).__name__, text_of(error) or type(error).__name__, trace)
 
 
-def _text(error: BaseException) -> str:
+def record(endings: Sequence[RunEnding], consequences: Consequences = on_failure.call) -> set[tuple[str, int]]:
+    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`.
+
+    Returns the claims of the runs that wait for `consequences`, as in `lifecycle.record`: they are to be recorded again.
+    """
     try:
-        return str(error)
-    except Exception:
-        return "This error has no readable message."
-
-
-def record(endings: Sequence[RunEnding]) -> None:
-    """Record how runs ended, in one transaction. One that cannot be recorded is recorded as a failure. Raises `OperationalError`."""
-    try:
-        current = lifecycle.record(endings)
+        recorded = lifecycle.record(endings, consequences)
     except OperationalError:
         raise
     except Exception as error:
         if len(endings) == 1:
-            _record_failure(endings[0], error)
-            return
-        for one in endings:
-            record([one])
-        return
+            return _record_failure(endings[0], error, consequences)
+        return {claim for one in endings for claim in record([one], consequences)}
     for one in endings:
-        if one.claim not in current:
+        if one.claim not in recorded.current | recorded.waiting:
             ignored = "The job was stopped or given to another worker, so this outcome is ignored."
             log.warning("job_overtaken", job_id=one.job_id, reason=ignored)
+    return recorded.waiting
 
 
 def record_until_back(ending: RunEnding) -> None:
@@ -149,60 +138,13 @@ def record_until_back(ending: RunEnding) -> None:
     retry_until_back(lambda: record([ending]), RECORDING_S)
 
 
-def _record_failure(ending: RunEnding, error: Exception) -> None:
+def _record_failure(ending: RunEnding, error: Exception, consequences: Consequences) -> set[tuple[str, int]]:
     """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses."""
     claim = lifecycle.claimed(*ending.claim)
     job_type = registry.discover().get(claim.job.type) if claim else None
-    if claim and job_type:
-        lifecycle.record([_failed(claim, error, job_type, "recording the result")])
-
-
-@contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Raise `TimedOut` in the block after so many seconds. In the main thread, again every second, in case the job swallows it."""
-
-    if threading.current_thread() is not threading.main_thread():
-        with _time_limit_of_thread(seconds):
-            yield
-        return
-    is_armed = True
-
-    def expire(number: int, frame: FrameType | None) -> None:
-        if is_armed:
-            raise TimedOut
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
-    try:
-        try:
-            yield
-        finally:
-            is_armed = False  # an alarm between the block's end and the next line must not leave the timer running
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-@contextmanager
-def _time_limit_of_thread(seconds: int) -> Iterator[None]:
-    """`time_limit` outside of the main thread, which alone gets signals: the exception is raised when the thread next runs Python code."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    guard = threading.Lock()
-    is_armed = True
-
-    def expire() -> None:
-        with guard:
-            if is_armed:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimedOut))
-
-    timer = threading.Timer(seconds, expire)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        with guard:
-            is_armed = False
+    if claim is None or job_type is None:
+        return set()
+    return lifecycle.record([_failed(claim, error, job_type, "recording the result")], consequences).waiting
 
 
 @contextmanager

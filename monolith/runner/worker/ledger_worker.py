@@ -26,7 +26,8 @@ from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.ledger.lifecycle import Claim, Failure
-from monolith.runner.ledger.outcomes import Outcome, has_on_failure
+from monolith.runner.ledger.on_failure import ConfinedCalls
+from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.prefork import options
 from monolith.runner.prefork.hooks import LATER
 from monolith.runner.prefork.task import MAX_SENT, Task
@@ -54,6 +55,7 @@ class LedgerHooks:
         self._worker = worker
         self._failing: dict[tuple[str, int], float] = {}  # endings that the ledger does not take, and since when
         self._locked: set[str] = set()  # jobs whose rows somebody else had locked
+        self._on_failure = ConfinedCalls()
 
     def prepare(self) -> None:
         """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
@@ -73,9 +75,8 @@ class LedgerHooks:
         ending = execute.perform(claim) if claim else None
         if claim is None or ending is None:
             return b""
-        # A job type's `on_failure` may take long, and a large file would be copied twice: neither must delay the other jobs.
-        packed = None if ending.event == "failed" and has_on_failure(claim.job.type) else transfer.pack_ending(ending)
-        if packed is None or len(packed) > MAX_PACKED:
+        packed = transfer.pack_ending(ending)
+        if packed is None or len(packed) > MAX_PACKED:  # a large file would be copied twice, which must not delay the other jobs
             execute.record_until_back(ending)
             return b""
         return packed
@@ -127,11 +128,11 @@ class LedgerHooks:
         """Record how jobs ended, all in one transaction."""
         return self._ask(self._record, endings, refused=self._put_off)
 
-    def _record(self, endings: list[tuple[str, int, bytes]]) -> list[None]:
-        execute.record([transfer.unpack_ending(packed) for _, _, packed in endings])
+    def _record(self, endings: list[tuple[str, int, bytes]]) -> list[str | None]:
+        waiting = execute.record([transfer.unpack_ending(packed) for _, _, packed in endings], self._on_failure.outcome)
         for job_id, number, _ in endings:
             self._failing.pop((job_id, number), None)
-        return [None for _ in endings]
+        return [LATER if (job_id, number) in waiting else None for job_id, number, _ in endings]
 
     def _put_off(self, ending: tuple[str, int, bytes]) -> str | None:
         """Try again for RECORDING_S what the ledger does not take although it can be reached. Then the job's heartbeat ends."""
@@ -155,9 +156,10 @@ class LedgerHooks:
         """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""
         return self._ask(lambda some: [self._lost(*one) for one in some], ended)
 
-    def _lost(self, job_id: str, number: int, why: str) -> bool:
+    def _lost(self, job_id: str, number: int, why: str) -> bool | str:
         if why != "timeout":
-            return lifecycle.interrupt(job_id, number, why, crashed=True)
+            is_current = lifecycle.interrupt(job_id, number, why, crashed=True, consequences=self._on_failure.outcome)
+            return LATER if is_current is None else is_current
         if not (claim := lifecycle.claimed(job_id, number)):
             return False
         job_type = registry.discover().get(claim.job.type)
@@ -165,7 +167,9 @@ class LedgerHooks:
             step = session.scalar(select(Job.progress_note).where(Job.id == job_id))
         limit = f"{job_type.timeout} s" if job_type else "its type"
         message = f"The job exceeded its time limit of {limit} and was killed. Last step: {step or 'starting'}."
-        return lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
+        failed = lifecycle.failed(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
+        recorded = lifecycle.record([failed], self._on_failure.outcome)
+        return LATER if recorded.waiting else bool(recorded.current)
 
     def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         """The worker stops on request: its jobs run again, elsewhere or later."""

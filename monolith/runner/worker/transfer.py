@@ -8,9 +8,7 @@ from __future__ import annotations
 import marshal
 from typing import Any
 
-from monolith.job_types import registry
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord
-from monolith.runner.ledger.insert import JobSpec
 from monolith.runner.ledger.lifecycle import Claim, RunEnding
 from monolith.runner.ledger.outcomes import Outcome
 
@@ -36,23 +34,17 @@ def pack_ending(ending: RunEnding) -> bytes | None:
 
 
 def _plain(ending: RunEnding) -> tuple[Any, ...]:
-    outcome = ending.outcome and (
-        ending.outcome.files,
-        [{**vars(one), "type": one.type.name} for one in ending.outcome.follow_ups],
-        ending.outcome.decision,
-    )
+    outcome = ending.outcome and ending.outcome.plain()
     otherwise = ending.otherwise and _plain(ending.otherwise)
-    return ending.event, ending.job_id, ending.number, ending.began_at, ending.params, outcome, otherwise
+    return ending.event, ending.job_id, ending.number, ending.began_at, ending.params, outcome, otherwise, ending.has_consequences
 
 
 def unpack_ending(packed: bytes) -> RunEnding:
     """Raises `Invalid` for a follow-up whose job type does not exist."""
-    return _ending(*marshal.loads(packed))
+    return _ending(marshal.loads(packed))
 
 
-def _ending(event: str, job_id: str, number: int, began_at: float, params: dict[str, Any], outcome: Any, otherwise: Any) -> RunEnding:
-    if outcome:
-        files, follow_ups, decision = outcome
-        specs = [JobSpec(**{**one, "type": registry.find(one["type"])}) for one in follow_ups]
-        outcome = Outcome(None, [tuple(file) for file in files], specs, decision)
-    return RunEnding(event, job_id, number, began_at, params, outcome, otherwise and _ending(*otherwise))
+def _ending(plain: tuple[Any, ...]) -> RunEnding:
+    event, job_id, number, began_at, params, outcome, otherwise, has_consequences = plain
+    outcome = outcome and Outcome.of_plain(outcome)
+    return RunEnding(event, job_id, number, began_at, params, outcome, otherwise and _ending(otherwise), has_consequences)
