@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class Automatic:
     delay: float = 0
 
     def __post_init__(self) -> None:
-        if not self.kinds or self.priority not in PRIORITIES or self.delay < 0:
+        if not self.kinds or self.priority not in PRIORITIES or not 0 <= self.delay < math.inf:
             raise ValueError(f"automatic needs document kinds, a delay of 0 or more, and one of the priorities {', '.join(PRIORITIES)}")
 
 
@@ -239,7 +240,8 @@ def _check(declared: JobType) -> None:
         "submittable_by must be 'anyone', 'admin' or 'nobody'": declared.submittable_by not in ("anyone", "admin", "nobody"),
         f"highest_priority must be one of {', '.join(PRIORITIES)}": declared.highest_priority not in (None, *PRIORITIES),
         "max_attempts must be 1 or more": declared.max_attempts < 1,
-        "timeout must be 1 second or more": declared.timeout < 1,
+        "timeout must be 1 second or more": not 1 <= declared.timeout < math.inf,
+        "backoff must be seconds, 0 or more": not 0 <= declared.backoff.seconds < math.inf,
         "max_running and max_running_per_user must be 0 (no limit) or more": min(declared.max_running, declared.max_running_per_user) < 0,
         "only a job type that takes a document can be automatic": declared.automatic is not None and declared.takes != "document",
         "another file declares the same name": _declared.get(declared.name, declared).function.__module__ != declared.function.__module__,

@@ -94,6 +94,18 @@ def trial_later(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     raise Snooze(600, "OpenAI asked for a pause")
 
 
+@job_type(params=Echo, takes="nothing", max_attempts=2, timeout=20)
+def trial_snooze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask to be parked for any time."""
+    raise Snooze(float(params["value"]))
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=1, timeout=20)
+def trial_loud(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail with so many megabytes of message."""
+    raise {"error": RuntimeError, "permanent": Permanent}[params["value"]]("x" * 50_000_000)
+
+
 @job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=1)
 def trial_slow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit, swallowing every exception it can."""

@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, write_transaction
 from monolith.db.models import Base, Job
-from monolith.errors import Conflict, text_of
+from monolith.errors import MAX_SNOOZE_S, Conflict, seconds_to_wait, text_of
 from monolith.job_types.backoff import Backoff
 from monolith.runner.ledger import error_fingerprint, insert, limits, on_failure, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
@@ -34,7 +34,6 @@ from monolith.runner.queue import rq_queues
 
 _JOBS: Any = Job.__table__
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
-MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MAX_MESSAGE = 2000  # characters of an error that are kept
 MAX_TYPE = 100
 log = structlog.get_logger()
@@ -347,6 +346,7 @@ def failed(claim: Claim, failure: Failure, backoff: Backoff) -> RunEnding:
 
 def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
     """The job runs again in some seconds, and its attempt is returned. Three days after its submission that counts as a failure."""
+    seconds = seconds_to_wait(seconds, MAX_SNOOZE_S)
     message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
     otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
     return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)

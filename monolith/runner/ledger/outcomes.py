@@ -14,12 +14,13 @@ from sqlalchemy import Connection, insert, update
 
 from monolith.db.engine import storable
 from monolith.db.models import Artefact, Document, JobEvent
-from monolith.errors import Permanent
+from monolith.errors import Permanent, seconds_to_wait
 from monolith.job_types import registry
 from monolith.runner.ledger.guarded_update import MAX_NOTE, JobRecord
 from monolith.runner.ledger.insert import JobSpec, insert_jobs
 
 MAX_RESULT_BYTES = 1024 * 1024
+MAX_DELAY_S = 10 * 365 * 24 * 3600  # of a follow-up
 ON_FAILURE_FAILED = "on_failure_failed"  # the event of a job
 
 
@@ -41,7 +42,8 @@ class Outcome:
         return not self.files and not self.follow_ups and self.decision is None
 
     def follow_up(self, type: str, params: dict[str, Any], priority: str, delay: float, document_id: str | None) -> None:
-        """Add a follow-up job. Raises `Invalid` for wrong params."""
+        """Add a follow-up job. Raises `Invalid` for wrong params, ValueError for a delay that is no number."""
+        delay = seconds_to_wait(delay, MAX_DELAY_S)
         job_type = registry.find(type)
         loaded = job_type.load_params(params, has_document=document_id is not None)
         self.follow_ups.append(JobSpec(job_type, loaded, priority, delay, document_id))

@@ -22,7 +22,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, Worker
 
-from monolith.linux.processes import end_children, forks_die_with_us, inherit_orphans, leave_guard
+from monolith.linux.processes import OrphanGuard, end_children, forks_die_with_us, inherit_orphans
 from monolith.runner.prefork import options
 from monolith.runner.prefork.children import LATE_S, Children
 from monolith.runner.prefork.connections import Command, Connections
@@ -108,7 +108,7 @@ class PreforkWorker(Worker):
     def _start_children(self) -> None:
         os.environ["RQ_WORKER_ID"] = self.name
         os.environ["RQ_WORKER_GUARD"] = mark = uuid4().hex  # not the name: workers of two Redis servers on one machine may share it
-        self._guard = leave_guard(f"RQ_WORKER_GUARD={mark}")
+        self._guard = OrphanGuard(f"RQ_WORKER_GUARD={mark}")
         inherit_orphans()
         forks_die_with_us()
         self.preload()
@@ -134,7 +134,7 @@ class PreforkWorker(Worker):
     def _other_processes(self) -> set[int]:
         """Our processes that are no children for jobs: the guard, the hook process, RQ's scheduler."""
         scheduler = self.scheduler._process if self.scheduler else None
-        return {self._guard, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
+        return {self._guard.pid, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
 
     def subscribe(self) -> None:
         """RQ's own starts a thread, in which signals get lost. Ours receives RQ's commands in `poll`."""
@@ -313,7 +313,7 @@ class PreforkWorker(Worker):
             case "handled":
                 self._redis.expect_more()
             case how:
-                self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
+                self.log.warning("Worker %s: job %s: %s, %.2000s", self.name, task.job_id, how, outcome.payload)
                 if self._hook_process:
                     self._ask_to_record(self._hook_process, outcome)
                 else:
@@ -429,3 +429,5 @@ class PreforkWorker(Worker):
             return
         self._limits_at = time.monotonic() + LIMITS_S
         self._give_back(self._children.enforce_limits())
+        if self._guard.replace_if_dead():
+            self.log.warning("Worker %s: the guard was killed and is replaced", self.name)

@@ -15,10 +15,10 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from monolith.db.engine import retry_until_back
-from monolith.errors import Invalid, Permanent, Snooze, text_of
+from monolith.errors import MAX_TEXT, Invalid, Permanent, Snooze, text_of
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
-from monolith.linux.processes import kill_marked
+from monolith.linux.processes import ForksEndHere, kill_marked
 from monolith.linux.time_limit import TimedOut, time_limit
 from monolith.runner.ledger import lifecycle, on_failure
 from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
@@ -28,6 +28,7 @@ from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
 DATABASE_AWAY_S = 5.0  # snooze of a job that could not reach the database
+MAX_LINE, MAX_TRACE = 4_000, 20_000  # characters of a traceback that are kept
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
 
 sends_heartbeats = True  # False in a worker's children: their parent sends the heartbeats
@@ -76,14 +77,14 @@ def _perform(claim: Claim) -> RunEnding | None:
         return lifecycle.failed(claim, Failure("unknown_type", unknown, permanent=True), registry.fixed(1))
     job = RunningJob(claim)
     try:
-        with time_limit(job_type.timeout):
+        with time_limit(job_type.timeout), ForksEndHere():
             job.outcome.result = job_type.function(job, claim.job.params)
         ending = lifecycle.finished(claim, job.outcome)
         log.info("job_finished", seconds=round(time.monotonic() - claim.began_at, 3))
         return ending
     except Snooze as snooze:
-        log.info("job_snoozed", seconds=snooze.seconds, reason=str(snooze))
-        return lifecycle.snoozed(claim, snooze.seconds, str(snooze))
+        log.info("job_snoozed", seconds=snooze.seconds, reason=text_of(snooze))
+        return lifecycle.snoozed(claim, snooze.seconds, text_of(snooze))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
@@ -103,14 +104,23 @@ def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) ->
 
 
 def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
-    trace = "".join(traceback.format_exception(error))[-20_000:]
+    trace = _trace(error)
     if isinstance(error, TimedOut):
         return Failure("timeout", f"The job exceeded its time limit of {job_type.timeout} s. Last step: {step or 'starting'}.", trace)
     if isinstance(error, Permanent):
-        return Failure("permanent", str(error), trace, permanent=True)
+        return Failure("permanent", text_of(error), trace, permanent=True)
     if isinstance(error, Invalid):
-        return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
+        return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)])[:MAX_TEXT], trace, permanent=True)
     return Failure(type(error).__name__, text_of(error) or type(error).__name__, trace)
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback, cut off: a message may have any size, and code of its own that makes it."""
+    try:
+        lines = [line if len(line) < MAX_LINE else f"{line[:MAX_LINE]}...\n" for line in traceback.format_exception(error)]
+    except Exception:
+        return "This error has no readable traceback."
+    return "".join(lines)[-MAX_TRACE:]
 
 
 def record(endings: Sequence[RunEnding], consequences: Consequences = on_failure.call) -> set[tuple[str, int]]:
