@@ -18,12 +18,13 @@ from typing import Any
 from uuid import uuid4
 
 from redis import RedisError
+from redis.exceptions import ResponseError
 from rq.timeouts import JobTimeoutException
 from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, Worker
 
 from monolith.linux.processes import OrphanGuard, end_children, forks_die_with_us, inherit_orphans
-from monolith.runner.prefork import options
+from monolith.runner.prefork import options, redis_keys
 from monolith.runner.prefork.children import LATE_S, Children
 from monolith.runner.prefork.connections import Command, Connections
 from monolith.runner.prefork.hooks import Answer, HookProcess, Hooks
@@ -71,6 +72,7 @@ class PreforkWorker(Worker):
             self._start_children()
             if with_scheduler:
                 self._start_scheduler(burst, logging_level, date_format, log_format)
+            redis_keys.set_aside(self.connection, redis_keys.keys_of(self.queue_names(), self.name))
             self.bootstrap(logging_level, date_format, log_format)
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
@@ -135,6 +137,15 @@ class PreforkWorker(Worker):
         """Our processes that are no children for jobs: the guard, the hook process, RQ's scheduler."""
         scheduler = self.scheduler._process if self.scheduler else None
         return {self._guard.pid, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own maintenance; what it cannot read is set aside."""
+        try:
+            super().run_maintenance_tasks()
+        except ResponseError as error:
+            if not redis_keys.is_wrong_type(error):
+                raise
+            redis_keys.set_aside(self.connection)
 
     def subscribe(self) -> None:
         """RQ's own starts a thread, in which signals get lost. Ours receives RQ's commands in `poll`."""

@@ -17,6 +17,7 @@ from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.clock_lease import LOST_AFTER_S
 from monolith.runner.ledger.counts import WAITING
 from monolith.runner.ledger.on_failure import ConfinedCalls
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
@@ -137,5 +138,7 @@ def _push_again(job_ids: list[str], before: float) -> int:
         still = (Job.id.in_(job_ids), *WAITING, Job.queued_at < before)
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
     if not rq_queues.push(jobs):
+        if not rq_queues.cooldown.is_active and not rq_queues.is_inline():  # Redis answers: a key holds another type
+            redis_keys.set_aside(rq_queues.connection())
         raise RedisAway("Redis stopped responding while messages were being resent")
     return len(jobs)
