@@ -14,6 +14,7 @@ from monolith.errors import Invalid
 from monolith.logs import Fault
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import RunEnding
+from monolith.runner.ledger.on_failure import ConfinedCalls
 from monolith.runner.prefork.hooks import LATER
 from monolith.runner.worker import execute, kept_outcomes
 from monolith.runner.worker.kept_outcomes import KEPT_S, MAX_FILE, Kept
@@ -29,6 +30,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._calls = LedgerCalls()
+        self._on_failure = ConfinedCalls()
         self._fault = Fault("kept_outcomes_not_recorded")
         self._waits: dict[tuple[str, int], tuple[float, float]] = {}  # of a claim that was refused: when it is tried again, and the wait
 
@@ -111,10 +113,9 @@ class Recorder:
                 log.info("kept_outcome_recorded", job_id=one.job_id)
                 one.remove()
 
-    @staticmethod
-    def _record_each(asked: list[tuple[str, int, RunEnding]]) -> Sequence[None]:
-        execute.record([ending for *_, ending in asked])
-        return [None for _ in asked]
+    def _record_each(self, asked: list[tuple[str, int, RunEnding]]) -> list[str | None]:
+        waiting = execute.record([ending for *_, ending in asked], self._on_failure.outcome)
+        return [LATER if ending.claim in waiting else None for *_, ending in asked]
 
     @staticmethod
     def _give_up(one: Kept) -> None:
