@@ -21,7 +21,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
 from sqlalchemy import JSON, Column, Connection, Engine, Float, Integer, Text, bindparam, cast, column, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -33,7 +32,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
 from monolith.db import away, postgresql_session
-from monolith.db.away import DatabaseAway, LedgerPool
+from monolith.db.away import DatabaseAway, LedgerPool, Outage
 from monolith.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -41,9 +40,9 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 15
 MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
+IN_MEMORY = (None, "", ":memory:")  # paths of an SQLite database without a file
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
-log = structlog.get_logger()
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what PostgreSQL or UTF-8 refuses in a text: NUL, lone surrogates
 
 
@@ -144,7 +143,7 @@ def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
 
 def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
-    if path and path != ":memory:":
+    if path and path not in IN_MEMORY:
         folder = Path(path).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +151,7 @@ def _sqlite_engine(url: str) -> Engine:
             raise BadSetting(
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
-    in_file = {} if path in (None, "", ":memory:") else {"poolclass": LedgerPool}
+    in_file = {} if path in IN_MEMORY else {"poolclass": LedgerPool}
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **in_file)
     away.listen(engine)
     event.listen(engine, "connect", _set_up_sqlite)
@@ -190,15 +189,18 @@ def write_transaction() -> AbstractContextManager[Connection]:
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
     """The result of `write`, which is repeated every second while the database is away; after `within_s` seconds its error."""
-    give_up_at = time.monotonic() + within_s
+    give_up_at, outage = time.monotonic() + within_s, Outage()
     while True:
         try:
-            return write()
+            result = write()
         except DatabaseAway as error:
             if time.monotonic() > give_up_at:
                 raise
-            log.warning("database_away", error=str(error.orig))
+            outage.began(error)
             time.sleep(1)
+        else:
+            outage.ended()
+            return result
 
 
 @contextmanager
@@ -217,7 +219,9 @@ def is_writable() -> bool:
     """Whether the database takes writes. Raises `DatabaseAway` when it cannot be asked."""
     engine = get_engine()
     if engine.dialect.name == "sqlite":
-        path = Path(engine.url.database or ".")
+        if engine.url.database in IN_MEMORY:
+            return True
+        path = Path(engine.url.database or "")
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     with engine.connect() as connection:
         if connection.scalar(select(func.current_setting("transaction_read_only"))) == "off":

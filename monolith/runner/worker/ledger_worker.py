@@ -18,7 +18,7 @@ from sqlalchemy.orm import configure_mappers
 from monolith.config import settings
 from monolith.db import postgresql_session
 from monolith.db.away import outage
-from monolith.db.engine import get_engine, read_session
+from monolith.db.engine import get_engine, read_session, retry_until_back
 from monolith.db.models import Job
 from monolith.errors import Invalid
 from monolith.job_types import registry
@@ -72,7 +72,7 @@ class LedgerHooks:
 
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job. Returns how it ended; empty when it was overtaken, or is recorded by the child itself."""
-        claim = transfer.unpack_claim(claimed) if claimed else lifecycle.claimed(job_id, number)
+        claim = transfer.unpack_claim(claimed) if claimed else self._large_claim(job_id, number)
         ending = execute.perform(claim) if claim else None
         if claim is None or ending is None:
             return b""
@@ -82,6 +82,10 @@ class LedgerHooks:
             rest = execute.record_or_keep(ending, claim)
             return (rest and transfer.pack_ending(rest)) or b""
         return packed
+
+    @staticmethod
+    def _large_claim(job_id: str, number: int) -> Claim | None:
+        return retry_until_back(lambda: lifecycle.claimed(job_id, number), execute.RECORDING_S)
 
     # ---- in the hook process
 

@@ -14,7 +14,7 @@ from monolith.errors import Invalid
 from monolith.logs import Fault
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import RunEnding
-from monolith.runner.prefork.hooks import LATER
+from monolith.runner.prefork.hooks import HEARTBEAT_S, LATER
 from monolith.runner.worker import execute, kept_outcomes
 from monolith.runner.worker.kept_outcomes import KEPT_S, MAX_FILE, Kept
 from monolith.runner.worker.ledger_calls import LedgerCalls
@@ -30,6 +30,7 @@ class Recorder:
     def __init__(self) -> None:
         self._calls = LedgerCalls()
         self._fault = Fault("kept_outcomes_not_recorded")
+        self._beat_at = 0.0
         self._waits: dict[tuple[str, int], tuple[float, float]] = {}  # of a claim that was refused: when it is tried again, and the wait
 
     def start(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -61,6 +62,9 @@ class Recorder:
 
     def _work(self, kept: list[Kept]) -> None:
         self._waits = {one.claim: self._waits[one.claim] for one in kept if one.claim in self._waits}
+        if time.monotonic() < self._beat_at and not any(map(self._is_due, kept)):
+            return
+        self._beat_at = time.monotonic() + HEARTBEAT_S
         held = self._calls.ask(self._heartbeats, [one.claim for one in kept])
         current = []
         for one, is_held in zip(kept, held, strict=True):
@@ -68,10 +72,13 @@ class Recorder:
                 continue
             if one.kept_s > KEPT_S:
                 self._give_up(one)
-            elif time.monotonic() >= self._waits.get(one.claim, (0.0, 0.0))[0]:
+            elif self._is_due(one):
                 current.append(one)
         for some in _batches(current):
             self._record(some)
+
+    def _is_due(self, one: Kept) -> bool:
+        return time.monotonic() >= self._waits.get(one.claim, (0.0, 0.0))[0]
 
     @staticmethod
     def _heartbeats(claims: list[tuple[str, int]]) -> Sequence[bool]:
