@@ -101,6 +101,18 @@ def test_what_the_database_refuses_is_kept_and_recorded_when_it_does_not_any_mor
     assert (row.status, row.attempt, row.claims, files(home)) == ("finished", 1, 1, [])
 
 
+def test_what_a_database_without_its_tables_does_not_take_is_kept(alice: Caller, home: Path) -> None:
+    claim, packed = ended(alice, "trial_echo")
+    for old, new in (("jobs", "away"), ("away", "jobs")):
+        with write_session() as session:
+            session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        if old == "jobs":
+            assert record(claim, packed) == [None]
+        Recorder()._work_safely()
+        assert len(files(home)) == (old == "jobs")
+    assert stored(claim.job_id).status == "finished"
+
+
 @pytest.mark.parametrize("name", ["trial_echo", "trial_raise"])
 def test_a_job_that_was_given_up_with_its_worker_does_not_run_again_when_its_outcome_is_found(
     alice: Caller, home: Path, refusing: Callable[[bool], None], name: str
