@@ -94,10 +94,11 @@ class LedgerHooks:
         return self._calls.ask(self._claim, job_ids)
 
     def _claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
-        claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
-        for job_id in set(job_ids) - claims.keys():
+        kept = kept_outcomes.jobs_of_kept()
+        claims = {claim.job_id: claim for claim in lifecycle.claim_each([one for one in job_ids if one not in kept], self._worker)}
+        for job_id in set(job_ids) - claims.keys() - kept:
             log.info("message_ignored", job_id=job_id)
-        return [self._packed(claims.get(job_id)) for job_id in job_ids]
+        return [LATER if job_id in kept else self._packed(claims.get(job_id)) for job_id in job_ids]
 
     @staticmethod
     def _packed(claim: Claim | None) -> tuple[int, bytes] | None:

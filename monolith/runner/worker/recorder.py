@@ -20,6 +20,7 @@ from monolith.runner.worker.kept_outcomes import KEPT_S, MAX_FILE, Kept
 from monolith.runner.worker.ledger_calls import LedgerCalls
 
 LOOK_S = 1.0
+MAX_DENIED = 10  # then that process is frozen: two at a time do no harm, as each record is fenced
 LONGEST_WAIT_S = 30.0  # between two attempts of an outcome that the ledger refuses
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ class Recorder:
         self._calls = LedgerCalls()
         self._fault = Fault("kept_outcomes_not_recorded")
         self._beat_at = 0.0
+        self._denied = 0  # how often in a row another process of this host was at work
         self._waits: dict[tuple[str, int], tuple[float, float]] = {}  # of a claim that was refused: when it is tried again, and the wait
 
     def start(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -56,7 +58,8 @@ class Recorder:
         if not kept_outcomes.all_kept():
             return
         with kept_outcomes.alone() as is_alone:
-            if is_alone:
+            self._denied = 0 if is_alone else self._denied + 1
+            if is_alone or self._denied > MAX_DENIED:
                 kept_outcomes.clean()
                 self._work(kept_outcomes.all_kept())
 
@@ -88,9 +91,7 @@ class Recorder:
     def _recover(self, one: Kept) -> bool:
         """Whether the job was given up with its worker, waited to run again, and need not. Otherwise its outcome is of no use any more."""
         ending = self._read(one)
-        if ending is None:
-            return False
-        if lifecycle.recover(ending):
+        if ending and lifecycle.recover(ending):
             return True
         log.warning("job_overtaken", job_id=one.job_id, reason="The job was stopped or given to another worker: its outcome is dropped.")
         one.remove()
