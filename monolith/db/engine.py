@@ -49,7 +49,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
 from monolith.db import away, postgresql_session
-from monolith.db.away import DatabaseAway, LedgerPool
+from monolith.db.away import DatabaseAway, LedgerPool, Outage
 from monolith.errors import BadSetting
 from monolith.strict_json import UNSTORABLE
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 15
 MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
+IN_MEMORY = (None, "", ":memory:")  # paths of an SQLite database without a file
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
@@ -165,7 +166,7 @@ def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
 
 def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
-    if path and path != ":memory:":
+    if path and path not in IN_MEMORY:
         folder = Path(path).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,7 @@ def _sqlite_engine(url: str) -> Engine:
             raise BadSetting(
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
-    in_file = {} if path in (None, "", ":memory:") else {"poolclass": LedgerPool}
+    in_file = {} if path in IN_MEMORY else {"poolclass": LedgerPool}
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, json_serializer=_stored_json, **in_file)
     away.listen(engine)
     event.listen(engine, "connect", _set_up_sqlite)
@@ -214,15 +215,21 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
 
     What waits for a lock is repeated for as long as somebody holds it.
     """
-    give_up_at = time.monotonic() + within_s
+    give_up_at, outage = time.monotonic() + within_s, Outage()
     while True:
         try:
-            return write()
+            result = write()
         except DatabaseAway as error:
             if time.monotonic() > give_up_at and not is_locked(error):
                 raise
-            log.warning("row_locked" if is_locked(error) else "database_away", error=str(error.orig))
+            if is_locked(error):
+                log.warning("row_locked", error=str(error.orig))
+            else:
+                outage.began(error)
             time.sleep(1)
+        else:
+            outage.ended()
+            return result
 
 
 def is_locked(error: DBAPIError) -> bool:
@@ -256,7 +263,9 @@ def is_writable() -> bool:
     """Whether the database takes writes. Raises `DatabaseAway` when it cannot be asked."""
     engine = get_engine()
     if engine.dialect.name == "sqlite":
-        path = Path(engine.url.database or ".")
+        if engine.url.database in IN_MEMORY:
+            return True
+        path = Path(engine.url.database or "")
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     with engine.connect() as connection:
         if connection.scalar(select(func.current_setting("transaction_read_only"))) == "off":

@@ -42,7 +42,7 @@ def run(job_id: str) -> bool:
 
     The only function that messages name.
     """
-    claim = lifecycle.claim(job_id, worker=worker_name())
+    claim = lifecycle.claim(job_id, worker=worker_name()) if job_id not in kept_outcomes.jobs_of_kept() else None
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return False

@@ -19,7 +19,7 @@ from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
 from monolith.db.away import outage
-from monolith.db.engine import get_engine, read_session
+from monolith.db.engine import get_engine, read_session, retry_until_back
 from monolith.db.models import Job
 from monolith.errors import Invalid
 from monolith.job_types import registry
@@ -74,7 +74,7 @@ class LedgerHooks:
 
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job. Returns how it ended; empty when it was overtaken, or is recorded by the child itself."""
-        claim = transfer.unpack_claim(claimed) if claimed else lifecycle.claimed(job_id, number)
+        claim = transfer.unpack_claim(claimed) if claimed else self._large_claim(job_id, number)
         ending = execute.perform(claim) if claim else None
         if claim is None or ending is None:
             return b""
@@ -84,6 +84,10 @@ class LedgerHooks:
             return (rest and transfer.pack_ending(rest)) or b""
         return packed
 
+    @staticmethod
+    def _large_claim(job_id: str, number: int) -> Claim | None:
+        return retry_until_back(lambda: lifecycle.claimed(job_id, number), execute.RECORDING_S)
+
     # ---- in the hook process
 
     def claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
@@ -91,10 +95,11 @@ class LedgerHooks:
         return self._calls.ask(self._claim, job_ids)
 
     def _claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
-        claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
-        for job_id in set(job_ids) - claims.keys():
+        kept = kept_outcomes.jobs_of_kept()
+        claims = {claim.job_id: claim for claim in lifecycle.claim_each([one for one in job_ids if one not in kept], self._worker)}
+        for job_id in set(job_ids) - claims.keys() - kept:
             log.info("message_ignored", job_id=job_id)
-        return [self._packed(claims.get(job_id)) for job_id in job_ids]
+        return [LATER if job_id in kept else self._packed(claims.get(job_id)) for job_id in job_ids]
 
     @staticmethod
     def _packed(claim: Claim | None) -> tuple[int, bytes] | None:
