@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import RedisError
 from redis.connection import SSLConnection
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX
 from rq.utils import import_attribute
 from sqlalchemy import text
@@ -26,6 +26,7 @@ from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, counts
 from monolith.runner.llm import connection_test
 from monolith.runner.monitoring import alert_notifications
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.redis_client import options_of
 from monolith.runner.webhooks import endpoints
@@ -76,6 +77,9 @@ def examine(release: bool = False) -> Iterator[CheckReport]:
             yield CheckReport(subject, False, check())
         except (CheckFailed, BadSetting) as problem:
             yield CheckReport(subject, True, str(problem))
+        except ResponseError as error:
+            fix = "Start a worker or the clock: they set such keys aside." if redis_keys.is_wrong_type(error) else "See `redis` above."
+            yield CheckReport(subject, True, f"Not checked, because Redis refused it: {error}. {fix}")
         except RedisError:
             yield CheckReport(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
         except SQLAlchemyError:

@@ -22,6 +22,7 @@ from monolith.runner.scheduler import clock, recovery
 from monolith.runner.scheduler.clock import Clock, PeriodicTask
 from monolith.runner.scheduler.recovery import MissingMessages
 from monolith.runner.worker import execute
+from monolith.server import doctor
 from tests.support.callers import Caller
 from tests.support.jobs import new_jobs
 from tests.support.processes import Intray, until
@@ -96,6 +97,9 @@ def test_keys_of_another_type_are_set_aside_and_stop_no_repair_and_no_page(submi
     redis.lpush(rq_queues.INCARNATION, "of another type")
     until(lambda: clock.repair() and sorted(messages()) == sorted(jobs), 10)
     redis.set("rq:workers", "of another type")
+    assert alice.get(f"/api/v1/jobs/{jobs[0]}").status_code == 200
+    assert not rq_queues.cooldown.is_active
+    assert "Start a worker or the clock" in {one.subject: one.message for one in doctor.examine()}["workers"]
     assert take_snapshot().listened is None
     assert take_snapshot().listened == set()
     redis.set("rq:worker:text", "x")
