@@ -15,8 +15,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,9 +27,11 @@ from sqlalchemy import (
     JSON,
     Column,
     Connection,
+    Dialect,
     Engine,
     Float,
     Integer,
+    PoolProxiedConnection,
     Select,
     Text,
     bindparam,
@@ -125,10 +128,11 @@ def _postgresql_engine(url: str) -> Engine:
     sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
     options = {"isolation_level": "AUTOCOMMIT", "connect_args": setup.driver_options, "poolclass": LedgerPool}
-    engine = create_engine(setup.url, json_serializer=_stored_json, **options, **sizes)
+    engine = create_engine(setup.url, json_serializer=_stored_json, pool_reset_on_return=None, **options, **sizes)
     away.listen(engine)
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
+    event.listen(engine, "reset", postgresql_session.end_transaction)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkin", _drop_if_read_only)
     event.listen(engine, "checkout", _ping_if_idle)
@@ -356,45 +360,100 @@ def _newest_revision() -> str | None:
 
 
 class PreparedStatement:
-    """One statement that returns rows, with named parameters; compiled once. On SQLite it may only read (not `writes`).
+    """One statement that returns rows, with named parameters; compiled once, and passed to the driver without SQLAlchemy's work.
 
-    On PostgreSQL it is passed to the driver as text, without SQLAlchemy's work for each execution.
+    `others` run after it in the same transaction, with the same parameters: SQLite cannot insert into several tables at once.
     """
 
-    def __init__(self, statement: Any, *, writes: bool = False) -> None:
-        self._statement = statement
+    def __init__(self, statement: Any, *others: Any, writes: bool = False) -> None:
+        self._statements = (statement, *others)
         self._writes = writes
-        self._compiled: tuple[str, dict[str, Any]] | None = None
+        self._compiled: dict[str, list[Compiled]] = {}  # by dialect
 
     def run(self, connection: Connection | None = None, /, **params: Any) -> Sequence[Any]:
         """The rows. Without a `connection`, it commits by itself. Raises what a SQLAlchemy connection would raise."""
         if connection is not None:
-            return connection.execute(self._statement, params).all()
-        if get_engine().dialect.name == "postgresql":
-            return self._run_by_driver(params)
-        with read_connection() as connection:
-            return connection.execute(self._statement, params).all()
-
-    def _run_by_driver(self, params: dict[str, Any]) -> Sequence[Any]:
-        if self._compiled is None:
-            expanded = self._statement.compile(dialect=get_engine().dialect).construct_expanded_state(params)
-            self._compiled = expanded.statement, {name: value for name, value in expanded.parameters.items() if name not in params}
-        sql, constants = self._compiled
-        values = {name: _stored_json(value) if isinstance(value, dict) else value for name, value in params.items()}
+            rows, *_ = [one.all() if one.returns_rows else () for one in (connection.execute(each, params) for each in self._statements)]
+            return rows
         engine = get_engine()
-        connection = None
+        if (compiled := self._compiled.get(engine.dialect.name)) is None:
+            compiled = self._compiled[engine.dialect.name] = [Compiled.of(one, engine.dialect, params) for one in self._statements]
+        values = {name: _stored_json(value) if isinstance(value, dict) else value for name, value in params.items()}
+        run = _run_on_postgresql if engine.dialect.name == "postgresql" else _run_on_sqlite
+        used = None
         try:
-            connection = engine.raw_connection()
-            rows = postgresql_session.run_statement(connection, sql, {**constants, **values}, writes=self._writes)
+            used = engine.raw_connection()
+            return run(used, compiled, values, writes=self._writes)
         except engine.dialect.loaded_dbapi.Error as error:
             if away.is_lost(error):
-                if connection is not None:
-                    connection.invalidate()
+                if used is not None:
+                    used.invalidate()
                 engine.dispose()  # the database restarted, or another server leads: the other connections are of no use either
             if away.is_away(error):
-                raise away.away(error, sql) from error
-            raise DBAPIError.instance(sql, None, error, engine.dialect.loaded_dbapi.Error, dialect=engine.dialect) from error
+                raise away.away(error, compiled[0].sql) from error
+            raise DBAPIError.instance(compiled[0].sql, None, error, engine.dialect.loaded_dbapi.Error, dialect=engine.dialect) from error
         finally:
-            if connection is not None:
-                connection.close()
-        return rows
+            if used is not None:
+                used.close()  # which rolls back what was not committed
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A statement as its driver takes it: the text, the names of its parameters by their position, and those with a constant value.
+
+    `readers` make Python values of the columns whose values the driver returns as SQLite stores them, by position.
+    """
+
+    sql: str
+    positions: Sequence[str]
+    constants: Mapping[str, Any]
+    readers: Mapping[int, Callable[[Any], Any]]
+
+    @classmethod
+    def of(cls, statement: Any, dialect: Dialect, params: Mapping[str, Any]) -> Compiled:
+        with_positions: Any = type(dialect)
+        form = {"postgresql": "numeric_dollar", "sqlite": "qmark"}[dialect.name]
+        expanded = statement.compile(dialect=with_positions(paramstyle=form)).construct_expanded_state(params)
+        constants = {name: value for name, value in expanded.parameters.items() if name not in params}
+        readers = {}
+        if dialect.name == "sqlite":
+            processors = [one.type.dialect_impl(dialect).result_processor(dialect, None) for one in statement.exported_columns]
+            readers = {place: one for place, one in enumerate(processors) if one}
+        return cls(expanded.statement, expanded.positiontup, constants, readers)
+
+    def values(self, params: Mapping[str, Any]) -> list[Any]:
+        given = {**self.constants, **params}
+        return [given[name] for name in self.positions]
+
+
+def _run_on_postgresql(
+    connection: PoolProxiedConnection, statements: Sequence[Compiled], params: Mapping[str, Any], *, writes: bool
+) -> Sequence[Any]:
+    (one,) = statements
+    return postgresql_session.run_statement(connection, one.sql, one.values(params), writes=writes)
+
+
+def _run_on_sqlite(
+    connection: PoolProxiedConnection, statements: Sequence[Compiled], params: Mapping[str, Any], *, writes: bool
+) -> Sequence[Any]:
+    """The rows of the first statement. One that only reads needs no transaction."""
+    driver: Any = connection.driver_connection
+    first, *others = statements
+    if not writes:
+        return _read(first, driver.execute(first.sql, first.values(params)))
+    driver.execute("BEGIN IMMEDIATE")
+    rows = _read(first, driver.execute(first.sql, first.values(params)))
+    for other in others:
+        driver.execute(other.sql, other.values(params))
+    driver.execute("COMMIT")
+    return rows
+
+
+def _read(statement: Compiled, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    if not statement.readers:
+        return list(rows)
+    found = [list(row) for row in rows]
+    for row in found:
+        for place, reader in statement.readers.items():
+            row[place] = reader(row[place])
+    return found

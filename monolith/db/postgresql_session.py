@@ -26,6 +26,7 @@ PROBES = 5
 LOCKED = ("55P03", "40P01")  # SQLSTATEs: the wait for a lock was given up, or was a deadlock
 # In `info` of a connection: the statements that set a transaction's settings. Empty for a connection that has no pooler.
 TO_WRITE, TO_READ = "settings_to_write", "settings_to_read"
+STATEMENTS = "statements"  # in `info` of a connection: what executes single statements on it
 
 
 class SessionSetup:
@@ -51,6 +52,8 @@ class SessionSetup:
         """
         import psycopg  # imported late: on SQLite no process needs it
 
+        from monolith.db.libpq import Statements
+
         chosen = self._chosen
         for_session = _select_settings({**WRITE_LIMITS, **KEEPALIVES, **chosen}, is_local=False)
         try:
@@ -65,6 +68,7 @@ class SessionSetup:
             # In these each % is doubled, as the driver expects it in a statement that could have parameters.
             record.info[TO_WRITE] = _select_settings({**WRITE_LIMITS, **chosen}, is_local=True).replace("%", "%%")
             record.info[TO_READ] = _select_settings(chosen, is_local=True).replace("%", "%%") if chosen else ""
+        record.info[STATEMENTS] = Statements(connection, prepare=bool(is_direct))
 
 
 def wait_for_locks(connection: Connection, seconds: float) -> None:
@@ -91,13 +95,19 @@ def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-def run_statement(connection: PoolProxiedConnection, statement: str, params: Mapping[str, Any], *, writes: bool) -> Sequence[Any]:
-    """The rows of one statement that commits by itself."""
+def end_transaction(driver: Any, record: Any, state: Any) -> None:
+    """Roll back what was begun and not ended. The pool would do so after each use, which takes as long as a statement."""
+    if driver.pgconn.transaction_status:  # not IDLE, which is 0
+        driver.rollback()
+
+
+def run_statement(connection: PoolProxiedConnection, statement: str, values: Sequence[Any], *, writes: bool) -> Sequence[Any]:
+    """The rows of one statement that commits by itself. Its parameters are `$1`, `$2` and so on."""
     driver: Any = connection.driver_connection
     settings = connection.info[TO_WRITE if writes else TO_READ]
     if settings:
         driver.execute(f"BEGIN; {settings}", {})
-    rows: Sequence[Any] = driver.execute(statement, params).fetchall()
+    rows: Sequence[Any] = connection.info[STATEMENTS].run(statement, values)
     if settings:
         driver.commit()
     return rows

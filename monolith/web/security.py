@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
-from flask.sessions import SecureCookieSessionInterface
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -74,6 +74,10 @@ class RowId(IntegerConverter):
 
 class Cookies(SecureCookieSessionInterface):
     """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session in the cookie; without a cookie an empty one, for which the signer need not be made."""
+        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else SecureCookieSession()
 
     def save_session(self, app: Flask, session: Any, response: Any) -> None:
         """Save the session, except with static files: caches must not keep them for each cookie."""

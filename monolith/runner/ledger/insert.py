@@ -6,17 +6,17 @@ Uses SQLAlchemy Core: the unit of work of an ORM session would take longer than 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Executable, Float, Insert, Integer, String, bindparam, case, func, insert, literal, select
+from sqlalchemy import Column, Connection, Float, Insert, Integer, String, bindparam, case, func, insert, literal, select
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
-from monolith.db.engine import PreparedStatement, get_engine, now, rows_of_json, write_transaction
+from monolith.db.engine import PreparedStatement, get_engine, now, rows_of_json
 from monolith.db.models import Base, new_id
 from monolith.job_types.registry import JobType
 from monolith.runner.ledger.guarded_update import JobRecord
@@ -71,27 +71,8 @@ def insert_jobs(specs: Iterable[JobSpec], *, connection: Connection | None = Non
         return []
     shared = {**dict.fromkeys(_SHARED), **shared}
     params = {**shared, "new": json.dumps([{**row, "place": place} for place, row in enumerate(rows)], allow_nan=False)}
-    returned = {job_id: times for job_id, *times in _insert(connection, params)}
+    returned = {job_id: times for job_id, *times in _insert(get_engine().dialect.name).run(connection, **params)}
     return [_record(row, shared, *returned[row["id"]]) for row in rows]
-
-
-def _insert(connection: Connection | None, params: dict[str, Any]) -> Sequence[Any]:
-    """The columns `_GENERATED` of the new rows."""
-    if connection is None and get_engine().dialect.name == "postgresql":
-        return _prepared().run(**params)
-    if connection is None:
-        with write_transaction() as own:
-            return _insert(own, params)
-    first, *others = _statements(connection.dialect.name)
-    returned = connection.execute(first, params).all()
-    for statement in others:
-        connection.execute(statement, params)
-    return returned
-
-
-@cache
-def _prepared() -> PreparedStatement:
-    return PreparedStatement(*_statements("postgresql"), writes=True)
 
 
 def _record(row: dict[str, Any], shared: dict[str, Any], created_at: float, queued_at: float | None, run_at: float | None) -> JobRecord:
@@ -100,14 +81,14 @@ def _record(row: dict[str, Any], shared: dict[str, Any], created_at: float, queu
 
 
 @cache
-def _statements(dialect: str) -> list[Executable]:
-    """What inserts jobs, events and the tally; the first statement returns the rows. PostgreSQL does all in one round trip."""
+def _insert(dialect: str) -> PreparedStatement:
+    """What inserts jobs, events and the tally, and returns the columns `_GENERATED` of the jobs. PostgreSQL does all in one round trip."""
     jobs = _jobs(dialect)
     if dialect == "postgresql":
         added = jobs.cte("added")
-        return [select(*added.c).add_cte(_events(added).cte("events"), _tally(added).cte("tally"))]
+        return PreparedStatement(select(*added.c).add_cte(_events(added).cte("events"), _tally(added).cte("tally")), writes=True)
     new = rows_of_json("new", [_JOBS.c.id], dialect)
-    return [jobs, _events(new), _tally(new)]
+    return PreparedStatement(jobs, _events(new), _tally(new), writes=True)
 
 
 def _jobs(dialect: str) -> ReturningInsert[Any]:

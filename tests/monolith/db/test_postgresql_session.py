@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import Float, Text, bindparam, func, literal, select, text
+from sqlalchemy.exc import DataError
 
 from monolith.db import engine, postgresql_session
 from monolith.errors import BadSetting
@@ -105,3 +106,14 @@ def test_the_next_client_on_the_same_connection_to_the_server_finds_nothing_prep
         for _ in range(8):  # more often than the driver waits before it prepares a statement
             assert CURRENT.run() == [('"$user", public', "0")]
         engine.get_engine().dispose()
+
+
+def test_a_statement_that_was_deallocated_is_prepared_again(intray_settings: Settings, url: str) -> None:
+    intray_settings(DATABASE_URL=url)
+    half = engine.PreparedStatement(select(literal(7) * bindparam("factor", type_=Float), bindparam("text", type_=Text)))
+    assert half.run(factor=0.5, text="a") == [(3.5, "a")]
+    with engine.read_connection() as connection:
+        connection.exec_driver_sql("DEALLOCATE ALL")
+    assert half.run(factor=0.25, text=None) == [(1.75, None)]
+    with pytest.raises(DataError):  # PostgreSQL would store what is before it
+        half.run(factor=0.25, text="before\0after")
