@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from monolith.accounts.models import UserSession
 from monolith.accounts.tokens import hash_of, user_from
 from monolith.config import settings
-from monolith.db.engine import PreparedStatement, now, read_session, storable, write_session
+from monolith.db.engine import PreparedStatement, now, read_session, storable, write_session, write_unless_locked
 from monolith.db.models import User
 from monolith.errors import NotFound
 
@@ -59,8 +59,7 @@ def user_of_session(secret: str) -> tuple[str, User] | None:
         return None
     session_id, is_stale, *columns = found[0]
     if is_stale:
-        with write_session() as session:
-            session.execute(update(UserSession).where(UserSession.id == session_id).values(last_used_at=now()))
+        write_unless_locked(update(UserSession).where(UserSession.id == session_id).values(last_used_at=now()))
     return session_id, user_from(columns)
 
 

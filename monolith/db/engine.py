@@ -5,6 +5,7 @@
 | reading | `read_session()` | `read_connection()` |
 | writing, in one transaction | `write_session()` | `write_transaction()` |
 | one statement, thousands of times a second | | `PreparedStatement(...).run()` |
+| an update that a read may leave out | | `write_unless_locked()` |
 
 `now` is the database's clock within a statement, `read_now()` the same as a number.
 """
@@ -22,7 +23,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from sqlalchemy import JSON, Column, Connection, Engine, Float, Integer, Text, bindparam, cast, column, create_engine, event, func, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    Text,
+    Update,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
@@ -39,7 +56,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
-MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
+MAX_CONNECTIONS = 15  # of one process, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
@@ -103,15 +120,19 @@ def get_engine() -> Engine:
 
 def _postgresql_engine(url: str) -> Engine:
     setup = postgresql_session.SessionSetup(make_url(url))
-    kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
-    sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
-    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **sizes)
+    engine = create_engine(setup.url, isolation_level="AUTOCOMMIT", connect_args=setup.driver_options, **_pool_sizes())
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _pool_sizes() -> dict[str, int]:
+    """A connection for each thread of a web process: a thread that reads must not wait for those of threads that wait for a lock."""
+    kept = settings().web_threads  # one that is not kept is closed after each use, and the next takes 10 ms to open
+    return {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
 
 
 def _note_checkin(connection: Any, record: Any) -> None:
@@ -142,7 +163,7 @@ def _sqlite_engine(url: str) -> Engine:
             raise BadSetting(
                 f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
             ) from error
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **_pool_sizes())
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -156,7 +177,17 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """A writer takes the write lock at once: turning a read lock into a write lock fails when another writer was faster."""
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("reading"):
+        connection.exec_driver_sql("BEGIN")
+    elif options.get("waiting", True):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
 
 def storable(text: str, limit: int | None = None) -> str:
@@ -174,6 +205,20 @@ def write_session() -> Iterator[Session]:
 def write_transaction() -> AbstractContextManager[Connection]:
     """A connection in one transaction: committed at the end of the block, rolled back when the block raises."""
     return get_engine().begin()
+
+
+def write_unless_locked(statement: Update) -> None:
+    """Run an UPDATE that a read does as well, such as the time of a token's last use, or leave it out.
+
+    A read never waits for a writer, and does not fail because the database takes no writes: the next read tries again.
+    """
+    try:
+        with _without_waiting(get_engine()).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")
+            connection.execute(statement)
+    except DBAPIError as error:
+        log.info("update_left_out", table=statement.table.description, error=str(error.orig))
 
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
@@ -218,6 +263,11 @@ def upsert(session: Session, table: type[Any]) -> Any:
 @lru_cache(maxsize=1)
 def _read_only(engine: Engine) -> Engine:
     return engine.execution_options(reading=True)
+
+
+@lru_cache(maxsize=1)
+def _without_waiting(engine: Engine) -> Engine:
+    return engine.execution_options(waiting=False)
 
 
 def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -> FromClause:
@@ -271,7 +321,7 @@ def is_current() -> bool:
     """Whether every migration has run."""
     from alembic.runtime.migration import MigrationContext
 
-    with get_engine().connect() as connection:
+    with read_connection() as connection:
         return MigrationContext.configure(connection).get_current_revision() == _newest_revision()
 
 
