@@ -42,7 +42,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FromClause
@@ -105,17 +105,9 @@ def _whole_postgresql(element: whole, compiler: Any, **options: Any) -> str:
 
 @cache
 def get_engine() -> Engine:
-    """The SQLAlchemy engine of this process. Raises `BadSetting` unless `DATABASE_URL` is a URL of SQLite or PostgreSQL."""
+    """The SQLAlchemy engine of this process, for SQLite or PostgreSQL. Raises `BadSetting` where the folder of SQLite cannot be made."""
     url = settings().database_url
-    try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise BadSetting("DATABASE_URL is not a valid database URL. Use postgresql://user:password@host/name, or unset it.") from error
-    if backend == "sqlite":
-        return _sqlite_engine(url)
-    if backend == "postgresql":
-        return _postgresql_engine(url)
-    raise BadSetting(f"DATABASE_URL uses {backend}, but only postgresql:// and sqlite:/// are supported. Correct or unset it.")
+    return _sqlite_engine(url) if url.startswith("sqlite") else _postgresql_engine(url)
 
 
 def _postgresql_engine(url: str) -> Engine:
@@ -154,15 +146,13 @@ def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    path = make_url(url).database
-    if path and path != ":memory:":
-        folder = Path(path).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadSetting(
-                f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
-            ) from error
+    folder = Path(make_url(url).database or "").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
+        ) from error
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **_pool_sizes())
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -306,7 +296,7 @@ def upgrade() -> None:
     try:
         with get_engine().connect() as connection:
             has_schema = connection.dialect.name == "sqlite" or connection.scalar(select(func.current_schema()))
-    except OperationalError as error:
+    except DBAPIError as error:
         lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # psycopg indents its hints
         reason = lines[-1].strip().rstrip(".")
         raise BadSetting(f"Cannot connect to the database: {reason}. Check DATABASE_URL and that the database is running.") from error

@@ -20,6 +20,7 @@ from monolith.accounts import login_throttle, sessions, tokens
 from monolith.config import settings
 from monolith.db.models import SCOPES, User
 from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.rate import parse_optional
 from monolith.runner.ledger.audit import Actor
 from monolith.web import rate_limit, strict_json
 
@@ -50,9 +51,6 @@ log = structlog.get_logger()
 
 
 def init_app(app: Flask) -> None:
-    for rate in (settings().request_rate, settings().anonymous_rate):
-        rate_limit.rate_of(rate)  # raises BadSetting at the start
-    login_throttle.parse_rate(settings().sign_in_rate)
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
@@ -144,7 +142,7 @@ def _count_request() -> None:
     """Count the request by user, or by address if the user is unknown. Raises `TooManyRequests`."""
     user = g.get("_login_user")
     is_known = user is not None and user.is_authenticated
-    if rate := rate_limit.rate_of(settings().request_rate if is_known else settings().anonymous_rate):
+    if rate := parse_optional(settings().request_rate if is_known else settings().anonymous_rate):
         g.requests_remaining = rate_limit.count(f"user {user.id}" if is_known else f"address {network()}", rate)
         g.requests_remaining.check()
 
