@@ -55,6 +55,8 @@ class Settings:
     secret_key: str
     secret_is_kept: bool  # no SECRET_KEY: the key is in a file under the home
     trusted_proxies: int
+    public_url: str | None  # without a slash at the end
+    prefix: str  # that all paths have for people; empty for none
     job_packages: list[str]
     queue_mode: str
     worker_class: str
@@ -125,6 +127,10 @@ class Settings:
         found = {name: env.override(job_type, name) for name in _OVERRIDES}
         env.check()
         return {name: value for name, value in found.items() if value is not None}
+
+    def address_of(self, path: str) -> str:
+        """The address at which people open a page, such as `/jobs`; a path from the root of the host where PUBLIC_URL is not set."""
+        return f"{self.public_url or self.prefix}{path}"
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
@@ -261,6 +267,15 @@ def _worker(env: Environment) -> dict[str, Any]:
     }
 
 
+def _public_address(env: Environment) -> dict[str, str | None]:
+    """Where people open Intray. SCRIPT_NAME is the prefix alone, as WSGI servers have it."""
+    url = (env.str("PUBLIC_URL", "", validate=rules.public_url) or "").rstrip("/")
+    name = env.str("SCRIPT_NAME", "", validate=rules.prefix) or ""
+    if url and name and urlsplit(url).path != name:
+        env.wrong.append(f"SCRIPT_NAME is {name!r}, but it is not the path of PUBLIC_URL. Unset it: PUBLIC_URL is enough.")
+    return {"public_url": url or None, "prefix": urlsplit(url).path or name}
+
+
 def _limits(env: Environment) -> dict[str, Any]:
     """Limits on waiting jobs and their priority, and retention."""
     return {
@@ -278,6 +293,7 @@ def _web(env: Environment) -> dict[str, Any]:
     """Settings of the web process."""
     return {
         "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
+        **_public_address(env),
         "web_threads": env.int("WEB_THREADS", 8, validate=rules.a_few),
         "web_concurrency": env.int("WEB_CONCURRENCY", 1, validate=rules.a_few),
         "patience_s": env.float("PATIENCE_S", 20.0, validate=rules.some_seconds),

@@ -25,6 +25,7 @@ from monolith import rate as rates
 
 SHORTEST_TOKEN = 16  # characters
 SQLITE_HEAD = b"SQLite format 3\0"
+PREFIX = r"(/[A-Za-z0-9._~-]+)+"  # of paths
 OF_POOL = ("max_connections", "timeout")  # options of a Redis URL that are not those of a connection
 POSTGRESQL = "postgresql+psycopg"
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -171,6 +172,19 @@ def calendar_url(text: str) -> None:
 def web_url(text: str) -> None:
     if text:
         _split(text, ("http", "https"), "It is not the address of a server. Write https://host/path")
+
+
+def public_url(text: str) -> None:
+    wrong = "It is not the address of an installation. Write https://host or https://host/prefix"
+    if text:
+        parts = _split(text, ("http", "https"), wrong)
+        if parts.query or "@" in parts.netloc or not re.fullmatch(f"({PREFIX})?/?", parts.path):
+            raise ValidationError(f"{wrong}.")
+
+
+def prefix(text: str) -> None:
+    if text and not re.fullmatch(PREFIX, text):
+        raise ValidationError("It is not a prefix of paths. Write /name, without a slash at the end.")
 
 
 def redis_url(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
@@ -15,6 +14,7 @@ from monolith.errors import NotFound
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, params_schema, view_of
 
 blueprint = Blueprint("job-types", __name__, url_prefix="/job-types", description="The types of jobs you can run")
@@ -45,7 +45,7 @@ class JobTypes(MethodView):
     def get(self) -> dict[str, Any]:
         """List the job types you can run, with the JSON Schema of their params."""
         found = [_view(one) for one in registry.open_to(current_user).values()]
-        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+        return {"object": "list", "data": found, "has_more": False, "url": own_path()}
 
 
 @blueprint.route("/<name>")
