@@ -97,7 +97,7 @@ def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
 
     Sends text and HTML from a template through the server at `SMTP_URL`. The `Message-ID` is derived from the job's id and stays
     the same in every attempt. Recipients whose message the server confirmed do not get it again; if a crash left that unclear,
-    it is sent again and the result says so. Without `SMTP_URL`, the message is saved as a file.
+    it is sent once more and the result says so. Without `SMTP_URL`, the message is saved as a file.
     """
     server = smtp.server()
     envelope = _envelope(params)
@@ -121,10 +121,15 @@ def _envelope(params: dict[str, Any]) -> templates.Envelope:
 def _send(job: Job, server: smtp.MailServer, envelope: templates.Envelope, content: bytes) -> dict[str, Any]:
     log = smtp.DeliveryLog(job)
     pending = log.pending(envelope.recipients)
-    repeated = sorted(log.unknown.intersection(pending))
+    repeated = sorted(one for one in pending if log.unanswered[one])
     if pending:
         job.progress(None, "sending again" if repeated else "sending")
         smtp.send(server, parseaddr(envelope.sender)[1], pending, content, log)
+    if given_up := log.given_up():
+        raise Permanent(
+            f"The mail server did not confirm the message to {', '.join(given_up)}, twice, so it is not sent again: "
+            "they may have it once or twice. Ask them. To send it again, submit a new job."
+        )
     return {
         "sent": bool(log.accepted),
         "note": _note(pending, repeated),

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
+MAX_TEXT = 10_000  # characters of somebody else's message
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,32 @@ class Busy(Problem):
     status, code, title = 503, "busy", "The queue is full"
 
 
+def text_of(error: BaseException) -> str:
+    """The message of an exception that somebody else's code has raised, cut off where it is long."""
+    try:
+        return str(error)[:MAX_TEXT]
+    except Exception:
+        return "This error has no readable message."
+
+
 class Permanent(Exception):
     """Raised by a job type: retrying cannot help. The submitter sees the message, so it should say what to do."""
 
 
+def seconds_to_wait(given: float, longest_s: float) -> float:
+    """A time to wait that somebody else's code gives, from 0 to `longest_s`. Raises ValueError for NaN and for what is no number."""
+    seconds = float(given)
+    if math.isnan(seconds):
+        raise ValueError("NaN is no time to wait. Give a number of seconds.")
+    return min(max(seconds, 0.0), longest_s)
+
+
 class Snooze(Exception):
-    """Raised by a job type: run this job again in `seconds`, without using up an attempt."""
+    """Raised by a job type: run this job again in `seconds`, at most three days, without using up an attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        super().__init__(reason or f"snoozed for {seconds:g} s")
-        self.seconds = seconds
+        self.seconds = seconds_to_wait(seconds, MAX_SNOOZE_S)
+        super().__init__(reason or f"snoozed for {self.seconds:g} s")
         self.reason = reason
 
 

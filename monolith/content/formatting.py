@@ -29,6 +29,7 @@ EVENT_WORDS = {
     "progress": "Step",
     "finished": "Done",
     "failed": "Failed",
+    "on_failure_failed": "What follows a failure could not be done",
     "retrying": "Attempt {attempt} failed",
     "parked": "Snoozed",
     "held": "Held",

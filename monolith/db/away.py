@@ -137,4 +137,4 @@ class Outage:
             self._since = None
 
 
-outage = Outage()  # of this process, as its clock or its hook process sees it
+outage = Outage()  # as the clock or the hook process of this process sees it

@@ -51,7 +51,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
 from monolith.db import away, postgresql_session
-from monolith.db.away import DatabaseAway, LedgerPool
+from monolith.db.away import DatabaseAway, LedgerPool, Outage
 from monolith.errors import BadSetting
 from monolith.strict_json import UNSTORABLE
 
@@ -234,15 +234,21 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
 
     What waits for a lock is repeated for as long as somebody holds it.
     """
-    give_up_at = time.monotonic() + within_s
+    give_up_at, outage = time.monotonic() + within_s, Outage()
     while True:
         try:
-            return write()
+            result = write()
         except DatabaseAway as error:
             if time.monotonic() > give_up_at and not is_locked(error):
                 raise
-            log.warning("row_locked" if is_locked(error) else "database_away", error=str(error.orig))
+            if is_locked(error):
+                log.warning("row_locked", error=str(error.orig))
+            else:
+                outage.began(error)
             time.sleep(1)
+        else:
+            outage.ended()
+            return result
 
 
 def is_locked(error: DBAPIError) -> bool:
@@ -276,7 +282,7 @@ def is_writable() -> bool:
     """Whether the database takes writes. Raises `DatabaseAway` when it cannot be asked."""
     engine = get_engine()
     if engine.dialect.name == "sqlite":
-        path = Path(engine.url.database or ".")
+        path = Path(engine.url.database or "")
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     with engine.connect() as connection:
         if connection.scalar(select(func.current_setting("transaction_read_only"))) == "off":

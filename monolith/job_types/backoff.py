@@ -17,7 +17,7 @@ class Backoff:
 
     def delay(self, attempt: int) -> float:
         """Seconds between attempt number `attempt` (from 1) and the next one, with up to 10 % of jitter."""
-        factor = 2 ** (attempt - 1) if self.kind == "exponential" else 1
+        factor = 2.0 ** min(attempt - 1, 100) if self.kind == "exponential" else 1
         return min(self.seconds * factor, MAX_BACKOFF) * random.uniform(1.0, 1.1)
 
     def __str__(self) -> str:

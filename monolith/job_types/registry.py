@@ -61,7 +61,7 @@ class Automatic:
     delay: float = 0
 
     def __post_init__(self) -> None:
-        if not self.kinds or self.priority not in PRIORITIES or self.delay < 0:
+        if not self.kinds or self.priority not in PRIORITIES or not 0 <= self.delay < math.inf:
             raise ValueError(f"automatic needs document kinds, a delay of 0 or more, and one of the priorities {', '.join(PRIORITIES)}")
 
 
@@ -200,7 +200,7 @@ def job_type(
     - automatic: which kinds of documents get it when they are submitted.
     - preview: computes, in milliseconds, what the answer to the submission shows.
     - identity: which of the params make two jobs the same. Submitting the same again, as the same owner, returns the first job.
-    - on_failure: called when the job has failed for good. It must be quick and change nothing outside of the ledger.
+    - on_failure: called when the job has failed for good, for at most 5 s. It may be called twice, and must change nothing outside.
     - max_running: how many of its jobs may run at once; max_running_per_user: how many of one user. 0: no limit.
     - rate: how many of its jobs may start, such as "60/m", "10/s" or "1000/h"; rate_per_user: how many of one user.
       Jobs over a limit or rate wait, in order, without spending an attempt.

@@ -1,4 +1,4 @@
-"""A program that outlives a worker and then kills every process that has the worker's mark. See `processes.leave_guard`.
+"""A program that outlives a worker and then kills every process that has the worker's mark. See `processes.OrphanGuard`.
 
 It is a new process and not a fork: a fork would keep all the memory that the worker writes to afterwards.
 """

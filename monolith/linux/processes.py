@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -76,26 +76,68 @@ def forks_die_with_us() -> None:
     os.register_at_fork(before=before, after_in_child=lambda: dying_with(parent, signal.SIGKILL)())
 
 
-def leave_guard(mark: str) -> int:
-    """Start a guard that kills every process marked with `mark` once this process and all its forks have ended.
-
-    Returns the id of the guard; 0 where there is no /proc.
+class OrphanGuard:
+    """A process that kills every process marked with `mark` once this process and all its forks have ended.
 
     Children die with their parent, but the programs that they have started do not. These have the mark, `NAME=value`, in their
-    environment.
+    environment. `pid` is 0 where there is no /proc.
     """
-    if not _has_proc():
-        return 0
-    reader, _open_until_death = os.pipe()
-    program = [sys.executable, "-I", "-S", str(GUARD), mark]
-    guard = os.posix_spawn(sys.executable, program, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)], setsid=True)
-    os.close(reader)
-    return guard
+
+    def __init__(self, mark: str) -> None:
+        self._program = [sys.executable, "-I", "-S", str(GUARD), mark]
+        self._reader, self._open_until_death = os.pipe()
+        self.pid = self._start() if _has_proc() else 0
+
+    def _start(self) -> int:
+        return os.posix_spawn(sys.executable, self._program, {}, file_actions=[(os.POSIX_SPAWN_DUP2, self._reader, 0)], setsid=True)
+
+    def replace_if_dead(self) -> bool:
+        """Start another one if it was killed; the forks that live are known to that one too. Whether it was."""
+        if not self.pid:
+            return False
+        with suppress(ChildProcessError):  # somebody else has reaped it
+            if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                return False
+        self.pid = self._start()
+        return True
+
+
+class ForksEndHere:
+    """A block of somebody else's code: a process that it forks, and that comes to the block's end as well, ends there."""
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if os.getpid() != self._pid:
+            _leave_as_python_does(error)
+
+
+def _leave_as_python_does(error: BaseException | None) -> NoReturn:
+    """End this process with the exit code that Python itself would give, without what is to be done at an exit."""
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 def inherit_orphans() -> None:
     """From now on, a descendant whose parent dies becomes a child of this process, which can then end it."""
     _prctl()(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def describe_status(status: int) -> str:
+    """How a process ended, in words, from its wait status."""
+    if not os.WIFSIGNALED(status):
+        return f"it left with code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        return f"it got {signal.Signals(number).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"it got signal {number}"
 
 
 def has_children() -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from redis import RedisError
 from redis.connection import SSLConnection
+from redis.exceptions import NoPermissionError, ResponseError
+from rq.defaults import RQ_KEY_PREFIX
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
@@ -23,10 +25,11 @@ from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, counts
 from monolith.runner.llm import connection_test
 from monolith.runner.monitoring import alert_notifications
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.redis_client import options_of
 from monolith.runner.webhooks import endpoints
-from monolith.server import redis_server, run_all
+from monolith.server import redis_rights, redis_server, run_all
 
 SHORTEST_SECRET = 16  # characters
 FULL = 0.9  # of the connections that a server gives
@@ -89,6 +92,9 @@ def examine(release: bool = False) -> Iterator[CheckReport]:
             yield from (CheckReport(subject, True, line) for line in problem.lines)
         except CheckFailed as problem:
             yield CheckReport(subject, True, str(problem))
+        except ResponseError as error:
+            fix = "Start a worker or the clock: they set such keys aside." if redis_keys.is_wrong_type(error) else "See `redis` above."
+            yield CheckReport(subject, True, f"Not checked, because Redis refused it: {error}. {fix}")
         except RedisError:
             yield CheckReport(subject, True, "Not checked, because Redis cannot be reached. Fix that first.")
         except SQLAlchemyError:
@@ -146,11 +152,22 @@ def _pooler_mode() -> str:
 
 def _redis() -> str:
     run_all.require_redis()
-    return redis_server.address()
+    client = rq_queues.connection()
+    if redis_rights.is_cluster(client):
+        raise CheckFailed("REDIS_URL is a Redis Cluster, but Intray needs all keys on one server. Use a Redis without cluster mode.")
+    if missing := redis_rights.refused(client, redis_rights.NEEDED):
+        raise CheckFailed(
+            f"The user of REDIS_URL may not run {', '.join(missing)} on {RQ_KEY_PREFIX}:*. Allow it, for example with ACL SETUSER."
+        )
+    less = redis_rights.refused(client, redis_rights.OPTIONAL)
+    return redis_server.address() + (f"; works, but its user may not run {', '.join(less)}" if less else "")
 
 
 def _eviction() -> str:
-    policy = str(rq_queues.connection().info("memory").get("maxmemory_policy", "unknown"))
+    try:
+        policy = str(rq_queues.connection().info("memory").get("maxmemory_policy", "unknown"))
+    except NoPermissionError:
+        return "not known, because the user of REDIS_URL may not run INFO. Make sure that maxmemory-policy is noeviction"
     if policy != "noeviction":
         raise CheckFailed(f"Redis can evict messages: its maxmemory-policy is {policy}. Set it to noeviction.")
     return policy
@@ -233,7 +250,10 @@ def _in_redis() -> tuple[int, float]:
     """The number of connections that all clients use, and the most that Redis allows."""
     if rq_queues.is_inline():
         return 0, float("inf")
-    clients = rq_queues.connection().info("clients")
+    try:
+        clients = rq_queues.connection().info("clients")
+    except NoPermissionError:  # not known
+        return 0, float("inf")
     return int(clients["connected_clients"]), float(clients.get("maxclients", "inf"))
 
 

@@ -157,6 +157,17 @@ def test_an_acceptance_that_was_not_heard_is_unknown(send: Send, server: MailSer
     assert run_due(row.id).result["repeated"] == [A]
 
 
+def test_a_message_whose_answer_is_lost_each_time_goes_out_twice_and_not_again(send: Send, server: MailServer) -> None:
+    server.will(*[DROP] * 6)
+    job_id = send(to=[A]).id
+    for _ in range(5):
+        row = run_due(job_id)
+    assert (marks(row), row.status, row.error_type) == (["sending", "sending"], "failed", "permanent")
+    assert row.error_message.startswith(f"The mail server did not confirm the message to {A}, twice")
+    assert lifecycle.requeue(job_id)
+    assert (marks(run_due(job_id)), server.received) == (["sending", "sending"], [])
+
+
 def test_a_server_that_is_away_is_tried_again(send: Send, server: MailServer, intray_settings: Callable[..., None]) -> None:
     intray_settings(SMTP_URL="smtp://127.0.0.1:9")
     row = send()

@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import undefer
 
 from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Document, Job
 from monolith.job_types import registry
 from monolith.runner.ledger import lifecycle, outcomes
+from monolith.runner.prefork.hooks import LATER
 from monolith.runner.worker import execute, ledger_worker
 from tests.support import documents
 from tests.support.callers import Caller
 from tests.support.jobs import run_due, submit_text
 from tests.support.openai_server import OpenAIServer, answer, status
+from tests.support.processes import until
 from tests.support.samples import GOOD, POOR, PRAISE
 
 
@@ -230,7 +234,8 @@ def test_one_that_is_killed_at_its_limit_in_every_attempt_goes_on_site(alice: Ca
     job_id, _ = claimed(alice)
     for _ in range(3):
         [claim] = lifecycle.claims_of("w", [job_id])
-        ledger_worker.LedgerHooks("w").lost([(*claim, "timeout")])
+        hooks = ledger_worker.LedgerHooks("w")
+        until(lambda hooks=hooks, claim=claim: hooks.lost([(*claim, "timeout")]) != [LATER])
         with write_session() as session:
             session.execute(update(Job).where(Job.id == job_id, Job.status == "scheduled").values(run_at=now() - 1))
         lifecycle.queue_due(10)
@@ -242,9 +247,10 @@ def test_one_that_is_killed_at_its_limit_in_every_attempt_goes_on_site(alice: Ca
 def test_failure_route_and_mail_are_one_transaction(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id, claim = claimed(alice)
     failure = lifecycle.Failure("broken", "It broke.", permanent=True)
+    away = OperationalError("INSERT", None, Exception("the database is away"))
     with monkeypatch.context() as patch:
-        patch.setattr(outcomes, "insert_jobs", lambda *_, **__: 1 / 0)  # the last thing that is written
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(outcomes, "insert_jobs", Mock(side_effect=away))  # the last thing that is written
+        with pytest.raises(OperationalError):
             lifecycle.fail(claim, failure, registry.fixed(1))
     document = alice.get("/api/v1/documents").json["data"][0]
     assert (document["jobs"][0]["status"], document["route"], document["defaulted"]) == ("started", None, False)

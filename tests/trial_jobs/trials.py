@@ -135,6 +135,18 @@ def trial_later(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     raise Snooze(600, "OpenAI asked for a pause")
 
 
+@job_type(params=Echo, takes="nothing", max_attempts=2, timeout=20)
+def trial_snooze(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask to be parked for any time."""
+    raise Snooze(float(params["value"]))
+
+
+@job_type(params=Echo, takes="nothing", max_attempts=1, timeout=20)
+def trial_loud(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail with so many megabytes of message."""
+    raise {"error": RuntimeError, "permanent": Permanent}[params["value"]]("x" * 50_000_000)
+
+
 @job_type(params=Seconds, takes="nothing", max_attempts=1, timeout=1)
 def trial_slow(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Run past its limit, swallowing every exception it can."""
@@ -168,6 +180,34 @@ def trial_mistake(job: FailedJob) -> None:
 @job_type(params=Nothing, max_attempts=1, timeout=20, on_failure=trial_mistake)
 def trial_sad(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     """Fail, and stumble over what should come of it."""
+    raise Permanent("It cannot be done.")
+
+
+def trial_misbehave(job: FailedJob) -> None:
+    job.decide(route="ONSITE", decision="review")
+    match job.params["value"]:
+        case "exit":
+            sys.exit(3)
+        case "long":
+            time.sleep(45)
+        case "loop":
+            collections.deque(itertools.repeat(0), maxlen=0)
+        case "die":
+            os._exit(7)
+        case "unsaved":
+            job.follow_up("trial_echo", {"value": float("nan")})
+        case "unreadable":
+            raise Unreadable
+
+
+class Unreadable(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@job_type(params=Echo, max_attempts=1, timeout=20, on_failure=trial_misbehave)
+def trial_unruly(job: Job, params: dict[str, Any]) -> dict[str, Any]:
+    """Fail, and misbehave when asked what should come of it."""
     raise Permanent("It cannot be done.")
 
 

@@ -10,6 +10,7 @@ import smtplib
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ PORTS = {"smtp": 587, "smtps": 465}
 STEP_S = 10.0  # one command and its reply
 DEADLINE_S = 50.0  # all commands: less than the job's timeout, so that a late reply is still recorded
 MIN_DATA_S = 15.0  # with less time left, the message is not started
+MAX_UNANSWERED = 2  # the message is sent once more to a recipient if the server's answer was lost
 MAX_REPLY = 200  # characters of a server's reply that are kept
 
 
@@ -61,15 +63,15 @@ def unavailable_reason() -> str | None:
 class DeliveryLog:
     """The known outcome for each recipient, stored in the job's marks.
 
-    accepted: the server's reply by recipient, from all attempts of the job. unknown: recipients whose message was started in any
-    attempt without a known outcome. refused: the server's reply by recipient, from this attempt only.
+    accepted: the server's reply by recipient, from all attempts of the job. unanswered: by recipient, how often the message was
+    started, in all attempts, without a known outcome. refused: the server's reply by recipient, from this attempt only.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self.accepted: dict[str, str] = {}
         self.refused: dict[str, str] = {}
-        self.unknown: set[str] = set()
+        self.unanswered = Counter[str]()
         for name, note in job.marks():
             self._apply(name, note)
         self.refused.clear()
@@ -84,15 +86,19 @@ class DeliveryLog:
         addresses, _, reply = note.partition(": ")
         recipients = addresses.split(", ")
         if name == "sending":
-            self.unknown.update(recipients)
-        else:
-            self.unknown.difference_update(recipients)
+            self.unanswered.update(recipients)
+        elif name != "refused":
+            self.unanswered.subtract(recipients)
         if name in ("accepted", "refused"):
             getattr(self, name).update(dict.fromkeys(recipients, reply))
 
     def pending(self, recipients: list[str]) -> list[str]:
-        """Returns the recipients that have not got the message yet."""
-        return [one for one in recipients if one not in self.accepted]
+        """Returns the recipients that have not got the message yet, as far as known, and may be sent it."""
+        return [one for one in recipients if one not in self.accepted and self.unanswered[one] < MAX_UNANSWERED]
+
+    def given_up(self) -> list[str]:
+        """Returns the recipients that are not sent the message again, although it is unknown whether they have it."""
+        return sorted(one for one, times in self.unanswered.items() if one not in self.accepted and times >= MAX_UNANSWERED)
 
 
 def send(to: MailServer, sender: str, recipients: list[str], content: bytes, log: DeliveryLog) -> None:

@@ -22,15 +22,17 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from monolith.db.away import is_of_database
 from monolith.db.engine import get_engine, now, read_connection, rows_of_json, storable, unlocked, write_transaction
 from monolith.db.models import Base, Job, JobEvent
-from monolith.errors import Conflict, JobTypeMissing
+from monolith.errors import MAX_SNOOZE_S, Conflict, JobTypeMissing, seconds_to_wait, text_of
 from monolith.job_types import registry
 from monolith.job_types.backoff import Backoff
-from monolith.runner.ledger import balance, error_fingerprint, insert, limits, pauses
+from monolith.runner.ledger import balance, error_fingerprint, insert, limits, on_failure, pauses
 from monolith.runner.ledger.guarded_update import RETURNED, JobRecord, Transition, param
 from monolith.runner.ledger.insert import JobSpec
-from monolith.runner.ledger.outcomes import Outcome, apply_on_failure, result_json
+from monolith.runner.ledger.on_failure import Consequences
+from monolith.runner.ledger.outcomes import Outcome, result_json
 from monolith.runner.queue import rq_queues
 
 _JOBS: Any = Job.__table__
@@ -38,7 +40,6 @@ SILENT_S = 15.0  # a worker that has not reported for so long gets notice; it re
 NOTICE_S = 15.0  # a worker that has not reported for so long since then is lost
 LOST_AFTER_S = SILENT_S + NOTICE_S
 MAX_CRASHES = 3  # a job that crashes its worker this often is poison
-MAX_SNOOZE_S = 3 * 24 * 3600  # since the submission; then a snooze counts as a failure
 MISSING_TYPE_S = 3600.0  # for how long a job waits for a worker that has its type
 MISSING_TYPE_TRY_S = 300.0  # how often it is tried, at least; a worker that starts has the jobs of its types tried at once
 MISSING_TYPE = "Waits for a worker that has the job type "  # how the reason of such a wait begins
@@ -307,14 +308,11 @@ class RunEnding:
     params: dict[str, Any]
     outcome: Outcome | None = None
     otherwise: RunEnding | None = None  # for a run that can no longer be snoozed
+    has_consequences: bool = False  # it fails for good, and `on_failure` of the job's type says what comes of that
 
     @property
     def claim(self) -> tuple[str, int]:
         return self.job_id, self.number
-
-    @property
-    def is_status_only(self) -> bool:
-        return self.event != "failed" and not self.outcome and not self.otherwise
 
 
 def _error(failure: Failure) -> dict[str, Any]:
@@ -324,12 +322,17 @@ def _error(failure: Failure) -> dict[str, Any]:
     return {"error_type": storable(failure.type, MAX_TYPE), "error_message": message, "error_trace": trace, "error_group": error_group}
 
 
+# A time in the future counts as old: the database's clock was set back, or was ahead for a while.
+_is_silent = or_(Job.heartbeat_at < now() - SILENT_S, Job.heartbeat_at > now())
+_is_lost = (Job.status == "started", _is_silent, Job.run_at <= now())
+
 # `started_at` is set anew, because a worker claims tiny jobs a moment before their functions begin.
 _BEGAN: dict[str, Any] = {"started_at": now() - param("ran", Job.started_at)}
 SUCCEED = Transition(
     "finished", *_RUNNING, status="finished", result=param("result", Job.result), progress=100.0, **_BEGAN, **_NO_ERROR, **_ENDED
 )
 FAIL = Transition("failed", *_RUNNING, status="failed", **_BEGAN, **_ERROR, **_ENDED)
+FAIL_LOST = Transition("failed", *_RUNNING, *_is_lost, status="failed", **_BEGAN, **_ERROR, **_ENDED)
 RETRY = Transition("retrying", *_RUNNING, status="scheduled", run_at=now() + param("seconds", Job.run_at), **_BEGAN, **_ERROR, **_RELEASED)
 SNOOZE = Transition(
     "parked",
@@ -352,7 +355,7 @@ WITHOUT_TYPE = Transition(
     **_BEGAN,
     **_RELEASED,
 )
-_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "retrying": RETRY, "parked": SNOOZE, "unknown_type": WITHOUT_TYPE}
+_ENDINGS = {"finished": SUCCEED, "failed": FAIL, "lost": FAIL_LOST, "retrying": RETRY, "parked": SNOOZE, "unknown_type": WITHOUT_TYPE}
 
 
 def finished(claim: Claim, outcome: Outcome) -> RunEnding:
@@ -366,11 +369,12 @@ def failed(claim: Claim, failure: Failure, backoff: Backoff) -> RunEnding:
     error = _error(failure)
     if not failure.permanent and claim.attempt < claim.job.max_attempts:
         return _ending("retrying", claim, {**error, "note": error["error_message"], "seconds": backoff.delay(claim.attempt)})
-    return _ending("failed", claim, {**error, "note": error["error_message"]})
+    return _ending("failed", claim, {**error, "note": error["error_message"]}, has_consequences=on_failure.is_declared(claim.job.type))
 
 
 def snoozed(claim: Claim, seconds: float, reason: str) -> RunEnding:
     """The job runs again in some seconds, and its attempt is returned. Three days after its submission that counts as a failure."""
+    seconds = seconds_to_wait(seconds, MAX_SNOOZE_S)
     message = f"The job was snoozed repeatedly for three days. Last reason: {reason}"
     otherwise = failed(claim, Failure("parked_too_long", message), Backoff("fixed", seconds))
     return _ending("parked", claim, {"seconds": seconds, "reason": storable(reason, 300), "note": reason}, otherwise=otherwise)
@@ -417,24 +421,54 @@ def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> Ru
     return RunEnding(event, claim.job_id, claim.number, claim.attempt, claim.began_at, params, **rest)
 
 
-def record(endings: Sequence[RunEnding]) -> set[tuple[str, int]]:
-    """Record how runs ended, all in one transaction, and push their follow-ups. Returns the job ids and numbers of the current claims.
+class Recorded(NamedTuple):
+    """What `record` has done: the runs whose claim was current, and those that wait for `on_failure`; by job id and claim number."""
 
-    For a job that failed for good, `on_failure` of its type runs and is saved in the same transaction.
+    current: set[tuple[str, int]]
+    waiting: set[tuple[str, int]]
+
+
+def record(endings: Sequence[RunEnding], consequences: Consequences = on_failure.call) -> Recorded:
+    """Record how runs ended, all in one transaction, and push their follow-ups.
+
+    `consequences` calls `on_failure` of a job that failed for good, before the transaction. Runs that wait for it are to be recorded
+    again. What can no longer be snoozed is recorded as failed.
     """
-    if all(one.is_status_only for one in endings) and len({one.event for one in endings}) == 1:
+    settled = [(one, _settled(one, consequences)) for one in endings]
+    ready = [ending for _, ending in settled if ending]
+    waiting = {one.claim for one, ending in settled if ending is None}
+    changed = _record(ready)
+    current = {(job.id, job.claims) for job in changed}
+    if refused := [one.otherwise for one in ready if one.otherwise and one.claim not in current]:
+        others = record(refused, consequences)
+        return Recorded(current | others.current, waiting | others.waiting)
+    return Recorded(current, waiting)
+
+
+def _settled(ending: RunEnding, consequences: Consequences) -> RunEnding | None:
+    """The run with what comes of its failure; None while that is not known."""
+    if not ending.has_consequences or ending.outcome:
+        return ending
+    claim = claimed(*ending.claim)
+    if claim is None:
+        return ending  # recording it changes nothing
+    outcome = consequences(claim.job, ending.params["error_type"], ending.params["error_message"])
+    return None if outcome is None else replace(ending, outcome=outcome)
+
+
+def _record(endings: Sequence[RunEnding]) -> list[JobRecord]:
+    """Returns the changed rows."""
+    if all(one.outcome is None for one in endings) and len({one.event for one in endings}) <= 1:
         changed = _apply(endings)
         make_room(changed)
-        return {(job.id, job.claims) for job in changed}
+        return changed
     with write_transaction() as connection:
         changed = _apply(endings, connection)
-        current = {(job.id, job.claims) for job in changed}
-        changed += _apply([one.otherwise for one in endings if one.otherwise and one.claim not in current], connection)
         by_claim = {one.claim: one for one in endings}
         follow_ups = [new for job in changed for new in _save(by_claim[job.id, job.claims], job, connection)]
     rq_queues.push(follow_ups)
     make_room(changed)
-    return {(job.id, job.claims) for job in changed}
+    return changed
 
 
 def _apply(endings: Iterable[RunEnding], connection: Connection | None = None) -> list[JobRecord]:
@@ -448,29 +482,36 @@ def _apply(endings: Iterable[RunEnding], connection: Connection | None = None) -
 
 def _save(ending: RunEnding, job: JobRecord, connection: Connection) -> list[JobRecord]:
     """Save what a run leaves beside its status. Returns the follow-ups, to be pushed after the commit."""
-    if job.status == "failed":
-        error = (ending.otherwise or ending).params
-        return apply_on_failure(connection, job, error["error_type"], error["error_message"])
-    return ending.outcome.save(connection, job) if ending.outcome else []
+    if ending.outcome is None:
+        return []
+    if not ending.has_consequences:
+        return ending.outcome.save(connection, job)
+    try:
+        with connection.begin_nested():
+            return ending.outcome.save(connection, job)
+    except Exception as error:
+        if is_of_database(error):
+            raise
+        # the job fails all the same
+        log.exception("on_failure_failed", job_id=job.id, type=job.type)
+        return Outcome(problem=f"What it asked for cannot be saved: {text_of(error)}").save(connection, job)
 
 
 def succeed(claim: Claim, outcome: Outcome) -> bool:
     """Record a run that `finished`. False when the claim is no longer current."""
-    return bool(record([finished(claim, outcome)]))
+    return bool(record([finished(claim, outcome)]).current)
 
 
 def fail(claim: Claim, failure: Failure, backoff: Backoff) -> bool:
     """Record an attempt that `failed`. False when the claim is no longer current."""
-    return bool(record([failed(claim, failure, backoff)]))
+    return bool(record([failed(claim, failure, backoff)]).current)
 
 
 def snooze(claim: Claim, seconds: float, reason: str) -> bool:
     """Record a run that is `snoozed`. False when the claim is no longer current."""
-    return bool(record([snoozed(claim, seconds, reason)]))
+    return bool(record([snoozed(claim, seconds, reason)]).current)
 
 
-_LAST = Job.crashes + param("crash", Job.crashes) >= MAX_CRASHES
-_KNOWN = Job.type.in_(bindparam("known_types", expanding=True))
 _INTERRUPTED: dict[str, Any] = {
     "status": "queued",
     "attempt": Job.attempt - 1,
@@ -479,35 +520,31 @@ _INTERRUPTED: dict[str, Any] = {
     **_RELEASED,
     **_QUEUED,
 }
-POISON = Transition("failed", *_RUNNING, param("crash", Job.crashes) > 0, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
 INTERRUPT = Transition("interrupted", *_RUNNING, **_INTERRUPTED)
 
-# A time in the future counts as old: the database's clock was set back, or was ahead for a while.
-_is_silent = or_(Job.heartbeat_at < now() - SILENT_S, Job.heartbeat_at > now())
-_is_lost = (Job.status == "started", _is_silent, Job.run_at <= now())
-POISON_LOST = Transition("failed", *_RUNNING, *_is_lost, _LAST, _KNOWN, status="failed", **_ERROR, **_ENDED)
 INTERRUPT_LOST = Transition("interrupted", *_RUNNING, *_is_lost, **_INTERRUPTED)
 
 
-def interrupt(job_id: str, number: int, why: str, *, crashed: bool = True, only_lost: bool = False) -> bool:
+def interrupt(
+    job_id: str, number: int, why: str, *, crashed: bool = True, only_lost: bool = False, consequences: Consequences = on_failure.call
+) -> bool | None:
     """Queue a job again whose worker stopped or died, and return its attempt. False when this claim is no longer current.
 
     After MAX_CRASHES crashes the job is poison and fails: otherwise it would crash one worker after the other. A worker that
     stops on request (`crashed=False`) does not count. With `only_lost`, False too when its worker has reported meanwhile.
-    A type that this version lacks is left to another one, which has its `on_failure`.
+    A type that this version lacks is left to another one, which has its `on_failure`. None while the failure waits for
+    `consequences`, as in `record`: ask again.
     """
-    fence = {"job_id": job_id, "claim": number, "crash": int(crashed)}
-    error = _error(Failure("poison", f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."))
-    message = error["error_message"]
-    with write_transaction() as connection:
-        poison = (POISON_LOST if only_lost else POISON).apply(
-            message, connection=connection, known_types=list(registry.discover()), **fence, **error
-        )
-        interrupted = (INTERRUPT_LOST if only_lost else INTERRUPT).apply(why, connection=connection, **fence)
-        follow_ups = [one for job in poison for one in apply_on_failure(connection, job, "poison", message)]
-    rq_queues.push([*interrupted, *follow_ups])
-    make_room([*poison, *interrupted])
-    return bool(poison or interrupted)
+    claim = claimed(job_id, number) if crashed else None
+    if claim and claim.job.crashes + 1 >= MAX_CRASHES and claim.job.type in registry.discover():
+        message = f"The job was failed because {MAX_CRASHES} workers crashed while running it. Last: {why}."
+        poison = failed(claim, Failure("poison", message, permanent=True), Backoff("fixed", 1))
+        recorded = record([replace(poison, event="lost") if only_lost else poison], consequences)
+        return None if recorded.waiting else bool(recorded.current)
+    interrupted = (INTERRUPT_LOST if only_lost else INTERRUPT).apply(why, job_id=job_id, claim=number, crash=int(crashed))
+    rq_queues.push(interrupted)
+    make_room(interrupted)
+    return bool(interrupted)
 
 
 # Its claim is still the last one, and it was interrupted: a requeue by a person sets `interruptions` to 0.

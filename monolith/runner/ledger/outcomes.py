@@ -1,6 +1,7 @@
 """What a job leaves beside its status: result, files, follow-up jobs and the decision on its document.
 
-All of it is written in the transaction that ends the job. For a job that failed for good, `on_failure` of its type decides it.
+All of it is written in the transaction that ends the job. For a job that failed for good, `on_failure` of its type decides it:
+see `on_failure`.
 """
 
 from __future__ import annotations
@@ -10,31 +11,35 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, update
 
 from monolith.config import settings
-from monolith.db.models import Artefact, Document, User
-from monolith.errors import Permanent
+from monolith.db.engine import storable
+from monolith.db.models import Artefact, Document, JobEvent
+from monolith.errors import Permanent, seconds_to_wait
 from monolith.job_types import registry
-from monolith.runner.ledger.guarded_update import JobRecord
+from monolith.runner.ledger.guarded_update import MAX_NOTE, JobRecord
 from monolith.runner.ledger.insert import JobSpec, insert_jobs
 
 MAX_RESULT_BYTES = 1024 * 1024
 NAME, MEDIA_TYPE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/]{1,200}"), re.compile("[ -~]{1,100}")  # of a file
+MAX_DELAY_S = 10 * 365 * 24 * 3600  # of a follow-up
+ON_FAILURE_FAILED = "on_failure_failed"  # the event of a job
 _STRICT_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
-
-log = structlog.get_logger()
 
 
 @dataclass
 class Outcome:
-    """What a job function left: its result, files as (name, media type, content), follow-up jobs, and the decision."""
+    """What a job function left: its result, files as (name, media type, content), follow-up jobs, and the decision.
+
+    `problem`: why `on_failure` failed.
+    """
 
     result: Any = None
     files: list[tuple[str, str, bytes]] = field(default_factory=list)
     follow_ups: list[JobSpec] = field(default_factory=list)
     decision: dict[str, Any] | None = None
+    problem: str = ""
 
     @property
     def is_result_only(self) -> bool:
@@ -58,7 +63,8 @@ class Outcome:
         self.files = [*others, (name, media_type, bytes(content))]
 
     def follow_up(self, type: str, params: dict[str, Any], priority: str, delay: float, document_id: str | None) -> None:
-        """Add a follow-up job. Raises `Invalid` for wrong params, and `JobTypeMissing`."""
+        """Add a follow-up job. Raises `Invalid` for wrong params, ValueError for a delay that is no number, and `JobTypeMissing`."""
+        delay = seconds_to_wait(delay, MAX_DELAY_S)
         job_type = registry.require(type)
         loaded = job_type.load_params(params, has_document=document_id is not None)
         self.follow_ups.append(JobSpec(job_type, loaded, priority, delay, document_id))
@@ -77,7 +83,23 @@ class Outcome:
             connection.execute(insert(Artefact), rows)
         if self.decision and job.document_id:
             connection.execute(update(Document.__table__).where(Document.id == job.document_id).values(**self.decision))  # type: ignore[arg-type]
+        if self.problem:
+            note = storable(self.problem, MAX_NOTE)
+            connection.execute(insert(JobEvent).values(job_id=job.id, name=ON_FAILURE_FAILED, attempt=job.attempt, note=note))
         return insert_jobs(self.follow_ups, connection=connection, owner_id=job.owner_id, parent_id=job.id, request_id=job.request_id)
+
+    # ---- between processes: plain values, so that nothing a job function leaves can run code in the process that reads it
+
+    def plain(self) -> tuple[Any, ...]:
+        """All but the result, as plain values."""
+        return self.files, [{**vars(one), "type": one.type.name} for one in self.follow_ups], self.decision, self.problem
+
+    @classmethod
+    def of_plain(cls, plain: tuple[Any, ...]) -> Outcome:
+        """Raises `Invalid` for a follow-up whose job type does not exist."""
+        files, follow_ups, decision, problem = plain
+        specs = [JobSpec(**{**one, "type": registry.find(one["type"])}) for one in follow_ups]
+        return cls(None, [tuple(file) for file in files], specs, decision, problem)
 
 
 def _check_room(name: str, size: int, others: list[tuple[str, str, bytes]]) -> None:
@@ -112,51 +134,3 @@ def result_json(result: Any) -> str:
             f"The job's result has {size:,} bytes, over the limit of {MAX_RESULT_BYTES:,}. Its developer must attach it as a file."
         )
     return text
-
-
-# ---- on_failure
-
-
-@dataclass
-class FailedJob:
-    """The failed job as `on_failure` of its type sees it; `interface.FailedJob` documents the fields."""
-
-    id: str
-    type: str
-    params: dict[str, Any]
-    error_type: str
-    error_message: str
-    document_id: str | None
-    document_title: str | None
-    owner_email: str
-    outcome: Outcome = field(default_factory=Outcome)
-
-    def follow_up(self, type: str, params: dict[str, Any], *, priority: str = "normal", delay: float = 0) -> None:
-        self.outcome.follow_up(type, params, priority, delay, self.document_id)
-
-    def decide(self, *, route: str, decision: str, score: int | None = None) -> None:
-        self.outcome.decide(route, decision, score, is_defaulted=True)
-
-
-def has_on_failure(type_name: str) -> bool:
-    """Whether this job type has an `on_failure` function."""
-    job_type = registry.discover().get(type_name)
-    return job_type is not None and job_type.on_failure is not None
-
-
-def apply_on_failure(connection: Connection, job: JobRecord, error_type: str, error_message: str) -> list[JobRecord]:
-    """Call `on_failure` of the job's type, if it has one, and save its outcome. Returns the follow-ups, to be pushed after the commit.
-
-    An exception in `on_failure` is logged: what it had asked for until then is saved, and the job fails all the same.
-    """
-    job_type = registry.discover().get(job.type)
-    if job_type is None or job_type.on_failure is None:
-        return []
-    email = connection.scalar(select(User.email).where(User.id == job.owner_id)) or ""
-    title = connection.scalar(select(Document.title).where(Document.id == job.document_id)) if job.document_id else None
-    failed = FailedJob(job.id, job.type, job.params, error_type, error_message, job.document_id, title, email)
-    try:
-        job_type.on_failure(failed)
-    except Exception:
-        log.exception("on_failure_failed", job_id=failed.id, type=failed.type)
-    return failed.outcome.save(connection, job)

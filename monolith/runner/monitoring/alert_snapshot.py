@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
 from redis import RedisError
+from redis.exceptions import NoPermissionError
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
@@ -21,6 +23,7 @@ from monolith.runner.ledger.lifecycle import MISSING_TYPE
 from monolith.runner.ledger.pauses import Paused
 from monolith.runner.llm.budget import DAY_S, PLACES, Spending, usd
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 
 COUNTED_TO = 10_000  # failed jobs are counted up to this number
@@ -102,12 +105,22 @@ def _redis() -> tuple[set[str] | None, float | None]:
     """The queues that a worker listens to, None if Redis does not respond; and its memory use in percent, if it has a limit."""
     try:
         return rq_queues.listened(), None if rq_queues.is_inline() else _redis_percent()
-    except RedisError:
+    except RedisError as error:
+        if redis_keys.is_wrong_type(error):
+            _set_aside()
         return None, None
 
 
+def _set_aside() -> None:
+    with suppress(RedisError):  # the next snapshot tries it again
+        redis_keys.set_aside(rq_queues.connection())
+
+
 def _redis_percent() -> float | None:
-    memory = rq_queues.connection().info("memory")
+    try:
+        memory = rq_queues.connection().info("memory")
+    except NoPermissionError:  # not known
+        return None
     limit = int(memory.get("maxmemory") or 0)
     return 100 * int(memory["used_memory"]) / limit if limit else None
 

@@ -23,6 +23,7 @@ from monolith.db.models import Job, Sample
 from monolith.runner.ledger import clock_lease, lifecycle, limits, pauses
 from monolith.runner.ledger.guarded_update import JobRecord
 from monolith.runner.monitoring import workers
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 
 SAMPLED = 50  # newest finished jobs of a type; older ones may no longer be typical
@@ -286,8 +287,9 @@ def _workers() -> tuple[set[str] | None, set[str] | None]:
         return None, None
     try:
         return rq_queues.listened(), workers.busy_queues()
-    except RedisError:
-        rq_queues.cooldown.start()
+    except RedisError as error:
+        if not redis_keys.is_wrong_type(error):  # that is one key; the queues can be pushed to
+            rq_queues.cooldown.start()
         return None, None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import RedisError
 from rq.defaults import RQ_KEY_PREFIX
-from rq.utils import as_text, utcparse
+from rq.utils import utcparse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -131,17 +131,10 @@ def _running(session: Session) -> dict[str, list[JobInfo]]:
 
 
 def _hashes() -> Iterable[tuple[str, dict[str, str]]]:
-    """The name and hash of each registered worker, in two round trips. The hash of a worker that was killed is empty."""
+    """The name and hash of each registered worker. The hash of a worker that was killed is empty."""
     if rq_queues.is_inline():
         return []
-    redis = rq_queues.connection()
-    keys = sorted(as_text(key) for key in redis.smembers(f"{RQ_KEY_PREFIX}:workers"))
-    with redis.pipeline(transaction=False) as pipeline:
-        for key in keys:
-            pipeline.hgetall(key)
-        found = pipeline.execute() if keys else []
-    texts = [{name.decode(): value.decode(errors="replace") for name, value in one.items()} for one in found]
-    return zip((key.removeprefix(f"{RQ_KEY_PREFIX}:worker:") for key in keys), texts, strict=True)
+    return rq_queues.worker_hashes()
 
 
 def _worker(name: str, fields: dict[str, str], running: list[JobInfo]) -> WorkerInfo:
@@ -171,11 +164,22 @@ def _queues(fields: dict[str, str]) -> list[str]:
 
 
 def _listed(text: str | None) -> list[dict[str, Any]]:
-    """The children that a worker reports. RQ's own workers report none."""
+    """The children that a worker reports. RQ's own workers report none; what somebody else has written there is left out."""
     try:
-        return list(json.loads(text or "[]"))
-    except ValueError:
+        found = json.loads(text or "[]")
+    except (ValueError, RecursionError):
         return []
+    return [one for one in found if _is_child(one)] if isinstance(found, list) else []
+
+
+def _is_child(one: Any) -> bool:
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("pid"), int)
+        and isinstance(one.get("memory", ""), int | None)
+        and isinstance(one.get("jobs"), list)
+        and all(isinstance(job_id, str) for job_id in one["jobs"])
+    )
 
 
 def _is_io_bound(child: dict[str, Any]) -> bool:
@@ -184,12 +188,12 @@ def _is_io_bound(child: dict[str, Any]) -> bool:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _moment(text: str | None) -> float | None:
     try:
         moment: datetime | None = utcparse(text) if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment.timestamp() if moment else None

@@ -32,7 +32,8 @@ from rq.job import Job, Retry
 from rq.job_lifecycle import format_exc_info
 from rq.timeouts import JobTimeoutException
 
-from monolith.linux.processes import dying_with, end_children, has_children, inherit_orphans
+from monolith.linux.process_state import ProcessState
+from monolith.linux.processes import ForksEndHere, dying_with, end_children, has_children, inherit_orphans
 
 if TYPE_CHECKING:
     from rq.queue import Queue
@@ -42,6 +43,7 @@ DONE, FAILED, HANDLED, STOPPED, ENDED = range(5)
 RUN, STOP = range(2)  # the kinds of packets to a child
 PACKET = 256 * 1024
 LENGTH = struct.Struct("<I")
+MAX_TRACE = 20_000
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -81,6 +83,7 @@ class JobRunner:
         self._max_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + growth_limit // 1024
         self._memory_at = 0.0
         self._sending = threading.Lock()
+        self.state = ProcessState()
 
     def receive(self) -> Assignment | int:
         """Wait for the next packet: a job to run, or the ticket of a job to stop. Exits when the parent has closed the inbox."""
@@ -93,8 +96,13 @@ class JobRunner:
         slot, job_id, queue, *others = rest
         return Assignment(ticket, slot, job_id, self._queues[queue], *others)
 
-    def run(self, assignment: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any]) -> None:
-        """Run the job and send its outcome. `limited` calls a function under the job's time limit."""
+    def run(
+        self, assignment: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any], *, is_unspoilt: Callable[[], bool]
+    ) -> None:
+        """Run the job and send its outcome. `limited` calls a function under the job's time limit.
+
+        `is_unspoilt`: whether other jobs can run in this process afterwards; if not, it is replaced.
+        """
         current_slot.recording, current_slot.number = self._recording, assignment.slot
         started = time.monotonic()
         if assignment.claimed is not None:
@@ -104,7 +112,8 @@ class JobRunner:
         else:
             how, payload = HANDLED, self._run_by_rq(assignment)
         self._recording[assignment.slot] = 0
-        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, self._has_grown()))
+        is_leaving = self._has_grown() or not is_unspoilt()
+        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, is_leaving))
         with self._sending:
             self._outbox.sendall(LENGTH.pack(len(message)) + message)
 
@@ -118,7 +127,7 @@ class JobRunner:
         job = self._worker.job_class(assignment.job_id, connection=self._worker.connection, serializer=self._worker.serializer)
         try:
             job.restore(assignment.fields)
-            value = limited(assignment, job.perform)
+            value = limited(assignment, lambda: _perform(job))
             if isinstance(value, Retry):
                 return HANDLED, self._retry(job, assignment, value)
             return DONE, self._serialized(value)
@@ -138,7 +147,7 @@ class JobRunner:
         except Stopped:
             return STOPPED, b""
         except BaseException:
-            return FAILED, format_exc_info(sys.exc_info())
+            return FAILED, format_exc_info(sys.exc_info())[-MAX_TRACE:]
 
     def _serialized(self, value: Any) -> bytes:
         """The result in the format of RQ's `Result.serialize`; empty for None."""
@@ -154,7 +163,8 @@ class JobRunner:
         """Run a job with unusual features through RQ's own code, with a connection for as long as that takes."""
         try:
             job = self._worker.job_class.fetch(assignment.job_id, connection=self._worker.connection, serializer=self._worker.serializer)
-            self._worker.perform_job(job, assignment.queue, self._execution(assignment, job))
+            with ForksEndHere():
+                self._worker.perform_job(job, assignment.queue, self._execution(assignment, job))
         finally:
             self._worker.connection.connection_pool.disconnect()
         return b""
@@ -176,8 +186,13 @@ class JobRunner:
         return execution
 
 
+def _perform(job: Job) -> Any:
+    with ForksEndHere():
+        return job.perform()
+
+
 def work_alone(runner: JobRunner, death_penalty: Any) -> NoReturn:
-    """Run one job after the other, forever. Ends every process that a job has left behind."""
+    """Run one job after the other, forever. Ends every process that a job has left behind, and puts back what it has changed in ours."""
 
     def limited(assignment: Assignment, perform: Callable[[], Any]) -> Any:
         if assignment.claimed is not None:
@@ -188,8 +203,8 @@ def work_alone(runner: JobRunner, death_penalty: Any) -> NoReturn:
     while True:
         assignment = runner.receive()
         assert isinstance(assignment, Assignment)  # an ordinary child is killed to stop its job
-        os.environ["RQ_JOB_ID"] = assignment.job_id
-        runner.run(assignment, limited)
+        runner.state.set_variable("RQ_JOB_ID", assignment.job_id)
+        runner.run(assignment, limited, is_unspoilt=runner.state.restore)
         if has_children():
             end_children()
 
@@ -207,7 +222,7 @@ def work_io_bound(runner: JobRunner, inbox: socket.socket, slots: int) -> NoRetu
             with threaded:
                 return perform()
 
-        runner.run(assignment, limited)
+        runner.run(assignment, limited, is_unspoilt=runner.state.is_unchanged)  # other jobs may rely on what one has changed
         del running[assignment.ticket]
 
     while True:

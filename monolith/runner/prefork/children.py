@@ -7,6 +7,7 @@ child has not started, one packet at a time: the kernel gives each packet to one
 from __future__ import annotations
 
 import json
+import logging
 import marshal
 import mmap
 import os
@@ -19,7 +20,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from monolith.linux.processes import end_children, memory
+from monolith.linux.processes import describe_status, end_children, memory
 from monolith.runner.prefork.child import (
     DONE,
     ENDED,
@@ -46,6 +47,7 @@ LATE_S = 1.0  # the child itself ends a job at its limit; the parent kills the c
 STOPPING_S = 2.0  # how long an I/O-bound job has to stop before its child is killed
 
 OUTCOMES = {DONE: "done", FAILED: "failed", HANDLED: "handled", STOPPED: "stopped", ENDED: "ended"}
+log = logging.getLogger("rq.worker")
 Report = tuple[Task, int, Any, float]  # the task, how it ended, with what, after how many seconds
 _tickets = count(1)
 
@@ -156,14 +158,20 @@ class Child:
             end = LENGTH.size + LENGTH.unpack_from(self._unparsed)[0]
             if len(self._unparsed) < end:
                 return
-            ticket, how, payload, seconds, has_grown = marshal.loads(self._unparsed[LENGTH.size : end])
+            report = self._unparsed[LENGTH.size : end]
             del self._unparsed[:end]
-            task = self.tasks.pop(ticket)
+            try:
+                ticket, how, payload, seconds, is_leaving = marshal.loads(report)
+                task = self.tasks.pop(ticket)
+            except (ValueError, EOFError, TypeError, KeyError) as error:  # a job has written to our socket, or runs twice: it forked
+                log.error("A child sent a report that nobody can read, and is killed: %r", error)
+                self.kill()
+                return
             if self.slots is None:
                 for following in self.running():
                     following.started_at = time.monotonic()
             self._finished += 1
-            self.is_leaving |= has_grown or self._finished >= self._options.child_max_jobs
+            self.is_leaving |= is_leaving or self._finished >= self._options.child_max_jobs
             yield task, how, payload, seconds
 
     # ---- limits and the end
@@ -462,8 +470,3 @@ class Children:
             if child.slots is None:
                 self._backlog.extend(child.take_back())
         return self._clear_backlog()
-
-
-def describe_status(status: int) -> str:
-    """How a process ended, in words, from its wait status."""
-    return f"it got {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"it left with code {os.WEXITSTATUS(status)}"

@@ -8,7 +8,9 @@ worker's connection can take no job.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from redis import ConnectionPool, Redis
@@ -19,6 +21,7 @@ from redis.retry import Retry
 
 INVALIDATED = b"__redis__:invalidate"
 TIMEOUT_S = 2.0
+log = logging.getLogger("rq.worker")
 Command = dict[str, Any]
 
 
@@ -62,17 +65,27 @@ class Connections:
         self.close()
         self._subscriber.connect()
         self._subscriber.send_command("CLIENT", "ID")
-        self._subscriber_id = self._subscriber.read_response()
-        self._subscriber.send_command("SUBSCRIBE", self._channel, INVALIDATED)
-        for _ in range(2):
-            self._subscriber.read_response()
+        with self._refusal("CLIENT ID"):
+            self._subscriber_id = self._subscriber.read_response()
+        for channel in (self._channel, INVALIDATED):
+            self._subscriber.send_command("SUBSCRIBE", channel)
+            with self._refusal(f"SUBSCRIBE {channel!r}"):
+                self._subscriber.read_response()
         self._pool.get_connection()
 
     def _track(self, connection: Any) -> None:
         connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._subscriber_id, "NOLOOP")
-        try:
+        with self._refusal("CLIENT TRACKING"):
             connection.read_response()
-        except ResponseError:  # an old server, a proxy, or a user without the right to
+
+    @contextmanager
+    def _refusal(self, command: str) -> Iterator[None]:
+        """A command that an old server, a proxy, or a user without the right to refuses: the server is asked every second instead."""
+        try:
+            yield
+        except ResponseError as error:
+            if self.is_tracking:
+                log.warning("Redis refused %s, so it is asked for jobs every second: %s", command, error)
             self.is_tracking = False
 
     def filenos(self) -> list[int]:

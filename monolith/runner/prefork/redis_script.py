@@ -120,6 +120,12 @@ local function put_back(id, queue, meta)
   end
 end
 
+-- A field that somebody has filled with something else than a number starts anew.
+local function count(key, command, field, more)
+  local answer = redis.pcall(command, key, field, more)
+  if type(answer) == 'table' and answer.err then redis.call('HSET', key, field, more) end
+end
+
 local p = 18
 local late, done, seconds = {}, 0, 0
 for _ = 1, tonumber(ARGV[17]) do
@@ -156,6 +162,7 @@ for _ = 1, tonumber(ARGV[17]) do
 end
 
 local taken = {}
+redis.call('SREM', executions_key, '') -- ends the script here if the key is of another type, before a job is taken
 local function start(k, id, fields, io_bound)
   local timeout, queue = 0, string.sub(KEYS[k], #prefix + 8)
   for i = 1, #fields, 2 do
@@ -166,14 +173,15 @@ local function start(k, id, fields, io_bound)
   local execution = execution_start .. string.format('%04x', #taken)
   local composite = id .. ':' .. execution
   local job, execution_key, registry = prefix .. ':job:' .. id, prefix .. ':execution:' .. composite, prefix .. ':executions:' .. id
+  -- First: where a key of another type ends the script, these two let the job be found and queued again.
+  redis.call('SADD', executions_key, composite)
+  redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
   redis.call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', ARGV[4], 'last_heartbeat', ARGV[4],
     'worker_name', worker)
   redis.call('EXPIRE', execution_key, ttl)
   redis.call('ZADD', registry, epoch + ttl + 60, execution)
   redis.call('EXPIRE', registry, ttl + 60)
   redis.call('ZADD', prefix .. ':wip:' .. queue, epoch + ttl, composite)
-  redis.call('SADD', executions_key, composite)
-  redis.call('HSET', job, 'last_heartbeat', iso, 'status', 'started', 'started_at', iso, 'worker_name', worker)
   redis.call('PERSIST', job)
   taken[#taken + 1] = {k, id, execution, io_bound, is_there(job .. ':dependents') and 1 or 0, fields}
 end
@@ -370,8 +378,8 @@ if is_known == 1 then
   if #taken > 0 then state = 'busy' end
   if state ~= '' then redis.call('HSET', worker_key, 'state', state) end
   if done > 0 then
-    redis.call('HINCRBY', worker_key, 'successful_job_count', done)
-    redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds)
+    count(worker_key, 'HINCRBY', 'successful_job_count', done)
+    count(worker_key, 'HINCRBYFLOAT', 'total_working_time', seconds)
   end
 end
 if #taken > 0 then redis.call('EXPIRE', executions_key, worker_ttl) end

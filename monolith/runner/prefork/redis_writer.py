@@ -20,6 +20,7 @@ from rq.queue import Queue
 from rq.utils import now
 from rq.worker import Worker
 
+from monolith.runner.prefork import redis_keys
 from monolith.runner.prefork.connections import Command, Connections
 from monolith.runner.prefork.redis_script import UNLIMITED, FreeSlots, RedisScript
 from monolith.runner.prefork.task import Ending, Task
@@ -60,6 +61,7 @@ class RedisWriter:
         self._scan_at = 0.0
         self._more = self._more_io_bound = True
         self._unscanned = False
+        self._has_wrong_keys = False
         self.is_away = True
         self.is_suspended = False
 
@@ -91,6 +93,9 @@ class RedisWriter:
         if time.monotonic() < self._reconnect_at:
             return False
         self._connections.open()
+        if self._has_wrong_keys:
+            redis_keys.set_aside(self._connections.client)
+            self._has_wrong_keys = False
         self._requeue_unknown(known)
         self.is_away, self._more, self._more_io_bound = False, True, True
         return True
@@ -108,6 +113,7 @@ class RedisWriter:
         """Redis failed: keep what is to be written, and connect again later."""
         if not self.is_away:
             self._worker.log.warning("Worker %s: Redis is not responding: %s", self._worker.name, error)
+        self._has_wrong_keys |= redis_keys.is_wrong_type(error)
         self._connections.close()
         self.is_away, self._reconnect_at = True, time.monotonic() + RECONNECT_S
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import select
 import signal
 import socket
@@ -19,12 +18,13 @@ from typing import Any
 from uuid import uuid4
 
 from redis import RedisError
+from redis.exceptions import ResponseError
 from rq.timeouts import JobTimeoutException
 from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, Worker
 
-from monolith.linux.processes import end_children, forks_die_with_us, inherit_orphans, leave_guard
-from monolith.runner.prefork import options
+from monolith.linux.processes import OrphanGuard, end_children, forks_die_with_us, inherit_orphans
+from monolith.runner.prefork import options, redis_keys
 from monolith.runner.prefork.children import LATE_S, Children
 from monolith.runner.prefork.connections import Command, Connections
 from monolith.runner.prefork.hooks import Answer, HookProcess, Hooks
@@ -74,6 +74,7 @@ class PreforkWorker(Worker):
             self._start_children()
             if with_scheduler:
                 self._start_scheduler(burst, logging_level, date_format, log_format)
+            redis_keys.set_aside(self.connection, redis_keys.keys_of(self.queue_names(), self.name))
             self.bootstrap(logging_level, date_format, log_format)
             self.run_maintenance_tasks()
             self.connection.connection_pool.disconnect()
@@ -112,7 +113,7 @@ class PreforkWorker(Worker):
     def _start_children(self) -> None:
         os.environ["RQ_WORKER_ID"] = self.name
         os.environ["RQ_WORKER_GUARD"] = mark = uuid4().hex  # not the name: workers of two Redis servers on one machine may share it
-        self._guard = leave_guard(f"RQ_WORKER_GUARD={mark}")
+        self._guard = OrphanGuard(f"RQ_WORKER_GUARD={mark}")
         inherit_orphans()
         forks_die_with_us()
         self.preload()
@@ -138,7 +139,16 @@ class PreforkWorker(Worker):
     def _other_processes(self) -> set[int]:
         """Our processes that are no children for jobs: the guard, the hook process, RQ's scheduler."""
         scheduler = self.scheduler._process if self.scheduler else None
-        return {self._guard, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
+        return {self._guard.pid, *(one.pid for one in (self._hook_process, scheduler) if one and one.pid)}
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own maintenance; what it cannot read is set aside."""
+        try:
+            super().run_maintenance_tasks()
+        except ResponseError as error:
+            if not redis_keys.is_wrong_type(error):
+                raise
+            redis_keys.set_aside(self.connection)
 
     def subscribe(self) -> None:
         """RQ's own starts a thread, in which signals get lost. Ours receives RQ's commands in `poll`."""
@@ -230,6 +240,8 @@ class PreforkWorker(Worker):
         while self._redis.wants_turn(free := self._free_slots(), self._children.need_tasks(), self._is_idle):
             found = self._redis.turn(self._queues_in_order(), free, will_idle=self._is_idle, in_a_row=in_a_row)
             self._taken += len(found)
+            if found:
+                self.reorder_queues(found[-1].queue)
             accepted = []
             for task in found:
                 if reason := task.defect or (self.hooks.why_refused(task.job_id, task.fields) if self.hooks else ""):
@@ -262,10 +274,7 @@ class PreforkWorker(Worker):
         return FreeSlots(ordinary, min(free.io_bound, self._max_jobs - self._taken - ordinary))
 
     def _queues_in_order(self) -> list[Any]:
-        if self._dequeue_strategy == DequeueStrategy.RANDOM:
-            random.shuffle(self._ordered_queues)
-        elif self._dequeue_strategy == DequeueStrategy.ROUND_ROBIN:
-            self._ordered_queues.append(self._ordered_queues.pop(0))
+        """The queues in the order to take from them, by RQ's dequeue strategy."""
         return self._ordered_queues
 
     def _beat_when_due(self) -> None:
@@ -326,7 +335,7 @@ class PreforkWorker(Worker):
             case "handled":
                 self._redis.expect_more()
             case how:
-                self.log.warning("Worker %s: job %s: %s, %s", self.name, task.job_id, how, outcome.payload)
+                self.log.warning("Worker %s: job %s: %s, %.2000s", self.name, task.job_id, how, outcome.payload)
                 if self._hook_process:
                     self._ask_to_record(self._hook_process, outcome)
                 else:
@@ -445,3 +454,5 @@ class PreforkWorker(Worker):
             return
         self._limits_at = time.monotonic() + LIMITS_S
         self._give_back(self._children.enforce_limits())
+        if self._guard.replace_if_dead():
+            self.log.warning("Worker %s: the guard was killed and is replaced", self.name)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import structlog
 from redis import BlockingConnectionPool, Redis, RedisError
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.retry import Retry
 from rq import Queue, Worker
 from rq.command import send_stop_job_command
@@ -24,7 +25,6 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import now as rq_now
 from rq.utils import utcformat
-from rq.worker import BaseWorker
 
 from monolith.config import settings
 from monolith.db.models import rq_queue_of
@@ -143,6 +143,9 @@ def push(jobs: Iterable[Pushed]) -> bool:
                 finally:
                     connection().connection_pool.disconnect()
     except (RedisError, TimeoutError) as error:
+        if "WRONGTYPE" in str(error):  # of one key: the other queues can be pushed to
+            log.error("push_refused", error=str(error), waiting=len(queued))
+            return False
         cooldown.start()
         log.warning("redis_away", error=str(error), waiting=len(queued))
         return False
@@ -268,8 +271,15 @@ def incarnation() -> str:
         pipeline.set(INCARNATION, uuid4().hex, nx=True)
         pipeline.get(INCARNATION)
         pipeline.info("server")
-        _, mark, server = pipeline.execute()
-    return f"{server['run_id']} {mark.decode()}"
+        _, mark, server = pipeline.execute(raise_on_error=False)
+    if isinstance(mark, ResponseError):  # somebody has written something of another type there
+        connection().delete(INCARNATION)
+        return ""
+    for answer in (mark, server):
+        if isinstance(answer, RedisError) and not isinstance(answer, NoPermissionError):
+            raise answer
+    run_id = server.get("run_id") if isinstance(server, dict) else ""  # a Redis user without the right to INFO has the mark alone
+    return f"{run_id} {os.fsdecode(mark or b'')}"
 
 
 def waiting_ids(name: str) -> set[str]:
@@ -293,8 +303,30 @@ def listened() -> set[str]:
     """The queues that at least one live worker listens to. Raises RedisError when Redis is away."""
     if is_inline():
         return set(names())
-    workers: list[BaseWorker] = Worker.all(connection=connection(), serializer=JSONSerializer)
-    return {name for worker in workers for name in worker.queue_names()}
+    return {name for _, fields in worker_hashes() for name in fields.get("queues", "").split(",") if name}
+
+
+def worker_hashes() -> list[tuple[str, dict[str, str]]]:
+    """The name and hash of each registered worker, in two round trips. That of a worker that was killed is empty. Raises RedisError.
+
+    A hash that somebody has replaced by something else is left out.
+    """
+    client = connection()
+    keys = sorted(map(os.fsencode, client.smembers(Worker.redis_workers_keys)))
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.hgetall(key)
+        found = pipeline.execute(raise_on_error=False) if keys else []
+    prefix = Worker.redis_worker_namespace_prefix
+    return [
+        (key.decode(errors="replace").removeprefix(prefix), {_text(name): _text(value) for name, value in fields.items()})
+        for key, fields in zip(keys, found, strict=True)
+        if isinstance(fields, dict)
+    ]
+
+
+def _text(found: bytes) -> str:
+    return found.decode(errors="replace")
 
 
 def stop(job_id: str) -> None:

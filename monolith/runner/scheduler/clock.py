@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ from monolith.runner.ledger import balance, counts, lifecycle, limits
 from monolith.runner.ledger.clock_lease import lead, resign, set_back_s
 from monolith.runner.monitoring.alerts import AlertTask
 from monolith.runner.monitoring.metrics_data import STATISTICS_S, StatisticsLog
+from monolith.runner.prefork import redis_keys
+from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock_steps, cron_schedules, retention
 from monolith.runner.scheduler.recovery import MissingMessages, interrupt_lost
 from monolith.runner.webhooks.dispatch import WebhookTask
@@ -188,6 +191,7 @@ class PeriodicTask:
         except RedisError as error:
             log.warning("redis_away", error=str(error))
             self._retry_in(0)  # in the next tick
+            _set_aside_if_wrong(error)
         except DatabaseAway as error:
             if is_locked(error):
                 log.warning("row_locked", error=str(error.orig), task=self.name)
@@ -239,6 +243,13 @@ class PeriodicTask:
         self.steps = None
 
 
+def _set_aside_if_wrong(error: RedisError) -> None:
+    """One key that somebody has filled with something of another type must not stop a task for ever."""
+    if redis_keys.is_wrong_type(error):
+        with suppress(RedisError):  # the next tick tries it again
+            redis_keys.set_aside(rq_queues.connection())
+
+
 def _queue_due() -> Iterator[None]:
     while len(lifecycle.queue_due(BATCH)) == BATCH:
         yield
@@ -252,5 +263,6 @@ def repair() -> bool:
                 pass
     except RedisError as error:
         log.warning("redis_away", error=str(error))
+        _set_aside_if_wrong(error)
         return False
     return True

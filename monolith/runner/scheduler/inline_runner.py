@@ -14,6 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from monolith.config import settings
+from monolith.db.away import DatabaseAway, outage
 from monolith.runner.ledger import lifecycle
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.rq_queues import Pushed
@@ -114,6 +115,8 @@ class ThreadPool:
             self._held.add(message.job_id)
             try:
                 has_run = execute.run(message.job_id)
+            except DatabaseAway as error:
+                outage.began(error)
             except Exception:  # the clock recovers the job: it stays queued, or its heartbeat ends
                 log.exception("job_not_run", job_id=message.job_id)
             else:

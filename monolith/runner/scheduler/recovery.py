@@ -17,7 +17,9 @@ from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.counts import WAITING
 from monolith.runner.ledger.lifecycle import LOST_AFTER_S
+from monolith.runner.ledger.on_failure import ConfinedCalls
 from monolith.runner.monitoring import workers
+from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 
 IN_FLIGHT_S = 2.0  # a job queued more recently is not missing: its message is on its way
@@ -30,6 +32,7 @@ COOLDOWN_FACTOR = (
 )
 
 _now = select(now()).scalar_subquery()  # evaluated once: an index cannot be searched by a volatile expression
+_on_failure = ConfinedCalls()
 log = structlog.get_logger()
 
 
@@ -50,7 +53,9 @@ def interrupt_lost() -> Iterator[None]:
 
 def _interrupt(job_id: str, claims: int, worker: str) -> None:
     try:
-        is_interrupted = lifecycle.interrupt(job_id, claims, f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s", only_lost=True)
+        why = f"worker {worker} stopped reporting for {LOST_AFTER_S:g} s"
+        # What waits for `on_failure` is lost the next time too.
+        is_interrupted = lifecycle.interrupt(job_id, claims, why, only_lost=True, consequences=_on_failure.outcome)
     except DatabaseAway as error:
         if not is_locked(error):
             raise
@@ -158,5 +163,7 @@ def _push_again(job_ids: list[str], moment: float) -> int:
         still = (Job.id.in_(job_ids), *WAITING, _was_queued_before(moment))
         jobs = session.scalars(select(Job).where(*still).order_by(Job.queued_at)).all()
     if not rq_queues.push(jobs):
+        if not rq_queues.cooldown.is_active and not rq_queues.is_inline():  # Redis answers: a key holds another type
+            redis_keys.set_aside(rq_queues.connection())
         raise RedisAway("Redis stopped responding while messages were being resent")
     return len(jobs)

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from monolith.db.away import DatabaseAway, is_of_database
 from monolith.db.engine import retry_until_back
-from monolith.errors import Invalid, JobTypeMissing, Permanent, Snooze
+from monolith.errors import MAX_TEXT, Invalid, JobTypeMissing, Permanent, Snooze, text_of
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
-from monolith.linux.processes import kill_marked
-from monolith.runner.ledger import lifecycle
+from monolith.linux.processes import ForksEndHere, kill_marked
+from monolith.linux.time_limit import TimedOut, time_limit
+from monolith.runner.ledger import lifecycle, on_failure
 from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
+from monolith.runner.ledger.on_failure import Consequences
 from monolith.runner.prefork.child import Stopped, suspend_limit
 from monolith.runner.worker import kept_outcomes
 from monolith.runner.worker.context import Overtaken, RunningJob
 
 HEARTBEAT_S = 5.0
 DATABASE_AWAY_S = 5.0  # snooze of a job that could not reach the database
+MAX_LINE, MAX_TRACE = 4_000, 20_000  # characters of a traceback that are kept
 RECORDING_S = 60.0  # how long an outcome waits for a database that is away
 
 sends_heartbeats = True  # False in a worker's children: their parent sends the heartbeats
@@ -37,16 +37,12 @@ sends_heartbeats = True  # False in a worker's children: their parent sends the 
 log = structlog.get_logger()
 
 
-class TimedOut(BaseException):
-    """The attempt exceeded its time limit. Derived from BaseException, so that no `except Exception` of a job type catches it."""
-
-
 def run(job_id: str) -> bool:
     """Run one job, and return whether it could be claimed: a message that arrives twice does nothing.
 
     The only function that messages name.
     """
-    claim = lifecycle.claim(job_id, worker=worker_name())
+    claim = lifecycle.claim(job_id, worker=worker_name()) if job_id not in kept_outcomes.jobs_of_kept() else None
     if claim is None:
         log.info("message_ignored", job_id=job_id)
         return False
@@ -95,14 +91,14 @@ def _run(claim: Claim, job_type: JobType) -> RunEnding | None:
     job = RunningJob(claim)
     try:
         params = job_type.with_defaults(claim.job.params)
-        with time_limit(job_type.timeout):
+        with time_limit(job_type.timeout), ForksEndHere():
             job.outcome.result = job_type.function(job, params)
         ending = lifecycle.finished(claim, job.outcome)
         log.info("job_finished", seconds=round(time.monotonic() - claim.began_at, 3))
         return ending
     except Snooze as snooze:
-        log.info("job_snoozed", seconds=snooze.seconds, reason=str(snooze))
-        return lifecycle.snoozed(claim, snooze.seconds, str(snooze))
+        log.info("job_snoozed", seconds=snooze.seconds, reason=text_of(snooze))
+        return lifecycle.snoozed(claim, snooze.seconds, text_of(snooze))
     except Overtaken as overtaken:
         log.warning("job_overtaken", reason=str(overtaken))
         return None
@@ -126,43 +122,44 @@ def _failed(claim: Claim, error: BaseException, job_type: JobType, step: str) ->
 
 
 def _failure(error: BaseException, job_type: JobType, step: str) -> Failure:
-    trace = "".join(traceback.format_exception(error))[-20_000:]
+    trace = _trace(error)
     if isinstance(error, TimedOut):
         return Failure("timeout", f"The job exceeded its time limit of {job_type.timeout} s. Last step: {step or 'starting'}.", trace)
     if isinstance(error, Permanent):
-        return Failure("permanent", str(error), trace, permanent=True)
+        return Failure("permanent", text_of(error), trace, permanent=True)
     if isinstance(error, Invalid):
-        return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)]), trace, permanent=True)
-    return Failure(type(error).__name__, _text(error) or type(error).__name__, trace)
+        return Failure("permanent", " ".join([error.detail, *(one.detail for one in error.errors)])[:MAX_TEXT], trace, permanent=True)
+    return Failure(type(error).__name__, text_of(error) or type(error).__name__, trace)
 
 
-def _text(error: BaseException) -> str:
+def _trace(error: BaseException) -> str:
+    """The traceback, cut off: a message may have any size, and code of its own that makes it."""
     try:
-        return str(error)
+        lines = [line if len(line) < MAX_LINE else f"{line[:MAX_LINE]}...\n" for line in traceback.format_exception(error)]
     except Exception:
-        return "This error has no readable message."
+        return "This error has no readable traceback."
+    return "".join(lines)[-MAX_TRACE:]
 
 
-def record(endings: Sequence[RunEnding]) -> None:
+def record(endings: Sequence[RunEnding], consequences: Consequences = on_failure.call) -> set[tuple[str, int]]:
     """Record how runs ended, in one transaction. One that never can be recorded is recorded as a failure.
 
+    Returns the claims of the runs that wait for `consequences`, as in `lifecycle.record`: they are to be recorded again.
     Raises DBAPIError where it is the database's fault, which may pass.
     """
     try:
-        current = lifecycle.record(endings)
+        recorded = lifecycle.record(endings, consequences)
     except Exception as error:
         if is_of_database(error):
             raise
         if len(endings) == 1:
-            record_failure(*endings[0].claim, error)
-            return
-        for one in endings:
-            record([one])
-        return
+            return record_failure(*endings[0].claim, error, consequences)
+        return {claim for one in endings for claim in record([one], consequences)}
     for one in endings:
-        if one.claim not in current:
+        if one.claim not in recorded.current | recorded.waiting:
             ignored = "The job was stopped or given to another worker, so this outcome is ignored."
             log.warning("job_overtaken", job_id=one.job_id, reason=ignored)
+    return recorded.waiting
 
 
 def record_or_keep(ending: RunEnding, claim: Claim) -> RunEnding | None:
@@ -181,10 +178,10 @@ def record_or_keep(ending: RunEnding, claim: Claim) -> RunEnding | None:
     return None
 
 
-def record_unrecorded(job_id: str, number: int) -> None:
-    """Record that a run counts as an attempt, because its outcome could be neither recorded nor kept."""
-    if claim := lifecycle.claimed(job_id, number):
-        record([_unrecorded(claim)])
+def record_unrecorded(job_id: str, number: int, consequences: Consequences = on_failure.call) -> set[tuple[str, int]]:
+    """Record that a run counts as an attempt, because its outcome could be neither recorded nor kept. Returns as `record` does."""
+    claim = lifecycle.claimed(job_id, number)
+    return record([_unrecorded(claim)], consequences) if claim else set()
 
 
 def _unrecorded(claim: Claim) -> RunEnding:
@@ -194,64 +191,16 @@ def _unrecorded(claim: Claim) -> RunEnding:
     return lifecycle.failed(claim, Failure("unrecorded", message), job_type.backoff if job_type else registry.fixed(1))
 
 
-def record_failure(job_id: str, number: int, error: Exception) -> None:
-    """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses."""
+def record_failure(job_id: str, number: int, error: Exception, consequences: Consequences = on_failure.call) -> set[tuple[str, int]]:
+    """Record that an outcome cannot be recorded: a follow-up job that exists already, a value that the database refuses.
+
+    Returns as `record` does.
+    """
     claim = lifecycle.claimed(job_id, number)
     job_type = registry.discover().get(claim.job.type) if claim else None
-    if claim and job_type:
-        lifecycle.record([_failed(claim, error, job_type, "recording the result")])
-
-
-@contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Raise `TimedOut` in the block after so many seconds. In the main thread, again every second, in case the job swallows it."""
-
-    if threading.current_thread() is not threading.main_thread():
-        with _time_limit_of_thread(seconds):
-            yield
-        return
-    global _is_limited
-    if signal.getsignal(signal.SIGALRM) is not _expire:  # then it stays: to set and restore it takes longer than the rest
-        signal.signal(signal.SIGALRM, _expire)
-    _is_limited = True
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
-    try:
-        try:
-            yield
-        finally:
-            _is_limited = False  # an alarm between the block's end and the next line must not leave the timer running
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-_is_limited = False  # whether an alarm ends what the main thread runs
-
-
-def _expire(number: int, frame: FrameType | None) -> None:
-    if _is_limited:
-        raise TimedOut
-
-
-@contextmanager
-def _time_limit_of_thread(seconds: int) -> Iterator[None]:
-    """`time_limit` outside of the main thread, which alone gets signals: the exception is raised when the thread next runs Python code."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    guard = threading.Lock()
-    is_armed = True
-
-    def expire() -> None:
-        with guard:
-            if is_armed:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimedOut))
-
-    timer = threading.Timer(seconds, expire)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        with guard:
-            is_armed = False
+    if claim is None or job_type is None:
+        return set()
+    return lifecycle.record([_failed(claim, error, job_type, "recording the result")], consequences).waiting
 
 
 @contextmanager

@@ -122,6 +122,11 @@ def all_kept() -> list[Kept]:
     return sorted(found, key=lambda one: -one.kept_s)
 
 
+def jobs_of_kept() -> set[str]:
+    """Jobs whose outcome is kept: what they did is not to be done again before that is recorded or dropped."""
+    return {one.job_id for one in all_kept()}
+
+
 def clean() -> None:
     """Remove what no process will read: drafts of processes that died, and old unreadable files."""
     limits = {DRAFT: ABANDONED_S, UNREADABLE: KEPT_S}

@@ -44,18 +44,24 @@ class LedgerCalls:
         """Ask again without the jobs whose rows are locked, or else for each alone."""
         try:
             locked = lifecycle.locked([job_id_of(one) for one in asked]) - self._locked
-        except DatabaseAway as away:
-            outage.began(away)
+        except errors as again:
+            if isinstance(again, DatabaseAway):
+                outage.began(again)
+            else:
+                self._log(again, [])
             return [LATER for _ in asked]
-        if (refusal := str(error.orig).strip()) != self._refusal:
-            self._refusal = refusal
-            log.warning("ledger_refused", error=refusal, locked=sorted(locked))
+        self._log(error, sorted(locked))
         if locked:
             self._locked |= locked
             return self.ask(call, asked, errors)
         if len(asked) == 1:
             return [LATER]
         return [answer for one in asked for answer in self.ask(call, [one], errors)]
+
+    def _log(self, error: DBAPIError, locked: list[str]) -> None:
+        if (refusal := str(error.orig).strip()) != self._refusal:
+            self._refusal = refusal
+            log.warning("ledger_refused", error=refusal, locked=locked)
 
 
 def job_id_of(asked: Any) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import configure_mappers
 
 from monolith.config import settings
 from monolith.db.away import outage
-from monolith.db.engine import get_engine, read_session
+from monolith.db.engine import get_engine, read_session, retry_until_back
 from monolith.db.models import Job
 from monolith.errors import Invalid
 from monolith.job_types import registry
@@ -27,8 +27,9 @@ from monolith.job_types.registry import fixed
 from monolith.linux.fork_lock import ForkLock
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.guarded_update import JobRecord
-from monolith.runner.ledger.lifecycle import Claim, Failure, RunEnding
-from monolith.runner.ledger.outcomes import Outcome, has_on_failure
+from monolith.runner.ledger.lifecycle import Claim, Failure
+from monolith.runner.ledger.on_failure import ConfinedCalls
+from monolith.runner.ledger.outcomes import Outcome
 from monolith.runner.prefork import options
 from monolith.runner.prefork.hooks import LATER
 from monolith.runner.prefork.task import MAX_SENT, Task
@@ -44,6 +45,7 @@ LLM_CLIENT = "openai.resources.chat.completions"
 PRELOADED = ("lxml.html", "requests_hardened", "trafilatura")
 MAX_PACKED = 256 * 1024  # bytes of an ending that go through the worker's parent
 
+WAITING = "waiting"  # for `on_failure` of its type: asked again, and not kept on disk meanwhile
 log = structlog.get_logger()
 
 
@@ -56,6 +58,7 @@ class LedgerHooks:
         self._worker = worker
         self._calls = LedgerCalls()
         self._failing: dict[tuple[str, int], float] = {}  # endings that neither the ledger nor the disk takes, and since when
+        self._on_failure = ConfinedCalls()
 
     def prepare(self) -> None:
         """Give a forked process Redis connections of its own, and no heartbeats: the worker sends them for all jobs."""
@@ -71,16 +74,19 @@ class LedgerHooks:
 
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job. Returns how it ended; empty when it was overtaken, or is recorded by the child itself."""
-        claim = transfer.unpack_claim(claimed) if claimed else lifecycle.claimed(job_id, number)
+        claim = transfer.unpack_claim(claimed) if claimed else self._large_claim(job_id, number)
         ending = execute.perform(claim) if claim else None
         if claim is None or ending is None:
             return b""
-        # A job type's `on_failure` may take long, and a large file would be copied twice: neither must delay the other jobs.
-        packed = None if ending.event == "failed" and has_on_failure(claim.job.type) else transfer.pack_ending(ending)
-        if packed is None or len(packed) > MAX_PACKED:
+        packed = transfer.pack_ending(ending)
+        if packed is None or len(packed) > MAX_PACKED:  # a large file would be copied twice, which must not delay the other jobs
             rest = execute.record_or_keep(ending, claim)
             return (rest and transfer.pack_ending(rest)) or b""
         return packed
+
+    @staticmethod
+    def _large_claim(job_id: str, number: int) -> Claim | None:
+        return retry_until_back(lambda: lifecycle.claimed(job_id, number), execute.RECORDING_S)
 
     # ---- in the hook process
 
@@ -89,10 +95,11 @@ class LedgerHooks:
         return self._calls.ask(self._claim, job_ids)
 
     def _claim(self, job_ids: list[str]) -> list[tuple[int, bytes] | str | None]:
-        claims = {claim.job_id: claim for claim in lifecycle.claim_each(job_ids, self._worker)}
-        for job_id in set(job_ids) - claims.keys():
+        kept = kept_outcomes.jobs_of_kept()
+        claims = {claim.job_id: claim for claim in lifecycle.claim_each([one for one in job_ids if one not in kept], self._worker)}
+        for job_id in set(job_ids) - claims.keys() - kept:
             log.info("message_ignored", job_id=job_id)
-        return [self._packed(claims.get(job_id)) for job_id in job_ids]
+        return [LATER if job_id in kept else self._packed(claims.get(job_id)) for job_id in job_ids]
 
     @staticmethod
     def _packed(claim: Claim | None) -> tuple[int, bytes] | None:
@@ -130,29 +137,28 @@ class LedgerHooks:
         answers = [LATER for _ in endings] if outage.is_on else self._calls.ask(self._record, endings, DBAPIError)
         for job_id, number, _ in (ending for ending, answer in zip(endings, answers, strict=True) if answer != LATER):
             self._failing.pop((job_id, number), None)
-        return [answer and self._keep(*ending) for ending, answer in zip(endings, answers, strict=True)]
+        return [self._keep(*ending) if answer == LATER else answer and LATER for ending, answer in zip(endings, answers, strict=True)]
 
-    def _record(self, endings: list[tuple[str, int, bytes]]) -> list[None]:
-        execute.record([one for ending in endings if (one := self._unpacked(*ending))])
-        return [None for _ in endings]
-
-    @staticmethod
-    def _unpacked(job_id: str, number: int, packed: bytes) -> RunEnding | None:
-        try:
-            return transfer.unpack_ending(packed)
-        except Invalid as error:
-            execute.record_failure(job_id, number, error)
-            return None
+    def _record(self, endings: list[tuple[str, int, bytes]]) -> list[str | None]:
+        waiting: set[tuple[str, int]] = set()
+        read = []
+        for job_id, number, packed in endings:
+            try:
+                read.append(transfer.unpack_ending(packed))
+            except Invalid as error:
+                waiting |= execute.record_failure(job_id, number, error, self._on_failure.outcome)
+        waiting |= execute.record(read, self._on_failure.outcome)
+        return [WAITING if (job_id, number) in waiting else None for job_id, number, _ in endings]
 
     def _keep(self, job_id: str, number: int, packed: bytes) -> str | None:
         """Keep an ending on disk. Where that is not possible it is tried again for RECORDING_S; then the run counts as an attempt."""
         since = self._failing.setdefault((job_id, number), time.monotonic())
         try:
-            if (ending := self._unpacked(job_id, number, packed)) and not kept_outcomes.keep(ending):
-                if time.monotonic() - since < execute.RECORDING_S:
-                    return LATER
-                execute.record_unrecorded(job_id, number)
-        except DBAPIError:
+            is_kept = kept_outcomes.keep(transfer.unpack_ending(packed))
+            is_early = time.monotonic() - since < execute.RECORDING_S
+            if not is_kept and (is_early or execute.record_unrecorded(job_id, number, self._on_failure.outcome)):
+                return LATER
+        except (DBAPIError, Invalid):  # what is `Invalid` is recorded as a failure when the ledger takes it
             return LATER
         del self._failing[job_id, number]
         return None
@@ -169,9 +175,10 @@ class LedgerHooks:
         """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""
         return self._calls.ask(lambda some: [self._lost(*one) for one in some], ended)
 
-    def _lost(self, job_id: str, number: int, why: str) -> bool:
+    def _lost(self, job_id: str, number: int, why: str) -> bool | str:
         if why != "timeout":
-            return lifecycle.interrupt(job_id, number, why, crashed=True)
+            is_current = lifecycle.interrupt(job_id, number, why, crashed=True, consequences=self._on_failure.outcome)
+            return LATER if is_current is None else is_current
         if not (claim := lifecycle.claimed(job_id, number)):
             return False
         job_type = registry.discover().get(claim.job.type)
@@ -179,7 +186,9 @@ class LedgerHooks:
             step = session.scalar(select(Job.progress_note).where(Job.id == job_id))
         limit = f"{job_type.timeout} s" if job_type else "its type"
         message = f"The job exceeded its time limit of {limit} and was killed. Last step: {step or 'starting'}."
-        return lifecycle.fail(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
+        failed = lifecycle.failed(claim, Failure("timeout", message), job_type.backoff if job_type else fixed(1))
+        recorded = lifecycle.record([failed], self._on_failure.outcome)
+        return LATER if recorded.waiting else bool(recorded.current)
 
     def interrupted(self, claims: list[tuple[str, int]]) -> list[Any]:
         """The worker stops on request: its jobs run again, elsewhere or later."""

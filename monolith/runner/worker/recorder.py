@@ -14,12 +14,14 @@ from monolith.errors import Invalid
 from monolith.logs import Fault
 from monolith.runner.ledger import lifecycle
 from monolith.runner.ledger.lifecycle import RunEnding
-from monolith.runner.prefork.hooks import LATER
+from monolith.runner.ledger.on_failure import ConfinedCalls
+from monolith.runner.prefork.hooks import HEARTBEAT_S, LATER
 from monolith.runner.worker import execute, kept_outcomes
 from monolith.runner.worker.kept_outcomes import KEPT_S, MAX_FILE, Kept
 from monolith.runner.worker.ledger_calls import LedgerCalls
 
 LOOK_S = 1.0
+MAX_DENIED = 10  # then that process is frozen: two at a time do no harm, as each record is fenced
 LONGEST_WAIT_S = 30.0  # between two attempts of an outcome that the ledger refuses
 log = structlog.get_logger()
 
@@ -29,7 +31,10 @@ class Recorder:
 
     def __init__(self) -> None:
         self._calls = LedgerCalls()
+        self._on_failure = ConfinedCalls()
         self._fault = Fault("kept_outcomes_not_recorded")
+        self._beat_at = 0.0
+        self._denied = 0  # how often in a row another process of this host was at work
         self._waits: dict[tuple[str, int], tuple[float, float]] = {}  # of a claim that was refused: when it is tried again, and the wait
 
     def start(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -55,12 +60,16 @@ class Recorder:
         if not kept_outcomes.all_kept():
             return
         with kept_outcomes.alone() as is_alone:
-            if is_alone:
+            self._denied = 0 if is_alone else self._denied + 1
+            if is_alone or self._denied > MAX_DENIED:
                 kept_outcomes.clean()
                 self._work(kept_outcomes.all_kept())
 
     def _work(self, kept: list[Kept]) -> None:
         self._waits = {one.claim: self._waits[one.claim] for one in kept if one.claim in self._waits}
+        if time.monotonic() < self._beat_at and not any(map(self._is_due, kept)):
+            return
+        self._beat_at = time.monotonic() + HEARTBEAT_S
         held = self._calls.ask(self._heartbeats, [one.claim for one in kept])
         current = []
         for one, is_held in zip(kept, held, strict=True):
@@ -68,10 +77,13 @@ class Recorder:
                 continue
             if one.kept_s > KEPT_S:
                 self._give_up(one)
-            elif time.monotonic() >= self._waits.get(one.claim, (0.0, 0.0))[0]:
+            elif self._is_due(one):
                 current.append(one)
         for some in _batches(current):
             self._record(some)
+
+    def _is_due(self, one: Kept) -> bool:
+        return time.monotonic() >= self._waits.get(one.claim, (0.0, 0.0))[0]
 
     @staticmethod
     def _heartbeats(claims: list[tuple[str, int]]) -> Sequence[bool]:
@@ -81,9 +93,7 @@ class Recorder:
     def _recover(self, one: Kept) -> bool:
         """Whether the job was given up with its worker, waited to run again, and need not. Otherwise its outcome is of no use any more."""
         ending = self._read(one)
-        if ending is None:
-            return False
-        if lifecycle.recover(ending):
+        if ending and lifecycle.recover(ending):
             return True
         log.warning("job_overtaken", job_id=one.job_id, reason="The job was stopped or given to another worker: its outcome is dropped.")
         one.remove()
@@ -111,10 +121,9 @@ class Recorder:
                 log.info("kept_outcome_recorded", job_id=one.job_id)
                 one.remove()
 
-    @staticmethod
-    def _record_each(asked: list[tuple[str, int, RunEnding]]) -> Sequence[None]:
-        execute.record([ending for *_, ending in asked])
-        return [None for _ in asked]
+    def _record_each(self, asked: list[tuple[str, int, RunEnding]]) -> list[str | None]:
+        waiting = execute.record([ending for *_, ending in asked], self._on_failure.outcome)
+        return [LATER if ending.claim in waiting else None for *_, ending in asked]
 
     @staticmethod
     def _give_up(one: Kept) -> None:

@@ -100,6 +100,50 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fork_and_return_twice(leaving: bool = False) -> int:
+    """Both processes come back; or the forked one leaves as a program does."""
+    pid = os.fork()
+    if pid == 0 and leaving:
+        sys.exit(3)
+    record("ran", _me().id, "fork" if pid == 0 else "job")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0
+
+
+def write_to_every_socket() -> None:
+    """What a library may do that closes or uses descriptors it does not own."""
+    for path in Path("/proc/self/fd").iterdir():
+        if path.is_socket():
+            os.write(int(path.name), b"\x08\0\0\0 garbage")
+    time.sleep(LONG_S)
+
+
+def spoil_the_process() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    spoil_from_a_thread()
+
+
+def spoil_from_a_thread() -> None:
+    """What any thread can change in its process."""
+    os.environ.clear()
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    os.chdir("/")
+    os.umask(0)
+    sys.path[:], sys.argv = [], ["spoilt"]
+    sys.setrecursionlimit(500)
+    sys.stdout = sys.stderr
+
+
+def process_state() -> str:
+    mask = os.umask(0)
+    os.umask(mask)
+    blocked = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    python = sys.path, sys.argv, sys.getrecursionlimit(), sys.stdout is sys.__stdout__, time.timezone
+    names = sorted(set(os.environ) - {"RQ_JOB_ID"})
+    return f"{os.getpid()} {Path.cwd()} {mask} {blocked} {signal.getsignal(signal.SIGUSR1)} {names} {python}"
+
+
 def unserialisable() -> Any:
     return threading.Lock()
 

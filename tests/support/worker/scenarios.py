@@ -264,6 +264,12 @@ def queues_in_strict_order(trial: Trial) -> None:
         trial.push(jobs.note, name, on=name)
 
 
+@burst("--dequeue-strategy", "round_robin", queues=("high", "default", "low"), in_any_order=False)
+def queues_in_turn(trial: Trial) -> None:
+    for name in ("low", "default", "high", "low", "high", "high"):
+        trial.push(jobs.note, name, on=name)
+
+
 @burst("--max-jobs", "2", in_any_order=False)
 def max_jobs(trial: Trial) -> None:
     for word in "abcd":

@@ -161,6 +161,17 @@ def test_a_job_that_is_stopped_and_requeued_at_once_runs_again(yard: Yard) -> No
         assert yard.wait_for(job, "finished", "stopped", "failed")["status"] == "finished"
 
 
+def test_an_on_failure_that_takes_long_is_ended_and_delays_no_other_job(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(yard.intray.settings, "WORKER_CONCURRENCY", "1")
+    yard.intray.spawn("worker")
+    body = {"text": "Boats.", "jobs": [{"type": "trial_unruly", "params": {"value": "long"}}]}
+    unruly = yard.call("post", "/api/v1/documents", json=body)["jobs"][0]["id"]
+    until(lambda: yard.job(unruly)["status"] == "started", 20)
+    assert yard.wait_for(yard.submit("trial_echo", value=1), "finished")["result"] == {"value": 1}
+    assert yard.job(unruly)["status"] == "started"
+    assert yard.wait_for(unruly, "failed")["error"]["type"] == "permanent"
+
+
 def test_a_job_that_leaves_by_sys_exit_has_failed_at_once_with_that_reason(yard: Yard) -> None:
     yard.intray.spawn("worker")
     job = yard.wait_for(yard.submit("trial_exit"), "failed")

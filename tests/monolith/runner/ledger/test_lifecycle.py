@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from marshmallow import Schema
 from sqlalchemy import func, select, text, update
+from structlog.testing import capture_logs
 
 from monolith.db.engine import now, read_now, read_session, write_session, write_transaction
 from monolith.db.models import Job, JobEvent, Lease
+from monolith.errors import MAX_SNOOZE_S
 from monolith.job_types import registry
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.ledger.lifecycle import Failure
@@ -120,10 +123,39 @@ def test_later_parks_the_job_and_spends_no_attempt(submit):
         assert 590 < session.scalar(select(row.run_at - now())) <= 600
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("inf", MAX_SNOOZE_S), ("1e300", MAX_SNOOZE_S), ("-5", 0)])
+def test_a_job_is_parked_for_three_days_at_most(submit, value, seconds):
+    job = submit("trial_snooze", {"value": value})
+    execute.run(job.id)
+    assert (stored(job.id).status, stored(job.id).attempt) == ("scheduled", 0)
+    with read_session() as session:
+        assert seconds - 10 < session.scalar(select(Job.run_at - now())) <= seconds
+
+
+def test_a_time_that_is_no_number_fails_the_attempt(submit):
+    job = submit("trial_snooze", {"value": "nan"})
+    execute.run(job.id)
+    assert (stored(job.id).error_type, stored(job.id).attempt) == ("ValueError", 1)
+    with pytest.raises(ValueError, match="NaN"):
+        Outcome().follow_up("trial_echo", {}, "normal", float("nan"), None)
+    with pytest.raises(ValueError, match="backoff"):
+        registry.job_type(params=Schema, takes="nothing", backoff=registry.fixed(float("nan")))(execute.run)
+
+
+@pytest.mark.parametrize("value", ["error", "permanent"])
+def test_a_message_of_50_mb_is_cut_before_it_is_logged_and_the_place_is_kept(submit, value):
+    job = submit("trial_loud", {"value": value})
+    with capture_logs() as logged:
+        execute.run(job.id)
+    assert max(len(str(entry)) for entry in logged) < 20_000
+    row = stored(job.id)
+    assert (row.status, row.error_message, "in trial_loud" in row.error_trace) == ("failed", "x" * 2000, True)
+
+
 def test_a_job_that_is_parked_for_days_fails_in_the_end(submit):
     job = submit("trial_later")
     with write_session() as session:
-        session.execute(update(Job).values(created_at=now() - lifecycle.MAX_SNOOZE_S))
+        session.execute(update(Job).values(created_at=now() - MAX_SNOOZE_S))
     execute.run(job.id)
     assert (stored(job.id).status, stored(job.id).error_type) == ("failed", "parked_too_long")
 

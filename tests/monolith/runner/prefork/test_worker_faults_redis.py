@@ -100,6 +100,45 @@ def test_a_worker_hears_commands_again_after_redis_hung_up(trial: Trial, server:
     trial.wait_for("stopped", job)
 
 
+WRONG = (
+    *("rq:queue:low", "rq:wip:default", "rq:finished:default", "rq:failed:low", "rq:workers", "rq:workers:low"),
+    *("rq:worker:w1", "rq:worker:w1:executions", "rq:results:job2", "rq:executions:job2", "rq:suspended:x", "rq:job:other"),
+)
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_keys_of_a_wrong_type_stop_no_queue(trial: Trial, is_running: bool) -> None:
+    """They are set aside when the worker starts, or when it meets them."""
+    if is_running:
+        trial.start(queues=("default", "low"))
+        trial.wait_for("finished", trial.push(jobs.nap, 0))
+    else:
+        trial.push(jobs.nap, 0)
+    for key in WRONG:
+        trial.connection.delete(key)
+        trial.connection.set(key, "of another type")
+    if not is_running:
+        trial.start(queues=("default", "low"), listens=False)
+    second = trial.push(jobs.nap, 0, on="default")
+    trial.wait_for("finished", second, within=BACK_S)
+    until(lambda: trial.connection.type("rq:refused:rq:queue:low") == b"string", BACK_S)
+    trial.wait_for("finished", trial.push(jobs.nap, 0, on="low"), within=BACK_S)
+    until(trial.is_registered, BACK_S)
+
+
+def test_a_worker_whose_user_has_few_rights_asks_every_second(server: RedisServer, tmp_path: Path) -> None:
+    trial = Trial(server.url, tmp_path)
+    trial.connection.execute_command("ACL", "SETUSER", "small", "on", ">secret", "~*", "+@all", "-info", "-client", "resetchannels")
+    trial.redis_url = server.url.replace("://", "://small:secret@")
+    try:
+        worker = trial.start()
+        job = trial.push(jobs.nap, 0)
+        trial.wait_for("finished", job)
+        assert trial.stop(worker) == 0
+    finally:
+        trial.end()
+
+
 def test_a_job_that_is_deleted_while_it_runs_stays_deleted(trial: Trial) -> None:
     """Stock writes it anew when it ends."""
     trial.start()

@@ -15,12 +15,14 @@ from monolith.db.engine import now, read_session, write_session
 from monolith.db.models import Job, JobEvent, Lease, Sample
 from monolith.runner.ledger import clock_lease, lifecycle
 from monolith.runner.llm.circuit_breaker import CircuitBreaker
+from monolith.runner.monitoring.alert_snapshot import take_snapshot
 from monolith.runner.prefork.redis_writer import held_key
 from monolith.runner.queue import rq_queues
 from monolith.runner.scheduler import clock, recovery
 from monolith.runner.scheduler.clock import Clock, PeriodicTask
 from monolith.runner.scheduler.recovery import MissingMessages
 from monolith.runner.worker import execute
+from monolith.server import doctor
 from tests.support.callers import Caller
 from tests.support.jobs import new_jobs
 from tests.support.processes import Intray, until
@@ -83,6 +85,32 @@ def test_what_is_missing_is_pushed_and_nothing_else_wherever_it_stood(submit, mo
     lose(*(jobs[place] for place in places))
     assert set(push_missing(MissingMessages())) == {jobs[place] for place in places}
     assert sorted(messages()) == sorted(jobs)
+
+
+@pytest.mark.databases("sqlite")
+def test_keys_of_another_type_are_set_aside_and_stop_no_repair_and_no_page(submit, admin, alice):
+    jobs, redis = submit(3), rq_queues.connection()
+    for key in (rq_queues.queue(QUEUE).key, f"rq:job:{jobs[1]}", "rq:workers", "rq:queues"):
+        redis.delete(key)
+        redis.set(key, "of another type")
+    redis.delete(rq_queues.INCARNATION)
+    redis.lpush(rq_queues.INCARNATION, "of another type")
+    until(lambda: clock.repair() and sorted(messages()) == sorted(jobs), 10)
+    redis.set("rq:workers", "of another type")
+    assert alice.get(f"/api/v1/jobs/{jobs[0]}").status_code == 200
+    assert not rq_queues.cooldown.is_active
+    assert "Start a worker or the clock" in {one.subject: one.message for one in doctor.examine()}["workers"]
+    assert take_snapshot().listened is None
+    assert take_snapshot().listened == set()
+    redis.set("rq:worker:text", "x")
+    fields = {"children": '[1, {"pid": "a"}, {"jobs": null}]', "birth": "never", "memory": "²", b"\xff": b"\xff", "queues": b"\xff,high"}
+    redis.hset("rq:worker:odd", mapping=fields)
+    redis.sadd("rq:workers", "rq:worker:text", "rq:worker:odd", b"rq:worker:\xff")
+    assert take_snapshot().listened == {"\ufffd", "high"}
+    assert [one["name"] for one in admin.get("/api/v1/workers").json["data"]] == ["odd"]
+    pages = [caller.get(path).status_code for caller, path in ((admin, "/admin/"), (alice, f"/jobs/{jobs[0]}"))]
+    assert max(pages) < 400
+    assert alice.get(f"/api/v1/jobs/{jobs[0]}").status_code == 200
 
 
 def test_a_job_that_a_worker_claims_meanwhile_is_not_pushed(submit):

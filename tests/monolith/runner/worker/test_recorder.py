@@ -101,6 +101,18 @@ def test_what_the_database_refuses_is_kept_and_recorded_when_it_does_not_any_mor
     assert (row.status, row.attempt, row.claims, files(home)) == ("finished", 1, 1, [])
 
 
+def test_what_a_database_without_its_tables_does_not_take_is_kept(alice: Caller, home: Path) -> None:
+    claim, packed = ended(alice, "trial_echo")
+    for old, new in (("jobs", "away"), ("away", "jobs")):
+        with write_session() as session:
+            session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        if old == "jobs":
+            assert record(claim, packed) == [None]
+        Recorder()._work_safely()
+        assert len(files(home)) == (old == "jobs")
+    assert stored(claim.job_id).status == "finished"
+
+
 @pytest.mark.parametrize("name", ["trial_echo", "trial_raise"])
 def test_a_job_that_was_given_up_with_its_worker_does_not_run_again_when_its_outcome_is_found(
     alice: Caller, home: Path, refusing: Callable[[bool], None], name: str
@@ -110,7 +122,11 @@ def test_a_job_that_was_given_up_with_its_worker_does_not_run_again_when_its_out
     lifecycle.interrupt(claim.job_id, claim.number, "its worker went silent")
     assert (stored(claim.job_id).status, stored(claim.job_id).attempt) == ("queued", 0)
     refusing(False)
+    hooks = LedgerHooks("another")
+    assert hooks.claim([claim.job_id]) == [LATER]
+    assert not execute.run(claim.job_id)
     Recorder().work()
+    assert hooks.claim([claim.job_id]) == [None]
     row = stored(claim.job_id)
     assert (row.status, row.attempt, row.claims) == ("finished" if name == "trial_echo" else "scheduled", 1, 1)
     assert [event.name for event in row.events][-3:-1] == ["interrupted", "recovered"]
@@ -126,7 +142,7 @@ def test_an_outcome_of_an_older_claim_changes_nothing(alice: Caller, home: Path,
         LedgerHooks("w").record([(claim.job_id, claim.number, packed)])
     else:
         lifecycle.interrupt(claim.job_id, claim.number, "its worker went silent")
-    if meanwhile == "claimed again":
+    if meanwhile == "claimed again":  # on another host
         assert lifecycle.claim(claim.job_id, "another")
     elif meanwhile != "ended":
         lifecycle.cancel(claim.job_id)
@@ -182,6 +198,21 @@ def test_an_outcome_is_given_up_after_days_and_counts_as_an_attempt(alice: Calle
     Recorder().work()
     row = stored(claim.job_id)
     assert (row.status, row.attempt, row.error_type, files(home)) == ("scheduled", 1, "unrecorded", [])
+
+
+def test_while_a_process_that_records_is_frozen_another_does(
+    alice: Caller, home: Path, refusing: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_DENIED", 1)
+    claim, packed = ended(alice, "trial_echo")
+    record(claim, packed)
+    refusing(False)
+    one = Recorder()
+    with kept_outcomes.alone():
+        one.work()
+        assert stored(claim.job_id).status == "started"
+        one.work()
+    assert stored(claim.job_id).status == "finished"
 
 
 def test_files_that_are_not_ours_or_broken_hold_up_nothing(alice: Caller, home: Path, refusing: Callable[[bool], None]) -> None:
