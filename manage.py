@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import sys
 from contextlib import suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +19,27 @@ if TYPE_CHECKING:
     from monolith.db.models import User
 
 
+class Lines(click.ClickException):
+    """What a command cannot do, with a line for each reason."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        for line in self.lines:
+            click.echo(f"Error: {line}", file, err=True)
+
+
 class Commands(click.Group):
-    """Commands whose expected troubles are one line on standard error and exit code 1, never a traceback."""
+    """Commands whose expected troubles are one line each on standard error and exit code 1, never a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (BadSetting, Problem) as error:
+        except BadSetting as error:
+            raise Lines(*error.lines) from error
+        except Problem as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
             line = _outside_trouble(error)
@@ -87,28 +103,45 @@ def _print_version(context: click.Context, option: click.Parameter, is_asked: bo
 @click.group(cls=Commands, help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit.")
 def main() -> None:
-    pass
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may have what the terminal cannot show
+
+
+def _begin(process: str) -> None:
+    """Set up the logs of a process, and log which settings may be misspelt. Raises `BadSetting`."""
+    import multiprocessing
+
+    import structlog
+
+    from monolith import logs
+    from monolith.config import misspelt
+
+    logs.configure(process)
+    if multiprocessing.parent_process() is None:  # else it is a fork of `manage.py run`, which has said it
+        for name, meant in misspelt().items():
+            structlog.get_logger().warning("unknown_setting", name=name, did_you_mean=meant)
 
 
 @main.command()
 def run() -> None:
     """Run everything on this machine until Ctrl-C: web, worker, clock and, if needed, Redis."""
-    from monolith import logs
+    _begin("run")
     from monolith.server import run_all
 
-    logs.configure("run")
     run_all.run(lambda name: main([name]), click.echo)
 
 
 @main.command()
 def web() -> None:
     """Run the web server on HOST:PORT."""
-    from monolith import logs
     from monolith.linux import processes
+    from monolith.server import run_all
 
-    logs.configure("web")  # before gunicorn is imported: it reads settings of its own as it is
+    _begin("web")  # before gunicorn is imported: it reads settings of its own as it is
     from monolith.server.gunicorn_worker import serve
 
+    run_all.check_address(may_be_taken=True)
     processes.forks_die_with_us()
     processes.keep_few_heaps()
     _warn_without_redis()
@@ -133,11 +166,11 @@ def _warn_without_redis() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
     """Run one `rq worker` for all queues. ARGUMENTS are passed to RQ, such as --burst or --name."""
-    from monolith import logs
+    _begin("worker")
     from monolith.runner.worker import command
     from monolith.server import run_all
 
-    logs.configure("worker")
+    command.check_worker_class()
     run_all.require_redis()
     command.work(arguments)
 
@@ -145,11 +178,10 @@ def worker(arguments: tuple[str, ...]) -> None:
 @main.command()
 def clock() -> None:
     """Run the clock until SIGTERM: start due jobs and schedules, recover lost jobs, send alerts."""
-    from monolith import logs
+    _begin("clock")
     from monolith.runner.scheduler import clock
     from monolith.server.child_processes import StopSignal
 
-    logs.configure("clock")
     _warn_without_redis()
     stop = StopSignal()
     clock.run(stop.is_asked, stop.wait)
@@ -176,9 +208,22 @@ def user() -> None:
     """Manage users."""
 
 
+def _hide(context: click.Context, option: click.Parameter, password: str) -> str:
+    """Take the password out of the command line that `ps` shows."""
+    from monolith.linux import processes
+
+    processes.set_command_line(
+        *(word.removesuffix(password) + "***" if word in (password, f"--password={password}") else word for word in sys.orig_argv)
+    )
+    return password
+
+
+_password = click.option("--password", prompt=True, hide_input=True, callback=_hide, help="Asked for if it is not given.")
+
+
 @user.command("create")
 @click.option("--email", required=True)
-@click.option("--password", required=True)
+@_password
 @click.option("--admin", "role", flag_value="admin", help="Can see and change everything.")
 @click.option("--viewer", "role", flag_value="viewer", help="Can see everything but change nothing.")
 def create_user(email: str, password: str, role: str | None) -> None:
@@ -192,7 +237,7 @@ def create_user(email: str, password: str, role: str | None) -> None:
 
 @user.command("password")
 @click.option("--email", required=True)
-@click.option("--password", required=True)
+@_password
 def set_password(email: str, password: str) -> None:
     """Set a user's password and sign them out everywhere."""
     from monolith.accounts import users

@@ -7,7 +7,6 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from monolith.errors import BadSetting
 from monolith.job_types.registry import Job, Permanent, fixed, job_type
 
 from .tools.calendar import caldav, ical_event
@@ -80,7 +79,6 @@ def _parsed_time(name: str, data: dict[str, Any]) -> datetime | None:
     max_attempts=3,
     backoff=fixed(5),
     timeout=60,
-    available=caldav.unavailable_reason,
     io_bound=True,
     submittable_by="admin",
 )
@@ -91,10 +89,7 @@ def calendar(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     the second time. An update changes only the given fields; cancelling keeps the event and marks it as cancelled. Without
     `CALDAV_URL`, the event is saved as a file.
     """
-    try:
-        collection = caldav.collection()
-    except BadSetting as error:
-        raise Permanent(str(error)) from None
+    collection = caldav.collection()
     uid = params["uid"] or _own_uid(job)
     if collection is None:
         return _save_as_file(job, uid, params)

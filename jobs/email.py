@@ -9,7 +9,6 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from monolith.config import settings
-from monolith.errors import BadSetting
 from monolith.job_types.registry import Job, Permanent, exponential, job_type
 
 from .tools.mail import smtp, templates
@@ -100,10 +99,7 @@ def email(job: Job, params: dict[str, Any]) -> dict[str, Any]:
     the same in every attempt. Recipients whose message the server confirmed do not get it again; if a crash left that unclear,
     it is sent once more and the result says so. Without `SMTP_URL`, the message is saved as a file.
     """
-    try:
-        server = smtp.server()
-    except BadSetting as error:
-        raise Permanent(str(error)) from None
+    server = smtp.server()
     envelope = _envelope(params)
     content = templates.compose(_render(params), envelope, job.id)
     details = {"message_id": templates.message_id(job.id, envelope.sender), "recipients": envelope.recipients}

@@ -20,7 +20,7 @@ def create_app() -> Flask:
     from monolith.config import settings
     from monolith.content import formatting
     from monolith.job_types import registry
-    from monolith.web import assets, problems, security
+    from monolith.web import assets, problems, public_address, security
     from monolith.web.application import Application
 
     app = Application(__name__, template_folder="../templates", static_folder=None)
@@ -33,7 +33,7 @@ def create_app() -> Flask:
         WTF_CSRF_TIME_LIMIT=None,
         WTF_CSRF_SSL_STRICT=False,
     )
-    security.trust_proxies(app, settings().trusted_proxies)
+    public_address.init_app(app)
     registry.log_broken()
     security.init_app(app)
     problems.register(app)

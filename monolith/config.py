@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import base64
+import difflib
 import hashlib
 import importlib.metadata
-import json
+import importlib.util
 import os
+import pkgutil
 import re
 import secrets
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, cast
+from urllib.parse import quote, unquote, urlsplit
 
-from environs import Env, EnvError
-from marshmallow import ValidationError, fields
-from marshmallow.validate import Length, OneOf, Range
+from environs import Env, EnvValidationError
+from marshmallow.validate import OneOf, Range
 
 from monolith import rate
+from monolith import setting_rules as rules
 from monolith.errors import BadSetting
 from monolith.rate import Rate
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: manage.py, templates/, jobs/
 MEGABYTE = 1024 * 1024
-SHORTEST_TOKEN = 16  # characters
+SHORTEST_MASKED = 8  # characters; a shorter secret may also be part of a word
+SHORTEST_MISSPELT = 6  # characters; shorter names have too many neighbours
+NEAR = 0.85  # of difflib
+HIDDEN = ("_URL", "_KEY", "_SECRET", "_TOKEN", "_PRICES")  # ends of the names of settings whose values are not repeated
+READ_BY_LIBRARIES = {"RQ_KEY_PREFIX"}
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PRIORITIES = ("critical", "high", "normal", "low")  # of jobs, the most urgent first
-MAX_FIGURE = 10_000_000  # of a job type's attempts, seconds and running jobs: more fits no column and no timer
 LONGEST_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a dump of variables must not show the secrets in it
 class Settings:
     """The settings of this process. docs/operations.md documents each environment variable."""
 
@@ -49,6 +55,8 @@ class Settings:
     secret_key: str
     secret_is_kept: bool  # no SECRET_KEY: the key is in a file under the home
     trusted_proxies: int
+    public_url: str | None  # without a slash at the end
+    prefix: str  # that all paths have for people; empty for none
     job_packages: list[str]
     queue_mode: str
     worker_class: str
@@ -80,7 +88,8 @@ class Settings:
     keep_failed_days: float
     keep_per_type: int
     log_level: str
-    metrics_token: str | None = field(repr=False)
+    log_format: str  # empty: text on a terminal, else json
+    metrics_token: str | None
     openai_api_key: str | None
     openai_base_url: str | None
     openai_model: str
@@ -92,8 +101,8 @@ class Settings:
     llm_budget_per_user_usd: Decimal
     llm_over_budget: str
     fetch_allow_loopback: bool
-    smtp_url: str | None = field(repr=False)  # this and the next hold passwords
-    caldav_url: str | None = field(repr=False)
+    smtp_url: str | None
+    caldav_url: str | None
     mail_from: str | None
     webhook_overlap_hours: float
     sandbox_memory_mb: int
@@ -110,15 +119,30 @@ class Settings:
     alert_disk_mb: float
     alert_email: list[str]
     alert_webhook_url: str | None
-    alert_webhook_secret: str | None = field(repr=False)
+    alert_webhook_secret: str | None
 
     def overrides_of(self, job_type: str) -> dict[str, Any]:
         """The values of `<TYPE>_MAX_ATTEMPTS`, `<TYPE>_TIMEOUT` and the like (`OVERRIDES`) that are set, by name.
 
-        Raises `BadSetting` for a value that cannot be used.
+        Raises `BadSetting` for values that cannot be used.
         """
-        variables = {name: f"{job_type}_{name}".upper() for name in OVERRIDES}
-        return {name: OVERRIDES[name](one, os.environ[one]) for name, one in variables.items() if one in os.environ}
+        env = Environment()
+        found = {name: env.override(job_type, name) for name in OVERRIDES if _variable(job_type, name) in os.environ}
+        env.check()
+        return found
+
+    def address_of(self, path: str) -> str:
+        """The address at which people open a page, such as `/jobs`; a path from the root of the host where PUBLIC_URL is not set."""
+        return f"{self.public_url or self.prefix}{path}"
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown anywhere: keys, tokens, and passwords of URLs, as written there and decoded. The longest first."""
+        urls = (self.database_url, self.redis_url, self.smtp_url, self.caldav_url, self.openai_base_url, self.alert_webhook_url)
+        passwords = [urlsplit(url).password or "" for url in urls if url]
+        keys = [self.secret_key, self.metrics_token, self.openai_api_key, self.alert_webhook_secret]
+        found = {one for one in (*keys, *passwords, *map(unquote, passwords)) if one and len(one) >= SHORTEST_MASKED}
+        return tuple(sorted(found, key=len, reverse=True))
 
 
 @cache
@@ -131,155 +155,229 @@ def version() -> str:
     return "unknown"
 
 
+class Environment(Env):
+    """Reads variables, and keeps what is wrong with them: `check` says all of it at once. What is wrong reads as its default."""
+
+    def __init__(self) -> None:
+        super().__init__(eager=False)
+        self.wrong: list[str] = []
+
+    def override(self, job_type: str, name: str) -> Any:
+        """The override of a job type's declaration, such as `ANALYZE_TIMEOUT`; None if it is not set or wrong."""
+        check, parse = OVERRIDES[name]
+        text = self.str(_variable(job_type, name), None, validate=check)
+        return None if text is None else parse(text)
+
+    def check(self) -> None:
+        """Raises `BadSetting` with a line for each variable that is wrong."""
+        try:
+            self.seal()
+        except EnvValidationError as error:
+            self.wrong[:0] = [_line(name, messages) for name, messages in cast(dict[str, list[Any]], error.error_messages).items()]
+        if self.wrong:
+            raise BadSetting(*self.wrong)
+
+    @property
+    def names(self) -> set[str]:
+        """The variables that were read."""
+        return set(self._fields)
+
+
+def _variable(job_type: str, name: str) -> str:
+    return f"{job_type}_{name}".upper()
+
+
+def _line(name: str, messages: Any) -> str:
+    """What is wrong with a variable. Its value is shown unless it may hold a secret."""
+    shown = "cannot be used" if name.endswith(HIDDEN) else f"is {os.environ.get(name, '')[:60]!r}"
+    said = " ".join(map(str, messages))
+    return f"{name} {shown}. {said} Correct it or unset it."
+
+
 @cache
 def settings() -> Settings:
-    """The settings of this process. Raises `BadSetting` for one that cannot be used."""
-    try:
-        return _read(Env())
-    except EnvError as error:
-        message = str(error).replace("['", "").replace("']", "").rstrip(".")
-        raise BadSetting(f"{message}. Correct it or unset it.") from error
+    """The settings of this process. Raises `BadSetting` with a line for each that cannot be used.
+
+    Overrides of a job type are not among them: one that cannot be used turns off its type alone (`overrides_of`).
+    """
+    env = Environment()
+    found = _read(env)
+    env.check()
+    return found
 
 
-def _read(env: Env) -> Settings:
-    home = Path(env.str("INTRAY_HOME", "instance")).resolve()
-    database_url = env.str("DATABASE_URL", "") or f"sqlite:///{home / 'intray.sqlite3'}"
+def misspelt() -> dict[str, str]:
+    """Variables that are not settings but nearly have the name of one, with that name. Others' variables may be among them."""
+    env = Environment()
+    for job_type, name in product(_file_names(_read(env).job_packages), OVERRIDES):
+        env.override(job_type, name)
+    known = sorted(env.names | READ_BY_LIBRARIES)
+    unknown = [name for name in os.environ if name not in known and len(name) >= SHORTEST_MISSPELT]
+    near = {name: difflib.get_close_matches(name.upper(), known, 1, NEAR) for name in unknown if not name.lower().endswith("_proxy")}
+    return {name: found[0] for name, found in near.items() if found and found[0] not in os.environ}
+
+
+def _file_names(job_packages: list[str]) -> Iterator[str]:
+    """The names of the files with job types, which most types have too."""
+    for package in job_packages:
+        spec = importlib.util.find_spec(package)
+        yield from (module.name for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else []) if not module.ispkg)
+
+
+def _read(env: Environment) -> Settings:
+    home = Path(env.str("INTRAY_HOME", "instance", validate=rules.plain) or "instance").resolve()
+    database_url = env.str("DATABASE_URL", "", validate=lambda url: rules.database_url(_with_driver(url)))
     return Settings(
         home=home,
-        port=env.int("PORT", 8000),
-        host=env.str("HOST", "0.0.0.0" if on_dyno() else "127.0.0.1"),  # noqa: S104 - a dyno must be reachable from outside
-        database_url=re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", database_url),
+        port=env.int("PORT", 8000, validate=rules.port),
+        host=env.str("HOST", "0.0.0.0" if on_dyno() else "127.0.0.1", validate=rules.host),  # noqa: S104 - a dyno must be reachable from outside
+        database_url=_with_driver(database_url or f"sqlite:///{home / 'intray.sqlite3'}"),
         redis_url=_redis_url(env) or f"unix://{quote(str(redis_socket(home)))}",
-        redis_is_ours=not env.str("REDIS_URL", ""),
+        redis_is_ours=not os.environ.get("REDIS_URL"),
         secret_key=_secret_key(env, home),
-        secret_is_kept=not env.str("SECRET_KEY", ""),
-        job_packages=env.list("JOB_PACKAGES", ["jobs"]),
+        secret_is_kept=not os.environ.get("SECRET_KEY"),
+        job_packages=[name.strip() for name in env.list("JOB_PACKAGES", ["jobs"], validate=rules.packages) or ["jobs"]],
         queue_mode=env.str("QUEUE_MODE", "redis", validate=OneOf(("redis", "inline"))),
         **_worker(env),
         **_web(env),
-        max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE),
-        max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE),
-        sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute"),
-        session_idle_hours=env.float("SESSION_IDLE_HOURS", 12.0, validate=Range(min=0)),
-        session_days=env.float("SESSION_DAYS", 14.0, validate=Range(min=0)),
+        max_upload_bytes=env.int("MAX_UPLOAD_BYTES", 10 * MEGABYTE, validate=rules.size),
+        max_request_bytes=env.int("MAX_REQUEST_BYTES", 50 * MEGABYTE, validate=rules.size),
+        sign_in_rate=env.str("SIGN_IN_RATE", "10 per minute", validate=rules.strict_rate),
+        session_idle_hours=env.float("SESSION_IDLE_HOURS", 12.0, validate=rules.some_days),
+        session_days=env.float("SESSION_DAYS", 14.0, validate=rules.some_days),
         **_limits(env),
-        log_level=env.str("LOG_LEVEL", "INFO").upper(),
+        log_level=(env.str("LOG_LEVEL", "INFO", validate=rules.one_of(*LOG_LEVELS)) or "INFO").upper(),
+        log_format=(env.str("LOG_FORMAT", "", validate=rules.one_of("", "json", "text")) or "").lower(),
         **_llm(env),
         fetch_allow_loopback=env.bool("FETCH_ALLOW_LOOPBACK", False),
-        smtp_url=env.str("SMTP_URL", "") or None,
-        caldav_url=env.str("CALDAV_URL", "") or None,
-        mail_from=env.str("MAIL_FROM", "") or None,
-        webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=Range(min=0)),
+        smtp_url=env.str("SMTP_URL", "", validate=rules.mail_url) or None,
+        caldav_url=env.str("CALDAV_URL", "", validate=rules.calendar_url) or None,
+        mail_from=env.str("MAIL_FROM", "", validate=rules.plain) or None,
+        webhook_overlap_hours=env.float("WEBHOOK_OVERLAP_HOURS", 24.0, validate=rules.days),
         **_sandbox(env),
         **_monitoring(env),
     )
 
 
-def _worker(env: Env) -> dict[str, Any]:
+def _with_driver(database_url: str) -> str:
+    return re.sub(r"^postgres(ql)?://", f"{rules.POSTGRESQL}://", database_url)
+
+
+def _worker(env: Environment) -> dict[str, Any]:
     """Settings of the worker."""
     return {
-        "worker_class": env.str("WORKER_CLASS", "monolith.runner.worker.ledger_worker.LedgerWorker"),
-        "worker_concurrency": env.int("WORKER_CONCURRENCY", 5, validate=Range(min=1)),
-        "waiting_per_child": env.int("WAITING_PER_CHILD", 16, validate=Range(min=1)),
-        "child_max_jobs": env.int("CHILD_MAX_JOBS", 10_000, validate=Range(min=1)),
-        "child_max_growth_mb": env.int("CHILD_MAX_GROWTH_MB", 200, validate=Range(min=1)),
-        "shutdown_grace": env.float("SHUTDOWN_GRACE", 20.0),
+        "worker_class": env.str("WORKER_CLASS", "monolith.runner.worker.ledger_worker.LedgerWorker", validate=rules.class_path),
+        "worker_concurrency": env.int("WORKER_CONCURRENCY", 5, validate=rules.a_few),
+        "waiting_per_child": env.int("WAITING_PER_CHILD", 16, validate=rules.a_few),
+        "child_max_jobs": env.int("CHILD_MAX_JOBS", 10_000, validate=rules.some),
+        "child_max_growth_mb": env.int("CHILD_MAX_GROWTH_MB", 200, validate=rules.some),
+        "shutdown_grace": env.float("SHUTDOWN_GRACE", 20.0, validate=rules.seconds),
     }
 
 
-def _limits(env: Env) -> dict[str, Any]:
+def _public_address(env: Environment) -> dict[str, str | None]:
+    """Where people open Intray. SCRIPT_NAME is the prefix alone, as WSGI servers have it."""
+    url = (env.str("PUBLIC_URL", "", validate=rules.public_url) or "").rstrip("/")
+    name = env.str("SCRIPT_NAME", "", validate=rules.prefix) or ""
+    if url and name and urlsplit(url).path != name:
+        env.wrong.append(f"SCRIPT_NAME is {name!r}, but it is not the path of PUBLIC_URL. Unset it: PUBLIC_URL is enough.")
+    return {"public_url": url or None, "prefix": urlsplit(url).path or name}
+
+
+def _limits(env: Environment) -> dict[str, Any]:
     """Limits on waiting jobs, their priority and their files, and retention."""
     return {
-        "max_queued": env.int("MAX_QUEUED", 20_000, validate=Range(min=0)),
-        "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=Range(min=0)),
-        "max_running_per_user": env.int("MAX_RUNNING_PER_USER", 0, validate=Range(min=0)),
+        "max_queued": env.int("MAX_QUEUED", 20_000, validate=rules.count),
+        "max_queued_per_user": env.int("MAX_QUEUED_PER_USER", 1000, validate=rules.count),
+        "max_running_per_user": env.int("MAX_RUNNING_PER_USER", 0, validate=rules.count),
         "highest_priority": env.str("HIGHEST_PRIORITY", "high", validate=OneOf(PRIORITIES)),
-        "max_artefact_bytes": env.int("MAX_ARTEFACT_BYTES", 20 * MEGABYTE, validate=Range(min=1)),
-        "max_artefact_bytes_per_job": env.int("MAX_ARTEFACT_BYTES_PER_JOB", 100 * MEGABYTE, validate=Range(min=1)),
-        "max_artefacts_per_job": env.int("MAX_ARTEFACTS_PER_JOB", 200, validate=Range(min=1)),
-        "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=Range(min=0)),
-        "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=Range(min=0)),
-        "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=Range(min=1)),
+        "max_artefact_bytes": env.int("MAX_ARTEFACT_BYTES", 20 * MEGABYTE, validate=rules.size),
+        "max_artefact_bytes_per_job": env.int("MAX_ARTEFACT_BYTES_PER_JOB", 100 * MEGABYTE, validate=rules.size),
+        "max_artefacts_per_job": env.int("MAX_ARTEFACTS_PER_JOB", 200, validate=rules.some),
+        "keep_finished_days": env.float("KEEP_FINISHED_DAYS", 7.0, validate=rules.days),
+        "keep_failed_days": env.float("KEEP_FAILED_DAYS", 14.0, validate=rules.days),
+        "keep_per_type": env.int("KEEP_PER_TYPE", 10_000, validate=rules.some),
     }
 
 
-def _web(env: Env) -> dict[str, Any]:
+def _web(env: Environment) -> dict[str, Any]:
     """Settings of the web process."""
     return {
         "trusted_proxies": env.int("TRUSTED_PROXIES", int(on_dyno()), validate=Range(0, 10)),
-        "web_threads": env.int("WEB_THREADS", 8),
-        "web_concurrency": env.int("WEB_CONCURRENCY", 1),
-        "patience_s": env.float("PATIENCE_S", 20.0, validate=Range(min=0.1)),
-        "request_rate": env.str("REQUEST_RATE", "1200 per minute"),
-        "anonymous_rate": env.str("ANONYMOUS_RATE", "300 per minute"),
-        "max_streams": env.int("MAX_STREAMS", 500, validate=Range(min=0)),
-        "max_streams_per_user": env.int("MAX_STREAMS_PER_USER", 50, validate=Range(min=0)),
+        **_public_address(env),
+        "web_threads": env.int("WEB_THREADS", 8, validate=rules.a_few),
+        "web_concurrency": env.int("WEB_CONCURRENCY", 1, validate=rules.a_few),
+        "patience_s": env.float("PATIENCE_S", 20.0, validate=rules.some_seconds),
+        "request_rate": env.str("REQUEST_RATE", "1200 per minute", validate=rules.rate),
+        "anonymous_rate": env.str("ANONYMOUS_RATE", "300 per minute", validate=rules.rate),
+        "max_streams": env.int("MAX_STREAMS", 500, validate=rules.count),
+        "max_streams_per_user": env.int("MAX_STREAMS_PER_USER", 50, validate=rules.count),
     }
 
 
-def _llm(env: Env) -> dict[str, Any]:
+def _llm(env: Environment) -> dict[str, Any]:
     return {
-        "openai_api_key": env.str("OPENAI_API_KEY", "") or None,
-        "openai_base_url": env.str("OPENAI_BASE_URL", "") or None,
-        "openai_model": env.str("OPENAI_MODEL", "gpt-5-mini"),
-        "openai_timeout": env.float("OPENAI_TIMEOUT", 60.0),
-        "openai_rate": _rate("OPENAI_RATE", env.str("OPENAI_RATE", "")),
-        "openai_tokens": _rate("OPENAI_TOKENS", env.str("OPENAI_TOKENS", "")),
-        "llm_prices": _prices(env.str("LLM_PRICES", "")),
-        "llm_budget_usd": env.decimal("LLM_BUDGET_USD", Decimal(0), validate=Range(min=0)),
-        "llm_budget_per_user_usd": env.decimal("LLM_BUDGET_PER_USER_USD", Decimal(0), validate=Range(min=0)),
+        "openai_api_key": env.str("OPENAI_API_KEY", "", validate=rules.header) or None,
+        "openai_base_url": env.str("OPENAI_BASE_URL", "", validate=rules.web_url) or None,
+        "openai_model": env.str("OPENAI_MODEL", "gpt-5-mini", validate=rules.plain),
+        "openai_timeout": env.float("OPENAI_TIMEOUT", 60.0, validate=rules.some_seconds),
+        "openai_rate": rate.parse_optional(env.str("OPENAI_RATE", "", validate=rules.rate) or ""),
+        "openai_tokens": rate.parse_optional(env.str("OPENAI_TOKENS", "", validate=rules.rate) or ""),
+        "llm_prices": rules.parse_prices(env.str("LLM_PRICES", "", validate=rules.prices) or ""),
+        "llm_budget_usd": env.decimal("LLM_BUDGET_USD", Decimal(0), validate=rules.usd),
+        "llm_budget_per_user_usd": env.decimal("LLM_BUDGET_PER_USER_USD", Decimal(0), validate=rules.usd),
         "llm_over_budget": env.str("LLM_OVER_BUDGET", "park", validate=OneOf(("park", "local"))),
     }
 
 
-def _sandbox(env: Env) -> dict[str, Any]:
+def _sandbox(env: Environment) -> dict[str, Any]:
     """Limits of the sandbox."""
     return {
-        "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(min=64)),
-        "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(min=16)),
-        "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(min=1)),
-        "sandbox_cgroup": env.str("SANDBOX_CGROUP", "") or None,
+        "sandbox_memory_mb": env.int("SANDBOX_MEMORY_MB", 512, validate=Range(64, 2**20)),
+        "sandbox_disk_mb": env.int("SANDBOX_DISK_MB", 256, validate=Range(16, 2**20)),
+        "sandbox_seconds": env.int("SANDBOX_SECONDS", 300, validate=Range(1, 10**6)),
+        "sandbox_cgroup": env.str("SANDBOX_CGROUP", "", validate=rules.control_group) or None,
     }
 
 
-def _monitoring(env: Env) -> dict[str, Any]:
+def _monitoring(env: Environment) -> dict[str, Any]:
     """Metrics and alerts."""
-    token = env.str("METRICS_TOKEN", "")
-    if 0 < len(token) < SHORTEST_TOKEN:
-        raise BadSetting(f"METRICS_TOKEN is too short. Use at least {SHORTEST_TOKEN} random characters, or unset it.")
     return {
-        "metrics_token": token or None,
-        "alert_failed": env.int("ALERT_FAILED", 10, validate=Range(min=0)),
-        "alert_waiting": env.int("ALERT_WAITING", 50, validate=Range(min=0)),
-        "alert_oldest_s": env.float("ALERT_OLDEST_S", 300.0, validate=Range(min=0)),
-        "alert_no_worker_s": env.float("ALERT_NO_WORKER_S", 10.0, validate=Range(min=0)),
-        "alert_silence_s": env.float("ALERT_SILENCE_S", 600.0, validate=Range(min=0)),
-        "alert_pause_s": env.float("ALERT_PAUSE_S", 3600.0, validate=Range(min=0)),
+        "metrics_token": env.str("METRICS_TOKEN", "", validate=rules.token) or None,
+        "alert_failed": env.int("ALERT_FAILED", 10, validate=rules.count),
+        "alert_waiting": env.int("ALERT_WAITING", 50, validate=rules.count),
+        "alert_oldest_s": env.float("ALERT_OLDEST_S", 300.0, validate=rules.seconds),
+        "alert_no_worker_s": env.float("ALERT_NO_WORKER_S", 10.0, validate=rules.seconds),
+        "alert_silence_s": env.float("ALERT_SILENCE_S", 600.0, validate=rules.seconds),
+        "alert_pause_s": env.float("ALERT_PAUSE_S", 3600.0, validate=rules.seconds),
         "alert_redis_percent": env.float("ALERT_REDIS_PERCENT", 80.0, validate=Range(1, 100)),
-        "alert_disk_mb": env.float("ALERT_DISK_MB", 200.0, validate=Range(min=0)),
-        "alert_email": env.list("ALERT_EMAIL", []),
-        **_alert_webhook(env.str("ALERT_WEBHOOK_URL", ""), env.str("ALERT_WEBHOOK_SECRET", "")),
+        "alert_disk_mb": env.float("ALERT_DISK_MB", 200.0, validate=rules.seconds),
+        "alert_email": env.list("ALERT_EMAIL", []) or [],
+        **_alert_webhook(env),
     }
 
 
-def _alert_webhook(url: str, secret: str) -> dict[str, str | None]:
-    """The secret has the format of Standard Webhooks; without one, a receiver could not verify who sent the notification."""
-    try:
-        is_valid = secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
-    except ValueError:
-        is_valid = False
-    if url and not is_valid:
-        raise BadSetting(
+def _alert_webhook(env: Environment) -> dict[str, str | None]:
+    """Without the secret, a receiver could not verify who sent the notification."""
+    url = env.str("ALERT_WEBHOOK_URL", "", validate=rules.web_url)
+    secret = env.str("ALERT_WEBHOOK_SECRET", "", validate=rules.signing_secret)
+    if url and secret == "":
+        env.wrong.append(
             "ALERT_WEBHOOK_URL needs a signing secret. Set ALERT_WEBHOOK_SECRET to whsec_ followed by 24 to 64 random bytes in base64."
         )
     return {"alert_webhook_url": url or None, "alert_webhook_secret": secret or None}
 
 
-def _secret_key(env: Env, home: Path) -> str:
-    key: str = env.str("SECRET_KEY", "")
-    if not key and on_dyno():
-        raise BadSetting("SECRET_KEY is not set. This host does not keep its disk, so set it to a long random string.")
-    return key or kept_secret(home)
+def _secret_key(env: Environment, home: Path) -> str:
+    key = env.str("SECRET_KEY", "", validate=rules.encodable)
+    if key == "" and on_dyno():
+        env.wrong.append("SECRET_KEY is not set. This host does not keep its disk, so set it to a long random string.")
+    elif key == "":
+        try:
+            return kept_secret(home)
+        except BadSetting as error:
+            env.wrong.append(str(error))
+    return key or ""
 
 
 def on_dyno() -> bool:
@@ -295,54 +393,24 @@ def redis_socket(home: Path) -> Path:
     return Path(tempfile.gettempdir(), f"intray-{os.getuid()}-{digest}", "redis.sock")
 
 
-def _redis_url(env: Env) -> str:
+def _redis_url(env: Environment) -> str:
     """REDIS_TLS_VERIFY=false becomes part of the URL, so that it holds for `rq` and every other program that gets the URL."""
-    url: str = env.str("REDIS_URL", "")
+    url: str = env.str("REDIS_URL", "", validate=rules.redis_url) or ""
     verify = env.bool("REDIS_TLS_VERIFY", not on_dyno())  # the Redis of a dyno has a self-signed certificate
     if verify or not url.startswith("rediss") or "ssl_cert_reqs=" in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
 
 
-_PRICES = fields.Dict(fields.String(), fields.List(fields.Decimal(validate=Range(0, 1_000_000)), validate=Length(2, 3)))
-
-
-def _prices(text: str) -> dict[str, list[Decimal]]:
-    try:
-        prices: dict[str, list[Decimal]] = _PRICES.deserialize(json.loads(text or "{}", parse_float=str))
-    except (ValueError, ValidationError) as error:
-        why = json.dumps(error.messages) if isinstance(error, ValidationError) else f"not valid JSON: {error}"
-        raise BadSetting(
-            f"LLM_PRICES is not valid: {why}. Give the prices in USD per million tokens, "
-            'such as {"some-model": [0.25, 2.00]}: input and output. An optional third price is for cached input.'
-        ) from error
-    return prices
-
-
-def _rate(variable: str, text: str) -> Rate | None:
-    try:
-        return rate.parse_optional(text)
-    except ValueError as error:
-        raise BadSetting(f"{variable}: {error}. Write a rate as 60/m, 10/s or 1000/h; unset it for no limit.") from None
-
-
-def _number(variable: str, text: str, kind: type[int] | type[float], least: int) -> float:
-    with suppress(ValueError):
-        if 0 < (value := kind(text)) <= MAX_FIGURE or value == least:
-            return value
-    wanted = f"a {'whole ' if kind is int else ''}number above 0" if least else "a whole number, 0 for no limit"
-    raise BadSetting(f"{variable} is {text[:40]!r}. Set it to {wanted}, at most {MAX_FIGURE:,}, or unset it.")
-
-
-# What can be overridden for each job type, and how the variable is read; tools/job_types.py documents each.
-OVERRIDES: dict[str, Callable[[str, str], Any]] = {
-    "max_attempts": lambda variable, text: _number(variable, text, int, 1),
-    "timeout": lambda variable, text: _number(variable, text, int, 1),
-    "backoff": lambda variable, text: _number(variable, text, float, 1),
-    "max_running": lambda variable, text: _number(variable, text, int, 0),
-    "max_running_per_user": lambda variable, text: _number(variable, text, int, 0),
-    "rate": _rate,
-    "rate_per_user": _rate,
+# What can be overridden for each job type: how the variable is checked, and read; tools/job_types.py documents each.
+OVERRIDES: dict[str, tuple[Callable[[str], None], Callable[[str], Any]]] = {
+    "max_attempts": (rules.number(int, 1), int),
+    "timeout": (rules.number(int, 1), int),
+    "backoff": (rules.number(float, 1), float),
+    "max_running": (rules.number(int, 0), int),
+    "max_running_per_user": (rules.number(int, 0), int),
+    "rate": (rules.rate, rate.parse_optional),
+    "rate_per_user": (rules.rate, rate.parse_optional),
 }
 
 

@@ -115,7 +115,11 @@ class Snooze(Exception):
 
 
 class BadSetting(Exception):
-    """An invalid setting. The message is one line that says what to do."""
+    """Invalid settings: one line for each, which says what is wrong and what to do."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class InvalidDeclaration(ValueError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -15,7 +15,6 @@ from monolith import strict_json
 from monolith.config import settings
 from monolith.errors import BadSetting
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 COLOURS = {"run": 36, "redis": 31, "web": 32, "worker": 33, "clock": 35}
 
 _process = ""  # in each line; read when the line is written: a forked child has the loggers of its parent
@@ -30,9 +29,9 @@ _MASKS = [
 
 
 def configure(process: str = "web") -> None:
-    """Set up logging, ours and that of libraries; `process` is the name in each line. Raises `BadSetting` for an unknown LOG_LEVEL."""
+    """Set up logging, ours and that of libraries; `process` is the name in each line. Raises `BadSetting`."""
     global _process
-    level, processors = chosen_level(), _processors()
+    level, processors = settings().log_level, _processors()
     _process = process
     structlog.configure(
         processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -47,24 +46,19 @@ def configure(process: str = "web") -> None:
         logging.getLogger("alembic").setLevel("WARNING")  # it logs two useless lines at every start
 
 
-def chosen_level() -> str:
-    """LOG_LEVEL. Raises `BadSetting` for an unknown level."""
-    level = settings().log_level
-    if level not in LEVELS:
-        raise BadSetting(f"LOG_LEVEL is {level!r}. Set it to one of {', '.join(LEVELS)}, or unset it.")
-    return level
-
-
 def mask(text: str) -> str:
     """The text with passwords and tokens replaced by `***`."""
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
+    with suppress(BadSetting):
+        for secret in settings().secrets:  # which may stand anywhere, such as in an error of a library
+            text = text.replace(secret, "***")
     return text
 
 
 def is_readable() -> bool:
     """Whether to write readable lines instead of JSON: LOG_FORMAT (`text` or `json`), else whether standard error is a terminal."""
-    return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", ""), sys.stderr.isatty())
+    return {"json": False, "text": True}.get(settings().log_format, sys.stderr.isatty())
 
 
 def _processors() -> list[Processor]:
@@ -86,8 +80,13 @@ def _name_process(logger: WrappedLogger, method: str, event: EventDict) -> Event
 def _renderers() -> list[Processor]:
     first: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if is_readable():
-        return [*first, _prefix_process, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), _masked]
+        return [*first, _prefix_process, _console(), _masked]
     return [*first, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(strict_json.dumps, default=str), _masked]
+
+
+def _console() -> Processor:
+    """Plain tracebacks: where rich is installed, structlog's own would show the values of local variables."""
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def _prefix_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

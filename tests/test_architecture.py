@@ -23,6 +23,7 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 # The ladder: a folder imports only from folders on lower rungs, and from itself. The lowest rung comes first.
 LADDER: tuple[tuple[str, ...], ...] = (
     ("monolith.aliases", "monolith.errors", "monolith.linux", "monolith.rate", "monolith.strict_json"),
+    ("monolith.setting_rules",),
     ("monolith.config",),
     ("monolith.logs", "monolith.db", "monolith.job_types"),
     ("monolith.content",),

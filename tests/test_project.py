@@ -47,7 +47,7 @@ def test_health_and_the_api_document_show_the_version(app: Flask) -> None:
 
 def test_without_the_project_file_the_version_is_that_of_the_package_or_unknown(tmp_path: Path) -> None:
     (tmp_path / "monolith").mkdir()
-    for name in ("__init__.py", "aliases.py", "config.py", "errors.py", "rate.py"):
+    for name in ("__init__.py", "aliases.py", "config.py", "errors.py", "rate.py", "setting_rules.py"):
         shutil.copy(ROOT / "monolith" / name, tmp_path / "monolith")
     asked = ("-c", "from monolith.config import version; print(version())")
     assert python(*asked, cwd=tmp_path).stdout == "unknown\n"

@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from environs import Env
-
 from monolith import config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +24,7 @@ HEAD = """\
 """
 
 
-class RecordedDefaults(Env):
+class RecordedDefaults(config.Environment):
     """An empty environment that keeps what is asked of it: names, and what holds when nothing is set."""
 
     def __init__(self) -> None:

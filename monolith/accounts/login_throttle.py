@@ -15,8 +15,7 @@ from sqlalchemy import case, delete, or_, select
 from monolith import rate
 from monolith.accounts.models import LoginAttempts
 from monolith.db.engine import now, unlocked, upsert, write_session
-from monolith.errors import BadSetting, TooManyRequests
-from monolith.rate import Rate
+from monolith.errors import TooManyRequests
 
 FREE_ATTEMPTS = 5  # wrong passwords of one account before there is a wait
 MAX_WAIT_S = 900.0
@@ -24,17 +23,9 @@ WAITS_S = {FREE_ATTEMPTS + step: min(2.0**step, MAX_WAIT_S) for step in range(11
 FORGOTTEN_S = 24 * 3600.0
 
 
-def parse_rate(text: str) -> Rate:
-    """A rate such as `1200 per minute`, `10/hour` or `5 per 10 minutes`. Raises `BadSetting` for any other text."""
-    try:
-        return rate.parse(text)
-    except ValueError as error:
-        raise BadSetting(f"{error}. Write it as '1200 per minute'; REQUEST_RATE and ANONYMOUS_RATE can be 0 for no limit.") from None
-
-
 def limit(at_most: str, what: str, who: str) -> None:
     """Count that `who` does `what`. Raises `TooManyRequests` when that is more often than `at_most`, such as `10 per minute`."""
-    allowed = parse_rate(at_most)
+    allowed = rate.parse(at_most)
     window_s = float(allowed.seconds)
     # A time in the future was set before the database's clock was set back.
     is_over = or_(LoginAttempts.began_at <= now() - window_s, LoginAttempts.began_at > now())

@@ -6,7 +6,6 @@ The cookie holds 256 random bits, the row their hash. Each sign-in and each chan
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
@@ -15,8 +14,7 @@ from sqlalchemy.orm import Session
 from monolith.accounts.models import UserSession
 from monolith.accounts.tokens import hash_of, user_from
 from monolith.config import settings
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import PreparedStatement, now, read_session, storable, unlocked, write_session
+from monolith.db.engine import PreparedStatement, now, read_session, storable, unlocked, write_session, write_unless_locked
 from monolith.db.models import User
 from monolith.errors import NotFound
 
@@ -63,8 +61,7 @@ def user_of_session(secret: str) -> tuple[str, User] | None:
         return None
     session_id, is_stale, *columns = found[0]
     if is_stale:
-        with suppress(DatabaseAway), write_session() as session:  # a database that is read-only still answers
-            session.execute(update(UserSession).where(UserSession.id == session_id).values(last_used_at=now()))
+        write_unless_locked(update(UserSession).where(UserSession.id == session_id).values(last_used_at=now()))
     return session_id, user_from(columns)
 
 

@@ -6,14 +6,12 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.orm.attributes import instance_dict
 
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import PreparedStatement, now, read_session, write_session
+from monolith.db.engine import PreparedStatement, now, read_session, write_session, write_unless_locked
 from monolith.db.models import SCOPES, Token, User
 from monolith.errors import Conflict, Invalid, NotFound
 from monolith.runner.ledger import audit
@@ -67,8 +65,7 @@ def user_of_token(secret: str) -> tuple[User, str] | None:
         return None
     token_id, _, scope, is_stale, *columns = found[0]
     if is_stale:
-        with suppress(DatabaseAway), write_session() as session:  # a database that is read-only still answers
-            session.execute(update(Token).where(Token.id == token_id).values(last_used_at=now()))
+        write_unless_locked(update(Token).where(Token.id == token_id).values(last_used_at=now()))
     user = user_from(columns)
     user.is_admin, user.is_viewer = user.is_admin and scope == "admin", user.is_viewer or (user.is_admin and scope == "read")
     return user, scope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import g, request
+from flask import g
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
@@ -16,6 +16,7 @@ from monolith.accounts.models import UserSession
 from monolith.db.models import SCOPES, Token, User
 from monolith.web import security
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment, Truth
 
 MAX_DAYS = 3650
@@ -120,7 +121,7 @@ class Tokens(MethodView):
     @blueprint.response(200, TokenListSchema)
     def get(self) -> dict[str, Any]:
         """List your tokens."""
-        return {"object": "list", "data": tokens.tokens_of(current_user), "has_more": False, "url": request.path}
+        return {"object": "list", "data": tokens.tokens_of(current_user), "has_more": False, "url": own_path()}
 
     @blueprint.arguments(TokenRequest())
     @blueprint.response(201, TokenSchema)
@@ -146,7 +147,7 @@ class Sessions(MethodView):
     def get(self) -> dict[str, Any]:
         """List your sessions, most recently used first."""
         found = [{**_shown(one, SessionSchema), "is_this": one.id == g.get("session_id")} for one in sessions.sessions_of(current_user)]
-        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+        return {"object": "list", "data": found, "has_more": False, "url": own_path()}
 
     @blueprint.response(204)
     def delete(self) -> None:

@@ -51,6 +51,7 @@ def sign_out() -> Response:
 
 
 def own_path(target: str) -> str:
-    """The target if it is a path of this site, else `/`: an open redirect would lead to other sites."""
-    is_own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
-    return target if is_own else "/"
+    """The target if it is a path of Intray, else its home page: an open redirect would lead to other sites."""
+    home = f"{request.script_root}/"
+    is_own = target.startswith(home) and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if is_own else home

@@ -5,6 +5,7 @@
 | reading | `read_session()` | `read_connection()` |
 | writing, in one transaction | `write_session()` | `write_transaction()` |
 | one statement, thousands of times a second | | `PreparedStatement(...).run()` |
+| an update that a read may leave out | | `write_unless_locked()` |
 
 `now` is the database's clock within a statement, `read_now()` the same as a number.
 """
@@ -34,6 +35,7 @@ from sqlalchemy import (
     PoolProxiedConnection,
     Select,
     Text,
+    Update,
     bindparam,
     cast,
     column,
@@ -44,7 +46,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import FromClause
@@ -60,8 +62,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 BUSY_TIMEOUT_S = 15
-MAX_CONNECTIONS = 15  # of one process to PostgreSQL, unless it has more threads
-IN_MEMORY = (None, "", ":memory:")  # paths of an SQLite database without a file
+MAX_CONNECTIONS = 15  # of one process, unless it has more threads
 IDLE_S = 1.0  # a pooled connection that was idle for longer is pinged before it is used
 Result = TypeVar("Result")
 log = structlog.get_logger()
@@ -109,26 +110,16 @@ def _whole_postgresql(element: whole, compiler: Any, **options: Any) -> str:
 
 @cache
 def get_engine() -> Engine:
-    """The SQLAlchemy engine of this process. Raises `BadSetting` unless `DATABASE_URL` is a URL of SQLite or PostgreSQL."""
+    """The SQLAlchemy engine of this process, for SQLite or PostgreSQL. Raises `BadSetting` where the folder of SQLite cannot be made."""
     url = settings().database_url
-    try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise BadSetting("DATABASE_URL is not a valid database URL. Use postgresql://user:password@host/name, or unset it.") from error
-    if backend == "sqlite":
-        return _sqlite_engine(url)
-    if backend == "postgresql":
-        return _postgresql_engine(url)
-    raise BadSetting(f"DATABASE_URL uses {backend}, but only postgresql:// and sqlite:/// are supported. Correct or unset it.")
+    return _sqlite_engine(url) if url.startswith("sqlite") else _postgresql_engine(url)
 
 
 def _postgresql_engine(url: str) -> Engine:
     setup = postgresql_session.SessionSetup(make_url(url))
-    kept = settings().web_threads  # of the pool: one that is not kept is closed after each use, and the next takes 10 ms to open
-    sizes = {"pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
     # AUTOCOMMIT: the driver begins no transactions by itself, postgresql_session.begin does
-    options = {"isolation_level": "AUTOCOMMIT", "connect_args": setup.driver_options, "poolclass": LedgerPool}
-    engine = create_engine(setup.url, json_serializer=_stored_json, pool_reset_on_return=None, **options, **sizes)
+    options = {"isolation_level": "AUTOCOMMIT", "connect_args": setup.driver_options, "pool_reset_on_return": None}
+    engine = create_engine(setup.url, json_serializer=_stored_json, **options, **_pool())
     away.listen(engine)
     event.listen(engine, "connect", setup.set_up)
     event.listen(engine, "begin", postgresql_session.begin)
@@ -137,6 +128,12 @@ def _postgresql_engine(url: str) -> Engine:
     event.listen(engine, "checkin", _drop_if_read_only)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _pool() -> dict[str, Any]:
+    """A connection for each thread of a web process: a thread that reads must not wait for those of threads that wait for a lock."""
+    kept = settings().web_threads  # one that is not kept is closed after each use, and the next takes 10 ms to open
+    return {"poolclass": LedgerPool, "pool_size": kept, "max_overflow": max(0, MAX_CONNECTIONS - kept)}
 
 
 def _stored_json(value: Any) -> str:
@@ -169,17 +166,14 @@ def _ping_if_idle(connection: Any, record: Any, proxy: Any) -> None:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    path = make_url(url).database
-    if path and path not in IN_MEMORY:
-        folder = Path(path).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadSetting(
-                f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
-            ) from error
-    in_file = {} if path in IN_MEMORY else {"poolclass": LedgerPool}
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, json_serializer=_stored_json, **in_file)
+    folder = Path(make_url(url).database or "").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"The database folder {folder} cannot be created ({error.strerror}). Correct DATABASE_URL or INTRAY_HOME."
+        ) from error
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, json_serializer=_stored_json, **_pool())
     away.listen(engine)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -194,7 +188,18 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """A writer takes the write lock at once: turning a read lock into a write lock fails when another writer was faster."""
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("reading"):
+        connection.exec_driver_sql("BEGIN")
+    elif options.get("waiting", True):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            if not connection.invalidated:  # as it is where the database is read-only
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
 
 def storable(text: str, limit: int | None = None) -> str:
@@ -212,6 +217,20 @@ def write_session() -> Iterator[Session]:
 def write_transaction() -> AbstractContextManager[Connection]:
     """A connection in one transaction: committed at the end of the block, rolled back when the block raises."""
     return get_engine().begin()
+
+
+def write_unless_locked(statement: Update) -> None:
+    """Run an UPDATE that a read does as well, such as the time of a token's last use, or leave it out.
+
+    A read never waits for a writer, and does not fail because the database is read-only or away for writes: the next read tries again.
+    """
+    try:
+        with _without_waiting(get_engine()).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")
+            connection.execute(statement)
+    except DBAPIError as error:
+        log.debug("update_left_out", table=statement.table.description, error=str(error.orig))
 
 
 def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
@@ -267,8 +286,6 @@ def is_writable() -> bool:
     """Whether the database takes writes. Raises `DatabaseAway` when it cannot be asked."""
     engine = get_engine()
     if engine.dialect.name == "sqlite":
-        if engine.url.database in IN_MEMORY:
-            return True
         path = Path(engine.url.database or "")
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     with engine.connect() as connection:
@@ -295,6 +312,11 @@ def upsert(session: Session, table: type[Any]) -> Any:
 @lru_cache(maxsize=1)
 def _read_only(engine: Engine) -> Engine:
     return engine.execution_options(reading=True)
+
+
+@lru_cache(maxsize=1)
+def _without_waiting(engine: Engine) -> Engine:
+    return engine.execution_options(waiting=False)
 
 
 def rows_of_json(parameter: str, columns: Iterable[Column[Any]], dialect: str) -> FromClause:
@@ -333,7 +355,7 @@ def upgrade() -> None:
     try:
         with get_engine().connect() as connection:
             has_schema = connection.dialect.name == "sqlite" or connection.scalar(select(func.current_schema()))
-    except OperationalError as error:
+    except DBAPIError as error:
         lines = [line for line in str(error.orig).strip().splitlines() if not line.startswith("\t")]  # psycopg indents its hints
         reason = lines[-1].strip().rstrip(".")
         raise BadSetting(f"Cannot connect to the database: {reason}. Check DATABASE_URL and that the database is running.") from error
@@ -348,7 +370,7 @@ def is_current() -> bool:
     """Whether every migration has run."""
     from alembic.runtime.migration import MigrationContext
 
-    with get_engine().connect() as connection:
+    with read_connection() as connection:
         return MigrationContext.configure(connection).get_current_revision() == _newest_revision()
 
 

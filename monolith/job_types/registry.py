@@ -20,13 +20,14 @@ from marshmallow import Schema, missing
 
 from monolith import aliases
 from monolith import rate as rates
-from monolith.config import MAX_FIGURE, PRIORITIES, settings
+from monolith.config import PRIORITIES, settings
 from monolith.errors import BadSetting, Invalid, InvalidDeclaration, JobTypeMissing, Permanent, Snooze
 from monolith.job_types.backoff import Backoff, exponential, fixed
 from monolith.job_types.broken_files import BrokenFile, BrokenType, import_all, reason_of
 from monolith.job_types.interface import Delivery, Document, FailedJob, Job, Ledger, LedgerRow, SubmittedDocument, Submitter
 from monolith.job_types.validation import load_fields
 from monolith.rate import Rate
+from monolith.setting_rules import MAX_FIGURE
 
 __all__ = [
     "PRIORITIES",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
@@ -16,6 +15,7 @@ from monolith.errors import NotFound
 from monolith.job_types import registry
 from monolith.job_types.registry import JobType
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, params_schema, view_of
 
 UNKNOWN = "null, as are attempts, backoff and timeout, for a type whose file cannot be loaded"
@@ -48,7 +48,7 @@ class JobTypes(MethodView):
         """List the job types you can run, with the JSON Schema of their params."""
         found = [_view(one) for one in registry.open_to(current_user).values()]
         broken = [_broken_view(name, reason) for name, reason in registry.broken_open_to(current_user).items()]
-        return {"object": "list", "data": sorted(found + broken, key=itemgetter("name")), "has_more": False, "url": request.path}
+        return {"object": "list", "data": sorted(found + broken, key=itemgetter("name")), "has_more": False, "url": own_path()}
 
 
 @blueprint.route("/<name>")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
@@ -15,6 +14,7 @@ from monolith.runner.admin import bulk_actions, bulk_retry, failure_groups
 from monolith.runner.admin.bulk_retry import RetryProgress
 from monolith.runner.admin.job_filter import JobFilter
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
@@ -101,7 +101,7 @@ class Failures(MethodView):
         with read_session() as session:
             found = failure_groups.list_groups(session)
         shown = found[: failure_groups.SHOWN]
-        return {"object": "list", "data": shown, "has_more": len(found) > len(shown), "url": request.path}
+        return {"object": "list", "data": shown, "has_more": len(found) > len(shown), "url": own_path()}
 
 
 @blueprint.route("/failures/<cause>/requeue")
@@ -122,7 +122,7 @@ class Requeues(MethodView):
         """List retries that are running or ended within the last 24 hours."""
         with read_session() as session:
             found = bulk_retry.recent(session)
-        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+        return {"object": "list", "data": found, "has_more": False, "url": own_path()}
 
 
 @blueprint.route("/requeues/<int:requeue_id>/stop")

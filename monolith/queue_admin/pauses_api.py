@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
@@ -14,6 +13,7 @@ from marshmallow.validate import Length
 from monolith.runner.ledger import pauses
 from monolith.runner.ledger.pauses import Paused
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import actor, require_admin
 
@@ -49,7 +49,7 @@ class Pauses(MethodView):
     @blueprint.response(200, PauseListSchema)
     def get(self) -> dict[str, Any]:
         """List active pauses, oldest first."""
-        return {"object": "list", "data": pauses.known(), "has_more": False, "url": request.path}
+        return {"object": "list", "data": pauses.known(), "has_more": False, "url": own_path()}
 
 
 @blueprint.route("/pauses/<scope>")

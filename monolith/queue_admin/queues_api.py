@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
@@ -15,6 +14,7 @@ from monolith.errors import Unavailable
 from monolith.queue_admin.pauses_api import PauseSchema
 from monolith.runner.monitoring import queue_counts, workers
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment
 from monolith.web.security import require_admin
 
@@ -111,4 +111,4 @@ class Workers(MethodView):
 
 
 def _list(data: list[Any]) -> dict[str, Any]:
-    return {"object": "list", "data": data, "has_more": False, "url": request.path}
+    return {"object": "list", "data": data, "has_more": False, "url": own_path()}

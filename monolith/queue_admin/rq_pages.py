@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, g, request
 from redis import Redis, RedisError
@@ -23,10 +22,11 @@ from rq_dashboard import web
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.db.engine import write_session
-from monolith.errors import Conflict, Forbidden, NotFound, Unavailable
+from monolith.errors import Conflict, NotFound, Unavailable
 from monolith.runner.ledger import audit
 from monolith.runner.queue import rq_queues
 from monolith.web import problems
+from monolith.web.public_address import check_same_site
 from monolith.web.security import SAFE, actor, bearer, require_admin
 
 NAME = "rq_dashboard"
@@ -129,10 +129,8 @@ def _check_address() -> None:
 
 def _check_origin() -> None:
     """Check the origin of browsers' requests, in addition to the CSRF token. Requests with an API token come from programs."""
-    origin = urlsplit(request.headers.get("Origin", "")).netloc
-    is_ours = request.headers.get("Sec-Fetch-Site") == "same-origin" or origin == request.host
-    if bearer() is None and not is_ours:
-        raise Forbidden("This request came from another site and was refused. Reload this page and try again.")
+    if bearer() is None:
+        check_same_site(needs_origin=True)
 
 
 def _record() -> None:

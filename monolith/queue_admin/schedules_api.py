@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request, url_for
+from flask import url_for
 from flask.views import MethodView
 from flask_login import current_user
 from flask_smorest import Blueprint
@@ -14,6 +14,7 @@ from monolith.db.engine import read_now, read_session
 from monolith.runner.scheduler import cron_schedules
 from monolith.runner.scheduler.cron_schedules import Schedule
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment, Priority, Truth
 from monolith.web.security import actor, require_admin
 
@@ -92,7 +93,7 @@ class Schedules(MethodView):
         """List schedules by name."""
         with read_session() as session:
             data = [view(one, read_now(session)) for one in cron_schedules.list_schedules(session)]
-        return {"object": "list", "data": data, "has_more": False, "url": request.path}
+        return {"object": "list", "data": data, "has_more": False, "url": own_path()}
 
     @blueprint.arguments(ScheduleRequest())
     @blueprint.response(201, ScheduleSchema)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
 from flask.views import MethodView
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
@@ -15,6 +14,7 @@ from monolith.db.models import STATUSES
 from monolith.runner.admin import bulk_actions, trash
 from monolith.runner.admin.trash import TrashEntry
 from monolith.web.openapi import ProblemSchema
+from monolith.web.public_address import own_path
 from monolith.web.schemas import ListSchema, Moment, Truth
 from monolith.web.security import actor, require_admin
 
@@ -100,7 +100,7 @@ class Cleanings(MethodView):
         """List what is in the trash and can be restored, newest first."""
         with read_session() as session:
             found: list[TrashEntry] = trash.list_trash(session)
-        return {"object": "list", "data": found, "has_more": False, "url": request.path}
+        return {"object": "list", "data": found, "has_more": False, "url": own_path()}
 
 
 @blueprint.route("/cleanings/<int:cleaning_id>/restore")

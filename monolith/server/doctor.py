@@ -14,12 +14,11 @@ from redis import RedisError
 from redis.connection import SSLConnection
 from redis.exceptions import NoPermissionError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX
-from rq.utils import import_attribute
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from monolith import logs
-from monolith.config import settings
+from monolith.config import misspelt, settings
 from monolith.db import engine, postgresql_session
 from monolith.errors import BadSetting, Invalid
 from monolith.job_types import registry
@@ -30,7 +29,7 @@ from monolith.runner.prefork import redis_keys
 from monolith.runner.queue import rq_queues
 from monolith.runner.queue.redis_client import options_of
 from monolith.runner.webhooks import endpoints
-from monolith.server import redis_rights, run_all
+from monolith.server import redis_rights, redis_server, run_all
 
 SHORTEST_SECRET = 16  # characters
 FULL = 0.9  # of the connections that a server gives
@@ -63,19 +62,35 @@ class CheckReport:
     subject: str
     is_problem: bool
     message: str
+    is_warning: bool = False
 
     def __str__(self) -> str:
-        return f"{'PROBLEM' if self.is_problem else 'ok':<8} {self.subject:<9} {self.message}"
+        state = "PROBLEM" if self.is_problem else "WARNING" if self.is_warning else "ok"
+        return f"{state:<8} {self.subject:<9} {self.message}"
 
 
 def examine(release: bool = False) -> Iterator[CheckReport]:
-    """Runs the checks, in the order in which to fix problems. `release`: only what a new version needs before its processes start."""
+    """Runs the checks, in the order in which to fix problems. `release`: only what a new version needs before its processes start.
+
+    Where a setting cannot be used, nothing else is checked.
+    """
+    for name, meant in misspelt().items():
+        yield CheckReport(
+            "settings", False, f"{name} is not a setting. Did you mean {meant}? If another program reads it, all is well.", True
+        )
+    try:
+        settings()
+    except BadSetting as problem:
+        yield from (CheckReport("settings", True, line) for line in problem.lines)
+        return
     for subject, check in (RELEASE_CHECKS if release else CHECKS).items():
         if rq_queues.is_inline() and subject in ("redis", "eviction", "workers"):
             continue
         try:
             yield CheckReport(subject, False, check())
-        except (CheckFailed, BadSetting) as problem:
+        except BadSetting as problem:
+            yield from (CheckReport(subject, True, line) for line in problem.lines)
+        except CheckFailed as problem:
             yield CheckReport(subject, True, str(problem))
         except ResponseError as error:
             fix = "Start a worker or the clock: they set such keys aside." if redis_keys.is_wrong_type(error) else "See `redis` above."
@@ -87,11 +102,7 @@ def examine(release: bool = False) -> Iterator[CheckReport]:
 
 
 def _settings() -> str:
-    logs.chosen_level()
-    try:
-        import_attribute(settings().worker_class)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise CheckFailed(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct or unset it.") from error
+    run_all.check_machine(may_be_taken=True)
     return f"home {settings().home}"
 
 
@@ -115,7 +126,7 @@ def _database() -> str:
         with engine.get_engine().connect() as connection:
             is_pooled = postgresql_session.is_pooled(connection)
         is_writable = engine.is_writable()
-    except OperationalError as error:
+    except DBAPIError as error:
         reason = logs.mask(str(error.orig).strip().partition("\n\t")[0].splitlines()[-1].rstrip("."))
         raise CheckFailed(f"Cannot connect: {reason}. Check DATABASE_URL and that the database is running.") from error
     if not is_writable:
@@ -149,7 +160,7 @@ def _redis() -> str:
             f"The user of REDIS_URL may not run {', '.join(missing)} on {RQ_KEY_PREFIX}:*. Allow it, for example with ACL SETUSER."
         )
     less = redis_rights.refused(client, redis_rights.OPTIONAL)
-    return logs.mask(settings().redis_url) + (f"; works, but its user may not run {', '.join(less)}" if less else "")
+    return redis_server.address() + (f"; works, but its user may not run {', '.join(less)}" if less else "")
 
 
 def _eviction() -> str:

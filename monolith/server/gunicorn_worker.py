@@ -37,6 +37,7 @@ def application() -> Flask:
 
 def serve() -> None:
     """Serves HTTP until SIGTERM."""
+    os.environ.pop("SCRIPT_NAME", None)  # gunicorn would refuse paths without the prefix; `public_address` serves both
     GunicornApplication().run()
 
 

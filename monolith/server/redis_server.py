@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from monolith.config import redis_socket, settings
 from monolith.errors import BadSetting
-from monolith.runner.queue.redis_client import Client
+from monolith.runner.queue.redis_client import Client, options_of
 from monolith.server.child_processes import ChildProcess
 
 LOG = "redis.log"  # in INTRAY_HOME
@@ -49,9 +49,16 @@ def connection_error() -> str | None:
             client.ping()
     except (RedisError, OSError) as error:
         return str(error).strip().rstrip(".") or type(error).__name__
-    except ValueError as error:
-        return f"not a valid Redis URL ({error})".rstrip(".")
     return None
+
+
+def address() -> str:
+    """Where the server of REDIS_URL is, without user and password."""
+    options = options_of(settings().redis_url)
+    if "path" in options:
+        return str(options["path"])
+    places = options.get("sentinels") or [(options.get("host", "localhost"), options.get("port", 6379))]
+    return ", ".join(f"{host}:{port}" for host, port in places)
 
 
 def _wait_until_free(socket: Path) -> None:

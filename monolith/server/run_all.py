@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
@@ -23,6 +24,7 @@ from monolith.errors import BadSetting
 from monolith.job_types import registry
 from monolith.linux import processes
 from monolith.logs import mask
+from monolith.runner.worker import command
 from monolith.server import redis_server
 from monolith.server.child_processes import ChildProcess, ForkedChild, StopSignal, end
 
@@ -52,7 +54,7 @@ def run(command: Callable[[str], None], say: Callable[[str], None]) -> None:
             sys.argv[1:] = [name]
             command(name)
 
-        _check_port()
+        check_machine()
         registry.require_all()
         engine.upgrade()
         with _redis() as redis:
@@ -83,7 +85,20 @@ def _exclusive_home() -> Iterator[TextIO]:
         yield file
 
 
-def _check_port() -> None:
+def check_machine(*, may_be_taken: bool = False) -> None:
+    """Raises `BadSetting` for settings that this machine cannot follow: where to listen, and the class of the worker."""
+    problems: list[str] = []
+    for check in (partial(check_address, may_be_taken=may_be_taken), command.check_worker_class):
+        try:
+            check()
+        except BadSetting as problem:
+            problems += problem.lines
+    if problems:
+        raise BadSetting(*problems)
+
+
+def check_address(*, may_be_taken: bool = False) -> None:
+    """Raises `BadSetting` unless this machine can listen on HOST and PORT. `may_be_taken`: by a web process that runs or is ending."""
     host, port = settings().host, settings().port
     try:
         family = socket.getaddrinfo(host, port)[0][0]
@@ -91,10 +106,12 @@ def _check_port() -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
+        if may_be_taken and getattr(error, "errno", None) == errno.EADDRINUSE:
+            return
         reason = getattr(error, "strerror", None) or str(error)
         free_port = port + 1 if 1024 <= port < 65535 else 8001
-        is_unknown = isinstance(error, socket.gaierror)
-        fix = "Set HOST to an address of this machine." if is_unknown else f"Use another port: PORT={free_port} make run"
+        is_elsewhere = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        fix = "Set HOST to an address of this machine." if is_elsewhere else f"Use another port: PORT={free_port} make run"
         raise BadSetting(f"Cannot listen on {host} port {port} ({reason}). {fix}") from error
 
 
@@ -127,7 +144,7 @@ def require_redis() -> None:
     fix = "Correct REDIS_URL, or unset it to use the bundled Redis."
     if "CERTIFICATE_VERIFY_FAILED" in error:
         fix = "Add its certificate authority (?ssl_ca_certs=/path in REDIS_URL) or, if it is self-signed, set REDIS_TLS_VERIFY=false."
-    raise BadSetting(f"Cannot connect to Redis at {mask(settings().redis_url)}: {mask(error)}. {fix}")
+    raise BadSetting(f"Cannot connect to Redis at {redis_server.address()}: {mask(error)}. {fix}")
 
 
 def _start_all(in_child: Callable[[str], None]) -> list[ChildProcess]:
@@ -147,7 +164,7 @@ def _load() -> None:
     import rq.cli.workers  # noqa: F401
 
     from monolith.runner.scheduler import clock  # noqa: F401
-    from monolith.runner.worker import command, ledger_worker  # noqa: F401
+    from monolith.runner.worker import ledger_worker  # noqa: F401
     from monolith.server import gunicorn_worker
 
     gunicorn_worker.application()

@@ -26,7 +26,7 @@ function say(text) {
 
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr } = event.detail;
-  if (new URL(xhr.responseURL).pathname === "/sign-in") {
+  if (new URL(xhr.responseURL).pathname === `${document.body.dataset.root}/sign-in`) {
     event.detail.shouldSwap = false;
     location.assign(xhr.responseURL.includes("%2Flive") ? location.href : xhr.responseURL);
   }

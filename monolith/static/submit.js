@@ -88,10 +88,10 @@
     try {
       const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
       const sha256 = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-      const answer = await fetch(`/api/v1/documents?limit=1&sha256=${sha256}`);
+      const answer = await fetch(`${document.body.dataset.root}/api/v1/documents?limit=1&sha256=${sha256}`);
       const [known] = answer.ok ? (await answer.json()).data : [];
       if (!known || item.classList.contains("refused")) return;
-      const link = Object.assign(document.createElement("a"), { href: `/documents/${known.id}`, textContent: known.title });
+      const link = Object.assign(document.createElement("a"), { href: `${document.body.dataset.root}/documents/${known.id}`, textContent: known.title });
       item.querySelector(".file-said").replaceChildren("You already submitted this document: ", link);
       item.classList.add("known");
     } catch { /* it is only a hint */ }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, render_template
+from flask import Blueprint, Flask, Response, current_app, render_template, request
 from flask_smorest import Api
 from marshmallow import Schema, fields
 
@@ -41,11 +41,11 @@ class ProblemApi(Api):
         return answer(HttpProblem(error))
 
     def _openapi_json(self) -> Response:
-        return Response(self._document(), mimetype="application/json")
+        return Response(self._document(request.script_root), mimetype="application/json")
 
-    @cache  # noqa: B019 - one instance lives as long as the process
-    def _document(self) -> str:
-        document = self.spec.to_dict()
+    @lru_cache(maxsize=4)  # noqa: B019 - one instance lives as long as the process
+    def _document(self, prefix: str) -> str:
+        document = self.spec.to_dict() | ({"servers": [{"url": prefix}]} if prefix else {})
         _name_problems(document)
         return strict_json.dumps(document, indent=2)
 

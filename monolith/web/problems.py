@@ -15,6 +15,7 @@ from monolith.db.away import DatabaseAway
 from monolith.db.engine import is_locked
 from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.job_types.validation import field_errors
+from monolith.web.public_address import own_full_path, own_path
 
 DATABASE_RETRY_S = 5
 FOR_PROGRAMS = ("metrics.metrics",)  # outside of /api, and asked for by programs all the same
@@ -73,7 +74,7 @@ def answer(problem: Problem) -> AnyResponse:
     if request.path.startswith("/api/") or request.endpoint in FOR_PROGRAMS:
         return _with_headers(_json(problem), problem)
     if isinstance(problem, Unauthorized) and request.method == "GET" and "Authorization" not in request.headers:
-        return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")), 303)
+        return redirect(url_for("auth.sign_in", next=own_full_path()), 303)
     return _with_headers(make_response(render_template("error.html", problem=problem), problem.status), problem)
 
 
@@ -83,7 +84,7 @@ def _json(problem: Problem) -> Response:
         title=problem.title,
         status=problem.status,
         detail=problem.detail,
-        instance=request.path,
+        instance=own_path(),
         code=problem.code,
         request_id=g.request_id,
         errors=[{"detail": error.detail, "pointer": error.pointer} for error in problem.errors],

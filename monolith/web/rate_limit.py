@@ -10,7 +10,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-from monolith.accounts.login_throttle import parse_rate
 from monolith.errors import TooManyRequests
 from monolith.rate import Rate
 
@@ -38,11 +37,6 @@ class Remaining:
         if self.number < 0:
             detail = f"You sent more than {self.rate.amount:,} requests within {self.rate.seconds} s. Try again in {self.seconds} s."
             raise TooManyRequests(detail, retry_after=self.seconds)
-
-
-def rate_of(setting: str) -> Rate | None:
-    """The rate in a setting such as `1200 per minute`; None for an empty one or 0. Raises `BadSetting`."""
-    return None if setting.strip() in ("", "0") else parse_rate(setting)
 
 
 def count(caller: str, rate: Rate) -> Remaining:

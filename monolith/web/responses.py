@@ -12,6 +12,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from monolith.documents import queries
+from monolith.web.public_address import own_path
 
 SANDBOX = "sandbox; default-src 'none'"
 
@@ -30,10 +31,10 @@ def saved(response: Response, filename: str) -> Response:
 
 def listed(page: queries.ListPage, views: list[dict[str, Any]]) -> Response:
     """A page of a list as JSON, with the URL of the next page in the Link header."""
-    response = jsonify(object="list", data=views, has_more=page.has_more, url=request.path)
+    response = jsonify(object="list", data=views, has_more=page.has_more, url=own_path())
     if page.has_more:
         following = {**request.args.to_dict(), "starting_after": page.rows[-1].id}
-        response.headers["Link"] = f'<{request.path}?{urlencode(following)}>; rel="next"'
+        response.headers["Link"] = f'<{own_path()}?{urlencode(following)}>; rel="next"'
     return response
 
 

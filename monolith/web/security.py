@@ -6,14 +6,12 @@ import ipaddress
 import re
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from flask import Flask, Request, Response, g, request, session
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_login import AnonymousUserMixin, LoginManager, current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
 from monolith import strict_json
@@ -21,8 +19,9 @@ from monolith.accounts import login_throttle, sessions, tokens
 from monolith.config import settings
 from monolith.db.models import SCOPES, User
 from monolith.errors import Forbidden, Problem, Unauthorized
+from monolith.rate import parse_optional
 from monolith.runner.ledger.audit import Actor
-from monolith.web import rate_limit
+from monolith.web import public_address, rate_limit
 
 JSON_LIMIT = 256 * 1024  # bytes of a JSON body; bodies with documents may be larger
 WITH_DOCUMENTS = ("documents.Documents", "batches.Batches")
@@ -51,9 +50,6 @@ log = structlog.get_logger()
 
 
 def init_app(app: Flask) -> None:
-    for rate in (settings().request_rate, settings().anonymous_rate):
-        rate_limit.rate_of(rate)  # raises BadSetting at the start
-    login_throttle.parse_rate(settings().sign_in_rate)
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_csrf decides: a bearer token needs none
     for extension in (csrf, login_manager):
         extension.init_app(app)
@@ -73,7 +69,10 @@ class RowId(IntegerConverter):
 
 
 class Cookies(SecureCookieSessionInterface):
-    """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it."""
+    """Flask's signed cookie. Behind TLS it is `Secure` and has a `__Host-` name, so that no other host can set it.
+
+    Under a prefix of paths it is for that prefix alone, which a `__Host-` name does not allow.
+    """
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         """The session in the cookie; without a cookie an empty one, for which the signer need not be made."""
@@ -88,13 +87,10 @@ class Cookies(SecureCookieSessionInterface):
         return request.is_secure
 
     def get_cookie_name(self, app: Flask) -> str:
-        return f"__Host-{COOKIE}" if request.is_secure else COOKIE
+        return f"{'__Secure-' if request.script_root else '__Host-'}{COOKIE}" if request.is_secure else COOKIE
 
-
-def trust_proxies(app: Flask, proxies: int) -> None:
-    """Trust the X-Forwarded headers of this many proxies for the address and TLS; 0 trusts none, as clients could forge them."""
-    if proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
+    def get_cookie_path(self, app: Flask) -> str:
+        return request.script_root or "/"
 
 
 @login_manager.request_loader
@@ -149,7 +145,7 @@ def _count_request() -> None:
     """Count the request by user, or by address if the user is unknown. Raises `TooManyRequests`."""
     user = g.get("_login_user")
     is_known = user is not None and user.is_authenticated
-    if rate := rate_limit.rate_of(settings().request_rate if is_known else settings().anonymous_rate):
+    if rate := parse_optional(settings().request_rate if is_known else settings().anonymous_rate):
         g.requests_remaining = rate_limit.count(f"user {user.id}" if is_known else f"address {network()}", rate)
         g.requests_remaining.check()
 
@@ -196,15 +192,7 @@ def _check_csrf() -> None:
         csrf.protect()
     except CSRFError as error:
         raise Forbidden(f"{str(error.description).rstrip('.')}. Reload the page and try again.") from error
-    if _is_cross_site():
-        raise Forbidden("This request came from another site and was blocked. Open the page here and try again.")
-
-
-def _is_cross_site() -> bool:
-    """Whether a page of another site sent the request, by Sec-Fetch-Site or, in old browsers, by Origin."""
-    site = request.headers.get("Sec-Fetch-Site")
-    origin = urlsplit(request.headers.get("Origin", "")).netloc
-    return site not in ("same-origin", "none") if site else origin not in ("", request.host)
+    public_address.check_same_site()
 
 
 def _check_json() -> None:

@@ -223,14 +223,11 @@ def test_a_password_is_not_given_where_nothing_is_encrypted(send: Send, server: 
 @pytest.mark.parametrize(
     "url", ["http://h", "smtp://", "smtp://h:no", "smtp://h?starttls=maybe", "smtp://h?tls=1", "smtp://u:hunter2@h/path"]
 )
-def test_a_wrong_smtp_url_turns_the_type_off_and_does_not_show_the_password(
-    admin: Caller, intray_settings: Callable[..., None], url: str
-) -> None:
+def test_a_wrong_smtp_url_is_said_without_the_password(intray_settings: Callable[..., None], url: str) -> None:
     intray_settings(SMTP_URL=url, MAIL_FROM=A)
-    with pytest.raises(BadSetting, match="SMTP_URL"):
-        smtp.server()
-    shown = admin.get("/api/v1/job-types/email").json
-    assert (shown["available"], "hunter2" in shown["unavailable_reason"], "hunter2" in repr(settings())) == (False, False, False)
+    with pytest.raises(BadSetting, match="SMTP_URL cannot be used") as raised:
+        settings()
+    assert "hunter2" not in str(raised.value)
 
 
 # ---- params

@@ -128,8 +128,12 @@ def _emails(changes: Sequence[Change], recipients: list[str]) -> list[JobSpec]:
     job_type = registry.discover().get("email")
     if not settings().smtp_url or job_type is None or job_type.unavailable_reason:
         return []
-    text = "\n\n".join(_paragraph(one) for one in changes)
-    params = {"to": recipients[:MAX_RECIPIENTS], "subject": _subject(changes), "text": f"{text}\n\nAll alerts: /admin/alerts\n"}
+    text = "\n\n".join([*map(_paragraph, changes), f"All alerts: {settings().address_of('/admin/alerts')}\n"])
+    params = {
+        "to": recipients[:MAX_RECIPIENTS],
+        "subject": _subject(changes),
+        "text": text,
+    }
     try:
         return [JobSpec(job_type, job_type.load_params(params, False), "critical")]
     except Invalid as error:  # an invalid address must not prevent the alert from being opened

@@ -30,7 +30,7 @@ class Client(Redis):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Redis:
-        return cls.from_pool(ConnectionPool(**options_of(url), **options))
+        return cls.from_pool(ConnectionPool(**{**options_of(url), **options}))
 
 
 def options_of(url: str) -> dict[str, Any]:

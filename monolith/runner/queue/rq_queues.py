@@ -56,15 +56,14 @@ log = structlog.get_logger()
 @cache
 def connection() -> Redis:
     """This process's Redis client, with short timeouts and no retries: a submission never waits long for Redis."""
-    pool = BlockingConnectionPool(
-        **options_of(settings().redis_url),
-        max_connections=MAX_CONNECTIONS,
-        timeout=REDIS_TIMEOUT_S,
-        socket_timeout=REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Redis(connection_pool=pool)
+    ours = {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": REDIS_TIMEOUT_S,
+        "socket_timeout": REDIS_TIMEOUT_S,
+        "socket_connect_timeout": REDIS_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return Redis(connection_pool=BlockingConnectionPool(**{**options_of(settings().redis_url), **ours}))
 
 
 @cache

@@ -78,4 +78,6 @@ def _line(end: Row[Any]) -> str:
     title = " ".join((end.title or "").split())[:MAX_TITLE]
     name = f"{end.type} of “{title}”" if title else end.type
     text = f"{name} {WORDS[end.name]}"
-    return f"{text}\n{end.error_message}" if end.name == "failed" and end.error_message else text
+    why = [end.error_message] if end.name == "failed" and end.error_message else []
+    link = [settings().address_of(f"/jobs/{end.id}")] if settings().public_url else []
+    return "\n".join([text, *why, *link])

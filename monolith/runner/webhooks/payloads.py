@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, Text, case, cast, func, select
 
 from monolith import strict_json
+from monolith.config import settings
 from monolith.content.formatting import rfc3339
 from monolith.db.models import Job
 from monolith.runner.webhooks.models import ENDINGS, PROGRESS, TEST_EVENT, Delivery, Webhook
@@ -45,7 +46,7 @@ def of_test(webhook: Webhook, at: float) -> Delivery:
 
 
 def _data(job: Row[Any]) -> dict[str, Any]:
-    own = f"/api/v1/jobs/{job.id}"
+    own = f"{settings().prefix}/api/v1/jobs/{job.id}"
     return {
         **{name: getattr(job, name) for name in _COPIED},
         "error": {"type": job.error_type, "message": job.error_message} if job.error_type else None,

@@ -6,8 +6,10 @@ import os
 
 import structlog
 from rq.cli.cli import main
+from rq.utils import import_attribute
 
 from monolith.config import settings
+from monolith.errors import BadSetting
 from monolith.job_types import registry
 from monolith.runner.queue import rq_queues
 
@@ -17,6 +19,14 @@ MONITORING_S = 10  # between two heartbeats in Redis of the running jobs
 NICENESS = 10  # a web process on the same cores goes first, so submissions are answered at once
 
 log = structlog.get_logger()
+
+
+def check_worker_class() -> None:
+    """Raises `BadSetting` unless WORKER_CLASS can be imported."""
+    try:
+        import_attribute(settings().worker_class)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise BadSetting(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct it or unset it.") from error
 
 
 def work(arguments: tuple[str, ...] = ()) -> None:

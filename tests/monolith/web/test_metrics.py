@@ -79,7 +79,7 @@ def test_viewers_may_read_it_and_whoever_has_the_token_of_the_settings(app, call
 
 def test_a_token_that_can_be_guessed_is_refused(intray_settings):
     intray_settings(METRICS_TOKEN="short")
-    with pytest.raises(BadSetting, match="METRICS_TOKEN is too short"):
+    with pytest.raises(BadSetting, match="METRICS_TOKEN cannot be used. It is too short"):
         settings()
 
 

@@ -88,7 +88,7 @@ def test_without_a_rate_nothing_is_counted_or_told(alice: Caller, intray_setting
 
 def test_a_rate_that_is_none_is_refused_at_the_start(intray_settings: Callable[..., None]) -> None:
     intray_settings(REQUEST_RATE="often")
-    with pytest.raises(BadSetting, match="'often' is not a rate"):
+    with pytest.raises(BadSetting, match="REQUEST_RATE is 'often'. It is not a rate"):
         create_app()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.support import command_server
 from tests.support.processes import ANNOUNCED, MANAGE, ROOT, VENV_ONLY, Intray, NewIntray, free_port, until
 
 
@@ -110,16 +111,10 @@ def test_a_taken_port_says_which_and_what_to_do(new_intray: NewIntray) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PORT", "99999", "PORT"),
-        ("PORT", "eighty", "PORT"),
-        ("HOST", "no.such.host.invalid", "no.such.host.invalid"),
-        ("LOG_LEVEL", "LOUD", "LOG_LEVEL"),
-        ("DATABASE_URL", "nonsense", "DATABASE_URL is not a valid database URL"),
-        ("DATABASE_URL", "mysql://a:secret@127.0.0.1/b", "DATABASE_URL uses mysql"),
+        ("HOST", "8.8.8.8", "Set HOST to an address of this machine"),
         ("DATABASE_URL", "postgresql://a:secret@no.such.host.invalid/b", "DATABASE_URL"),
         ("DATABASE_URL", "postgresql://a:secret@127.0.0.1:1/b", "DATABASE_URL"),
         ("DATABASE_URL", "sqlite:////proc/nowhere/intray.sqlite3", "/proc/nowhere"),
-        ("REDIS_URL", "nonsense", "REDIS_URL"),
         ("REDIS_URL", "redis://:secret@127.0.0.1:1/0", "REDIS_URL"),
         ("REDIS_URL", "redis://no.such.host.invalid", "REDIS_URL"),
     ],
@@ -145,6 +140,31 @@ def test_a_job_type_that_cannot_be_loaded_ends_a_run_and_stops_a_release_and_the
     answer = requests.post(f"{intray.base_url}/api/v1/jobs", json={"type": "bad"}, headers=headers, timeout=20)
     assert answer.status_code == 422 and "bad is not available here" in answer.text and "adopted" not in answer.text
     assert "job_types_broken" in intray.output()
+
+
+@pytest.mark.parametrize("command", ["run", "web", "worker", "clock", "db upgrade", "doctor"])
+def test_every_start_ends_with_a_line_for_each_setting_that_cannot_be_used(new_intray: NewIntray, command: str) -> None:
+    wrong = {"PORT": "99999", "WEB_THREADS": "0", "LOG_FORMAT": "xml", "REDIS_URL": "redis://:Zs3cr3t/xyz@127.0.0.1:1/0"}
+    done = command_server.run(tuple(command.split()), new_intray(**wrong, WORKER_CONCURENCY="3").env)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "WORKER_CONCURENCY is not a setting" not in line]
+    assert done.returncode == 1
+    assert sorted(re.findall(r"^(?:Error: |PROBLEM +settings +)(\w+) ", "\n".join(lines), re.MULTILINE)) == sorted(wrong)
+    assert len(lines) == len(wrong), lines
+    assert "Zs3cr3t" not in done.stdout + done.stderr
+    assert ("Did you mean WORKER_CONCURRENCY?" in done.stdout) is (command == "doctor")
+
+
+def test_a_password_is_asked_for_and_one_on_the_command_line_leaves_it(with_tables: Intray) -> None:
+    words = ("user", "password", "--email", "taken@example.org")
+    command = [sys.executable, str(MANAGE), *words]
+    given = "seven green hats in Lyon\n"
+    asked = subprocess.run(command, cwd=ROOT, env=with_tables.env, input=given, capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 0 and given.strip() not in asked.stdout + asked.stderr
+    shown = "import sys, manage; sys.argv[1:] = sys.orig_argv[3:]; open('/proc/self/cmdline').read()"
+    script = f"{shown}; manage.main(standalone_mode=False); print(open('/proc/self/cmdline').read())"
+    hidden = [sys.executable, "-c", script, *words, "--password", given.strip()]
+    done = subprocess.run(hidden, cwd=ROOT, env=with_tables.env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "***" in done.stdout and "green hats" not in done.stdout, done
 
 
 def test_a_wrong_password_of_the_database_is_said_in_one_line(new_intray: NewIntray, postgresql_url: str) -> None:

@@ -88,7 +88,7 @@ def test_tokens_are_charged_as_estimated_and_then_as_used(model: OpenAIServer, i
 def test_a_rate_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_RATE", "many")
     settings.cache_clear()
-    with pytest.raises(BadSetting, match="OPENAI_RATE: 'many' is not a rate. Write a rate as 60/m, 10/s or 1000/h"):
+    with pytest.raises(BadSetting, match="OPENAI_RATE is 'many'. It is not a rate. Write a rate as 60/m, 10/s or 1000/h"):
         settings()
 
 
