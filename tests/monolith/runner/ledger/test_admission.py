@@ -239,7 +239,7 @@ def test_requests_at_the_same_moment_requeue_no_more_than_there_is_room_for(limi
     def first() -> None:
         ids = [job["id"] for job in batches[0]["jobs"]]
         with write_session() as session, admission.admit_again(alice.user, session.connection(), len(ids)):
-            lifecycle.REQUEUE.apply(connection=session.connection(), job_ids=ids, requeue_id=None)
+            lifecycle.REQUEUE_FAILED.apply(connection=session.connection(), job_ids=ids, requeue_id=None)
             is_admitted.set()
             assert may_go_on.wait(60)
             admission._counts.clear()  # another process knows nothing of what this one has admitted

@@ -64,7 +64,7 @@ def test_an_on_failure_that_nothing_but_a_kill_ends_delays_neither_clock_nor_hoo
         lifecycle.claim(job_id, "w")
     if value == "loop":
         with write_session() as session:
-            session.execute(update(Job).values(heartbeat_at=now() - 31))
+            session.execute(update(Job).values(heartbeat_at=now() - 31, run_at=now()))
         list(recovery.interrupt_lost())
         assert [stored(job_id).status for job_id in (poison, neighbour)] == ["started", "queued"]
         until(lambda: list(recovery.interrupt_lost()) == [], 20)

@@ -176,12 +176,12 @@ def _refusing_once(record: Callable[..., Any]) -> Callable[..., Any]:
     """The first call fails as if the disk of the database were full."""
     calls: list[Any] = []
 
-    def call(endings: Any) -> Any:
+    def call(endings: Any, *more: Any) -> Any:
         calls.append(endings)
         if len(calls) == 1:
             with write_session() as session:
                 session.execute(text("SELECT no_such_column FROM jobs"))
-        return record(endings)
+        return record(endings, *more)
 
     return call
 
