@@ -67,7 +67,7 @@ def test_while_the_database_is_read_only_everything_waits_and_goes_on_at_once_wh
             ticking.tick()
         hooks = LedgerHooks("w")
         assert hooks.claim([job_id]) == [LATER]
-        assert hooks.heartbeat([(claim.job_id, claim.number)]) == [True]
+        assert hooks.heartbeat([(claim.job_id, claim.number)]) == [LATER]
         assert hooks.lost([(claim.job_id, claim.number, "killed")]) == hooks.interrupted([(claim.job_id, claim.number)]) == [LATER]
     assert [(line["event"], "read-only" in line["error"]) for line in logged] == [("database_away", True)]
     answer = alice.post("/api/v1/jobs", json={"type": "trial_echo"})

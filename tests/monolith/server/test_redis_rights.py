@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -61,7 +62,7 @@ def test_a_command_that_is_needed_and_refused_is_named(allow, server) -> None:
     with pytest.raises(doctor.CheckFailed, match=r"may not run ZADD, SCRIPT LOAD on rq:\*"):
         doctor.CHECKS["redis"]()
     allow("+@all")
-    assert doctor.CHECKS["redis"]() == server.url.replace("://", "://small:***@")
+    assert doctor.CHECKS["redis"]() == urlsplit(server.url).netloc
     with Redis.from_url(server.url) as client:
         assert client.keys() == []
 
