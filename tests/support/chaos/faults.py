@@ -244,7 +244,7 @@ class Faults:
         seconds = self._rng.uniform(1, self.long_s)
 
         def lock() -> None:
-            with suppress(psycopg.OperationalError), psycopg.connect(self.fleet.database_url, connect_timeout=2) as connection:
+            with suppress(psycopg.Error), psycopg.connect(self.fleet.database_url, connect_timeout=2) as connection:
                 connection.execute("SELECT id FROM jobs WHERE status = 'started' LIMIT 3 FOR UPDATE SKIP LOCKED")
                 self._is_mended.wait(seconds)
 
