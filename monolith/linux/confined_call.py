@@ -13,6 +13,7 @@ from typing import NoReturn
 from monolith.linux.processes import describe_status, dying_with, end_children, inherit_orphans
 
 CHUNK = 64 * 1024
+LAST = b"\n\0"  # what a complete result ends with; it is in no JSON
 
 
 class ConfinedCall:
@@ -52,11 +53,15 @@ class ConfinedCall:
         poll.register(self._pipe, select.POLLIN)
         if not poll.poll(seconds * 1000):
             return False
-        if received := os.read(self._pipe, CHUNK):
-            self._received += received
-            return False
-        self._end("")
-        return True
+        with suppress(BlockingIOError):
+            while received := os.read(self._pipe, CHUNK):
+                self._received += received
+            self._end("")
+            return True
+        if self._received.endswith(LAST):  # another process, forked at the same moment, may hold the pipe open
+            self._end("")
+            return True
+        return False
 
     def _end(self, problem: str) -> None:
         """Kill what is left, and keep the result if all of it has arrived: its last byte says so."""
@@ -67,8 +72,8 @@ class ConfinedCall:
             status = os.waitpid(self._pid, 0)[1]
         os.close(self._pipe)
         self._pid = 0
-        if self._received and not problem:
-            self.result = bytes(self._received[:-1])
+        if self._received.endswith(LAST) and not problem:
+            self.result = bytes(self._received[: -len(LAST)])
         else:
             self.problem = problem or f"its process ended: {describe_status(status)}"
 
@@ -87,7 +92,7 @@ def _run(function: Callable[[], bytes], pipe: int, parent: int) -> NoReturn:
         result = function()
         end_children()
         with os.fdopen(pipe, "wb") as file:
-            file.write(result + b"\n")
+            file.write(result + LAST)
         os._exit(0)
     finally:
         os._exit(1)

@@ -412,9 +412,9 @@ def without_type(claim: Claim, missing: JobTypeMissing) -> RunEnding:
 
 def try_with_types(types: Iterable[str]) -> None:
     """Make those jobs due that wait for a worker with one of these types: one has started."""
-    waits = or_(false(), *(Job.snooze_reason.startswith(f"{MISSING_TYPE}{name},") for name in types))
+    waits = (Job.status == "scheduled", or_(false(), *(Job.snooze_reason.startswith(f"{MISSING_TYPE}{name},") for name in types)))
     with write_transaction() as connection:
-        connection.execute(update(_JOBS).where(Job.status == "scheduled", waits).values(run_at=now()))
+        connection.execute(update(_JOBS).where(*waits, Job.id.in_(unlocked(select(Job.id).where(*waits)))).values(run_at=now()))
 
 
 def _ending(event: str, claim: Claim, params: dict[str, Any], **rest: Any) -> RunEnding:
@@ -551,13 +551,16 @@ def interrupt(
 RECOVER = Transition(
     "recovered",
     _ONE,
-    Job.status == "queued",
+    or_(Job.status == "queued", (Job.status == "scheduled") & Job.held_by.is_not(None)),
     Job.claims == param("claim", Job.claims),
     Job.interruptions > 0,
     Job.attempt == param("attempt", Job.attempt) - 1,
     status="started",
     attempt=Job.attempt + 1,
     heartbeat_at=now(),
+    run_at=None,
+    snooze_reason=None,
+    **_NOT_HELD,
 )
 
 

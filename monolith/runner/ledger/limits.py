@@ -132,7 +132,7 @@ _IDS: BindParameter[Any] = bindparam("job_ids", expanding=True)
 _STARTED, _QUEUED, _SCHEDULED = (text(f"jobs.status = '{one}'") for one in ("started", "queued", "scheduled"))  # for partial indexes
 _CONTENDER = (Job.id, Job.type, Job.owner_id, Job.priority, Job.status, Job.held_by, Job.held_since, Job.queued_at)
 _may_run = ~pauses.holds_back(Job.queue, Job.type)
-_CANDIDATES = select(*_CONTENDER).where(Job.id.in_(_IDS), _QUEUED, _may_run)
+_CANDIDATES = select(*_CONTENDER).where(Job.id.in_(_IDS), _QUEUED, _may_run).with_for_update(skip_locked=True, key_share=True)
 _RUNNING = select(Job.type, Job.owner_id, func.count()).where(_STARTED).group_by(Job.type, Job.owner_id)
 _PROMISED = (
     select(Job.type, Job.owner_id, func.count())
@@ -298,7 +298,11 @@ class _Room:
 
     def of_key(self, key: str) -> float:
         limit = _limit_of_key(key)
-        return self.of(limit) if limit else math.inf
+        if limit:
+            return self.of(limit)
+        kind, name, *_ = key.split(":")
+        is_known = kind == PER_USER or name in registry.discover()
+        return math.inf if is_known else 1  # of a type that only other versions know: workers that have it hold what exceeds its limit
 
     def take(self, limits: list[Limit], *, is_start: bool) -> None:
         """Take a slot of each limit: for a start, or to promise it."""
@@ -317,7 +321,7 @@ class _Room:
     def again_in(self, keys: Iterable[str]) -> float | None:
         """The seconds until the first of these rates has room."""
         limits = [limit for key in keys if (limit := _limit_of_key(key)) and limit.rate]
-        return min((self._wait_s(limit) for limit in limits), default=None)
+        return min((wait_s for limit in limits if (wait_s := self._wait_s(limit)) > 0), default=None)  # not above 0: all are paused
 
     def _wait_s(self, limit: Limit) -> float:
         assert limit.rate  # noqa: S101 - for mypy

@@ -81,7 +81,11 @@ class ConfinedCalls:
             if len(self._calls) >= AT_ONCE:
                 return None
             failed = _failed_job(job, error_type, error_message)
-            running = self._calls[key] = ConfinedCall(lambda: _call_and_pack(failed), KILLED_AFTER_S)
+            try:
+                running = self._calls[key] = ConfinedCall(lambda: _call_and_pack(failed), KILLED_AFTER_S)
+            except OSError as error:  # no process or descriptor is free just now
+                log.warning("on_failure_not_started", job_id=job.id, error=str(error))
+                return None
             running.wait(FIRST_WAIT_S)
         if not running.wait(0):
             return None

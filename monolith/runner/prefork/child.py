@@ -98,10 +98,10 @@ class JobRunner:
 
     def run(
         self, assignment: Assignment, limited: Callable[[Assignment, Callable[[], Any]], Any], *, is_unspoilt: Callable[[], bool]
-    ) -> None:
+    ) -> bool:
         """Run the job and send its outcome. `limited` calls a function under the job's time limit.
 
-        `is_unspoilt`: whether other jobs can run in this process afterwards; if not, it is replaced.
+        Returns `is_unspoilt`: whether other jobs can run in this process afterwards; if not, it is replaced.
         """
         current_slot.recording, current_slot.number = self._recording, assignment.slot
         started = time.monotonic()
@@ -112,10 +112,11 @@ class JobRunner:
         else:
             how, payload = HANDLED, self._run_by_rq(assignment)
         self._recording[assignment.slot] = 0
-        is_leaving = self._has_grown() or not is_unspoilt()
-        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, is_leaving))
+        unspoilt = is_unspoilt()
+        message = marshal.dumps((assignment.ticket, how, payload, time.monotonic() - started, self._has_grown() or not unspoilt))
         with self._sending:
             self._outbox.sendall(LENGTH.pack(len(message)) + message)
+        return unspoilt
 
     def _has_grown(self) -> bool:
         if time.monotonic() < self._memory_at:
@@ -204,9 +205,11 @@ def work_alone(runner: JobRunner, death_penalty: Any) -> NoReturn:
         assignment = runner.receive()
         assert isinstance(assignment, Assignment)  # an ordinary child is killed to stop its job
         runner.state.set_variable("RQ_JOB_ID", assignment.job_id)
-        runner.run(assignment, limited, is_unspoilt=runner.state.restore)
+        is_unspoilt = runner.run(assignment, limited, is_unspoilt=runner.state.restore)
         if has_children():
             end_children()
+        if not is_unspoilt:
+            os._exit(0)  # what was sent ahead runs in another child
 
 
 def work_io_bound(runner: JobRunner, inbox: socket.socket, slots: int) -> NoReturn:

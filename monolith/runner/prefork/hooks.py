@@ -45,6 +45,12 @@ class Hooks(Protocol):
     def prepare(self) -> None:
         """Called first in every forked process: the parent's connections must not be used there."""
 
+    def prepare_hook_process(self) -> None:
+        """Called next in the hook process."""
+
+    def kept(self) -> list[Claim]:
+        """Runs that have ended and wait to be recorded: the worker says in Redis that it holds them."""
+
     def run(self, job_id: str, number: int, claimed: bytes) -> bytes:
         """Run a claimed job within its time limit. Returns how it ended, for `record`; empty when there is nothing to record any more."""
 
@@ -117,6 +123,7 @@ class HookProcess:
                 self._close_inherited()
                 self._socket.close()
                 self._hooks.prepare()
+                self._hooks.prepare_hook_process()
                 _Server(self._hooks, self._hooks_socket, self._worker).serve()
             finally:
                 os._exit(1)
@@ -293,6 +300,8 @@ class _Server:
             answers: Sequence[Any] = getattr(self._hooks, name)(arguments)
             return answers
         except Exception:
+            if len(arguments) > 1 and not name.startswith("claim"):  # one that fails must not take the others with it
+                return [answer for one in arguments for answer in self._call(name, [one])]
             self._worker.log.exception("Worker %s: the hook %s failed", self._worker.name, name)
             return [name == "heartbeat" or None] * len(arguments)
 

@@ -297,8 +297,9 @@ class PreforkWorker(Worker):
         """Where the record cannot be reached, say in Redis that the worker lives and runs its jobs: nobody else must take them."""
         if self._hook_process and time.monotonic() >= self._held_at:
             self._held_at = time.monotonic() + HELD_EVERY_S
-            if tasks := self._hook_process.unconfirmed:
-                self._redis.report_held({task.job_id: task.claim_number for task in tasks})
+            held = {**dict(self.hooks.kept()), **{task.job_id: task.claim_number for task in self._hook_process.unconfirmed}}
+            if held:
+                self._redis.report_held(held)
 
     def _write_shutdown_date(self) -> None:
         """Show, as RQ does, that this worker takes no more jobs and has some left to end."""

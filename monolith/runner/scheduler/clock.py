@@ -139,6 +139,7 @@ class Clock:
         if self._stopped() or not self._leads():
             for task in (self._due, *self._repairs, *self._chores):
                 task.abandon()
+            self._room_in = None
             return False
         return True
 

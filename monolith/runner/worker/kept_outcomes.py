@@ -19,6 +19,7 @@ from typing import NamedTuple
 import structlog
 
 from monolith.config import MEGABYTE, settings
+from monolith.logs import Fault
 from monolith.runner.ledger.lifecycle import RunEnding
 from monolith.runner.worker import transfer
 
@@ -30,6 +31,7 @@ DISK_SHARE = 0.1  # a file takes at most this part of the free disk
 KEPT_S = 3 * 24 * 3600  # then an outcome is given up
 ABANDONED_S = 60.0  # a draft that nobody has written to for so long
 NAME = re.compile(r"(?P<job_id>[\w-]{1,64})\.(?P<number>\d{1,12})\.json", re.ASCII)
+_unreadable = Fault("outcomes_unreadable")
 DRAFT, UNREADABLE = ".draft", ".unreadable"
 log = structlog.get_logger()
 
@@ -112,13 +114,20 @@ def _write(path: Path, content: bytes) -> None:
 def all_kept() -> list[Kept]:
     """What is kept, the oldest first."""
     found = []
-    with suppress(FileNotFoundError), os.scandir(folder()) as entries:
-        for entry in entries:
-            if (name := NAME.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
-                with suppress(FileNotFoundError):  # another process has just removed it
-                    status = entry.stat(follow_symlinks=False)
-                    path = Path(entry.path)
-                    found.append(Kept(path, name["job_id"], int(name["number"]), status.st_size, time.time() - status.st_mtime))
+    try:
+        with os.scandir(folder()) as entries:
+            for entry in entries:
+                if (name := NAME.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        status = entry.stat(follow_symlinks=False)
+                        path = Path(entry.path)
+                        found.append(Kept(path, name["job_id"], int(name["number"]), status.st_size, time.time() - status.st_mtime))
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # jobs must run all the same
+        _unreadable.occurred(error)
+    else:
+        _unreadable.ended()
     return sorted(found, key=lambda one: -one.kept_s)
 
 

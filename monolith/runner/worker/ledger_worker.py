@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from contextlib import suppress
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -65,6 +64,10 @@ class LedgerHooks:
         rq_queues.connection.cache_clear()
         rq_queues.queue.cache_clear()
         execute.sends_heartbeats = False
+
+    def kept(self) -> list[tuple[str, int]]:
+        """The runs whose outcomes this host keeps on disk."""
+        return [one.claim for one in kept_outcomes.all_kept()]
 
     def prepare_hook_process(self) -> None:
         """What earlier workers have left comes first."""
@@ -165,7 +168,7 @@ class LedgerHooks:
 
     def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
         """Record that these jobs are running. Whether each is still this worker's."""
-        return self._calls.ask(self._heartbeat, claims)
+        return self._calls.ask(self._heartbeat, claims, DBAPIError)
 
     def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
         held = set(lifecycle.heartbeat_each(claims))
@@ -255,9 +258,11 @@ class LedgerWorker(PreforkWorker):
         configure_mappers()
         for name in (*PRELOADED, *([LLM_CLIENT] if settings().openai_api_key else [])):
             importlib.import_module(name)
-        with suppress(SQLAlchemyError):  # while the database is away, each child does it for itself
+        try:
             self._compile_statements()
             lifecycle.try_with_types(registry.discover())
+        except SQLAlchemyError as error:  # each child compiles for itself
+            log.warning("database_away", error=str(error))
         get_engine().dispose()
 
     def _compile_statements(self) -> None:

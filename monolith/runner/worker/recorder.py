@@ -93,11 +93,20 @@ class Recorder:
     def _recover(self, one: Kept) -> bool:
         """Whether the job was given up with its worker, waited to run again, and need not. Otherwise its outcome is of no use any more."""
         ending = self._read(one)
-        if ending and lifecycle.recover(ending):
-            return True
+        if ending is None:
+            if one.kept_s > KEPT_S:
+                one.remove()
+            return False
+        [answer] = self._calls.ask(self._recover_each, [(*one.claim, ending)], DBAPIError)
+        if answer:
+            return answer is True  # not `LATER`
         log.warning("job_overtaken", job_id=one.job_id, reason="The job was stopped or given to another worker: its outcome is dropped.")
         one.remove()
         return False
+
+    @staticmethod
+    def _recover_each(asked: list[tuple[str, int, RunEnding]]) -> list[bool]:
+        return [lifecycle.recover(ending) for *_, ending in asked]
 
     def _read(self, one: Kept) -> RunEnding | None:
         """The outcome; None when it cannot be read, or has a follow-up of a type that only another version knows."""

@@ -34,6 +34,12 @@ class RecordingHooks:
     def prepare(self) -> None:
         self._write("prepare")
 
+    def prepare_hook_process(self) -> None:
+        pass
+
+    def kept(self) -> list[tuple[str, int]]:
+        return []
+
     def claim(self, job_ids: list[str]) -> list[Any]:
         return self._call("claim", job_ids, [(1, FULL if one == "large" else one.encode()) if one != "paused" else None for one in job_ids])
 
