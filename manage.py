@@ -38,7 +38,9 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except BadSetting as error:
-            raise Lines(*error.lines) from error
+            from monolith import logs
+
+            raise Lines(*map(logs.mask, error.lines)) from error
         except Problem as error:
             raise click.ClickException(str(error)) from error
         except Exception as error:
@@ -218,7 +220,9 @@ def _hide(context: click.Context, option: click.Parameter, password: str) -> str
     return password
 
 
-_password = click.option("--password", prompt=True, hide_input=True, callback=_hide, help="Asked for if it is not given.")
+_password = click.option(
+    "--password", prompt=True, confirmation_prompt=True, hide_input=True, callback=_hide, help="Asked for if it is not given."
+)
 
 
 @user.command("create")

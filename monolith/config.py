@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -20,7 +21,7 @@ from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from environs import Env, EnvValidationError
 from marshmallow.validate import OneOf, Range
@@ -139,10 +140,19 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown anywhere: keys, tokens, and passwords of URLs, as written there and decoded. The longest first."""
         urls = (self.database_url, self.redis_url, self.smtp_url, self.caldav_url, self.openai_base_url, self.alert_webhook_url)
-        passwords = [urlsplit(url).password or "" for url in urls if url]
+        passwords = [one for url in urls if url for one in _passwords(url)]
         keys = [self.secret_key, self.metrics_token, self.openai_api_key, self.alert_webhook_secret]
         found = {one for one in (*keys, *passwords, *map(unquote, passwords)) if one and len(one) >= SHORTEST_MASKED}
+        found |= {json.dumps(one)[1:-1] for one in found}  # as it stands in a line of JSON
         return tuple(sorted(found, key=len, reverse=True))
+
+
+def _passwords(url: str) -> list[str]:
+    """What may be a password in a URL, which may be quoted wrongly: from the colon to the last @, with and without the query."""
+    start, _, query = url.partition("?")
+    credentials = [one.rpartition("@")[0].partition("://")[2] for one in (start, url)]
+    queried = [value for name, value in parse_qsl(query) if name.endswith("password")]
+    return [*(one.partition(":")[2] for one in credentials), *queried]
 
 
 @cache

@@ -50,7 +50,7 @@ def mask(text: str) -> str:
     """The text with passwords and tokens replaced by `***`."""
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)
-    with suppress(BadSetting):
+    with suppress(BadSetting, ValueError):
         for secret in settings().secrets:  # which may stand anywhere, such as in an error of a library
             text = text.replace(secret, "***")
     return text

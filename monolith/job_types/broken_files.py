@@ -16,12 +16,13 @@ from pathlib import Path
 
 from monolith.config import ROOT
 from monolith.errors import BadSetting, InvalidDeclaration
+from monolith.logs import mask
 
 MAX_REASON = 300  # characters
 _DECLARATION = re.compile(r"^@(?:[\w.]+\.)?job_type\b(?P<arguments>.*?)^(?:async )?def (?P<name>\w+)", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_PATH = re.compile(r"(?<![\w:/.])(?:file://)?/[^\s'\",;:)]+")
 _PASSWORD = re.compile(r"(\w://)\S+@")
+_PATH = re.compile(r"(?<![\w:/.])(?:file://)?/[^\s'\",;:)]+")
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,11 @@ def _place(file: str, line: int | None) -> str:
 def reason_of(error: BaseException) -> str:
     """What went wrong, in one line without passwords and without a full stop."""
     if isinstance(error, SystemExit):
-        return f"it calls sys.exit({error.code!r}) while it is imported"[:MAX_REASON]
+        return mask(f"it calls sys.exit({error.code!r}) while it is imported")[:MAX_REASON]
     try:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
     except Exception:
         message = ""
     if not isinstance(error, BadSetting | InvalidDeclaration):
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return _PASSWORD.sub(r"\1***@", " ".join(message.split()))[:MAX_REASON].rstrip(".")
+    return mask(_PASSWORD.sub(r"\1***@", " ".join(message.split())))[:MAX_REASON].rstrip(".")

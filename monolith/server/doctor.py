@@ -103,6 +103,11 @@ def examine(release: bool = False) -> Iterator[CheckReport]:
 
 def _settings() -> str:
     run_all.check_machine(may_be_taken=True)
+    if (settings().public_url or "").startswith("https:") and not settings().trusted_proxies:
+        raise CheckFailed(
+            "PUBLIC_URL is https, but TRUSTED_PROXIES is 0: cookies are not marked Secure, and all callers seem to have one address. "
+            "Set it to the number of proxies in front."
+        )
     return f"home {settings().home}"
 
 

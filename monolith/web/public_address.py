@@ -40,11 +40,13 @@ class Prefixed:
         self._app, self._wsgi_app, self._proxies = app, wsgi_app, proxies
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        prefix = settings().prefix or self._prefix_of_proxy(environ.get("HTTP_X_FORWARDED_PREFIX", ""))
+        own = settings().prefix
+        prefix = own or ("" if settings().public_url else self._prefix_of_proxy(environ.get("HTTP_X_FORWARDED_PREFIX", "")))
         if prefix:
             environ["SCRIPT_NAME"] = prefix
             path = environ.get("PATH_INFO", "")
-            if f"{path}/".startswith(f"{prefix}/") and not self._is_route(prefix):
+            # Not by a header: many proxies pass on what a client invents, and have rules for the paths that they see.
+            if own and f"{path}/".startswith(f"{prefix}/") and not self._is_route(prefix):
                 environ["PATH_INFO"] = path[len(prefix) :] or "/"
         answer: Iterable[bytes] = self._wsgi_app(environ, start_response)
         return answer
@@ -77,8 +79,9 @@ def root_url() -> str:
 
 def _redirect_by_path(response: Response) -> Response:
     """Redirects of ours are paths: werkzeug makes some of the Host header, which a proxy may have changed."""
-    if (response.location or "").startswith(request.host_url):
-        response.location = (response.location or "").removeprefix(request.host_url.rstrip("/"))
+    location, start = response.location or "", f"{request.scheme}://{request.host}/"
+    if location.lower().startswith(start.lower()):
+        response.location = "/" + location[len(start) :].lstrip("/")
     return response
 
 
@@ -87,7 +90,10 @@ def check_same_site(*, needs_origin: bool = False) -> None:
 
     Browsers leave out Sec-Fetch-Site on plain http. `needs_origin`: a browser that says neither is refused, too.
     """
-    site, origin = request.headers.get("Sec-Fetch-Site"), urlsplit(request.headers.get("Origin", ""))
+    try:
+        site, origin = request.headers.get("Sec-Fetch-Site"), urlsplit(request.headers.get("Origin", ""))
+    except ValueError:
+        raise Forbidden(FOREIGN) from None
     if site:
         is_ours = site == "same-origin" or (site == "none" and not needs_origin)
     elif not origin.netloc:
@@ -111,7 +117,7 @@ def _host(netloc: str, scheme: str) -> str:
 def _other_host(origin: str) -> str:
     public = settings().public_url
     return (
-        f"This request came from a page of {origin}, but reached Intray as {request.host}"
+        f"This request came from a page of {origin}, but reached Intray as {request.headers.get('Host', '')[:200]}"
         f"{f', and PUBLIC_URL is {public}' if public else ''}. If people open Intray at {origin}, a proxy changes the Host header: "
         f"set PUBLIC_URL={origin}{request.script_root}, or let the proxy pass Host on as it came. Otherwise another site sent it."
     )

@@ -295,7 +295,7 @@ class PreforkWorker(Worker):
 
     def _report_held(self) -> None:
         """Where the record cannot be reached, say in Redis that the worker lives and runs its jobs: nobody else must take them."""
-        if self._hook_process and time.monotonic() >= self._held_at:
+        if self.hooks and self._hook_process and time.monotonic() >= self._held_at:
             self._held_at = time.monotonic() + HELD_EVERY_S
             held = {**dict(self.hooks.kept()), **{task.job_id: task.claim_number for task in self._hook_process.unconfirmed}}
             if held:

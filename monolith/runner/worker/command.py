@@ -25,7 +25,7 @@ def check_worker_class() -> None:
     """Raises `BadSetting` unless WORKER_CLASS can be imported."""
     try:
         import_attribute(settings().worker_class)
-    except (ValueError, ImportError, AttributeError) as error:
+    except Exception as error:  # its module may raise anything
         raise BadSetting(f"WORKER_CLASS {settings().worker_class!r} cannot be imported. Correct it or unset it.") from error
 
 

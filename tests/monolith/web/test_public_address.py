@@ -71,7 +71,8 @@ PREFIXED = {
 @pytest.mark.parametrize(("variables", "headers"), PREFIXED.values(), ids=PREFIXED)
 def test_a_prefix_is_part_of_redirects_pages_and_cookies(open_app: OpenApp, variables: dict[str, str], headers: dict[str, str]) -> None:
     client = open_app(**variables).test_client()
-    for path in ("/documents?tag=a", "/tray/documents?tag=a"):  # a proxy that takes the prefix off, and one that does not
+    not_taken_off = [] if headers else ["/tray/documents?tag=a"]  # a header changes no path
+    for path in ("/documents?tag=a", *not_taken_off):
         assert client.get(path, headers=headers).headers["Location"] == "/tray/sign-in?next=/tray/documents?tag%3Da"
     page = client.get("/sign-in?next=//evil.example.org", headers=headers)
     assert 'name="next" value="/tray/"' in page.text and "; Path=/tray" in page.headers["Set-Cookie"]

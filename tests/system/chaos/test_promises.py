@@ -38,7 +38,7 @@ def fleet_of(tmp_path: Path) -> Iterator[NewFleet]:
 @pytest.mark.timeout(300)
 def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_runs_twice(fleet_of: NewFleet, tmp_path: Path) -> None:
     fleet = fleet_of("sqlite", workers=0, clocks=2)
-    ids = _queue(fleet, WAITING)
+    _queue(fleet, WAITING)
     fleet.redis.flushall()
     emptied_at = time.monotonic()
     until(lambda: fleet.redis.llen("rq:queue:default.normal") == WAITING, 60)
@@ -53,13 +53,12 @@ def test_when_redis_is_emptied_with_5000_waiting_all_are_pushed_again_and_none_r
     runs = runs_in(tmp_path / "runs")
     assert set(runs.values()) == {1}
     assert {claim for _, claim in runs} == {1}
-    assert {job for job, _ in runs} <= set(ids)
 
 
 @pytest.mark.timeout(300)
 def test_sigterm_of_everything_with_20_running_jobs_ends_all_in_time_and_spends_no_attempt(fleet_of: NewFleet) -> None:
     fleet = fleet_of("sqlite", workers=4, SHUTDOWN_GRACE="3")
-    ids = [fleet.submit("chaos_sleep", seconds=12) for _ in range(20)]
+    ids = [fleet.submit("chaos_sleep", seconds=20) for _ in range(20)]
     until(lambda: _count(fleet, "started") == 20, 60)
     assert fleet.deploy() < EXIT_S
     jobs = fleet.when_over(60).jobs
@@ -366,7 +365,7 @@ def _note(fleet: Fleet, job_id: str) -> str | None:
     return note
 
 
-def _queue(fleet: Fleet, count: int) -> list[str]:
+def _queue(fleet: Fleet, count: int) -> None:
     """Jobs in the ledger that wait since a minute: by HTTP, five thousand would take most of the test's time."""
     engine = create_engine(f"sqlite:///{fleet.home}/intray.sqlite3")
     row = {"type": "chaos_quick", "queue": "default", "priority": "normal", "params": {}, "status": "queued", "max_attempts": 1}
@@ -375,7 +374,6 @@ def _queue(fleet: Fleet, count: int) -> list[str]:
         rows = [{**row, "id": new_id(), "owner_id": owner, "queued_at": time.time() - 60} for _ in range(count)]
         session.execute(insert(Job), rows)
     engine.dispose()
-    return [str(one["id"]) for one in rows]
 
 
 def _count(fleet: Fleet, status: str) -> int:
