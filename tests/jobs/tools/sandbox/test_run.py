@@ -168,8 +168,11 @@ def test_a_sandbox_is_in_a_control_group_of_its_own(limits: Callable[..., None],
     assert not list(parent.glob(f"intray-{os.getpid()}-*"))
 
 
-def test_a_folder_that_is_no_control_group_turns_the_types_off(limits: Callable[..., None], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_control_group_any_more_turns_the_types_off(limits: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
     limits(SANDBOX_CGROUP=str(tmp_path))
+    assert settings().home == tmp_path
+    (tmp_path / "cgroup.procs").unlink()  # it was removed after the start
     assert "is not a control group" in (launch.unavailable_reason() or "")
     assert cgroup.Cgroup(tmp_path).was_oom_killed() is False
     (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
