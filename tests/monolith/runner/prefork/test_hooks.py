@@ -32,10 +32,10 @@ class RecordingHooks:
         self.folder = folder
 
     def prepare(self) -> None:
-        self._write("prepare")
+        pass
 
     def prepare_hook_process(self) -> None:
-        pass
+        self._write("prepare")
 
     def kept(self) -> list[tuple[str, int]]:
         return []

@@ -113,9 +113,10 @@ def test_what_a_database_without_its_tables_does_not_take_is_kept(alice: Caller,
     assert stored(claim.job_id).status == "finished"
 
 
+@pytest.mark.parametrize("is_held", [False, True], ids=["queued", "held by a limit"])
 @pytest.mark.parametrize("name", ["trial_echo", "trial_raise"])
 def test_a_job_that_was_given_up_with_its_worker_does_not_run_again_when_its_outcome_is_found(
-    alice: Caller, home: Path, refusing: Callable[[bool], None], name: str
+    alice: Caller, home: Path, refusing: Callable[[bool], None], name: str, is_held: bool
 ) -> None:
     claim, packed = ended(alice, name)
     record(claim, packed)
@@ -124,12 +125,16 @@ def test_a_job_that_was_given_up_with_its_worker_does_not_run_again_when_its_out
     refusing(False)
     hooks = LedgerHooks("another")
     assert hooks.claim([claim.job_id]) == [LATER]
+    if is_held:
+        held = {"job_id": claim.job_id, "held_by": "max_running:other", "reason": "One runs, which is the limit."}
+        assert lifecycle.HOLD.apply_each([held])
     assert not execute.run(claim.job_id)
     Recorder().work()
     assert hooks.claim([claim.job_id]) == [None]
     row = stored(claim.job_id)
+    assert (row.held_by, row.held_since) == (None, None)
     assert (row.status, row.attempt, row.claims) == ("finished" if name == "trial_echo" else "scheduled", 1, 1)
-    assert [event.name for event in row.events][-3:-1] == ["interrupted", "recovered"]
+    assert [event.name for event in row.events if event.name != "held"][-3:-1] == ["interrupted", "recovered"]
     assert files(home) == []
 
 
