@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jobs.tools.project import archive
 from jobs.tools.quality import form_fields
 from monolith import strict_json
-from monolith.auth.sign_in_pages import own_path
+from monolith.auth.sign_in_pages import path_after
 from monolith.content import markdown_html
 from monolith.content.fetch import retry_after_s, url_problem
 from monolith.content.formatting import csv_text
@@ -47,7 +47,7 @@ def test_json_is_read_or_refused_and_what_is_read_can_be_stored(content: bytes) 
 @profile
 @given(st.sampled_from(["/", "//", "/\\", "https://", "javascript:", "", "\t/", "/\t/"]), texts)
 def test_signing_in_leads_to_own_paths_only(begin: str, rest: str) -> None:
-    path = own_path(begin + rest)
+    path = path_after(begin + rest, "/")
     assert path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
 
 

@@ -21,7 +21,7 @@ WRONG = "The e-mail address or the password is wrong. Check it and try again."
 @blueprint.post("/sign-in")
 def sign_in() -> Response | str | tuple[str, int]:
     """Show the form, or sign in and redirect to `next`."""
-    target = own_path(request.values.get("next", ""))
+    target = path_after(request.values.get("next", ""), f"{request.script_root}/")
     if current_user.is_authenticated:
         return redirect(target, 303)
     if request.method == "GET":
@@ -50,8 +50,7 @@ def sign_out() -> Response:
     return redirect(url_for("auth.sign_in"), 303)
 
 
-def own_path(target: str) -> str:
-    """The target if it is a path of Intray, else its home page: an open redirect would lead to other sites."""
-    home = f"{request.script_root}/"
+def path_after(target: str, home: str) -> str:
+    """Where signing in leads: the target if it is a path of Intray, else its home page. An open redirect would lead to other sites."""
     is_own = target.startswith(home) and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if is_own else home
