@@ -158,7 +158,7 @@ def test_a_password_is_asked_for_and_one_on_the_command_line_leaves_it(with_tabl
     words = ("user", "password", "--email", "taken@example.org")
     command = [sys.executable, str(MANAGE), *words]
     given = "seven green hats in Lyon\n"
-    asked = subprocess.run(command, cwd=ROOT, env=with_tables.env, input=given, capture_output=True, text=True, timeout=60)
+    asked = subprocess.run(command, cwd=ROOT, env=with_tables.env, input=2 * given, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 0 and given.strip() not in asked.stdout + asked.stderr
     shown = "import sys, manage; sys.argv[1:] = sys.orig_argv[3:]; open('/proc/self/cmdline').read()"
     script = f"{shown}; manage.main(standalone_mode=False); print(open('/proc/self/cmdline').read())"
