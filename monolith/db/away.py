@@ -6,6 +6,7 @@ database as they are: they say nothing about the ledger.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from typing import Any
@@ -36,6 +37,7 @@ SQLITE_OF_VALUES = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQ
 TOLD_READ_ONLY = ("in_hot_standby", "default_transaction_read_only")
 
 log = structlog.get_logger()
+logging.getLogger(f"{__name__}.LedgerPool").setLevel(logging.WARNING)  # SQLAlchemy names a pool's logger like its class
 
 
 class DatabaseAway(OperationalError):
