@@ -22,9 +22,10 @@ READ_ONLY = "25006"  # a standby, or default_transaction_read_only
 LOST = ("08", READ_ONLY, "25P03", "25P04", "57P", "58")  # the connection is of no use any more
 BUSY = ("40", "53", "55", "57")  # deadlocks, no resources, locks, a statement that was cancelled or took too long
 SQLITE_LOST = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+LOCKED = ("55P03", "40P01")  # the wait for a lock was given up, or was a deadlock
+SQLITE_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 SQLITE_BUSY = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
+    *SQLITE_LOCKED,
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_FULL,
@@ -83,6 +84,11 @@ def is_away(error: BaseException) -> bool:
 def is_lost(error: BaseException) -> bool:
     """Whether an error of the driver means that this connection, and those opened before, cannot be used any more."""
     return _has_code(error, LOST, SQLITE_LOST) or _is_without_server(error)
+
+
+def is_locked(error: DBAPIError) -> bool:
+    """Whether a statement failed because somebody else has locked what it needs: a row, or on SQLite the database."""
+    return error.orig is not None and _has_code(error.orig, LOCKED, SQLITE_LOCKED)
 
 
 def is_of_database(error: BaseException) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -54,7 +53,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from monolith.config import ROOT, settings
 from monolith.db import away, postgresql_session
-from monolith.db.away import DatabaseAway, LedgerPool, Outage
+from monolith.db.away import DatabaseAway, LedgerPool, Outage, is_locked
 from monolith.errors import BadSetting
 from monolith.strict_json import UNSTORABLE
 
@@ -253,12 +252,6 @@ def retry_until_back(write: Callable[[], Result], within_s: float) -> Result:
         else:
             outage.ended()
             return result
-
-
-def is_locked(error: DBAPIError) -> bool:
-    """Whether a statement failed because somebody else has locked what it needs: a row, or on SQLite the database."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extension of the code
-    return getattr(error.orig, "sqlstate", None) in postgresql_session.LOCKED or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def unlocked(ids: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:

@@ -23,7 +23,6 @@ KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "5", "tcp_k
 WORD = re.compile(r"(?:\\.|\S)+", re.DOTALL)
 OPTION = re.compile(r"(?:-c|--)([\w.-]+)=(.*)", re.DOTALL)
 PROBES = 5
-LOCKED = ("55P03", "40P01")  # SQLSTATEs: the wait for a lock was given up, or was a deadlock
 # In `info` of a connection: the statements that set a transaction's settings. Empty for a connection that has no pooler.
 TO_WRITE, TO_READ = "settings_to_write", "settings_to_read"
 STATEMENTS = "statements"  # in `info` of a connection: what executes single statements on it

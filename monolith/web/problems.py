@@ -11,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import is_locked
+from monolith.db.away import DatabaseAway, is_locked
 from monolith.errors import Invalid, Problem, TooLarge, Unauthorized, Unavailable
 from monolith.job_types.validation import field_errors
 from monolith.web.public_address import own_full_path, own_path

@@ -16,8 +16,8 @@ from redis import RedisError
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from monolith.db.away import DatabaseAway, outage
-from monolith.db.engine import is_locked, now, write_session
+from monolith.db.away import DatabaseAway, is_locked, outage
+from monolith.db.engine import now, write_session
 from monolith.db.models import Lease
 from monolith.job_types import registry
 from monolith.logs import Fault

@@ -19,8 +19,8 @@ from sqlalchemy import JSON, Connection, ForeignKey, String, delete, insert, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import is_locked, now, read_now, read_session, storable, write_session
+from monolith.db.away import DatabaseAway, is_locked
+from monolith.db.engine import now, read_now, read_session, storable, write_session
 from monolith.db.models import MARK, Base, JobEvent, User
 from monolith.errors import Conflict, Invalid, NotFound, Problem
 from monolith.job_types import registry

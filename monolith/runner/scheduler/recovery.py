@@ -11,8 +11,8 @@ import structlog
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, tuple_
 
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import is_locked, now, read_now, read_session
+from monolith.db.away import DatabaseAway, is_locked
+from monolith.db.engine import now, read_now, read_session
 from monolith.db.models import Job
 from monolith.runner.ledger import lifecycle, pauses
 from monolith.runner.ledger.counts import WAITING

@@ -16,8 +16,8 @@ from sqlalchemy import insert, literal, select, update
 from sqlalchemy.orm import undefer
 
 from monolith import aliases
-from monolith.db.away import DatabaseAway
-from monolith.db.engine import is_locked, read_now, read_session, retry_until_back, storable, write_session
+from monolith.db.away import DatabaseAway, is_locked
+from monolith.db.engine import read_now, read_session, retry_until_back, storable, write_session
 from monolith.db.models import MARK, Document, Job, JobEvent, User
 from monolith.errors import Snooze
 from monolith.job_types.interface import Delivery
