@@ -64,6 +64,12 @@ class LedgerCalls:
             log.warning("ledger_refused", error=refusal, locked=locked)
 
 
+def send_heartbeats(claims: list[tuple[str, int]]) -> list[bool]:
+    """Record that these jobs are running, for `LedgerCalls.ask`. Whether each is still run under its claim."""
+    held = set(lifecycle.heartbeat_each(claims))
+    return [claim in held for claim in map(tuple, claims)]
+
+
 def job_id_of(asked: Any) -> str:
     """The job's id, which is all that was asked or its first part."""
     job_id: str = asked if isinstance(asked, str) else asked[0]

@@ -35,7 +35,7 @@ from monolith.runner.prefork.task import MAX_SENT, Task
 from monolith.runner.prefork.worker import PreforkWorker
 from monolith.runner.queue import rq_queues
 from monolith.runner.worker import execute, kept_outcomes, transfer
-from monolith.runner.worker.ledger_calls import LedgerCalls
+from monolith.runner.worker.ledger_calls import LedgerCalls, send_heartbeats
 from monolith.runner.worker.recorder import Recorder
 from monolith.runner.worker.rq_message import Message, why_refused
 
@@ -168,11 +168,7 @@ class LedgerHooks:
 
     def heartbeat(self, claims: list[tuple[str, int]]) -> list[bool | str]:
         """Record that these jobs are running. Whether each is still this worker's."""
-        return self._calls.ask(self._heartbeat, claims, DBAPIError)
-
-    def _heartbeat(self, claims: list[tuple[str, int]]) -> list[bool]:
-        held = set(lifecycle.heartbeat_each(claims))
-        return [claim in held for claim in map(tuple, claims)]
+        return self._calls.ask(send_heartbeats, claims, DBAPIError)
 
     def lost(self, ended: list[tuple[str, int, str]]) -> list[Any]:
         """The jobs' processes died: they run again, and fail as poison after too many crashes. A `timeout` is a failed attempt."""

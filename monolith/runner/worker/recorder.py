@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import structlog
@@ -18,7 +18,7 @@ from monolith.runner.ledger.on_failure import ConfinedCalls
 from monolith.runner.prefork.hooks import HEARTBEAT_S, LATER
 from monolith.runner.worker import execute, kept_outcomes
 from monolith.runner.worker.kept_outcomes import KEPT_S, MAX_FILE, Kept
-from monolith.runner.worker.ledger_calls import LedgerCalls
+from monolith.runner.worker.ledger_calls import LedgerCalls, send_heartbeats
 
 LOOK_S = 1.0
 MAX_DENIED = 10  # then that process is frozen: two at a time do no harm, as each record is fenced
@@ -70,7 +70,7 @@ class Recorder:
         if time.monotonic() < self._beat_at and not any(map(self._is_due, kept)):
             return
         self._beat_at = time.monotonic() + HEARTBEAT_S
-        held = self._calls.ask(self._heartbeats, [one.claim for one in kept])
+        held = self._calls.ask(send_heartbeats, [one.claim for one in kept])
         current = []
         for one, is_held in zip(kept, held, strict=True):
             if is_held == LATER or not (is_held or self._recover(one)):
@@ -84,11 +84,6 @@ class Recorder:
 
     def _is_due(self, one: Kept) -> bool:
         return time.monotonic() >= self._waits.get(one.claim, (0.0, 0.0))[0]
-
-    @staticmethod
-    def _heartbeats(claims: list[tuple[str, int]]) -> Sequence[bool]:
-        held = set(lifecycle.heartbeat_each(claims))
-        return [claim in held for claim in claims]
 
     def _recover(self, one: Kept) -> bool:
         """Whether the job was given up with its worker, waited to run again, and need not. Otherwise its outcome is of no use any more."""
