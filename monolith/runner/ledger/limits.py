@@ -141,8 +141,13 @@ _PROMISED = (
 )
 _KEYS = select(Job.held_by).where(HELD, _SCHEDULED).distinct()
 _HELD = (HELD, _SCHEDULED, Job.held_by == bindparam("key"), Job.priority == bindparam("priority"), _may_run)
-_OLDEST = select(*_CONTENDER).where(*_HELD, Job.owner_id == bindparam("owner_id")).order_by(Job.held_since).limit(bindparam("number"))
-_OLDEST = _OLDEST.with_for_update(skip_locked=True, key_share=True)
+_OLDEST = (
+    select(*_CONTENDER)
+    .where(*_HELD, Job.owner_id == bindparam("owner_id"))
+    .order_by(Job.held_since)
+    .limit(bindparam("number"))
+    .with_for_update(skip_locked=True, key_share=True)
+)
 
 
 def _owners() -> Select[tuple[int]]:
@@ -185,7 +190,7 @@ def decide(connection: Connection, job_ids: Collection[str] = (), ended: Collect
     else:
         keys = {limit.key for owned in {*ended, *(_owned(one) for one in candidates)} for limit in _limits_of(owned)}
     room = _Room(connection, ids, {*keys, *(limit.key for one in candidates for limit in _limits_of(_owned(one)))})
-    waiting = {one.id: one for key in keys for one in _oldest(connection, key, room.of_key(key), len(candidates))}
+    waiting = {one.id: one for key in keys for one in _oldest(connection, key, room.of_key(key))}
     allotment = Allotment()
     turns = _Turns(connection, [*candidates, *waiting.values()], room.moment)
     for one in turns:
@@ -201,7 +206,7 @@ def _owned(row: Any) -> Owned:
     return row.type, row.owner_id
 
 
-def _oldest(connection: Connection, key: str, number: float, candidates: int) -> list[Any]:
+def _oldest(connection: Connection, key: str, number: float) -> list[Any]:
     """Those that wait first for this limit: of the owners whose turn is next, each as many as there is room for."""
     found: list[Any] = []
     number = min(number, BATCH)
