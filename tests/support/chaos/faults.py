@@ -55,9 +55,12 @@ class Faults:
             fault.join()
         self.fleet.mend()
 
-    def _meanwhile(self, fault: Callable[[], None]) -> None:
-        self._passing.append(threading.Thread(target=fault, daemon=True))
+    def _for_a_while(self, fault: Callable[[float], None], at_most_s: float) -> str:
+        """Start a fault that lasts for so many seconds, or until the time is over, beside the others."""
+        seconds = self._rng.uniform(1, at_most_s)
+        self._passing.append(threading.Thread(target=fault, args=(seconds,), daemon=True))
         self._passing[-1].start()
+        return f"for {seconds:.0f} s"
 
     def _strike(self, name: str) -> None:
         at = time.monotonic() - self._started_at
@@ -193,29 +196,25 @@ class Faults:
             self.fleet.redis.config_set("maxmemory", TINY)
         except RedisError as error:
             return f"({error})"
-        seconds = self._rng.uniform(1, self.long_s / 2)
 
-        def give_back() -> None:
+        def give_back(seconds: float) -> None:
             self._is_mended.wait(seconds)
             with suppress(RedisError):
                 self.fleet.redis.config_set("maxmemory", 0)
 
-        self._meanwhile(give_back)
-        return f"for {seconds:.0f} s"
+        return self._for_a_while(give_back, self.long_s / 2)
 
     def _make_read_only(self) -> str:
         """As after a failover: the server answers, and refuses every write."""
-        seconds = self._rng.uniform(1, self.long_s)
 
-        def be_read_only() -> None:
+        def be_read_only(seconds: float) -> None:
             while not self._set_read_only("on") and not self._is_mended.wait(RETRY_S):
                 pass
             self._is_mended.wait(seconds)
             while not self._set_read_only("off"):
                 time.sleep(RETRY_S)
 
-        self._meanwhile(be_read_only)
-        return f"for {seconds:.0f} s"
+        return self._for_a_while(be_read_only, self.long_s)
 
     def _set_read_only(self, value: str) -> bool:
         with suppress(psycopg.OperationalError), psycopg.connect(self.fleet.database_url, connect_timeout=2, autocommit=True) as connection:
@@ -227,40 +226,34 @@ class Faults:
 
     def _take_connections(self) -> str:
         """Somebody else holds all the connections that the server still has."""
-        seconds = self._rng.uniform(1, self.long_s)
 
-        def take() -> None:
+        def take(seconds: float) -> None:
             with ExitStack() as taken:
                 with suppress(psycopg.OperationalError):
                     while not self._is_mended.is_set():
                         taken.enter_context(psycopg.connect(self.fleet.database_url, connect_timeout=2))
                 self._is_mended.wait(seconds)
 
-        self._meanwhile(take)
-        return f"for {seconds:.0f} s"
+        return self._for_a_while(take, self.long_s)
 
     def _lock_rows(self) -> str:
         """Somebody holds the rows of some running jobs."""
-        seconds = self._rng.uniform(1, self.long_s)
 
-        def lock() -> None:
+        def lock(seconds: float) -> None:
             with suppress(psycopg.Error), psycopg.connect(self.fleet.database_url, connect_timeout=2) as connection:
                 connection.execute("SELECT id FROM jobs WHERE status = 'started' LIMIT 3 FOR UPDATE SKIP LOCKED")
                 self._is_mended.wait(seconds)
 
-        self._meanwhile(lock)
-        return f"for {seconds:.0f} s"
+        return self._for_a_while(lock, self.long_s)
 
     def _lock_sqlite(self) -> str:
         """Somebody holds the write lock for longer than a writer waits for it."""
-        seconds = self._rng.uniform(1, self.long_s)
 
-        def hold() -> None:
+        def hold(seconds: float) -> None:
             path = self.fleet.home / "intray.sqlite3"
             with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 self._is_mended.wait(seconds)
                 connection.execute("ROLLBACK")
 
-        self._meanwhile(hold)
-        return f"for {seconds:.0f} s"
+        return self._for_a_while(hold, self.long_s)
